@@ -1,0 +1,147 @@
+"""From a frozen configuration to command-line flags and back, and the frame that every binary runs in.
+
+Each field of the configuration is one flag: its type, default and help text are the field's own. A field of a nested
+configuration is ``--outer.inner``. Presets are flagfiles in ``experiments/presets``; a flag after one overrides it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import signal
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from absl import app, flags
+
+PRESETS = pathlib.Path(__file__).parent / "presets"
+BAD_INPUT_STATUS = 2
+_DEFINERS: dict[Any, Callable[..., Any]]
+_DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+
+
+def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines a flag for every field of the dataclass, and ``--workdir``, ``--resume`` and ``--preset``.
+
+    A field's metadata may hold its ``help`` and its ``choices``. Raises TypeError for a field of a type other than
+    bool, int, float, str or a dataclass.
+    """
+    # absl shows first, and under --help only, the flags of the module that it takes for the binary.
+    common: dict[str, Any] = {"flag_values": flag_values, "module_name": sys.argv[0]}
+    for name, field, field_type, default in _fields(config_class()):
+        help_text = field.metadata.get("help", name)
+        if field.metadata.get("choices"):
+            flags.DEFINE_enum(name, default, list(field.metadata["choices"]), help_text, **common)
+        elif field_type in _DEFINERS:
+            _DEFINERS[field_type](name, default, help_text, **common)
+        else:
+            raise TypeError(f"{name}: a flag cannot hold {field_type}")
+    flags.DEFINE_string("workdir", None, "Directory of the run; runs/<binary>-<time> if left out.", **common)
+    flags.DEFINE_bool("resume", False, "Continue the interrupted run in --workdir from its last checkpoint.", **common)
+    flags.DEFINE_string("preset", None, "Short for --flagfile of experiments/presets/<preset>.flags.", **common)
+
+
+def config_from_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
+    """Builds the configuration from parsed flags; raises whatever its constructor raises."""
+    return _build(config_class, flag_values)
+
+
+def run_binary(
+    prepare: Callable[[Any, pathlib.Path, bool], Any], execute: Callable[[Any], int | None], config_class: type
+) -> None:
+    """Runs ``execute(prepare(config, workdir, resume))`` with flags from the command line, and exits with its status.
+
+    ``prepare`` validates: its ValueError or OSError is bad input, told in one line with exit status 2, as are wrong
+    flags. An exception of ``execute`` is a defect and keeps its traceback. Ctrl-C and SIGTERM raise KeyboardInterrupt
+    and SystemExit(143) in either, so that ``finally`` cleans up, and exit with 130 and 143.
+    """
+    define_flags(config_class)
+
+    def main(_: list[str]) -> int:
+        signal.signal(signal.SIGTERM, _raise_exit)
+        try:
+            try:
+                prepared = prepare(config_from_flags(config_class), _workdir(flags.FLAGS), flags.FLAGS.resume)
+            except (ValueError, OSError) as error:
+                _fail(error)
+            return execute(prepared) or 0
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
+
+    app.run(main, flags_parser=_parse)
+
+
+def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any, Any]]:
+    field_types = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _fields(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field, field_types[field.name], value
+
+
+def _build(config_class: type, flag_values: flags.FlagValues, prefix: str = "") -> Any:
+    values: dict[str, Any] = {}
+    for name, field_type in typing.get_type_hints(config_class).items():
+        if dataclasses.is_dataclass(field_type):
+            values[name] = _build(typing.cast(type, field_type), flag_values, f"{prefix}{name}.")
+        else:
+            values[name] = flag_values[prefix + name].value
+    return config_class(**values)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        remaining = flags.FLAGS(expand_presets(arguments))
+        if len(remaining) > 1:
+            raise ValueError(f"unexpected argument {remaining[1]!r}; flags are given as --name=value")
+        if flags.FLAGS.preset is not None:
+            raise ValueError(f"preset={flags.FLAGS.preset}: expected on the command line, not in a flagfile")
+    except (flags.Error, ValueError) as error:
+        _fail(error)
+    except SystemExit:
+        # absl leaves here only after showing help, for which it means to report failure.
+        raise SystemExit(0) from None
+    if flags.FLAGS["verbosity"].using_default_value:
+        # absl would lower it to INFO, at which Orbax tells its every step.
+        flags.FLAGS["verbosity"].using_default_value = False
+    return remaining
+
+
+def expand_presets(arguments: list[str]) -> list[str]:
+    """Replaces ``--preset=name`` by its ``--flagfile``; raises ValueError naming those there are."""
+    expanded: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name not in ("--preset", "-preset"):
+            expanded.append(argument)
+            continue
+        path = PRESETS / f"{value if equals else next(rest, '')}.flags"
+        if not path.is_file():
+            known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.flags")))
+            raise ValueError(f"preset={path.stem}: expected one of {known}")
+        expanded.append(f"--flagfile={path}")
+    return expanded
+
+
+def _workdir(flag_values: flags.FlagValues) -> pathlib.Path:
+    if flag_values.workdir is not None:
+        return pathlib.Path(flag_values.workdir)
+    if flag_values.resume:
+        raise ValueError("resume=True: expected --workdir, the directory of the run to continue")
+    return pathlib.Path("runs") / f"{pathlib.Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _raise_exit(signal_number: int, _: Any) -> NoReturn:
+    raise SystemExit(128 + signal_number)
+
+
+def _fail(error: Exception) -> NoReturn:
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    raise SystemExit(BAD_INPUT_STATUS)

@@ -1,0 +1,118 @@
+"""The GAN attack of Hitaj, Ateniese and Perez-Cruz (CCS 2017), sections 7 and 8."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gan_leak.models.generators import sample_images, sample_latents
+from gan_leak.types import Array, Contribution, InsiderView, Model, PyTree, RoundAttack
+
+
+class GanAttackHyperParameters(NamedTuple):
+    """The traced numbers of the attack: the class to draw, the label of the fakes, the generator's learning rate."""
+
+    target_class: Array | int
+    fake_class: Array | int
+    generator_learning_rate: Array | float
+
+
+class GanAttackState(NamedTuple):
+    """The generator, its optimiser, and the fakes [M, F, H, W, C] of the last M rounds with their mask [M, F]."""
+
+    generator: PyTree
+    optimizer: PyTree
+    fakes: Array
+    fakes_mask: Array
+    steps: Array
+
+
+class GanAttackInfo(NamedTuple):
+    """Mean generator loss of the round, and the target probability that the downloaded model gives the last batch."""
+
+    generator_loss: Array
+    target_probability: Array
+
+
+_OPTIMIZERS = {"sgd": optax.identity, "adam": lambda: optax.scale_by_adam(b1=0.5)}
+
+
+def gan_attack(
+    classifier: Model,
+    generator: Model,
+    image_shape: tuple[int, int, int],
+    *,
+    generator_steps: int,
+    generator_batch_size: int,
+    generator_optimizer: str = "sgd",
+    fakes_per_round: int,
+    fake_memory_rounds: int = 1,
+) -> RoundAttack:
+    """The insider who trains a generator against the model it downloads and labels the samples as a class of their own.
+
+    At each of the adversary's turns the downloaded model, frozen, is the discriminator: the generator takes
+    ``generator_steps`` on the negative log-likelihood of the target class; then ``fakes_per_round`` samples, labelled
+    with the fake class, join the adversary's data for ``fake_memory_rounds`` rounds (1 replaces, more accumulates). With
+    ``fakes_per_round=0`` the attack is passive: it watches and adds nothing (section 9.3).
+
+    Raises ValueError for an unknown optimiser.
+    """
+    if generator_optimizer not in _OPTIMIZERS:
+        raise ValueError(
+            f"generator_optimizer={generator_optimizer!r}: allowed are {', '.join(map(repr, _OPTIMIZERS))}"
+        )
+    optimizer = _OPTIMIZERS[generator_optimizer]()
+
+    def init(key: Array) -> GanAttackState:
+        params = generator.init(key)
+        shape = (fake_memory_rounds, fakes_per_round)
+        return GanAttackState(
+            params,
+            optimizer.init(params),
+            jnp.zeros((*shape, *image_shape)),
+            jnp.zeros(shape, bool),
+            jnp.zeros((), jnp.int32),
+        )
+
+    def loss(params: PyTree, latents: Array, discriminator: PyTree, target_class: Array | int) -> Array:
+        images = generator.apply(params, latents)
+        log_probabilities = jax.nn.log_softmax(classifier.apply(discriminator, images))
+        return -jnp.mean(log_probabilities[:, target_class])
+
+    def step(
+        key: Array, state: GanAttackState, view: InsiderView, hyperparameters: GanAttackHyperParameters
+    ) -> tuple[GanAttackState, Contribution, GanAttackInfo]:
+        key_latents, key_fakes = jax.random.split(key)
+
+        def update(index: Array, carry: tuple) -> tuple:
+            params, optimizer_state, total, _ = carry
+            latents = sample_latents(jax.random.fold_in(key_latents, index), generator_batch_size)
+            value, gradients = jax.value_and_grad(loss)(params, latents, view.params, hyperparameters.target_class)
+            direction, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+            rate = hyperparameters.generator_learning_rate
+            params = jax.tree.map(lambda weight, change: weight - rate * change, params, direction)
+            return params, optimizer_state, total + value, value
+
+        params, optimizer_state, total, last = jax.lax.fori_loop(
+            0, generator_steps, update, (state.generator, state.optimizer, jnp.zeros(()), jnp.zeros(()))
+        )
+        fakes, fakes_mask = state.fakes, state.fakes_mask
+        if fakes_per_round:
+            slot = state.steps % fake_memory_rounds
+            drawn = sample_images(generator, params, key_fakes, fakes_per_round, generator_batch_size)
+            fakes, fakes_mask = fakes.at[slot].set(drawn), fakes_mask.at[slot].set(True)
+        contribution = Contribution(
+            fakes.reshape(-1, *image_shape),
+            jnp.full(fakes_mask.size, hyperparameters.fake_class, jnp.int32),
+            fakes_mask.reshape(-1),
+        )
+        new_state = GanAttackState(params, optimizer_state, fakes, fakes_mask, state.steps + 1)
+        return new_state, contribution, GanAttackInfo(total / generator_steps, jnp.exp(-last))
+
+    def reconstruct(key: Array, state: GanAttackState, count: int) -> Array:
+        return sample_images(generator, state.generator, key, count, generator_batch_size)
+
+    return RoundAttack(init, step, reconstruct)

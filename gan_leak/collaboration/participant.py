@@ -1,0 +1,130 @@
+"""One participant's turn, written without a participant axis: download, local SGD, update, upload."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gan_leak import trees
+from gan_leak.types import (
+    Array,
+    Contribution,
+    LocalData,
+    Model,
+    ParticipantState,
+    PyTree,
+    Upload,
+    UploadTransform,
+)
+
+
+class TurnInfo(NamedTuple):
+    """What is logged of a turn: mean loss over its samples, samples it trained on, coordinates sent, L2 of the update."""
+
+    loss: Array
+    samples: Array
+    uploaded: Array
+    update_norm: Array
+
+
+def init_participant(params: PyTree, transform: UploadTransform) -> ParticipantState:
+    """A participant that starts from the agreed initial parameters."""
+    return ParticipantState(params, jnp.zeros((), jnp.int32), transform.init(params))
+
+
+def join(data: LocalData, contribution: Contribution) -> LocalData:
+    """Local data [N] with an adversary's contribution [F] appended -> [N + F]."""
+    return LocalData(*(jnp.concatenate(pair) for pair in zip(data, contribution, strict=True)))
+
+
+def masked_cross_entropy(model: Model, params: PyTree, images: Array, labels: Array, mask: Array) -> Array:
+    """Mean negative log-likelihood over the samples that the mask marks; 0 where it marks none."""
+    log_probabilities = jax.nn.log_softmax(model.apply(params, images))
+    losses = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    return jnp.sum(jnp.where(mask, losses, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def _shuffle(key: Array, mask: Array, length: int) -> Array:
+    """A random order of the real samples, padding behind them, filled to ``length`` -> int32 [length]."""
+    order = jnp.argsort(jnp.where(mask, jax.random.uniform(key, mask.shape), jnp.inf))
+    return jnp.pad(order, (0, length - mask.size))
+
+
+def local_sgd(
+    key: Array,
+    model: Model,
+    params: PyTree,
+    optimizer_steps: Array,
+    data: LocalData,
+    *,
+    learning_rate: Array | float,
+    learning_rate_decay: Array | float,
+    epochs: int,
+    batch_size: int,
+) -> tuple[PyTree, Array, Array]:
+    """Minibatch SGD over shuffled local data -> (params, optimizer_steps, mean loss over the samples seen).
+
+    data: images [N, H, W, C], labels [N], mask [N]. Step t (counted over the whole run) has the Torch learning rate
+    ``learning_rate / (1 + t * learning_rate_decay)``. The last batch of an epoch may be partial; its mean is over its
+    real samples. A participant takes only as many steps as its real samples fill; without samples it takes none.
+    """
+    samples = jnp.sum(data.mask)
+    steps_per_epoch = -(-samples // batch_size)
+    padded_length = -(-data.mask.size // batch_size) * batch_size
+
+    def step(index: Array, carry: tuple) -> tuple:
+        order, params, optimizer_steps, total_loss = carry
+        batch = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
+        mask = index * batch_size + jnp.arange(batch_size) < samples
+        loss, gradients = jax.value_and_grad(
+            lambda weights: masked_cross_entropy(model, weights, data.images[batch], data.labels[batch], mask)
+        )(params)
+        rate = learning_rate / (1.0 + optimizer_steps * learning_rate_decay)
+        params = jax.tree.map(lambda weight, gradient: weight - rate * gradient, params, gradients)
+        return order, params, optimizer_steps + 1, total_loss + loss * jnp.sum(mask)
+
+    def epoch(index: Array, carry: tuple) -> tuple:
+        order = _shuffle(jax.random.fold_in(key, index), data.mask, padded_length)
+        return jax.lax.fori_loop(0, steps_per_epoch, step, (order, *carry))[1:]
+
+    params, optimizer_steps, total_loss = jax.lax.fori_loop(0, epochs, epoch, (params, optimizer_steps, jnp.zeros(())))
+    return params, optimizer_steps, total_loss / jnp.maximum(samples * epochs, 1)
+
+
+def train_and_upload(
+    key: Array,
+    model: Model,
+    transform: UploadTransform,
+    state: ParticipantState,
+    downloaded: PyTree,
+    data: LocalData,
+    hyperparameters: PyTree,
+    *,
+    epochs: int,
+    batch_size: int,
+) -> tuple[ParticipantState, Upload, TurnInfo]:
+    """The part of a turn after download: local SGD from ``downloaded``, then the transformed difference.
+
+    The trained parameters stay with the participant whole; only the upload leaves (Shokri and Shmatikov 2015).
+    """
+    key_sgd, key_upload = jax.random.split(key)
+    params, optimizer_steps, loss = local_sgd(
+        key_sgd,
+        model,
+        downloaded,
+        state.optimizer_steps,
+        data,
+        learning_rate=hyperparameters.learning_rate,
+        learning_rate_decay=hyperparameters.learning_rate_decay,
+        epochs=epochs,
+        batch_size=batch_size,
+    )
+    update, _ = trees.ravel(trees.subtract(params, downloaded))
+    everything = Upload(update, jnp.ones(update.shape, bool))
+    upload, upload_state, transform_info = transform.apply(
+        key_upload, everything, state.upload_state, params=downloaded, hyperparameters=hyperparameters
+    )
+    info = TurnInfo(loss, jnp.sum(data.mask), transform_info.uploaded, jnp.linalg.norm(update))
+    return ParticipantState(params, optimizer_steps, upload_state), upload, info

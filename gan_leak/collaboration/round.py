@@ -1,0 +1,244 @@
+"""One round of collaborative learning as a pure function; the only place where participants get an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_leak import trees
+from gan_leak.collaboration.participant import TurnInfo, init_participant, join, train_and_upload
+from gan_leak.collaboration.schedule import turn_order
+from gan_leak.collaboration.server import add_upload, download, init_server, merge_uploads
+from gan_leak.types import (
+    Array,
+    FederationData,
+    FederationState,
+    InsiderView,
+    LocalData,
+    Model,
+    PyTree,
+    RoundAttack,
+    UploadTransform,
+)
+
+PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
+
+
+class RoundHyperParameters(NamedTuple):
+    """The traced numbers of a round: a sweep over them shares one compilation and may be vmapped.
+
+    upload_threshold and upload_bound are in units of parameters; ``attack`` holds the hyper-parameters of the attack, or ().
+    """
+
+    learning_rate: Array | float
+    learning_rate_decay: Array | float = 0.0
+    upload_fraction: Array | float = 1.0
+    download_fraction: Array | float = 1.0
+    upload_threshold: Array | float = 0.0
+    upload_bound: Array | float = float("inf")
+    update_count_decay: Array | float = 1.0
+    attack: Any = ()
+
+
+class RoundInfo(NamedTuple):
+    """What is logged of a round: ``turns`` with a leading P axis, in participant order, and the attack's own info."""
+
+    turns: TurnInfo
+    attack: PyTree
+
+
+RoundFunction = Callable[
+    [Array, FederationState, FederationData, RoundHyperParameters], tuple[FederationState, RoundInfo]
+]
+
+
+def init_federation(
+    key: Array, model: Model, transform: UploadTransform, participants: int, attack: RoundAttack | None = None
+) -> FederationState:
+    """The federation before its first round: server and participants share one initialisation."""
+    key_model, key_attack = jax.random.split(key)
+    params = model.init(key_model)
+    states = trees.stack([init_participant(params, transform)] * participants)
+    attack_state = attack.init(key_attack) if attack else ()
+    return FederationState(init_server(params), states, attack_state, jnp.zeros((), jnp.int32))
+
+
+def local_data(data: FederationData, participant: Array | int) -> LocalData:
+    """One participant's share: images [N, H, W, C], labels [N], mask [N]."""
+    images, labels, size = trees.take(data, participant)
+    return LocalData(images, labels, jnp.arange(labels.shape[0]) < size)
+
+
+def _map_participants(fun: Callable, mapping: str, *arguments: PyTree) -> PyTree:
+    if mapping == "auto":
+        mapping = "map" if jax.default_backend() == "cpu" else "vmap"
+    if mapping == "vmap":
+        return jax.vmap(fun)(*arguments)
+    if mapping == "map":
+        return jax.lax.map(lambda entry: fun(*entry), arguments)
+    count = jax.tree.leaves(arguments)[0].shape[0]
+    return trees.stack([fun(*trees.take(arguments, index)) for index in range(count)])
+
+
+def _turn_keys(key: Array, participant: Array | int) -> tuple[Array, Array, Array]:
+    # Keyed by participant, not by position, so that a schedule changes the order of turns and nothing else.
+    key_download, key_attack, key_train = jax.random.split(jax.random.fold_in(key, participant), 3)
+    return key_download, key_attack, key_train
+
+
+def make_round(
+    model: Model,
+    transform: UploadTransform,
+    *,
+    schedule: str,
+    aggregation: str = "add",
+    local_epochs: int = 1,
+    batch_size: int = 64,
+    attack: RoundAttack | None = None,
+    adversary: int | None = None,
+    participant_mapping: str = "auto",
+) -> RoundFunction:
+    """Builds ``round(key, state, data, hyperparameters) -> (state, RoundInfo)`` of Hitaj et al. 2017, Algorithm 1.
+
+    In each turn a participant downloads, trains locally and uploads; the adversary first runs one attack step on the
+    model it just downloaded and adds the contribution to its local data. Sequential schedules scan over turns;
+    ``synchronous`` runs all participants from the same server state by ``participant_mapping`` ('vmap', 'map', 'loop',
+    or 'auto'), which never changes a result beyond float tolerance.
+
+    Raises ValueError for an unknown schedule, aggregation or mapping, for averaging in a sequential schedule, and for an
+    attack without an adversary.
+    """
+    if schedule not in ("round_robin", "random_order", "synchronous"):
+        raise ValueError(f"schedule={schedule!r}: allowed are 'round_robin', 'random_order', 'synchronous'")
+    if aggregation not in ("add", "average"):
+        raise ValueError(f"aggregation={aggregation!r}: allowed are 'add', 'average'")
+    if aggregation == "average" and schedule != "synchronous":
+        raise ValueError(f"aggregation='average' with schedule={schedule!r}: averaging needs schedule='synchronous'")
+    if participant_mapping not in PARTICIPANT_MAPPINGS:
+        raise ValueError(f"participant_mapping={participant_mapping!r}: allowed are {PARTICIPANT_MAPPINGS}")
+    if (attack is None) != (adversary is None):
+        raise ValueError(f"adversary={adversary}: an attack and an adversary go together")
+
+    def train(key: Array, state: PyTree, downloaded: PyTree, data: LocalData, hyperparameters: PyTree) -> tuple:
+        return train_and_upload(
+            key, model, transform, state, downloaded, data, hyperparameters, epochs=local_epochs, batch_size=batch_size
+        )
+
+    if schedule == "synchronous":
+        return _synchronous_round(train, aggregation, attack, adversary, participant_mapping)
+    return _sequential_round(train, schedule, attack, adversary)
+
+
+def _sequential_round(
+    train: Callable, schedule: str, attack: RoundAttack | None, adversary: int | None
+) -> RoundFunction:
+    def attack_step(key: Array, participant: Array, attack_state: PyTree, view: InsiderView, numbers: PyTree) -> tuple:
+        assert attack is not None
+
+        def skip() -> tuple:
+            shapes = jax.eval_shape(attack.step, key, attack_state, view, numbers)
+            _, contribution, info = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            return attack_state, contribution, info
+
+        return jax.lax.cond(participant == adversary, lambda: attack.step(key, attack_state, view, numbers), skip)
+
+    def round_fn(
+        key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
+    ) -> tuple[FederationState, RoundInfo]:
+        key_order, key_turns = jax.random.split(key)
+        order = turn_order(key_order, schedule, data.sizes.shape[0])
+
+        def turn(carry: tuple, participant: Array) -> tuple:
+            server, participants, attack_state = carry
+            key_download, key_attack, key_train = _turn_keys(key_turns, participant)
+            own = trees.take(participants, participant)
+            downloaded = download(key_download, server, own.params, hyperparameters.download_fraction)
+            samples = local_data(data, participant)
+            attack_info: PyTree = ()
+            if attack is not None:
+                attack_state, contribution, attack_info = attack_step(
+                    key_attack, participant, attack_state, InsiderView(downloaded), hyperparameters.attack
+                )
+                samples = join(samples, contribution)
+            own, upload, info = train(key_train, own, downloaded, samples, hyperparameters)
+            server = add_upload(server, upload, hyperparameters.update_count_decay)
+            return (server, trees.put(participants, participant, own), attack_state), (info, attack_info)
+
+        carry = (state.server, state.participants, state.attack)
+        (server, participants, attack_state), (turns, attack_infos) = jax.lax.scan(turn, carry, order)
+        by_participant = trees.take((turns, attack_infos), jnp.argsort(order))
+        attack_info = () if adversary is None else trees.take(by_participant[1], adversary)
+        return (
+            FederationState(server, participants, attack_state, state.round + 1),
+            RoundInfo(by_participant[0], attack_info),
+        )
+
+    return round_fn
+
+
+def _synchronous_round(
+    train: Callable, aggregation: str, attack: RoundAttack | None, adversary: int | None, mapping: str
+) -> RoundFunction:
+    def round_fn(
+        key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
+    ) -> tuple[FederationState, RoundInfo]:
+        # As in a sequential round, whose first half draws the order.
+        _, key_turns = jax.random.split(key)
+        participants = data.sizes.shape[0]
+
+        def begin(participant: Array | int) -> tuple:
+            own = trees.take(state.participants, participant)
+            key_download, key_attack, key_train = _turn_keys(key_turns, participant)
+            downloaded = download(key_download, state.server, own.params, hyperparameters.download_fraction)
+            return own, downloaded, key_attack, key_train
+
+        def honest_turn(participant: Array) -> tuple:
+            own, downloaded, _, key_train = begin(participant)
+            return train(key_train, own, downloaded, local_data(data, participant), hyperparameters)
+
+        honest = np.array([index for index in range(participants) if index != adversary], np.int32)
+        order = np.argsort(np.append(honest, [] if adversary is None else adversary)).astype(np.int32)
+        results = _map_participants(honest_turn, mapping, jnp.asarray(honest))
+        attack_state, attack_info = state.attack, ()
+        if attack is not None and adversary is not None:
+            own, downloaded, key_attack, key_train = begin(adversary)
+            view = InsiderView(downloaded)
+            attack_state, contribution, attack_info = attack.step(
+                key_attack, attack_state, view, hyperparameters.attack
+            )
+            samples = join(local_data(data, adversary), contribution)
+            result = train(key_train, own, downloaded, samples, hyperparameters)
+            results = jax.tree.map(lambda left, right: jnp.concatenate([left, right[None]]), results, result)
+        states, uploads, turns = trees.take(results, order)
+        server = merge_uploads(
+            state.server, uploads, turns.samples, hyperparameters.update_count_decay, aggregation=aggregation
+        )
+        return FederationState(server, states, attack_state, state.round + 1), RoundInfo(turns, attack_info)
+
+    return round_fn
+
+
+def make_rounds(round_fn: RoundFunction, most: int) -> Callable:
+    """Builds ``rounds(key, state, data, hyperparameters, count)``: ``count`` <= ``most`` rounds in one traced loop.
+
+    Returns the state and RoundInfo with a leading axis of length ``most``, filled up to ``count``. Round r always gets the
+    key ``fold_in(key, r)``, so the results do not depend on how rounds are cut into chunks. ``count`` may be traced.
+    """
+
+    def rounds(
+        key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters, count: Array
+    ) -> tuple[FederationState, RoundInfo]:
+        def body(index: Array, carry: tuple) -> tuple:
+            state, infos = carry
+            state, info = round_fn(jax.random.fold_in(key, state.round), state, data, hyperparameters)
+            return state, trees.put(infos, index, info)
+
+        shapes = jax.eval_shape(round_fn, key, state, data, hyperparameters)[1]
+        infos = jax.tree.map(lambda leaf: jnp.zeros((most, *leaf.shape), leaf.dtype), shapes)
+        return jax.lax.fori_loop(0, count, body, (state, infos))
+
+    return rounds

@@ -1,0 +1,189 @@
+"""The frozen configuration of a run: the single source of flags, help texts and config.json.
+
+Every field carries its help text, which cites the paper and section that its default comes from; "open" marks a choice
+that the papers leave open. Nothing here is traced: ``collaboration.RoundHyperParameters`` takes the numbers that are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from typing import Any
+
+SCHEDULES = ("round_robin", "random_order", "synchronous")
+UPLOAD_CRITERIA = ("largest", "random")
+AGGREGATIONS = ("add", "average")
+ATTACKS = ("active", "passive", "none")
+PARTITIONS = ("by_class", "iid", "dirichlet")
+
+
+def _field(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True)
+class PerformanceOptions:
+    """How fast, never what: no option changes a result beyond float tolerance."""
+
+    convolution: str = _field(
+        "matmul",
+        "How convolutions run: 'matmul' (patches and one matrix product; fast in loops on a CPU) or 'lax' (the stock "
+        "convolution).",
+    )
+    participant_mapping: str = _field(
+        "auto",
+        "How a synchronous round runs its participants: 'vmap', 'map', 'loop' (unrolled) or 'auto' (map on a CPU, vmap "
+        "elsewhere).",
+    )
+    rounds_per_chunk: int = _field(1, "Most rounds that run in one compiled call before the host looks at the results.")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig:
+    """One insider attack run, from data to report."""
+
+    dataset: str = _field(
+        "mnist", "Data set: 'mnist', 'orl_faces', 'tfds:<name>[/<config>]', 'npz:<path>' or 'folder:<path>'."
+    )
+    image_size: int = _field(32, "Side of the square images in pixels, 32 or 64 (Hitaj et al. 2017, section 8.1).")
+    seed: int = _field(0, "Seed of everything random in the run.")
+    partition: str = _field(
+        "by_class",
+        "Who owns what: 'by_class' (Hitaj et al. 2017, section 9.2), 'iid' or 'dirichlet'. The target class is always "
+        "kept from the adversary.",
+    )
+    participant_classes: str = _field(
+        "0-4;5-9",
+        "Classes of each participant, participants separated by ';', classes by ',' or ranges 'a-b'; an empty entry is "
+        "a participant without data (Hitaj et al. 2017, section 9.2.1). With partition 'iid' or 'dirichlet' only the "
+        "number of entries matters.",
+    )
+    dirichlet_concentration: float = _field(0.5, "Concentration of the Dirichlet partition; smaller is less balanced.")
+    samples_per_participant: int = _field(
+        5000, "Most training images of one participant; 0 = all there are (open; the paper uses all of MNIST)."
+    )
+    judge_samples: int = _field(
+        20000,
+        "Training images set aside for the judge, which no participant ever owns; at most a third of the training set "
+        "is taken (ours).",
+    )
+    adversary: int = _field(
+        1, "Index of the adversary; victims come first in a turn order (Hitaj et al. 2017, section 7)."
+    )
+    target_class: int = _field(
+        3, "Class that the adversary wants to see and owns no image of (Hitaj et al. 2017, section 9.3)."
+    )
+    attack: str = _field(
+        "active",
+        "'active' trains on the fakes as the fake class, 'passive' only watches, 'none' leaves the attack out (Hitaj et "
+        "al. 2017, section 9.3).",
+    )
+    rounds: int = _field(40, "Rounds of the collaboration; in each, every participant takes one turn (open).")
+    schedule: str = _field(
+        "round_robin",
+        "'round_robin' or 'random_order' (turns one after the other) or 'synchronous' (all from the same parameters) "
+        "(Shokri and Shmatikov 2015).",
+    )
+    aggregation: str = _field(
+        "add",
+        "How the server merges uploads: 'add' (Shokri and Shmatikov 2015) or 'average', weighted by samples (McMahan et "
+        "al. 2017; synchronous only).",
+    )
+    local_epochs: int = _field(1, "Passes over the local data in one turn (Hitaj et al. 2017, Algorithm 1).")
+    batch_size: int = _field(64, "Minibatch size (Hitaj et al. 2017, section 8.4).")
+    learning_rate: float = _field(
+        0.05, "Learning rate of local SGD (open; Hitaj et al. 2017, section 8.4, have 0.001)."
+    )
+    learning_rate_decay: float = _field(
+        1e-7, "Torch decay d of the local learning rate, lr / (1 + steps * d) (Hitaj et al. 2017, section 8.4)."
+    )
+    upload_fraction: float = _field(1.0, "Fraction theta_u of the update that is uploaded (Shokri and Shmatikov 2015).")
+    download_fraction: float = _field(
+        1.0, "Fraction theta_d of the parameters that is downloaded (Shokri and Shmatikov 2015)."
+    )
+    upload_criterion: str = _field(
+        "largest",
+        "'largest' magnitudes or 'random' among those above the threshold (Shokri and Shmatikov 2015; which one Hitaj et "
+        "al. used without noise is open).",
+    )
+    upload_threshold: float = _field(
+        0.0, "Magnitude tau that a coordinate must exceed to be uploaded under the criterion 'random'."
+    )
+    upload_bound: float = _field(
+        math.inf, "Bound gamma: uploaded values are truncated to [-gamma, gamma] (Shokri and Shmatikov 2015)."
+    )
+    update_count_decay: float = _field(
+        1.0, "Factor applied to the server's update counters at every upload (Shokri and Shmatikov 2015; 1 = no decay)."
+    )
+    generator_steps: int = _field(40, "Generator updates in one adversary turn (open).")
+    generator_batch_size: int = _field(64, "Latents in one generator update (open).")
+    generator_optimizer: str = _field(
+        "sgd", "Generator optimiser, 'sgd' (Hitaj et al. 2017, section 8.4) or 'adam' (beta1 0.5)."
+    )
+    generator_learning_rate: float = _field(0.02, "Learning rate of the generator (Hitaj et al. 2017, section 8.4).")
+    fakes_per_round: int = _field(2000, "Generated images that join the adversary's data each round (open).")
+    fake_memory_rounds: int = _field(
+        1,
+        "For how many rounds a fake stays in the adversary's data: 1 replaces all fakes each round, more accumulates (open).",
+    )
+    evaluation_interval: int = _field(5, "Rounds between measurements of leakage.")
+    evaluation_samples: int = _field(500, "Reconstructions drawn for one measurement of leakage.")
+    checkpoint_interval: int = _field(5, "Rounds between checkpoints.")
+    performance: PerformanceOptions = dataclasses.field(default_factory=PerformanceOptions)
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Turns a configuration into nested dictionaries that strict JSON can hold; infinities become "inf" and "-inf".
+
+    Raises ValueError if a float field is not a number.
+    """
+    encoded: dict[str, Any] = {}
+    for name, field_type in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(field_type):
+            encoded[name] = to_json(value)
+        elif field_type is float:
+            encoded[name] = _encode_float(name, float(value))
+        else:
+            encoded[name] = value
+    return encoded
+
+
+def from_json(cls: type[Any], data: Any) -> Any:
+    """Builds the configuration that ``to_json`` encoded: ``from_json(type(config), to_json(config)) == config``.
+
+    Raises ValueError naming the field if one is unknown, missing or of another type.
+    """
+    return _decode(cls, data, "")
+
+
+def _encode_float(name: str, value: float) -> float | str:
+    if math.isnan(value):
+        raise ValueError(f"{name}={value}: expected a number")
+    return value if math.isfinite(value) else str(value)
+
+
+def _decode(cls: type[Any], data: Any, prefix: str) -> Any:
+    if not isinstance(data, dict):
+        raise ValueError(
+            f"{prefix.rstrip('.') or cls.__name__}={data!r}: expected an object with the fields of {cls.__name__}"
+        )
+    field_types = typing.get_type_hints(cls)
+    unknown = sorted(prefix + str(name) for name in data.keys() - field_types.keys())
+    missing = sorted(prefix + name for name in field_types.keys() - data.keys())
+    if unknown or missing:
+        problems = [f"unknown {name}" for name in unknown] + [f"missing {name}" for name in missing]
+        raise ValueError(f"fields of {cls.__name__}: {', '.join(problems)}")
+    return cls(**{name: _decode_value(field_types[name], data[name], prefix + name) for name in field_types})
+
+
+def _decode_value(field_type: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(field_type):
+        return _decode(typing.cast(type[Any], field_type), value, f"{name}.")
+    if field_type is float and value in ("inf", "-inf"):
+        return float(value)
+    # bool is a subclass of int, so that type() and not isinstance() tells them apart.
+    if type(value) is field_type or (field_type is float and type(value) is int):
+        return field_type(value)
+    raise ValueError(f"{name}={value!r}: expected {field_type.__name__}")

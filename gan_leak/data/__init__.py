@@ -1,0 +1,24 @@
+"""Data: where images come from, how they are scaled, and which participant owns which."""
+
+from gan_leak.data.images import fit, to_float, to_uint8
+from gan_leak.data.partition import (
+    check_adversary_ignorance,
+    gather,
+    parse_participant_classes,
+    partition,
+    split_off_judge_pool,
+)
+from gan_leak.data.sources import Dataset, load
+
+__all__ = [
+    "Dataset",
+    "check_adversary_ignorance",
+    "fit",
+    "gather",
+    "load",
+    "parse_participant_classes",
+    "partition",
+    "split_off_judge_pool",
+    "to_float",
+    "to_uint8",
+]

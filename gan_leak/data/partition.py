@@ -1,0 +1,219 @@
+"""Who owns what: training images dealt out to the participants, and a pool set aside for the judge.
+
+The contract of every scheme: participants are disjoint, and the adversary owns no image of its target class.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gan_leak.data.images import to_float
+from gan_leak.types import FederationData
+
+SCHEMES = ("by_class", "iid", "dirichlet")
+
+
+def parse_participant_classes(text: str, num_classes: int) -> tuple[tuple[int, ...], ...]:
+    """Parse who owns which classes: '0-4;5-9' -> ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9)).
+
+    Participants are separated by ';', classes by ','; 'a-b' is a range with both ends; an empty entry is a participant
+    without data. Returns the sorted classes of each participant.
+
+    Raises ValueError on any other text, an empty one, a class twice in one entry, or one outside 0..num_classes - 1.
+    """
+    if not text.strip():
+        raise ValueError(f"participant_classes={text!r}, expected at least one participant, such as '0-4;5-9'")
+    return tuple(_parse_entry(entry.strip(), text, num_classes) for entry in text.split(";"))
+
+
+def split_off_judge_pool(labels: np.ndarray, judge_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split the indices of labels [N] into (federation_indices, judge_indices), both sorted, together all of them.
+
+    The judge gets ``judge_samples`` of them, at most a third of all and half of any class, in the proportions of the
+    classes and evenly spaced within each. No randomness: the pool is the same for every seed, so one judge serves all.
+
+    Raises ValueError when ``judge_samples`` is negative.
+    """
+    if judge_samples < 0:
+        raise ValueError(f"judge_samples={judge_samples}, expected at least 0")
+    labels = np.asarray(labels)
+    classes, counts = np.unique(labels, return_counts=True)
+    quotas = np.minimum(_proportional_quotas(counts, min(judge_samples, len(labels) // 3)), counts // 2)
+    is_judge = np.zeros(len(labels), bool)
+    for label, count, quota in zip(classes, counts, quotas, strict=True):
+        spaced = (2 * np.arange(quota) + 1) * count // (2 * max(quota, 1))
+        is_judge[np.flatnonzero(labels == label)[spaced]] = True
+    return np.flatnonzero(~is_judge), np.flatnonzero(is_judge)
+
+
+def partition(
+    labels: np.ndarray,
+    *,
+    scheme: str,
+    participant_classes: Sequence[Sequence[int]],
+    samples_per_participant: int,
+    adversary: int,
+    target_class: int,
+    dirichlet_concentration: float,
+    rng: np.random.Generator,
+    candidates: np.ndarray | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Deal the samples of labels [N] to the P participants; returns the sorted indices of each, disjoint.
+
+    'by_class': a class goes to the participants that list it, in even random shares. 'iid': everything goes to all, in
+    even random shares. 'dirichlet': a class goes to all, in shares drawn from a symmetric Dirichlet distribution (as
+    Yurochkin et al. 2019, arXiv 1905.12022). In the last two only the number of entries of ``participant_classes``
+    matters, and the target class is taken out of the adversary's share, to nobody's gain.
+
+    ``samples_per_participant`` > 0 caps a participant by a random subset in the proportions of its classes; 0 keeps
+    all. ``candidates`` are the indices that may be dealt (None = all).
+
+    Raises ValueError on arguments out of range, when the adversary owns the target class, and when a participant ends
+    up with no image, unless it is the adversary or, in 'by_class', lists no class.
+    """
+    labels = np.asarray(labels)
+    participants = len(participant_classes)
+    _check_arguments(scheme, participants, samples_per_participant, adversary, dirichlet_concentration)
+    candidates = _checked_candidates(candidates, len(labels))
+    if scheme == "by_class":
+        if target_class in participant_classes[adversary]:
+            raise ValueError(
+                f"target_class={target_class} is owned by the adversary {adversary}, expected another class"
+            )
+        shares = _deal_by_class(labels, candidates, participant_classes, rng)
+    elif scheme == "iid":
+        shares = tuple(np.array_split(rng.permutation(candidates), participants))
+    else:
+        shares = _deal_dirichlet(labels, candidates, participants, dirichlet_concentration, rng)
+    if scheme != "by_class":
+        own = shares[adversary]
+        shares = (*shares[:adversary], own[labels[own] != target_class], *shares[adversary + 1 :])
+    result = tuple(np.sort(_cap(labels, share, samples_per_participant, rng)) for share in shares)
+    for participant, share in enumerate(result):
+        may_be_empty = participant == adversary or (scheme == "by_class" and not participant_classes[participant])
+        if not len(share) and not may_be_empty:
+            raise ValueError(
+                f"participant {participant} gets no image with partition={scheme!r}, expected at least one; "
+                "use fewer participants, more data or a less skewed partition"
+            )
+    check_adversary_ignorance(labels[result[adversary]], target_class)
+    return result
+
+
+def check_adversary_ignorance(labels_of_adversary: np.ndarray, target_class: int) -> None:
+    """Raise ValueError if the labels [N] of the adversary's own images contain the target class."""
+    owned = int(np.sum(np.asarray(labels_of_adversary) == target_class))
+    if owned:
+        raise ValueError(f"the adversary owns {owned} images of target_class={target_class}, expected none")
+
+
+def gather(images: np.ndarray, labels: np.ndarray, indices_per_participant: Sequence[np.ndarray]) -> FederationData:
+    """Collect the images uint8 [M, H, W, C] and labels [M] of P participants, padded to the longest.
+
+    Returns NumPy arrays: images float32 [P, N, H, W, C] in [-1, 1], labels int32 [P, N], sizes int32 [P]. Padding is 0.
+
+    Raises ValueError when there is no participant or no image at all.
+    """
+    sizes = np.array([len(indices) for indices in indices_per_participant], np.int32)
+    if not sizes.size or not sizes.max():
+        raise ValueError(f"sizes={sizes.tolist()}, expected at least one participant with an image")
+    padded_images = np.zeros((len(sizes), sizes.max(), *images.shape[1:]), np.float32)
+    padded_labels = np.zeros((len(sizes), sizes.max()), np.int32)
+    for participant, indices in enumerate(indices_per_participant):
+        padded_images[participant, : len(indices)] = to_float(images[indices])
+        padded_labels[participant, : len(indices)] = labels[indices]
+    arrays: tuple[Any, Any, Any] = (padded_images, padded_labels, sizes)
+    return FederationData(*arrays)
+
+
+def _parse_entry(entry: str, text: str, num_classes: int) -> tuple[int, ...]:
+    classes: list[int] = []
+    for part in entry.split(",") if entry else ():
+        match = re.fullmatch(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", part.strip(), re.ASCII)
+        if match is None:
+            raise ValueError(f"participant_classes={text!r}: {part.strip()!r}, expected a class 'a' or a range 'a-b'")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < num_classes:
+            raise ValueError(
+                f"participant_classes={text!r}: {part.strip()!r}, expected classes in increasing order within "
+                f"0..{num_classes - 1}"
+            )
+        classes.extend(range(first, last + 1))
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"participant_classes={text!r}: {entry!r} names a class twice, expected once")
+    return tuple(sorted(classes))
+
+
+def _check_arguments(scheme: str, participants: int, samples: int, adversary: int, concentration: float) -> None:
+    if scheme not in SCHEMES:
+        raise ValueError(f"partition={scheme!r}, expected one of {SCHEMES}")
+    if not 0 <= adversary < participants:
+        raise ValueError(f"adversary={adversary}, expected the index of one of the {participants} participants")
+    if samples < 0:
+        raise ValueError(f"samples_per_participant={samples}, expected at least 0")
+    if scheme == "dirichlet" and not (math.isfinite(concentration) and concentration > 0):
+        raise ValueError(f"dirichlet_concentration={concentration}, expected a positive number")
+
+
+def _checked_candidates(candidates: np.ndarray | None, count: int) -> np.ndarray:
+    if candidates is None:
+        return np.arange(count)
+    candidates = np.asarray(candidates, dtype=np.intp)
+    if len(candidates) and (candidates.min() < 0 or candidates.max() >= count):
+        raise ValueError(f"candidates from {candidates.min()} to {candidates.max()}, expected within 0..{count - 1}")
+    if len(np.unique(candidates)) != len(candidates):
+        raise ValueError("candidates hold an index twice, expected each at most once")
+    return candidates
+
+
+def _deal_by_class(
+    labels: np.ndarray, candidates: np.ndarray, participant_classes: Sequence[Sequence[int]], rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    shares: list[list[np.ndarray]] = [[] for _ in participant_classes]
+    for label in sorted({label for classes in participant_classes for label in classes}):
+        owners = [owner for owner, classes in enumerate(participant_classes) if label in classes]
+        shuffled = rng.permutation(candidates[labels[candidates] == label])
+        for owner, share in zip(owners, np.array_split(shuffled, len(owners)), strict=True):
+            shares[owner].append(share)
+    return tuple(np.concatenate(share) if share else np.empty(0, np.intp) for share in shares)
+
+
+def _deal_dirichlet(
+    labels: np.ndarray, candidates: np.ndarray, participants: int, concentration: float, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    shares: list[list[np.ndarray]] = [[np.empty(0, np.intp)] for _ in range(participants)]
+    for label in np.unique(labels[candidates]):
+        shuffled = rng.permutation(candidates[labels[candidates] == label])
+        proportions = rng.dirichlet(np.full(participants, concentration))
+        cuts = np.rint(np.cumsum(proportions)[:-1] * len(shuffled)).astype(np.intp)
+        for participant, share in enumerate(np.split(shuffled, cuts)):
+            shares[participant].append(share)
+    return tuple(np.concatenate(share) for share in shares)
+
+
+def _cap(labels: np.ndarray, share: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a random subset of at most ``samples`` indices in the proportions of the classes (0 = all)."""
+    if samples == 0 or len(share) <= samples:
+        return share
+    classes, counts = np.unique(labels[share], return_counts=True)
+    quotas = _proportional_quotas(counts, samples)
+    kept = [
+        rng.permutation(share[labels[share] == label])[:quota] for label, quota in zip(classes, quotas, strict=True)
+    ]
+    return np.concatenate(kept)
+
+
+def _proportional_quotas(counts: np.ndarray, total: int) -> np.ndarray:
+    """Share out ``total`` (at most the sum of ``counts``) in proportion to ``counts``, by largest remainder."""
+    if not len(counts):
+        return np.zeros(0, np.intp)
+    exact = counts.astype(np.int64) * total
+    quotas, remainders = exact // counts.sum(), exact % counts.sum()
+    by_remainder = np.argsort(-remainders, kind="stable")
+    quotas[by_remainder[: total - quotas.sum()]] += 1
+    return quotas

@@ -1,0 +1,25 @@
+"""Networks as pure functions, by image size."""
+
+from gan_leak.models.classifiers import count_parameters, faces_classifier, mnist_classifier
+from gan_leak.models.generators import LATENT_SIZE, dcgan_generator, sample_images, sample_latents
+from gan_leak.types import Model
+
+__all__ = [
+    "LATENT_SIZE",
+    "classifier_for",
+    "count_parameters",
+    "dcgan_generator",
+    "faces_classifier",
+    "mnist_classifier",
+    "sample_images",
+    "sample_latents",
+]
+
+
+def classifier_for(image_size: int, num_outputs: int, channels: int, *, implementation: str = "matmul") -> Model:
+    """The paper's classifier for 32 (MNIST) or 64 (AT&T) pixels. Raises ValueError for another size."""
+    if image_size == 32:
+        return mnist_classifier(num_outputs, channels=channels, implementation=implementation)
+    if image_size == 64:
+        return faces_classifier(num_outputs, channels=channels, implementation=implementation)
+    raise ValueError(f"image_size={image_size}: allowed are 32 and 64")

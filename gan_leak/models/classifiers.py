@@ -1,0 +1,70 @@
+"""The shared models of Hitaj et al. 2017, section 8.3, which double as the adversary's discriminator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gan_leak.models.layers import PooledConvolution, TorchDense
+from gan_leak.types import Array, Model
+
+
+class PooledConvolutionClassifier(nn.Module):
+    """5x5 convolutions with max-pool and tanh, one hidden layer of tanh units, linear logits.
+
+    blocks: (features, pool) of each convolution. LogSoftMax belongs to the loss.
+    """
+
+    blocks: Sequence[tuple[int, int]]
+    hidden: int
+    num_outputs: int
+    implementation: str = "matmul"
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """images [B, H, W, C] -> logits [B, K]."""
+        features = images
+        for channels, pool in self.blocks:
+            features = PooledConvolution(channels, kernel_size=5, pool=pool, implementation=self.implementation)(
+                features
+            )
+        features = features.reshape(features.shape[0], -1)
+        hidden = jnp.tanh(TorchDense(self.hidden, name="hidden_layer")(features))
+        return TorchDense(self.num_outputs, name="output_layer")(hidden)
+
+
+def as_model(module: nn.Module, example_shape: tuple[int, ...]) -> Model:
+    """Wraps a stateless Linen module as a ``Model``; example_shape is that of one input without the batch axis."""
+
+    def init(key: Array) -> dict:
+        return module.init(key, jnp.zeros((1, *example_shape)))["params"]
+
+    def apply(params: dict, inputs: Array) -> Array:
+        return module.apply({"params": params}, inputs)
+
+    return Model(init, apply)
+
+
+def mnist_classifier(num_outputs: int = 11, *, channels: int = 1, implementation: str = "matmul") -> Model:
+    """The MNIST classifier (Figure 15): 32x32 images, 105,707 parameters with 11 outputs and one channel."""
+    module = PooledConvolutionClassifier(((32, 3), (64, 2)), 200, num_outputs, implementation)
+    return as_model(module, (32, 32, channels))
+
+
+def faces_classifier(
+    num_outputs: int = 41, *, channels: int = 1, hidden: int = 400, implementation: str = "matmul"
+) -> Model:
+    """The AT&T classifier (Figure 17): 64x64 images, 478,665 parameters with 41 outputs and one channel.
+
+    The text gives the three blocks; the width of the hidden layer is inferred (BUILD_NOTES.md).
+    """
+    module = PooledConvolutionClassifier(((32, 3), (64, 2), (128, 2)), hidden, num_outputs, implementation)
+    return as_model(module, (64, 64, channels))
+
+
+def count_parameters(params: dict) -> int:
+    """Number of scalars in a pytree of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,85 @@
+"""The DCGAN generators of Hitaj et al. 2017, section 8.3: depth from the image size, as in the Torch codes they name."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gan_leak.models.layers import UpsampleConvolution
+from gan_leak.types import Array, Model
+
+LATENT_SIZE = 100
+
+
+def _normal_around(mean: float, deviation: float) -> nn.initializers.Initializer:
+    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+        return mean + deviation * jax.random.normal(key, shape, dtype)
+
+    return init
+
+
+class DCGANGenerator(nn.Module):
+    """Full convolutions 4x4 from 1x1 up to the image, BatchNorm and ReLU between, tanh at the end, no biases.
+
+    Widths are ``width * size / 8`` halving at each layer. BatchNorm uses the statistics of the batch at hand.
+    """
+
+    image_size: int
+    channels: int
+    width: int = 64
+    implementation: str = "matmul"
+
+    @nn.compact
+    def __call__(self, latents: Array) -> Array:
+        """latents [B, Z] -> images [B, H, W, C] in [-1, 1]."""
+        features = self.width * self.image_size // 8
+        # On a 1x1 input the first full convolution is a matrix product.
+        hidden = nn.Dense(4 * 4 * features, use_bias=False, kernel_init=nn.initializers.normal(0.02))(latents)
+        hidden = self._normalise(hidden.reshape(-1, 4, 4, features))
+        while hidden.shape[1] < self.image_size // 2:
+            features //= 2
+            hidden = self._normalise(UpsampleConvolution(features, implementation=self.implementation)(hidden))
+        return jnp.tanh(UpsampleConvolution(self.channels, implementation=self.implementation)(hidden))
+
+    def _normalise(self, hidden: Array) -> Array:
+        normalise = nn.BatchNorm(use_running_average=False, epsilon=1e-5, scale_init=_normal_around(1.0, 0.02))
+        return nn.relu(normalise(hidden))
+
+
+def dcgan_generator(
+    image_size: int = 32, channels: int = 1, *, width: int = 64, implementation: str = "matmul"
+) -> Model:
+    """A DCGAN generator for 32 (1,066,880 parameters) or 64 (3,574,656) pixels and one channel.
+
+    Raises ValueError for another image size.
+    """
+    if image_size not in (32, 64):
+        raise ValueError(f"image_size={image_size}: allowed are 32 and 64")
+    module = DCGANGenerator(image_size, channels, width, implementation)
+
+    def init(key: Array) -> dict:
+        return module.init(key, jnp.zeros((2, LATENT_SIZE)))["params"]
+
+    def apply(params: dict, latents: Array) -> Array:
+        # The running averages that BatchNorm would update are never read: the generator stays in training mode.
+        images, _ = module.apply({"params": params}, latents, mutable=["batch_stats"])
+        return images
+
+    return Model(init, apply)
+
+
+def sample_latents(key: Array, count: int) -> Array:
+    """Latents [count, Z], uniform in [-1, 1] (the DCGAN code's meaning of "uniform")."""
+    return jax.random.uniform(key, (count, LATENT_SIZE), minval=-1.0, maxval=1.0)
+
+
+def sample_images(generator: Model, params: dict, key: Array, count: int, batch_size: int) -> Array:
+    """Draws images [count, H, W, C] in batches of ``batch_size``, as BatchNorm saw them in training.
+
+    A last partial batch is drawn whole and cut, so that no image depends on a smaller batch.
+    """
+    batches = -(-count // batch_size)
+    latents = sample_latents(key, batches * batch_size).reshape(batches, batch_size, LATENT_SIZE)
+    images = jax.lax.map(lambda batch: generator.apply(params, batch), latents)
+    return images.reshape(-1, *images.shape[2:])[:count]

@@ -1,0 +1,169 @@
+"""Convolution layers that stay fast inside ``scan`` and under ``vmap`` on every backend.
+
+XLA's CPU backend runs a stock convolution inside a loop an order of magnitude slower than outside, and turns a ``vmap``
+over kernels into a grouped convolution. Here a convolution is patches and one matrix product, and a transposed
+convolution is one matrix product and an overlap-add; both equal the stock operation to float tolerance, which stays
+available as ``implementation="lax"``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gan_leak.types import Array
+
+IMPLEMENTATIONS = ("matmul", "lax")
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """Torch7's default initialisation of weights and biases, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) (nn/Linear.lua, reset)."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def convolve(images: Array, kernel: Array, *, implementation: str) -> Array:
+    """Convolves images [B, H, W, C] with a kernel [K, K, C, O], stride 1, no padding -> [B, H-K+1, W-K+1, O]."""
+    if implementation == "lax":
+        return jax.lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=_NHWC)
+    size, _, channels, outputs = kernel.shape
+    height, width = images.shape[1] - size + 1, images.shape[2] - size + 1
+    patches = jnp.concatenate(
+        [images[:, i : i + height, j : j + width, :] for i in range(size) for j in range(size)], axis=-1
+    )
+    products = patches.reshape(-1, size * size * channels) @ kernel.reshape(-1, outputs)
+    return products.reshape(-1, height, width, outputs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def max_pool(images: Array, window: int) -> Array:
+    """Max-pools [B, H, W, C] over window x window with equal stride; H and W must be multiples of the window.
+
+    The gradient goes to the first maximum of a window, as in Torch. JAX's own gradient shares it among equal maxima and
+    takes several times as long on a CPU.
+    """
+    return _max_and_position(images, window)[0]
+
+
+def _windows(images: Array, window: int) -> Array:
+    batch, height, width, channels = images.shape
+    return images.reshape(batch, height // window, window, width // window, window, channels)
+
+
+def _max_and_position(images: Array, window: int) -> tuple[Array, Array]:
+    windows = _windows(images, window)
+    best = windows[:, :, 0, :, 0]
+    position = jnp.zeros(best.shape, jnp.int8)
+    for offset in range(1, window * window):
+        candidate = windows[:, :, offset // window, :, offset % window]
+        better = candidate > best
+        best = jnp.where(better, candidate, best)
+        position = jnp.where(better, jnp.int8(offset), position)
+    # A comparison with NaN is false: without this, a diverged network would look finite.
+    best = jnp.where(jnp.isnan(windows).any(axis=(2, 4)), jnp.nan, best)
+    return best, position
+
+
+def _max_pool_forward(images: Array, window: int) -> tuple[Array, Array]:
+    best, position = _max_and_position(images, window)
+    return best, position
+
+
+def _max_pool_backward(window: int, position: Array, gradient: Array) -> tuple[Array]:
+    offsets = jnp.arange(window * window, dtype=jnp.int8).reshape(1, 1, window, 1, window, 1)
+    spread = jnp.where(position[:, :, None, :, None] == offsets, gradient[:, :, None, :, None], 0)
+    batch, height, width, channels = position.shape
+    return (spread.reshape(batch, height * window, width * window, channels),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+class PooledConvolution(nn.Module):
+    """Convolution, max-pool in floor mode, tanh: the block of the classifiers of Hitaj et al. 2017, section 8.3.
+
+    tanh is monotone, so it commutes with the maximum and runs after it, on a fraction of the values. Outputs that floor
+    mode would drop are never computed.
+    """
+
+    features: int
+    kernel_size: int
+    pool: int
+    implementation: str = "matmul"
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """images [B, H, W, C] -> [B, (H-K+1)//pool, (W-K+1)//pool, features]."""
+        channels, size = images.shape[-1], self.kernel_size
+        initializer = torch_uniform(size * size * channels)
+        kernel = self.param("kernel", initializer, (size, size, channels, self.features))
+        bias = self.param("bias", initializer, (self.features,))
+        height, width = (((side - size + 1) // self.pool) * self.pool + size - 1 for side in images.shape[1:3])
+        convolved = convolve(images[:, :height, :width], kernel, implementation=self.implementation)
+        return jnp.tanh(max_pool(convolved, self.pool) + bias)
+
+
+class TorchDense(nn.Module):
+    """A fully connected layer with Torch7's default initialisation of weights and bias."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """inputs [B, F] -> [B, features]."""
+        initializer = torch_uniform(inputs.shape[-1])
+        return nn.Dense(self.features, kernel_init=initializer, bias_init=initializer)(inputs)
+
+
+def upsample_convolve(images: Array, kernel: Array, *, implementation: str) -> Array:
+    """Transposed convolution 4x4, stride 2, Torch padding 1: [B, H, W, C] with [4, 4, C, O] -> [B, 2H, 2W, O].
+
+    Input pixel i adds ``kernel[a]`` to output row 2i - 1 + a, and likewise for columns (Torch's kernel orientation).
+    """
+    if implementation == "lax":
+        return jax.lax.conv_general_dilated(
+            images, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=_NHWC
+        )
+    batch, height, width, channels = images.shape
+    outputs = kernel.shape[-1]
+    products = images.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    products = products.reshape(batch, height, width, 4, 4, outputs)
+    rows = _overlap_add(products, spatial_axis=1, kernel_axis=3)  # [B, H, 2, W, 4, O]
+    both = _overlap_add(rows, spatial_axis=3, kernel_axis=4)  # [B, H, 2, W, 2, O]
+    return both.reshape(batch, 2 * height, 2 * width, outputs)
+
+
+def _overlap_add(products: Array, *, spatial_axis: int, kernel_axis: int) -> Array:
+    def tap(index: int) -> Array:
+        return jax.lax.index_in_dim(products, index, kernel_axis, keepdims=False)
+
+    def shift(values: Array, step: int) -> Array:
+        padding = [(0, 0, 0)] * values.ndim
+        padding[spatial_axis] = (step, -step, 0)
+        return jax.lax.pad(values, jnp.zeros((), values.dtype), padding)
+
+    even = tap(1) + shift(tap(3), 1)
+    odd = tap(2) + shift(tap(0), -1)
+    return jnp.stack([even, odd], axis=spatial_axis + 1)
+
+
+class UpsampleConvolution(nn.Module):
+    """Torch's SpatialFullConvolution 4x4, stride 2, padding 1, without bias, weights N(0, 0.02)."""
+
+    features: int
+    implementation: str = "matmul"
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """images [B, H, W, C] -> [B, 2H, 2W, features]."""
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (4, 4, images.shape[-1], self.features))
+        return upsample_convolve(images, kernel, implementation=self.implementation)

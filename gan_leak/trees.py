@@ -1,0 +1,51 @@
+"""Arithmetic on pytrees of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from gan_leak.types import Array, PyTree
+
+
+def ravel(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """The leaves of a pytree as one vector [D], and the function that turns such a vector back into the pytree."""
+    return ravel_pytree(tree)
+
+
+def add(left: PyTree, right: PyTree) -> PyTree:
+    """left + right, leaf by leaf."""
+    return jax.tree.map(jnp.add, left, right)
+
+
+def subtract(left: PyTree, right: PyTree) -> PyTree:
+    """left - right, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, left, right)
+
+
+def select(condition: Array, if_true: PyTree, if_false: PyTree) -> PyTree:
+    """One pytree or the other, by a scalar condition."""
+    return jax.tree.map(lambda left, right: jnp.where(condition, left, right), if_true, if_false)
+
+
+def take(tree: PyTree, index: Array | int) -> PyTree:
+    """Entry ``index`` of the leading axis of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def put(tree: PyTree, index: Array | int, entry: PyTree) -> PyTree:
+    """The pytree with entry ``index`` of the leading axis of every leaf replaced."""
+    return jax.tree.map(lambda leaf, new: leaf.at[index].set(new), tree, entry)
+
+
+def stack(trees: list[PyTree]) -> PyTree:
+    """Pytrees of one structure as one pytree with a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def all_finite(tree: PyTree) -> Array:
+    """bool []: True where no leaf holds a NaN or an infinity."""
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -1,0 +1,210 @@
+"""Flags: one per field of the configuration; bad input is one line and status 2, a defect is a traceback."""
+
+import dataclasses
+import math
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+from absl import flags as absl_flags
+
+from experiments import flags
+from gan_leak.config import AttackConfig
+
+ROOT = pathlib.Path(flags.__file__).parents[1]
+
+BINARY = '''"""What the binary is for.
+
+Usage: python -m experiments.binary
+"""
+import dataclasses, sys, time
+from experiments import flags
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    mode: str = dataclasses.field(default="a", metadata={"help": "The inner mode.", "choices": ("a", "b")})
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    rounds: int = dataclasses.field(default=3, metadata={"help": "How many rounds."})
+    rate: float = 0.5
+    inner: Inner = dataclasses.field(default_factory=Inner)
+
+def prepare(config, workdir, resume):
+    if config.rounds < 1:
+        raise ValueError(f"rounds={config.rounds}:\\nexpected at least 1")
+    if config.rounds == 99:
+        open("/nonexistent/file")
+    print(config, workdir, resume, flush=True)
+    return config
+
+def execute(config):
+    if config.rounds == 13:
+        raise ValueError("a defect")
+    if config.rounds == 14:
+        return 3
+    if config.rounds == 15:
+        try:
+            print("working", flush=True)
+            time.sleep(60)
+        finally:
+            print("cleaned up", flush=True)
+
+if __name__ == "__main__":
+    flags.run_binary(prepare, execute, Config)
+'''
+
+
+@pytest.fixture(scope="module")
+def binary(tmp_path_factory):
+    path = tmp_path_factory.mktemp("binary") / "binary.py"
+    path.write_text(BINARY)
+    return path
+
+
+def command(binary, *arguments):
+    return [sys.executable, "-W", "error", str(binary), *arguments]
+
+
+def call(binary, *arguments):
+    environment = {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command(binary, *arguments), capture_output=True, text=True, check=False, env=environment, cwd=binary.parent
+    )
+
+
+def parse(*arguments):
+    values = absl_flags.FlagValues()
+    flags.define_flags(AttackConfig, values)
+    values(["binary", *arguments])
+    return values, flags.config_from_flags(AttackConfig, values)
+
+
+def test_defaults_are_those_of_the_dataclass():
+    values, config = parse()
+    assert config == AttackConfig()
+    assert (values.workdir, values.resume) == (None, False)
+
+
+def test_every_field_is_a_flag_with_its_help():
+    values, _ = parse()
+    for field in dataclasses.fields(AttackConfig):
+        if not dataclasses.is_dataclass(field.default_factory):
+            assert values[field.name].help == field.metadata["help"]
+    for name in ("seed", "dataset", "workdir", "resume", "preset", "performance.convolution"):
+        assert values[name].help
+
+
+def test_flags_set_fields_of_every_type():
+    _, config = parse("--seed=7", "--upload_bound", "inf", "--learning_rate=1e-3", "--performance.convolution=lax")
+    assert (config.seed, config.upload_bound, config.learning_rate) == (7, math.inf, 1e-3)
+    assert config.performance.convolution == "lax"
+    assert (
+        dataclasses.replace(config, seed=0, learning_rate=AttackConfig().learning_rate).rounds == AttackConfig().rounds
+    )
+
+
+def test_types_without_a_flag_are_refused():
+    config_class = dataclasses.make_dataclass("Config", [("sizes", tuple, (1, 2))], frozen=True)
+    with pytest.raises(TypeError, match="sizes"):
+        flags.define_flags(config_class, absl_flags.FlagValues())
+
+
+def test_switches_can_be_turned_off():
+    config_class = dataclasses.make_dataclass("Config", [("figures", bool, True)], frozen=True)
+    values = absl_flags.FlagValues()
+    flags.define_flags(config_class, values)
+    values(["binary", "--nofigures"])
+    assert flags.config_from_flags(config_class, values).figures is False
+
+
+def test_workdir_defaults_to_binary_and_time(binary):
+    done = call(binary, "--rate=inf")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "Config(rounds=3, rate=inf, inner=Inner(mode='a')) runs/binary-2" in done.stdout
+
+
+def test_flagfile_is_overridden_by_what_follows(binary, tmp_path):
+    flagfile = tmp_path / "some.flags"
+    flagfile.write_text("# python -m experiments.binary\n--rounds=5\n--inner.mode=b\n--workdir=x\n")
+    done = call(binary, f"--flagfile={flagfile}", "--rounds=6", "--resume")
+    assert done.stdout == "Config(rounds=6, rate=0.5, inner=Inner(mode='b')) x True\n"
+
+
+@pytest.mark.parametrize("arguments", [["--preset=quick", "--seed=9"], ["--preset", "quick", "--seed=9"]])
+def test_preset_is_short_for_its_flagfile(tmp_path, monkeypatch, arguments):
+    (tmp_path / "quick.flags").write_text("--rounds=2\n")
+    monkeypatch.setattr(flags, "PRESETS", tmp_path)
+    assert flags.expand_presets(arguments) == [f"--flagfile={tmp_path}/quick.flags", "--seed=9"]
+
+
+def test_unknown_preset_names_those_there_are(tmp_path, monkeypatch):
+    (tmp_path / "quick.flags").touch()
+    monkeypatch.setattr(flags, "PRESETS", tmp_path)
+    with pytest.raises(ValueError, match="preset=slow: expected one of quick"):
+        flags.expand_presets(["--preset=slow"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--round=3"], "error: Unknown command line flag 'round'"),
+        (["--rounds=many"], "error: flag --rounds=many: "),
+        (["--inner.mode=c"], "error: flag --inner.mode=c: "),
+        (["--flagfile=absent.flags"], "absent.flags"),
+        (["--preset=absent"], "error: preset=absent"),
+        (["5"], "error: unexpected argument '5'"),
+        (["--resume"], "error: resume=True: expected --workdir"),
+        (["--rounds=0"], "error: rounds=0: expected at least 1"),
+        (["--rounds=99"], "error: [Errno 2] No such file or directory: '/nonexistent/file'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(binary, arguments, message):
+    done = call(binary, *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_defect_keeps_its_traceback(binary):
+    done = call(binary, "--rounds=13")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ValueError: a defect" in done.stderr
+
+
+def test_status_of_execute_is_the_status_of_the_binary(binary):
+    assert call(binary, "--rounds=14").returncode == 3
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_cleans_up_and_tells(binary, number, status):
+    with subprocess.Popen(
+        command(binary, "--rounds=15"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+    ) as process:
+        while process.stdout.readline() != "working\n":
+            pass
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=20)
+    assert process.returncode == status
+    assert output == "cleaned up\n"
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("flag", ["--help", "--helpfull"])
+def test_help_begins_with_the_binary_and_its_flags(binary, flag):
+    done = call(binary, flag)
+    assert done.returncode == 0
+    assert done.stdout.startswith("What the binary is for.")
+    for text in ("--rounds: How many rounds.", "--inner.mode: <a|b>: The inner mode.", "--workdir: Directory"):
+        assert text in done.stdout
+    assert "absl" not in done.stdout[: done.stdout.index("--workdir")]
