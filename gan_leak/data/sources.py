@@ -85,6 +85,10 @@ def stratified_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def _load_mnist(name: str, image_size: int) -> Dataset:
     train_images, train_labels, test_images, test_labels = bundled.read_mnist()
     return _dataset(
@@ -126,8 +130,9 @@ def _read_npz(name: str, path: Path) -> dict[str, np.ndarray]:
                 raise ValueError("a single array, not an npz archive")
             return {key: archive[key] for key in wanted if key in archive}
     except Exception as error:  # a damaged archive fails in any layer: zip, inflate, array header, pickle refused
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"dataset={name!r}: cannot read {path} ({reason}); expected an npz without pickles") from error
+        raise ValueError(
+            f"dataset={name!r}: cannot read {path} ({_reason(error)}); expected an npz without pickles"
+        ) from error
 
 
 def _npz_samples(name: str, arrays: dict[str, np.ndarray], prefix: str, image_size: int) -> _Samples:
@@ -182,8 +187,7 @@ def _read_picture(name: str, path: Path) -> np.ndarray:
                 return np.asarray(picture.convert("L"))[..., None]
             return np.asarray(picture.convert("RGB"))
     except Exception as error:  # Pillow's decoders fail in many ways: OSError, SyntaxError, struct.error, ...
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"dataset={name!r}: cannot read the image {path} ({reason})") from error
+        raise ValueError(f"dataset={name!r}: cannot read the image {path} ({_reason(error)})") from error
 
 
 def _load_tfds(
@@ -212,8 +216,9 @@ def _tfds_builder(argument: str, data_dir: str | None) -> Any:
     try:
         return tensorflow_datasets.builder(argument, data_dir=data_dir)
     except (ValueError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"dataset='tfds:{argument}', expected one that TensorFlow Datasets has ({reason})") from error
+        raise ValueError(
+            f"dataset='tfds:{argument}', expected one that TensorFlow Datasets has ({_reason(error)})"
+        ) from error
 
 
 def _prepare_tfds(name: str, builder: Any) -> None:
@@ -225,8 +230,7 @@ def _prepare_tfds(name: str, builder: Any) -> None:
     try:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # network, disk and the data set's own code
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"dataset={name!r} cannot be prepared in {builder.data_dir} ({reason})") from error
+        raise ValueError(f"dataset={name!r} cannot be prepared in {builder.data_dir} ({_reason(error)})") from error
 
 
 def _tfds_samples(name: str, builder: Any, split: str, image_size: int) -> _Samples:
@@ -237,9 +241,8 @@ def _tfds_samples(name: str, builder: Any, split: str, image_size: int) -> _Samp
             labels.append(int(example["label"]))
         return _Samples(np.stack(images), np.array(labels))
     except Exception as error:  # another file format, a damaged file, images of a type that has no place here
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
-            f"dataset={name!r}: cannot read split {split!r} in {builder.data_dir} ({reason}); "
+            f"dataset={name!r}: cannot read split {split!r} in {builder.data_dir} ({_reason(error)}); "
             "expected uint8 images prepared with file_format='array_record'"
         ) from error
 

@@ -133,13 +133,23 @@ def upsample_convolve(images: Array, kernel: Array, *, implementation: str) -> A
         return jax.lax.conv_general_dilated(
             images, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=_NHWC
         )
+    return _upsample_by_matmul(images, kernel)
+
+
+@jax.custom_vjp
+def _upsample_by_matmul(images: Array, kernel: Array) -> Array:
     batch, height, width, channels = images.shape
     outputs = kernel.shape[-1]
-    products = images.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    products = images.reshape(-1, channels) @ _kernel_as_matrix(kernel)
     products = products.reshape(batch, height, width, 4, 4, outputs)
     rows = _overlap_add(products, spatial_axis=1, kernel_axis=3)  # [B, H, 2, W, 4, O]
     both = _overlap_add(rows, spatial_axis=3, kernel_axis=4)  # [B, H, 2, W, 2, O]
     return both.reshape(batch, 2 * height, 2 * width, outputs)
+
+
+def _kernel_as_matrix(kernel: Array) -> Array:
+    """[4, 4, C, O] -> [C, 16 O]."""
+    return kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
 
 
 def _overlap_add(products: Array, *, spatial_axis: int, kernel_axis: int) -> Array:
@@ -154,6 +164,27 @@ def _overlap_add(products: Array, *, spatial_axis: int, kernel_axis: int) -> Arr
     even = tap(1) + shift(tap(3), 1)
     odd = tap(2) + shift(tap(0), -1)
     return jnp.stack([even, odd], axis=spatial_axis + 1)
+
+
+def _upsample_forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _upsample_by_matmul(images, kernel), (images, kernel)
+
+
+def _upsample_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    # The derived gradient of the overlap-add writes sixteen padded copies of the products; it is patches of the gradient.
+    images, kernel = residuals
+    _, height, width, channels = images.shape
+    padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = jnp.concatenate(
+        [padded[:, a : a + 2 * height : 2, b : b + 2 * width : 2] for a in range(4) for b in range(4)], axis=-1
+    ).reshape(-1, 16 * kernel.shape[-1])
+    images_gradient = (patches @ _kernel_as_matrix(kernel).T).reshape(images.shape)
+    kernel_gradient = images.reshape(-1, channels).T @ patches
+    kernel_gradient = kernel_gradient.reshape(channels, 4, 4, -1).transpose(1, 2, 0, 3)
+    return images_gradient, kernel_gradient
+
+
+_upsample_by_matmul.defvjp(_upsample_forward, _upsample_backward)
 
 
 class UpsampleConvolution(nn.Module):
