@@ -16,6 +16,10 @@ UPLOAD_CRITERIA = ("largest", "random")
 AGGREGATIONS = ("add", "average")
 ATTACKS = ("active", "passive", "none")
 PARTITIONS = ("by_class", "iid", "dirichlet")
+GENERATOR_OPTIMIZERS = ("sgd", "adam")
+IMAGE_SIZES = (32, 64)
+CONVOLUTIONS = ("matmul", "lax")
+PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
 
 
 def _field(default: Any, help: str) -> Any:
@@ -61,7 +65,7 @@ class AttackConfig:
     )
     dirichlet_concentration: float = _field(0.5, "Concentration of the Dirichlet partition; smaller is less balanced.")
     samples_per_participant: int = _field(
-        5000, "Most training images of one participant; 0 = all there are (open; the paper uses all of MNIST)."
+        1000, "Most training images of one participant; 0 = all there are (open; the paper uses all of MNIST)."
     )
     judge_samples: int = _field(
         20000,
@@ -79,7 +83,7 @@ class AttackConfig:
         "'active' trains on the fakes as the fake class, 'passive' only watches, 'none' leaves the attack out (Hitaj et "
         "al. 2017, section 9.3).",
     )
-    rounds: int = _field(40, "Rounds of the collaboration; in each, every participant takes one turn (open).")
+    rounds: int = _field(160, "Rounds of the collaboration; in each, every participant takes one turn (open).")
     schedule: str = _field(
         "round_robin",
         "'round_robin' or 'random_order' (turns one after the other) or 'synchronous' (all from the same parameters) "
@@ -116,20 +120,20 @@ class AttackConfig:
     update_count_decay: float = _field(
         1.0, "Factor applied to the server's update counters at every upload (Shokri and Shmatikov 2015; 1 = no decay)."
     )
-    generator_steps: int = _field(40, "Generator updates in one adversary turn (open).")
+    generator_steps: int = _field(5, "Generator updates in one adversary turn (open).")
     generator_batch_size: int = _field(64, "Latents in one generator update (open).")
     generator_optimizer: str = _field(
         "sgd", "Generator optimiser, 'sgd' (Hitaj et al. 2017, section 8.4) or 'adam' (beta1 0.5)."
     )
     generator_learning_rate: float = _field(0.02, "Learning rate of the generator (Hitaj et al. 2017, section 8.4).")
-    fakes_per_round: int = _field(2000, "Generated images that join the adversary's data each round (open).")
+    fakes_per_round: int = _field(500, "Generated images that join the adversary's data each round (open).")
     fake_memory_rounds: int = _field(
         1,
         "For how many rounds a fake stays in the adversary's data: 1 replaces all fakes each round, more accumulates (open).",
     )
-    evaluation_interval: int = _field(5, "Rounds between measurements of leakage.")
+    evaluation_interval: int = _field(20, "Rounds between measurements of leakage.")
     evaluation_samples: int = _field(500, "Reconstructions drawn for one measurement of leakage.")
-    checkpoint_interval: int = _field(5, "Rounds between checkpoints.")
+    checkpoint_interval: int = _field(10, "Rounds between checkpoints.")
     performance: PerformanceOptions = dataclasses.field(default_factory=PerformanceOptions)
 
 
@@ -187,3 +191,55 @@ def _decode_value(field_type: Any, value: Any, name: str) -> Any:
     if type(value) is field_type or (field_type is float and type(value) is int):
         return field_type(value)
     raise ValueError(f"{name}={value!r}: expected {field_type.__name__}")
+
+
+def validate(config: AttackConfig) -> None:
+    """Checks every value that can be judged without the data.
+
+    Raises ValueError with the name, the value and what is allowed.
+    """
+    for name, choices in {
+        "partition": PARTITIONS,
+        "attack": ATTACKS,
+        "schedule": SCHEDULES,
+        "aggregation": AGGREGATIONS,
+        "upload_criterion": UPLOAD_CRITERIA,
+        "generator_optimizer": GENERATOR_OPTIMIZERS,
+        "image_size": IMAGE_SIZES,
+    }.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name}={getattr(config, name)!r}: expected one of {', '.join(map(str, choices))}")
+    for name in ("rounds", "local_epochs", "batch_size", "generator_steps", "generator_batch_size", "fakes_per_round"):
+        _check_at_least(config, name, 1)
+    for name in ("fake_memory_rounds", "evaluation_interval", "checkpoint_interval"):
+        _check_at_least(config, name, 1)
+    for name in ("seed", "samples_per_participant", "judge_samples", "adversary", "target_class"):
+        _check_at_least(config, name, 0)
+    _check_at_least(config, "evaluation_samples", 2)
+    for name in ("upload_fraction", "download_fraction", "update_count_decay"):
+        if not 0.0 < getattr(config, name) <= 1.0:
+            raise ValueError(f"{name}={getattr(config, name)}: expected a number in (0, 1]")
+    for name in ("learning_rate", "generator_learning_rate", "dirichlet_concentration"):
+        if not 0.0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name}={getattr(config, name)}: expected a finite number above 0")
+    for name in ("learning_rate_decay", "upload_threshold"):
+        if not 0.0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"{name}={getattr(config, name)}: expected a finite number of at least 0")
+    if not config.upload_bound > 0.0:
+        raise ValueError(f"upload_bound={config.upload_bound}: expected a number above 0, or inf")
+    if config.aggregation == "average" and config.schedule != "synchronous":
+        raise ValueError(f"aggregation='average': expected with schedule 'synchronous', not {config.schedule!r}")
+    if config.performance.convolution not in CONVOLUTIONS:
+        raise ValueError(f"performance.convolution={config.performance.convolution!r}: expected one of {CONVOLUTIONS}")
+    if config.performance.participant_mapping not in PARTICIPANT_MAPPINGS:
+        raise ValueError(
+            f"performance.participant_mapping={config.performance.participant_mapping!r}: "
+            f"expected one of {PARTICIPANT_MAPPINGS}"
+        )
+    if config.performance.rounds_per_chunk < 1:
+        raise ValueError(f"performance.rounds_per_chunk={config.performance.rounds_per_chunk}: expected at least 1")
+
+
+def _check_at_least(config: AttackConfig, name: str, least: int) -> None:
+    if getattr(config, name) < least:
+        raise ValueError(f"{name}={getattr(config, name)}: expected at least {least}")

@@ -55,15 +55,23 @@ def gan_attack(
 
     At each of the adversary's turns the downloaded model, frozen, is the discriminator: the generator takes
     ``generator_steps`` on the negative log-likelihood of the target class; then ``fakes_per_round`` samples, labelled
-    with the fake class, join the adversary's data for ``fake_memory_rounds`` rounds (1 replaces, more accumulates). With
-    ``fakes_per_round=0`` the attack is passive: it watches and adds nothing (section 9.3).
+    with the fake class, join the adversary's data for ``fake_memory_rounds`` rounds (1 replaces, more accumulates).
+    With ``fakes_per_round=0`` the attack is passive: it watches and adds nothing (section 9.3).
 
-    Raises ValueError for an unknown optimiser.
+    Raises ValueError for an unknown optimiser and for counts that are too small.
     """
     if generator_optimizer not in _OPTIMIZERS:
         raise ValueError(
             f"generator_optimizer={generator_optimizer!r}: allowed are {', '.join(map(repr, _OPTIMIZERS))}"
         )
+    for name, count, least in (
+        ("generator_steps", generator_steps, 1),
+        ("generator_batch_size", generator_batch_size, 1),
+        ("fakes_per_round", fakes_per_round, 0),
+        ("fake_memory_rounds", fake_memory_rounds, 1),
+    ):
+        if count < least:
+            raise ValueError(f"{name}={count}: expected at least {least}")
     optimizer = _OPTIMIZERS[generator_optimizer]()
 
     def init(key: Array) -> GanAttackState:

@@ -21,7 +21,7 @@ from gan_leak.types import (
 
 
 class TurnInfo(NamedTuple):
-    """What is logged of a turn: mean loss over its samples, samples it trained on, coordinates sent, L2 of the update."""
+    """What is logged of a turn: mean loss over its samples, how many these were, coordinates sent, L2 of the update."""
 
     loss: Array
     samples: Array
@@ -78,8 +78,10 @@ def local_sgd(
         order, params, optimizer_steps, total_loss = carry
         batch = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
         mask = index * batch_size + jnp.arange(batch_size) < samples
+        # A masked loss is not enough: in the gradient, zero times whatever fills the padding may be NaN.
+        images = jnp.where(mask[:, None, None, None], data.images[batch], 0.0)
         loss, gradients = jax.value_and_grad(
-            lambda weights: masked_cross_entropy(model, weights, data.images[batch], data.labels[batch], mask)
+            lambda weights: masked_cross_entropy(model, weights, images, data.labels[batch], mask)
         )(params)
         rate = learning_rate / (1.0 + optimizer_steps * learning_rate_decay)
         params = jax.tree.map(lambda weight, gradient: weight - rate * gradient, params, gradients)
@@ -122,7 +124,8 @@ def train_and_upload(
         batch_size=batch_size,
     )
     update, _ = trees.ravel(trees.subtract(params, downloaded))
-    everything = Upload(update, jnp.ones(update.shape, bool))
+    # Who has trained on nothing has nothing to send, and must not count as having updated a coordinate.
+    everything = Upload(update, jnp.full(update.shape, jnp.any(data.mask)))
     upload, upload_state, transform_info = transform.apply(
         key_upload, everything, state.upload_state, params=downloaded, hyperparameters=hyperparameters
     )

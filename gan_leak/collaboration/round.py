@@ -31,7 +31,7 @@ PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
 class RoundHyperParameters(NamedTuple):
     """The traced numbers of a round: a sweep over them shares one compilation and may be vmapped.
 
-    upload_threshold and upload_bound are in units of parameters; ``attack`` holds the hyper-parameters of the attack, or ().
+    upload_threshold and upload_bound are in units of parameters; ``attack`` holds the numbers of the attack, or ().
     """
 
     learning_rate: Array | float
@@ -84,6 +84,12 @@ def _map_participants(fun: Callable, mapping: str, *arguments: PyTree) -> PyTree
     return trees.stack([fun(*trees.take(arguments, index)) for index in range(count)])
 
 
+def _check_adversary(adversary: int | None, data: FederationData) -> None:
+    participants = data.sizes.shape[0]
+    if adversary is not None and not 0 <= adversary < participants:
+        raise ValueError(f"adversary={adversary}: expected 0 to {participants - 1}, one of the participants")
+
+
 def _turn_keys(key: Array, participant: Array | int) -> tuple[Array, Array, Array]:
     # Keyed by participant, not by position, so that a schedule changes the order of turns and nothing else.
     key_download, key_attack, key_train = jax.random.split(jax.random.fold_in(key, participant), 3)
@@ -109,8 +115,8 @@ def make_round(
     ``synchronous`` runs all participants from the same server state by ``participant_mapping`` ('vmap', 'map', 'loop',
     or 'auto'), which never changes a result beyond float tolerance.
 
-    Raises ValueError for an unknown schedule, aggregation or mapping, for averaging in a sequential schedule, and for an
-    attack without an adversary.
+    Raises ValueError for an unknown schedule, aggregation or mapping, for averaging in a sequential schedule, for an attack
+    without an adversary, and, when called, for an adversary that is none of the participants.
     """
     if schedule not in ("round_robin", "random_order", "synchronous"):
         raise ValueError(f"schedule={schedule!r}: allowed are 'round_robin', 'random_order', 'synchronous'")
@@ -149,6 +155,7 @@ def _sequential_round(
     def round_fn(
         key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
     ) -> tuple[FederationState, RoundInfo]:
+        _check_adversary(adversary, data)
         key_order, key_turns = jax.random.split(key)
         order = turn_order(key_order, schedule, data.sizes.shape[0])
 
@@ -186,6 +193,7 @@ def _synchronous_round(
     def round_fn(
         key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
     ) -> tuple[FederationState, RoundInfo]:
+        _check_adversary(adversary, data)
         # As in a sequential round, whose first half draws the order.
         _, key_turns = jax.random.split(key)
         participants = data.sizes.shape[0]
@@ -225,8 +233,8 @@ def _synchronous_round(
 def make_rounds(round_fn: RoundFunction, most: int) -> Callable:
     """Builds ``rounds(key, state, data, hyperparameters, count)``: ``count`` <= ``most`` rounds in one traced loop.
 
-    Returns the state and RoundInfo with a leading axis of length ``most``, filled up to ``count``. Round r always gets the
-    key ``fold_in(key, r)``, so the results do not depend on how rounds are cut into chunks. ``count`` may be traced.
+    Returns the state and RoundInfo with a leading axis of length ``most``, filled up to ``count``. Round r always gets
+    the key ``fold_in(key, r)``, so the results do not depend on how rounds are cut into chunks. ``count`` may be traced.
     """
 
     def rounds(

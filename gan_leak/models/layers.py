@@ -109,7 +109,7 @@ class PooledConvolution(nn.Module):
         bias = self.param("bias", initializer, (self.features,))
         height, width = (((side - size + 1) // self.pool) * self.pool + size - 1 for side in images.shape[1:3])
         convolved = convolve(images[:, :height, :width], kernel, implementation=self.implementation)
-        return jnp.tanh(max_pool(convolved, self.pool) + bias)
+        return jnp.tanh(max_pool(convolved, self.pool) + bias[None, None, None])
 
 
 class TorchDense(nn.Module):

@@ -1,0 +1,1 @@
+"""How much leaked: a judge, measures with references, figures and the report."""

@@ -1,0 +1,179 @@
+"""Every upload transform and every round attack keeps the contract of gan_leak.types, whatever its method."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.small import (
+    FAKE_CLASS,
+    IMAGE_SHAPE,
+    linear_classifier,
+    linear_generator,
+    same_bits,
+)
+
+import gan_leak
+from gan_leak.attacks import GanAttackHyperParameters, gan_attack
+from gan_leak.collaboration import RoundHyperParameters, selective_upload
+from gan_leak.collaboration.selection import chain, largest_fraction, random_above_threshold, truncate
+from gan_leak.types import Contribution, InsiderView, RoundAttack, TransformInfo, Upload, UploadTransform
+
+# A new transform or attack is added here and has to pass the whole page.
+TRANSFORMS = {
+    "largest_fraction": largest_fraction(),
+    "random_above_threshold": random_above_threshold(),
+    "truncate": truncate(),
+    "chain of none": chain(),
+    "chain of all": chain(truncate(), random_above_threshold(), largest_fraction()),
+    "selective_upload largest": selective_upload("largest"),
+    "selective_upload random": selective_upload("random"),
+}
+
+
+def small_gan_attack(**arguments):
+    return gan_attack(
+        linear_classifier(),
+        linear_generator(),
+        IMAGE_SHAPE,
+        generator_steps=2,
+        generator_batch_size=3,
+        **arguments,
+    )
+
+
+GAN_NUMBERS = GanAttackHyperParameters(1, FAKE_CLASS, 0.1)
+ATTACKS = {
+    "active": (small_gan_attack(fakes_per_round=4, fake_memory_rounds=2), GAN_NUMBERS),
+    "passive": (small_gan_attack(fakes_per_round=0), GAN_NUMBERS),
+    "adam": (small_gan_attack(fakes_per_round=4, generator_optimizer="adam"), GAN_NUMBERS),
+}
+
+NUMBERS = RoundHyperParameters(0.1, 0.0, 0.4, 1.0, 0.2, 0.7)
+PARAMS = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(14)}
+
+
+def an_upload():
+    mask = np.arange(20) % 4 > 0
+    values = np.where(mask, np.random.default_rng(0).normal(size=20), 0)
+    return Upload(jnp.asarray(values, jnp.float32), jnp.asarray(mask))
+
+
+def names(function, kind):
+    return [name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind == kind]
+
+
+def avals(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), jax.eval_shape(lambda: tree))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_upload_transforms_have_one_signature(name):
+    """init(params); apply(key, upload, state, *, params, hyperparameters, **extra)."""
+    transform = TRANSFORMS[name]
+    assert isinstance(transform, UploadTransform)
+    assert list(inspect.signature(transform.init).parameters) == ["params"]
+    assert names(transform.apply, inspect.Parameter.POSITIONAL_OR_KEYWORD) == ["key", "upload", "state"]
+    assert names(transform.apply, inspect.Parameter.KEYWORD_ONLY) == ["params", "hyperparameters"]
+    assert names(transform.apply, inspect.Parameter.VAR_KEYWORD) == ["extra"]
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_upload_transforms_return_uploads(name):
+    """Same shapes and types, zero where nothing is sent, an honest count, a state to carry, determined by the key."""
+    transform, given = TRANSFORMS[name], an_upload()
+    apply = jax.jit(
+        lambda key, upload, state: transform.apply(
+            key, upload, state, params=PARAMS, hyperparameters=NUMBERS, unknown_extra=1
+        )
+    )
+    state = transform.init(PARAMS)
+    result = apply(jax.random.key(0), given, state)
+    assert type(result) is tuple
+    upload, new_state, info = result
+    assert (type(upload), type(info)) == (Upload, TransformInfo)
+    assert avals(upload) == avals(given)
+    assert avals(new_state) == avals(state)
+    assert (info.uploaded.shape, info.uploaded.dtype) == ((), jnp.int32)
+    assert int(info.uploaded) == int(upload.mask.sum()) > 0
+    assert not np.asarray(upload.values)[~np.asarray(upload.mask)].any()
+    assert not (upload.mask & ~given.mask).any()
+    assert same_bits(apply(jax.random.key(0), given, state), result)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_round_attacks_have_one_signature(name):
+    """init(key); step(key, state, view, hyperparameters); reconstruct(key, state, count)."""
+    attack, _ = ATTACKS[name]
+    assert isinstance(attack, RoundAttack)
+    assert list(inspect.signature(attack.init).parameters) == ["key"]
+    assert list(inspect.signature(attack.step).parameters) == ["key", "state", "view", "hyperparameters"]
+    assert list(inspect.signature(attack.reconstruct).parameters) == ["key", "state", "count"]
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_round_attacks_return_contributions(name):
+    """A state to carry, images, labels and mask of one length, pictures in [-1, 1], determined by the key."""
+    attack, hyperparameters = ATTACKS[name]
+    view, step = InsiderView(linear_classifier().init(jax.random.key(0))), jax.jit(attack.step)
+    state = attack.init(jax.random.key(1))
+    result = step(jax.random.key(2), state, view, hyperparameters)
+    assert type(result) is tuple
+    new_state, contribution, info = result
+    assert type(contribution) is Contribution
+    assert avals(new_state) == avals(state)
+    count = contribution.mask.shape[0]
+    assert avals(contribution) == (
+        ((count, *IMAGE_SHAPE), jnp.float32),
+        ((count,), jnp.int32),
+        ((count,), jnp.bool),
+    )
+    assert all(leaf.shape == () and jnp.isfinite(leaf) for leaf in jax.tree.leaves(info))
+    assert same_bits(step(jax.random.key(2), state, view, hyperparameters), result)
+    assert not same_bits(step(jax.random.key(3), state, view, hyperparameters)[0], new_state)
+    images = attack.reconstruct(jax.random.key(4), new_state, 5)
+    assert (images.shape, images.dtype) == ((5, *IMAGE_SHAPE), jnp.float32)
+    assert np.abs(images).max() <= 1
+
+
+IMPORT_PROBE = """
+import builtins, sys
+imported, original = [], builtins.__import__
+def watched(name, globals=None, *arguments, **keywords):
+    if globals and str(globals.get("__name__")).startswith("gan_leak"):
+        imported.append(name.split(".")[0])
+    return original(name, globals, *arguments, **keywords)
+builtins.__import__ = watched
+import importlib
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+print(",".join(sorted(set(imported))), ",".join(name for name in sys.modules if "." not in name))
+"""
+
+
+def modules_of_the_package():
+    root = Path(gan_leak.__file__).parent
+    paths = [path.relative_to(root.parent).with_suffix("") for path in root.rglob("*.py")]
+    return sorted({".".join(path.parts).removesuffix(".__init__") for path in paths})
+
+
+def test_importing_the_package_imports_no_absl_tensorflow_or_matplotlib():
+    """No module asks for one at import time. (optax and flax load absl by themselves.)"""
+    modules = modules_of_the_package()
+    assert {"gan_leak", "gan_leak.attacks.gan", "gan_leak.collaboration.round"} <= set(modules)
+    output = subprocess.run(
+        [sys.executable, "-c", IMPORT_PROBE, *modules],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        cwd=Path(gan_leak.__file__).parents[1],
+    ).stdout.split()
+    imported, loaded = (set(names.split(",")) for names in output)
+    assert {"jax", "numpy", "gan_leak"} <= imported
+    assert not imported & {"absl", "tensorflow", "matplotlib"}
+    assert not loaded & {"tensorflow", "matplotlib"}
