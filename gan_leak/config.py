@@ -83,7 +83,7 @@ class AttackConfig:
         "'active' trains on the fakes as the fake class, 'passive' only watches, 'none' leaves the attack out (Hitaj et "
         "al. 2017, section 9.3).",
     )
-    rounds: int = _field(160, "Rounds of the collaboration; in each, every participant takes one turn (open).")
+    rounds: int = _field(120, "Rounds of the collaboration; in each, every participant takes one turn (open).")
     schedule: str = _field(
         "round_robin",
         "'round_robin' or 'random_order' (turns one after the other) or 'synchronous' (all from the same parameters) "

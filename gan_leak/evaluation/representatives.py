@@ -23,6 +23,7 @@ Representation = Callable[[np.ndarray], np.ndarray]
 
 PRINCIPAL_COMPONENTS = 50
 NEIGHBOURS = 5
+_EDGES_BATCH = 250
 
 DEFINITIONS: Mapping[str, str] = {
     "leakage_score": (
@@ -163,14 +164,19 @@ def edges(images: np.ndarray) -> np.ndarray:
     A slight blur comes first, and the normalisation of a block is soft: the question is which strokes are drawn, and a
     library's hard normalisation would lift the faintest speckle of a dark block to the weight of a stroke.
     """
+    batches = range(0, len(images), _EDGES_BATCH)
+    return np.concatenate([_edges(np.asarray(images[start : start + _EDGES_BATCH], np.float32)) for start in batches])
+
+
+def _edges(images: np.ndarray) -> np.ndarray:
     cells, orientations, softness = 8, 8, 2.0
     scale = images.shape[1] / 32.0
-    grey = gaussian_filter(np.asarray(images, np.float32).mean(axis=-1), (0, scale, scale))
+    grey = gaussian_filter(images.mean(axis=-1), (0, scale, scale))
     down, right = (np.gradient(grey, axis=axis) * 2.0 * scale for axis in (1, 2))
     magnitude = np.hypot(down, right) / scale**2
     angle = np.arctan2(down, right) % np.pi / np.pi * orientations
     # Each gradient votes for the two orientations around its own.
-    offset = (angle[..., None] - np.arange(orientations)) % orientations
+    offset = (angle[..., None] - np.arange(orientations, dtype=np.float32)) % orientations
     votes = magnitude[..., None] * np.maximum(1.0 - np.minimum(offset, orientations - offset), 0.0)
     side = grey.shape[1] // cells
     histograms = votes.reshape(len(grey), cells, side, cells, side, orientations).sum(axis=(2, 4))

@@ -65,11 +65,10 @@ def _max_and_position(images: Array, window: int) -> tuple[Array, Array]:
     position = jnp.zeros(best.shape, jnp.int8)
     for offset in range(1, window * window):
         candidate = windows[:, :, offset // window, :, offset % window]
-        better = candidate > best
+        # A comparison with NaN is false: without the second term, a diverged network would look finite.
+        better = (candidate > best) | jnp.isnan(candidate)
         best = jnp.where(better, candidate, best)
         position = jnp.where(better, jnp.int8(offset), position)
-    # A comparison with NaN is false: without this, a diverged network would look finite.
-    best = jnp.where(jnp.isnan(windows).any(axis=(2, 4)), jnp.nan, best)
     return best, position
 
 
