@@ -68,8 +68,8 @@ class AttackConfig:
         1000, "Most training images of one participant; 0 = all there are (open; the paper uses all of MNIST)."
     )
     judge_samples: int = _field(
-        20000,
-        "Training images set aside for the judge, which no participant ever owns; at most a third of the training set "
+        30000,
+        "Training images set aside for the judge, which no participant ever owns; at most half of the training set "
         "is taken (ours).",
     )
     adversary: int = _field(
@@ -83,7 +83,7 @@ class AttackConfig:
         "'active' trains on the fakes as the fake class, 'passive' only watches, 'none' leaves the attack out (Hitaj et "
         "al. 2017, section 9.3).",
     )
-    rounds: int = _field(120, "Rounds of the collaboration; in each, every participant takes one turn (open).")
+    rounds: int = _field(100, "Rounds of the collaboration; in each, every participant takes one turn (open).")
     schedule: str = _field(
         "round_robin",
         "'round_robin' or 'random_order' (turns one after the other) or 'synchronous' (all from the same parameters) "

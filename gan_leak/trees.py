@@ -17,12 +17,12 @@ def ravel(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
 
 
 def add(left: PyTree, right: PyTree) -> PyTree:
-    """left + right, leaf by leaf."""
+    """Left + right, leaf by leaf."""
     return jax.tree.map(jnp.add, left, right)
 
 
 def subtract(left: PyTree, right: PyTree) -> PyTree:
-    """left - right, leaf by leaf."""
+    """Left - right, leaf by leaf."""
     return jax.tree.map(jnp.subtract, left, right)
 
 
@@ -47,5 +47,5 @@ def stack(trees: list[PyTree]) -> PyTree:
 
 
 def all_finite(tree: PyTree) -> Array:
-    """bool []: True where no leaf holds a NaN or an infinity."""
+    """Bool []: True where no leaf holds a NaN or an infinity."""
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

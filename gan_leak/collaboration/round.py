@@ -115,8 +115,8 @@ def make_round(
     ``synchronous`` runs all participants from the same server state by ``participant_mapping`` ('vmap', 'map', 'loop',
     or 'auto'), which never changes a result beyond float tolerance.
 
-    Raises ValueError for an unknown schedule, aggregation or mapping, for averaging in a sequential schedule, for an attack
-    without an adversary, and, when called, for an adversary that is none of the participants.
+    Raises ValueError for an unknown schedule, aggregation or mapping, for averaging in a sequential schedule, for an
+    attack without an adversary, and, when called, for an adversary that is none of the participants.
     """
     if schedule not in ("round_robin", "random_order", "synchronous"):
         raise ValueError(f"schedule={schedule!r}: allowed are 'round_robin', 'random_order', 'synchronous'")
@@ -234,7 +234,7 @@ def make_rounds(round_fn: RoundFunction, most: int) -> Callable:
     """Builds ``rounds(key, state, data, hyperparameters, count)``: ``count`` <= ``most`` rounds in one traced loop.
 
     Returns the state and RoundInfo with a leading axis of length ``most``, filled up to ``count``. Round r always gets
-    the key ``fold_in(key, r)``, so the results do not depend on how rounds are cut into chunks. ``count`` may be traced.
+    the key ``fold_in(key, r)``, so results do not depend on how rounds are cut into chunks. ``count`` may be traced.
     """
 
     def rounds(

@@ -9,10 +9,10 @@ from gan_leak.types import Array
 
 
 def turn_order(key: Array, schedule: str, participants: int) -> Array:
-    """int32 [P]: the order of the turns of one sequential round.
+    """The order of the turns of one sequential round, int32 [P].
 
-    ``round_robin`` is 0, 1, ..., P-1 in every round; ``random_order`` a fresh permutation. In both, a turn reads and writes
-    the server before the next one begins. Raises ValueError for a schedule without an order.
+    ``round_robin`` is 0, 1, ..., P-1 in every round; ``random_order`` a fresh permutation. In both, a turn reads and
+    writes the server before the next one begins. Raises ValueError for a schedule without an order.
     """
     if schedule == "round_robin":
         return jnp.arange(participants, dtype=jnp.int32)

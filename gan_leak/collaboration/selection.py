@@ -11,12 +11,12 @@ from gan_leak.types import Array, PyTree, TransformInfo, Upload, UploadTransform
 
 
 def fraction_to_count(fraction: Array | float, size: int) -> Array:
-    """int32 []: the whole number of ``size`` coordinates nearest to the fraction, at least one."""
+    """The whole number of ``size`` coordinates nearest to the fraction, at least one."""
     return jnp.clip(jnp.round(jnp.asarray(fraction) * size).astype(jnp.int32), 1, size)
 
 
 def _kth_largest(bits: Array, count: Array) -> Array:
-    """The count-th largest of uint32 values [D], found bit by bit from the highest: exact, and O(D) at a traced count."""
+    """The count-th largest of uint32 values [D], found bit by bit from the highest: exact, O(D), at a traced count."""
 
     def body(step: Array, prefix: Array) -> Array:
         candidate = prefix | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
@@ -63,7 +63,7 @@ def _info(upload: Upload) -> TransformInfo:
 
 
 def largest_fraction() -> UploadTransform:
-    """Keeps the ``upload_fraction`` of largest magnitude, ties included exactly; fraction 1 keeps the update as it is."""
+    """Keeps the ``upload_fraction`` of largest magnitude, in exact number; fraction 1 keeps the update as it is."""
 
     def apply(
         key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any

@@ -39,8 +39,8 @@ def merge_uploads(
 ) -> ServerState:
     """Merges the uploads [P, D] of one synchronous round.
 
-    ``add`` sums them (Shokri and Shmatikov 2015); ``average`` weights them by ``sample_counts`` [P] (McMahan et al. 2017,
-    FederatedAveraging). A coordinate that a participant did not upload counts as no change.
+    ``add`` sums them (Shokri and Shmatikov 2015); ``average`` weights them by ``sample_counts`` [P] (McMahan et al.
+    2017, FederatedAveraging). A coordinate that a participant did not upload counts as no change.
     """
     weights = jnp.ones_like(sample_counts, jnp.float32)
     if aggregation == "average":

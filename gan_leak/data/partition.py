@@ -34,7 +34,7 @@ def parse_participant_classes(text: str, num_classes: int) -> tuple[tuple[int, .
 def split_off_judge_pool(labels: np.ndarray, judge_samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Split the indices of labels [N] into (federation_indices, judge_indices), both sorted, together all of them.
 
-    The judge gets ``judge_samples`` of them, at most a third of all and half of any class, in the proportions of the
+    The judge gets ``judge_samples`` of them, at most half of all and half of any class, in the proportions of the
     classes and evenly spaced within each. No randomness: the pool is the same for every seed, so one judge serves all.
 
     Raises ValueError when ``judge_samples`` is negative.
@@ -43,7 +43,7 @@ def split_off_judge_pool(labels: np.ndarray, judge_samples: int) -> tuple[np.nda
         raise ValueError(f"judge_samples={judge_samples}, expected at least 0")
     labels = np.asarray(labels)
     classes, counts = np.unique(labels, return_counts=True)
-    quotas = np.minimum(_proportional_quotas(counts, min(judge_samples, len(labels) // 3)), counts // 2)
+    quotas = np.minimum(_proportional_quotas(counts, min(judge_samples, len(labels) // 2)), counts // 2)
     is_judge = np.zeros(len(labels), bool)
     for label, count, quota in zip(classes, counts, quotas, strict=True):
         spaced = (2 * np.arange(quota) + 1) * count // (2 * max(quota, 1))

@@ -25,7 +25,7 @@ class PooledConvolutionClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """images [B, H, W, C] -> logits [B, K]."""
+        """Images [B, H, W, C] -> logits [B, K]."""
         features = images
         for channels, pool in self.blocks:
             features = PooledConvolution(channels, kernel_size=5, pool=pool, implementation=self.implementation)(

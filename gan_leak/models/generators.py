@@ -32,7 +32,7 @@ class DCGANGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, latents: Array) -> Array:
-        """latents [B, Z] -> images [B, H, W, C] in [-1, 1]."""
+        """Latents [B, Z] -> images [B, H, W, C] in [-1, 1]."""
         features = self.width * self.image_size // 8
         # On a 1x1 input the first full convolution is a matrix product.
         hidden = nn.Dense(4 * 4 * features, use_bias=False, kernel_init=nn.initializers.normal(0.02))(latents)

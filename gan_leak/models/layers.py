@@ -101,7 +101,7 @@ class PooledConvolution(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """images [B, H, W, C] -> [B, (H-K+1)//pool, (W-K+1)//pool, features]."""
+        """Images [B, H, W, C] -> [B, (H-K+1)//pool, (W-K+1)//pool, features]."""
         channels, size = images.shape[-1], self.kernel_size
         initializer = torch_uniform(size * size * channels)
         kernel = self.param("kernel", initializer, (size, size, channels, self.features))
@@ -118,7 +118,7 @@ class TorchDense(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
-        """inputs [B, F] -> [B, features]."""
+        """Inputs [B, F] -> [B, features]."""
         initializer = torch_uniform(inputs.shape[-1])
         return nn.Dense(self.features, kernel_init=initializer, bias_init=initializer)(inputs)
 
@@ -194,6 +194,6 @@ class UpsampleConvolution(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """images [B, H, W, C] -> [B, 2H, 2W, features]."""
+        """Images [B, H, W, C] -> [B, 2H, 2W, features]."""
         kernel = self.param("kernel", nn.initializers.normal(0.02), (4, 4, images.shape[-1], self.features))
         return upsample_convolve(images, kernel, implementation=self.implementation)

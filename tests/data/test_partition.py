@@ -57,7 +57,7 @@ def test_judge_pool_by_hand():
 def test_judge_pool_guarantees(labels, judge_samples):
     federation, judge = split_off_judge_pool(labels, judge_samples)
     np.testing.assert_array_equal(np.sort(np.concatenate([federation, judge])), np.arange(len(labels)))
-    wanted = min(judge_samples, len(labels) // 3)
+    wanted = min(judge_samples, len(labels) // 2)
     assert len(judge) <= wanted
     counts, taken = np.bincount(labels, minlength=6), np.bincount(labels[judge], minlength=6)
     assert (taken <= counts // 2).all()
