@@ -80,8 +80,8 @@ class AttackConfig:
     )
     attack: str = _field(
         "active",
-        "'active' trains on the fakes as the fake class, 'passive' only watches, 'none' leaves the attack out (Hitaj et "
-        "al. 2017, section 9.3).",
+        "'active' trains on the fakes as the fake class, 'passive' only watches, 'none' leaves the attack out (Hitaj "
+        "et al. 2017, section 9.3).",
     )
     rounds: int = _field(100, "Rounds of the collaboration; in each, every participant takes one turn (open).")
     schedule: str = _field(
@@ -91,8 +91,8 @@ class AttackConfig:
     )
     aggregation: str = _field(
         "add",
-        "How the server merges uploads: 'add' (Shokri and Shmatikov 2015) or 'average', weighted by samples (McMahan et "
-        "al. 2017; synchronous only).",
+        "How the server merges uploads: 'add' (Shokri and Shmatikov 2015) or 'average', weighted by samples (McMahan "
+        "et al. 2017; synchronous only).",
     )
     local_epochs: int = _field(1, "Passes over the local data in one turn (Hitaj et al. 2017, Algorithm 1).")
     batch_size: int = _field(64, "Minibatch size (Hitaj et al. 2017, section 8.4).")
@@ -108,8 +108,8 @@ class AttackConfig:
     )
     upload_criterion: str = _field(
         "largest",
-        "'largest' magnitudes or 'random' among those above the threshold (Shokri and Shmatikov 2015; which one Hitaj et "
-        "al. used without noise is open).",
+        "'largest' magnitudes or 'random' among those above the threshold (Shokri and Shmatikov 2015; which one "
+        "Hitaj et al. used without noise is open).",
     )
     upload_threshold: float = _field(
         0.0, "Magnitude tau that a coordinate must exceed to be uploaded under the criterion 'random'."
@@ -129,7 +129,8 @@ class AttackConfig:
     fakes_per_round: int = _field(500, "Generated images that join the adversary's data each round (open).")
     fake_memory_rounds: int = _field(
         1,
-        "For how many rounds a fake stays in the adversary's data: 1 replaces all fakes each round, more accumulates (open).",
+        "For how many rounds a fake stays in the adversary's data: 1 replaces all fakes each round, more accumulates "
+        "(open).",
     )
     evaluation_interval: int = _field(20, "Rounds between measurements of leakage.")
     evaluation_samples: int = _field(500, "Reconstructions drawn for one measurement of leakage.")

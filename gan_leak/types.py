@@ -61,8 +61,8 @@ class ServerState(NamedTuple):
 class ParticipantState(NamedTuple):
     """What one participant keeps between turns.
 
-    params: its persistent local parameters. optimizer_steps: int32 [], SGD calls so far (drives the learning-rate decay).
-    upload_state: the state of its upload transform.
+    params: its persistent local parameters. optimizer_steps: int32 [], SGD calls so far (drives the learning-rate
+    decay). upload_state: the state of its upload transform.
     """
 
     params: PyTree
@@ -104,8 +104,9 @@ class UploadTransformApply(Protocol):
 class UploadTransform(NamedTuple):
     """What happens to an update between local training and the server: selection, truncation, noise.
 
-    ``init(params) -> state``; ``apply(key, upload, state, *, params, hyperparameters, **extra) -> (upload, state, info)``.
-    ``params`` are the participant's parameters before local training; ``hyperparameters`` holds the traced numbers.
+    ``init(params) -> state``; ``apply(key, upload, state, *, params, hyperparameters, **extra) -> (upload, state,
+    info)``. ``params`` are the participant's parameters before local training; ``hyperparameters`` holds the traced
+    numbers.
     """
 
     init: Callable[[PyTree], PyTree]

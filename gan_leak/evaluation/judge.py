@@ -2,8 +2,8 @@
 
 A plain classifier calls a collapsed, unreadable texture a digit with certainty, so its accuracy on reconstructions says
 little. The judge is of another architecture than the shared model and is trained on images that no participant owns. It
-has one output more than there are classes, "none of them", which it learns on noise, blank and scrambled pictures, and on
-such pictures after they were optimised against it.
+has one output more than there are classes, "none of them", which it learns on noise, blank and scrambled pictures, and
+on such pictures after they were optimised against it.
 """
 
 from __future__ import annotations
@@ -247,8 +247,9 @@ def load_or_train_judge(
 
     test_images: float32 [M, H, W, C], test_labels [M]: where its accuracy is measured.
 
-    The cache (default: ``gan_leak`` below ``$XDG_CACHE_HOME`` or ``~/.cache``) is keyed by the data and the recipe. A cache
-    file that is damaged is made anew; one that cannot be written costs the next run the training again, nothing more.
+    The cache (default: ``gan_leak`` below ``$XDG_CACHE_HOME`` or ``~/.cache``) is keyed by the data and the recipe. A
+    cache file that is damaged is made anew; one that cannot be written costs the next run the training again, nothing
+    more.
     """
     training = training or JudgeTraining()
     key = hashlib.sha256(repr((RECIPE_VERSION, training, num_classes, images.shape)).encode())

@@ -1,11 +1,11 @@
-"""How much of a private class a set of reconstructions gives away, against references of what is much and what is nothing.
+"""How much of a private class reconstructions give away, between references that score one and that score nothing.
 
-The leakage score asks of single pictures whether they are nearer to the private images than what the adversary had before.
-A collapsed texture can fool any one way of looking at a picture, so the score is the worst over views that fail
-differently: nearness in pixels (which a blank image passes), in edges (which a blur of another digit passes in part) and in
-the judge's features (which a picture optimised against it passes), and contrast, whether a picture is nearer to the private
-class than to other classes at all (which none of them passes). Spread over the class is a separate question, answered by
-diversity and coverage.
+The leakage score asks of single pictures whether they are nearer to the private images than what the adversary had
+before. A collapsed texture can fool any one way of looking at a picture, so the score is the worst over views that
+fail differently: nearness in pixels (which a blank image passes), in edges (which a blur of another digit passes in
+part) and in the judge's features (which a picture optimised against it passes), and contrast, whether a picture is
+nearer to the private class than to other classes at all (which none of them passes). Spread over the class is a
+separate question, answered by diversity and coverage.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ _EDGES_BATCH = 250
 
 DEFINITIONS: Mapping[str, str] = {
     "leakage_score": (
-        "In [0, 1]: how near the reconstructions come to the private images of the target class. 0 = no nearer than the "
-        "nearest of what the adversary had before (images of each of its own classes, an untrained generator); 1 = as near "
-        "as fresh real images of the class. The smallest of the four views below."
+        "In [0, 1]: how near the reconstructions come to the private images of the target class. 0 = no nearer than "
+        "the nearest of what the adversary had before (images of each of its own classes, an untrained generator); 1 "
+        "= as near as fresh real images of the class. The smallest of the four views below."
     ),
     "leakage_by_representation": (
-        "Pixels (50 principal components), edges (histograms of oriented gradients after slight blur, 50 components) and "
-        "judge (its features, 50 components): the median distance to the nearest private image, on a linear scale between "
-        "what scores 0 and what scores 1, clipped. Contrast: (o - p) / max(o, p), with p the distance to the nearest "
-        "private image and o that to the nearest real image of another class, on pixels; the median, on the same scale, "
-        "where 0 is at least o = p."
+        "Pixels (50 principal components), edges (histograms of oriented gradients after slight blur, 50 components) "
+        "and judge (its features, 50 components): the median distance to the nearest private image, on a linear scale "
+        "between what scores 0 and what scores 1, clipped. Contrast: (o - p) / max(o, p), with p the distance to the "
+        "nearest private image and o that to the nearest real image of another class, on pixels; the median, on the "
+        "same scale, where 0 is at least o = p."
     ),
     "judge_accuracy": (
         "Share of reconstructions in which a classifier that no participant trained sees the target class. It knows an "
         "answer 'none of them'. Alone it proves nothing: a picture can be optimised against any classifier."
     ),
     "nearest_neighbour_share": (
-        "Share of reconstructions whose 5 nearest real images over all classes, on pixels, are mostly of the target class."
+        "Share of reconstructions whose 5 nearest real images over all classes, on pixels, are mostly of the target "
+        "class."
     ),
     "l1_to_nearest": "Mean absolute difference per pixel to the nearest private image (images span [-1, 1]).",
     "ssim_to_nearest": "Mean structural similarity to that image.",
@@ -52,9 +53,9 @@ DEFINITIONS: Mapping[str, str] = {
         "pixels (Naeem et al. 2020). Fresh real images do not reach 1 either."
     ),
     "diversity": (
-        "How different the reconstructions are from each other, relative to as many real images: the smaller of the ratios "
-        "of mean pairwise distance (one blurred picture scores 0) and of median distance to the nearest other (a few "
-        "repeated pictures score 0), on pixels. It is meaningless where the leakage score is low."
+        "How different the reconstructions are from each other, relative to as many real images: the smaller of the "
+        "ratios of mean pairwise distance (one blurred picture scores 0) and of median distance to the nearest other "
+        "(a few repeated pictures score 0), on pixels. It is meaningless where the leakage score is low."
     ),
 }
 
@@ -159,7 +160,7 @@ def measure_leakage(references: References, images: np.ndarray) -> Leakage:
 
 
 def edges(images: np.ndarray) -> np.ndarray:
-    """Histograms of oriented gradients [M, F] of images [M, H, W, C] (Dalal and Triggs 2005): 8x8 cells at any image size.
+    """Histograms of oriented gradients [M, F] of images [M, H, W, C] in 8x8 cells (Dalal and Triggs 2005).
 
     A slight blur comes first, and the normalisation of a block is soft: the question is which strokes are drawn, and a
     library's hard normalisation would lift the faintest speckle of a dark block to the weight of a stroke.

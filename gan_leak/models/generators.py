@@ -1,4 +1,4 @@
-"""The DCGAN generators of Hitaj et al. 2017, section 8.3: depth from the image size, as in the Torch codes they name."""
+"""The DCGAN generators of Hitaj et al. 2017, section 8.3: as deep as the image size asks, as in the codes they name."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """Torch7's default initialisation of weights and biases, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) (nn/Linear.lua, reset)."""
+    """Torch7's default initialisation, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases (nn/Linear.lua)."""
     bound = 1.0 / math.sqrt(fan_in)
 
     def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
@@ -170,7 +170,8 @@ def _upsample_forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array,
 
 
 def _upsample_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    # The derived gradient of the overlap-add writes sixteen padded copies of the products; it is patches of the gradient.
+    # The derived gradient of the overlap-add writes sixteen padded copies of the products; it is patches of the
+    # gradient.
     images, kernel = residuals
     _, height, width, channels = images.shape
     padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
