@@ -15,8 +15,16 @@ hypothesis.settings.load_profile("repeatable")
 
 @pytest.fixture(scope="session", autouse=True)
 def _session_cache(tmp_path_factory):
-    """Judges are cached for this session only; GAN_LEAK_TEST_CACHE names a directory that outlives it."""
+    """Judges and compiled programs are kept for this session; GAN_LEAK_TEST_CACHE names a directory that outlives it."""
+    directory = os.environ.get("GAN_LEAK_TEST_CACHE") or str(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
-        kept = os.environ.get("GAN_LEAK_TEST_CACHE")
-        patch.setenv("XDG_CACHE_HOME", kept or str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", directory)
+        # Runs that differ in nothing but their directory share their programs, in this process and in those it starts.
+        for name, value in {
+            "JAX_COMPILATION_CACHE_DIR": f"{directory}/jax",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        }.items():
+            patch.setenv(name, value)
+        jax.config.update("jax_compilation_cache_dir", f"{directory}/jax")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         yield

@@ -159,7 +159,7 @@ def _sequential_round(
         key_order, key_turns = jax.random.split(key)
         order = turn_order(key_order, schedule, data.sizes.shape[0])
 
-        def turn(carry: tuple, participant: Array) -> tuple:
+        def turn(carry: tuple, participant: Array) -> tuple[tuple, PyTree]:
             server, participants, attack_state = carry
             key_download, key_attack, key_train = _turn_keys(key_turns, participant)
             own = trees.take(participants, participant)
@@ -176,12 +176,12 @@ def _sequential_round(
             return (server, trees.put(participants, participant, own), attack_state), (info, attack_info)
 
         carry = (state.server, state.participants, state.attack)
-        (server, participants, attack_state), (turns, attack_infos) = jax.lax.scan(turn, carry, order)
-        by_participant = trees.take((turns, attack_infos), jnp.argsort(order))
-        attack_info = () if adversary is None else trees.take(by_participant[1], adversary)
+        (server, participants, attack_state), infos = jax.lax.scan(turn, carry, order)
+        turns, attack_infos = trees.take(infos, jnp.argsort(order))
+        attack_info = () if adversary is None else trees.take(attack_infos, adversary)
         return (
             FederationState(server, participants, attack_state, state.round + 1),
-            RoundInfo(by_participant[0], attack_info),
+            RoundInfo(turns, attack_info),
         )
 
     return round_fn
@@ -209,7 +209,7 @@ def _synchronous_round(
             return train(key_train, own, downloaded, local_data(data, participant), hyperparameters)
 
         honest = np.array([index for index in range(participants) if index != adversary], np.int32)
-        order = np.argsort(np.append(honest, [] if adversary is None else adversary)).astype(np.int32)
+        order = jnp.asarray(np.argsort(np.append(honest, [] if adversary is None else adversary)))
         results = _map_participants(honest_turn, mapping, jnp.asarray(honest))
         attack_state, attack_info = state.attack, ()
         if attack is not None and adversary is not None:

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -23,7 +24,7 @@ import numpy as np
 import optax
 
 from gan_leak.models.layers import convolve, max_pool
-from gan_leak.types import Array, Model, PyTree
+from gan_leak.types import Array, PyTree
 
 # Raised whenever training changes, so that a judge of another recipe is not taken from the cache.
 RECIPE_VERSION = 1
@@ -65,11 +66,11 @@ class _JudgeNetwork(nn.Module):
     def __call__(self, images: Array) -> tuple[Array, Array]:
         """Images [B, H, W, C] -> (logits [B, K + 1], features [B, 128])."""
         hidden = _blocks(images, images.shape[1] // 16)
-        for features in (32, 96):
+        for width in (32, 96):
             hidden = jnp.pad(hidden, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            hidden = nn.Conv(features, (3, 3), padding="VALID", use_bias=False, conv_general_dilated=_convolve)(hidden)
+            hidden = nn.Conv(width, (3, 3), padding="VALID", use_bias=False, conv_general_dilated=_convolve)(hidden)
             # A bias commutes with the maximum: after it, there is a quarter of the work.
-            bias = self.param(f"bias_{features}", nn.initializers.zeros, (features,))
+            bias = self.param(f"bias_{width}", nn.initializers.zeros, (width,))
             hidden = nn.relu(max_pool(hidden, 2) + bias[None, None, None])
         features = nn.relu(nn.Dense(128)(hidden.reshape(hidden.shape[0], -1)))
         return nn.Dense(self.num_outputs)(features), features
@@ -86,10 +87,10 @@ def _blocks(images: Array, size: int) -> Array:
     return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // size, width // size, -1)
 
 
-def network(num_classes: int, image_shape: tuple[int, int, int]) -> Model:
-    """The judge's network; ``apply`` returns (logits [B, K + 1], features [B, 128])."""
+def network(num_classes: int, image_shape: tuple[int, ...]) -> tuple[Callable, Callable]:
+    """The judge's network: ``init(key) -> params`` and ``apply(params, images) -> (logits [B, K + 1], features)``."""
     module = _JudgeNetwork(num_classes + 1)
-    return Model(
+    return (
         lambda key: module.init(key, jnp.zeros((1, *image_shape)))["params"],
         lambda params, images: module.apply({"params": params}, images),
     )
@@ -107,11 +108,9 @@ def judge_features(judge: Judge, images: np.ndarray | Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _apply(params: PyTree, images: Array, num_classes: int) -> tuple[Array, Array]:
-    model = network(num_classes, images.shape[1:])
+    _, apply = network(num_classes, images.shape[1:])
     # In batches, because patches take many times the memory of the images.
-    return jax.lax.map(
-        lambda image: jax.tree.map(lambda x: x[0], model.apply(params, image[None])), images, batch_size=250
-    )
+    return jax.lax.map(lambda image: jax.tree.map(lambda x: x[0], apply(params, image[None])), images, batch_size=250)
 
 
 def judge_accuracy(judge: Judge, images: np.ndarray | Array, labels: np.ndarray | Array | int) -> float:
@@ -193,7 +192,7 @@ def train_judge(images: np.ndarray, labels: np.ndarray, num_classes: int, traini
     climbs the judge's loss by the input gradient that each training step yields anyway (Shafahi et al. 2019), and a
     share of it is replaced in each step, so that it is met at every age from untouched to strongly optimised.
     """
-    model = network(num_classes, images.shape[1:])
+    init, apply = network(num_classes, images.shape[1:])
     batch_size = min(training.batch_size, len(images))
     steps_per_epoch = len(images) // batch_size
     epochs = max(training.epochs, -(-training.least_steps // steps_per_epoch))
@@ -201,7 +200,7 @@ def train_judge(images: np.ndarray, labels: np.ndarray, num_classes: int, traini
 
     def loss(params: PyTree, none: Array, real: Array, targets: Array) -> Array:
         targets = jnp.concatenate([targets, jnp.full(len(none), num_classes)])
-        logits, _ = model.apply(params, jnp.concatenate([real, none]))
+        logits, _ = apply(params, jnp.concatenate([real, none]))
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, targets))
 
     def step(index: Array, carry: tuple, order: Array, key: Array, data: tuple) -> tuple:
@@ -226,7 +225,7 @@ def train_judge(images: np.ndarray, labels: np.ndarray, num_classes: int, traini
 
     key_init, key_garbage, key_epochs = jax.random.split(jax.random.key(RECIPE_VERSION), 3)
     data = (jnp.asarray(images), jnp.asarray(labels))
-    params = model.init(key_init)
+    params = init(key_init)
     carry = (params, optimizer.init(params), garbage(key_garbage, _to_float(data[0][: training.garbage_per_batch])))
     for index in range(epochs):
         carry = epoch(jax.random.fold_in(key_epochs, index), carry, data)

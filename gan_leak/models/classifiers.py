@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -43,7 +44,7 @@ def as_model(module: nn.Module, example_shape: tuple[int, ...]) -> Model:
         return module.init(key, jnp.zeros((1, *example_shape)))["params"]
 
     def apply(params: dict, inputs: Array) -> Array:
-        return module.apply({"params": params}, inputs)
+        return cast(Array, module.apply({"params": params}, inputs))
 
     return Model(init, apply)
 

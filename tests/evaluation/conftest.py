@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gan_leak import data, models
+from gan_leak.config import AttackConfig
 from gan_leak.evaluation.judge import load_or_train_judge
 
 
@@ -22,24 +23,30 @@ def mnist_test(mnist):
 
 
 @pytest.fixture(scope="session")
-def mnist_judge(mnist, mnist_test):
+def judge_pool(mnist):
+    """Indices of the training images that a default run keeps from the participants."""
+    return data.split_off_judge_pool(mnist.train_labels, AttackConfig().judge_samples)[1]
+
+
+@pytest.fixture(scope="session")
+def mnist_judge(mnist, mnist_test, judge_pool):
     """The judge of a default run; about a minute to train unless the cache below $XDG_CACHE_HOME has it."""
-    _, pool = data.split_off_judge_pool(mnist.train_labels, 20_000)
     return load_or_train_judge(
-        data.to_float(mnist.train_images[pool]), mnist.train_labels[pool], *mnist_test, num_classes=10
+        mnist.train_images[judge_pool], mnist.train_labels[judge_pool], *mnist_test, num_classes=10
     )
 
 
 @pytest.fixture(scope="session")
-def draw_untrained():
-    """Images [count, 32, 32, 1] of a DCGAN generator that was never trained."""
+def untrained():
+    """Two sets [500, 32, 32, 1] of images, each of another DCGAN generator that was never trained."""
+    generator = models.dcgan_generator()
 
-    def draw(seed, count):
-        generator = models.dcgan_generator()
-        key_init, key_samples = jax.random.split(jax.random.key(seed))
-        return np.asarray(models.sample_images(generator, generator.init(key_init), key_samples, count, 100))
+    @jax.jit
+    def draw(key):
+        key_init, key_samples = jax.random.split(key)
+        return models.sample_images(generator, generator.init(key_init), key_samples, 500, 100)
 
-    return draw
+    return [np.asarray(draw(jax.random.key(seed))) for seed in (0, 9)]
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,10 @@ def _mean(images, count=2):
 
 
 @pytest.fixture(scope="module")
-def sets(mnist, mnist_test, draw_untrained):
+def sets(mnist, mnist_test, judge_pool, untrained):
     """Who has which images, as in a default run, and real images of every class that nobody has."""
-    federation, pool = data.split_off_judge_pool(mnist.train_labels, 20_000)
+    federation = np.setdiff1d(np.arange(len(mnist.train_labels)), judge_pool)
+    gallery = judge_pool[:: len(judge_pool) // 4000][:4000]
     images, labels = mnist.train_images, mnist.train_labels
     threes = mnist_test[0][mnist_test[1] == TARGET]
     own = {f"own {c}": data.to_float(images[federation[labels[federation] == c][:300]]) for c in range(5, 10)}
@@ -42,9 +43,9 @@ def sets(mnist, mnist_test, draw_untrained):
         "private": data.to_float(images[federation[labels[federation] == TARGET][:500]]),
         "fresh": threes[::2],
         "held out": threes[1::2],
-        "gallery": data.to_float(images[pool[::5]]),
-        "gallery labels": labels[pool[::5]],
-        "prior": own | {"untrained": draw_untrained(0, 500)},
+        "gallery": data.to_float(images[gallery]),
+        "gallery labels": labels[gallery],
+        "prior": own | {"untrained": untrained[0]},
         "digits": {c: mnist_test[0][mnist_test[1] == c][:150] for c in range(10)},
     }
 
@@ -156,9 +157,9 @@ def test_the_mean_of_all_images_scores_nothing(leakage, sets):
     assert leakage(_mean(sets["gallery"])).leakage_score <= 0.1
 
 
-def test_an_untrained_generator_scores_nothing(leakage, draw_untrained):
+def test_an_untrained_generator_scores_nothing(leakage, untrained):
     """Another one than that of the references."""
-    assert leakage(draw_untrained(9, 100)).leakage_score <= 0.1
+    assert leakage(untrained[1][:100]).leakage_score <= 0.1
 
 
 @pytest.mark.parametrize("start", ["noise", "almost blank", "own digits"])
@@ -293,7 +294,7 @@ def test_coverage_of_a_case_worked_out_by_hand():
 def test_neighbours_of_real_images_are_of_their_class(leakage, sets):
     """On most real threes, and on hardly any real image of another class."""
     assert leakage(sets["held out"]).nearest_neighbour_share > 0.85
-    others = np.concatenate([images for c, images in sets["digits"].items() if c != TARGET])
+    others = np.concatenate([images[:40] for c, images in sets["digits"].items() if c != TARGET])
     assert leakage(others).nearest_neighbour_share < 0.05
 
 
@@ -324,12 +325,18 @@ def small():
     }
 
 
+@pytest.fixture(scope="module")
+def small_references(small):
+    """Built with as few images as are allowed."""
+    return build_references(**{**small, "private": small["private"][:6], "fresh": small["fresh"][:6]})
+
+
 @pytest.mark.parametrize("name", ["private", "fresh"])
-def test_too_few_images_are_refused(small, name):
+def test_too_few_images_are_refused(small, small_references, name):
     """Six are needed for five neighbours; five are refused by name and number."""
     with pytest.raises(ValueError, match=f"{name} images of class 1: 5, at least 6"):
         build_references(**{**small, name: small[name][:5]})
-    assert build_references(**{**small, name: small[name][:6]}).target_class == 1
+    assert len(getattr(small_references, name)) == 6
 
 
 def test_an_empty_prior_is_refused(small):
@@ -339,38 +346,28 @@ def test_an_empty_prior_is_refused(small):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_pictures_that_are_not_finite_are_refused(small, bad):
+def test_pictures_that_are_not_finite_are_refused(small, small_references, bad):
     """One pixel of one picture is enough."""
     pictures = small["fresh"].copy()
     pictures[3, 4, 5, 0] = bad
     with pytest.raises(ValueError, match="finite"):
-        measure_leakage(build_references(**small), pictures)
+        measure_leakage(small_references, pictures)
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_pictures_are_refused(small, count):
+def test_fewer_than_two_pictures_are_refused(small, small_references, count):
     """One has no diversity; two are enough."""
-    references = build_references(**small)
     with pytest.raises(ValueError, match="at least 2"):
-        measure_leakage(references, small["fresh"][:count])
-    assert measure_leakage(references, small["fresh"][:2]).leakage_score <= 1
+        measure_leakage(small_references, small["fresh"][:count])
+    assert 0 <= measure_leakage(small_references, small["fresh"][:2]).leakage_score <= 1
 
 
-def test_a_view_in_which_the_prior_is_as_near_as_fresh_images_scores_nothing(small):
-    """If the adversary had as much before, even copies of the private images are no leakage."""
-    references = build_references(**{**small, "prior": {"own": small["fresh"]}})
+def test_where_a_prior_is_as_near_as_fresh_images_nothing_scores(small):
+    """If the adversary had as much before, among other things, even copies of the private images are no leakage."""
+    references = build_references(**{**small, "prior": {"all": small["fresh"], **small["prior"]}})
     result = measure_leakage(references, small["private"])
     assert result.leakage_score == 0
     assert all(result.leakage_by_representation[view] == 0 for view in ("pixels", "edges", "judge"))
-
-
-def test_the_nearest_of_several_priors_sets_the_zero(references, sets, small):
-    """A prior of private images leaves nothing to leak, whatever stands beside it."""
-    result = measure_leakage(
-        build_references(**{**small, "prior": {"own": small["prior"]["own"], "all": small["private"]}}),
-        small["private"],
-    )
-    assert result.leakage_score == 0
 
 
 # Edges
@@ -414,4 +411,4 @@ def test_edges_do_not_change_with_a_constant_and_little_with_faint_speckle(sets)
     images = gaussian_filter(sets["held out"][:40], (0, 0.5, 0.5, 0))
     assert np.max(_apart(edges(images), edges(images + 0.3))) < 1e-3
     speckled = images + 0.05 * _random(7).normal(size=images.shape).astype(np.float32)
-    assert np.max(_apart(edges(images), edges(speckled))) < 0.15
+    assert np.max(_apart(edges(images), edges(speckled))) < 0.25
