@@ -1,1 +1,41 @@
+"""How much private training data leaks out of collaborative deep learning, measured in JAX.
+
+The public names load what they need when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "AttackConfig": "gan_leak.config",
+    "GanAttackHyperParameters": "gan_leak.attacks",
+    "RoundHyperParameters": "gan_leak.collaboration",
+    "build_references": "gan_leak.evaluation.representatives",
+    "classifier_for": "gan_leak.models",
+    "dcgan_generator": "gan_leak.models",
+    "gan_attack": "gan_leak.attacks",
+    "init_federation": "gan_leak.collaboration",
+    "load": "gan_leak.data",
+    "load_or_train_judge": "gan_leak.evaluation.judge",
+    "make_round": "gan_leak.collaboration",
+    "make_rounds": "gan_leak.collaboration",
+    "measure_leakage": "gan_leak.evaluation.representatives",
+    "partition": "gan_leak.data",
+    "selective_upload": "gan_leak.collaboration",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'gan_leak' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

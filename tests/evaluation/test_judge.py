@@ -49,7 +49,8 @@ def trainings(monkeypatch):
     made = []
 
     def train(images, labels, num_classes, training):
-        made.append(network(num_classes, images.shape[1:]).init(jax.random.key(len(made))))
+        init, _ = network(num_classes, images.shape[1:])
+        made.append(init(jax.random.key(len(made))))
         return made[-1]
 
     monkeypatch.setattr(judge_module, "train_judge", train)
@@ -300,8 +301,8 @@ def test_batches_do_not_matter(mnist_judge, mnist_test):
 @pytest.mark.parametrize("shape", [(32, 32, 1), (64, 64, 1), (32, 32, 3)])
 def test_any_image_size_and_number_of_channels_has_a_judge(shape):
     """One more logit than classes, 128 features."""
-    model = network(7, shape)
-    logits, features = model.apply(model.init(jax.random.key(0)), jnp.zeros((2, *shape)))
+    init, apply = network(7, shape)
+    logits, features = apply(init(jax.random.key(0)), jnp.zeros((2, *shape)))
     assert logits.shape == (2, 8)
     assert features.shape == (2, 128)
 

@@ -1,0 +1,30 @@
+"""What the README shows works as shown."""
+
+import pathlib
+import re
+
+from gan_leak.config import AttackConfig
+
+README = pathlib.Path("README.md").read_text()
+
+
+def test_the_library_example_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown] == ["1.0", "0.1"]
+    assert "[105707 105707]" in shown[0]
+    assert "[10571 10571]" in shown[1]
+
+
+def test_every_flag_and_preset_that_it_names_exists():
+    flags = {*AttackConfig.__dataclass_fields__, "workdir", "resume", "preset", "help"}
+    assert set(re.findall(r"`?--([a-z_]+)", README)) <= flags
+    for preset in re.findall(r"--preset=([a-z0-9]+)", README):
+        assert pathlib.Path(f"experiments/presets/{preset}.flags").exists()
+
+
+def test_every_picture_that_it_shows_exists():
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    assert pictures
+    assert all(pathlib.Path(picture).exists() for picture in pictures)
