@@ -27,7 +27,7 @@ def test_the_presets_of_the_paper_are_there():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_runs_in_a_shortened_form(preset, mnist_judge, tmp_path):
+def test_every_preset_runs_in_a_shortened_form(preset, tmp_path):
     done = run_binary(f"--preset={preset}", *SHORT, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
