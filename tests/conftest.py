@@ -15,7 +15,7 @@ hypothesis.settings.load_profile("repeatable")
 
 @pytest.fixture(scope="session", autouse=True)
 def _session_cache(tmp_path_factory):
-    """Judges and compiled programs are kept for this session; GAN_LEAK_TEST_CACHE names a directory that outlives it."""
+    """Judges and compiled programs live as long as the session; GAN_LEAK_TEST_CACHE names a directory to keep them."""
     directory = os.environ.get("GAN_LEAK_TEST_CACHE") or str(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", directory)

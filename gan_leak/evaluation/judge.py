@@ -191,7 +191,11 @@ def train_judge(images: np.ndarray, labels: np.ndarray, num_classes: int, traini
     Beside distorted, noisy real images every batch holds garbage labelled "none of them". The garbage persists: it
     climbs the judge's loss by the input gradient that each training step yields anyway (Shafahi et al. 2019), and a
     share of it is replaced in each step, so that it is met at every age from untouched to strongly optimised.
+
+    Raises ValueError if the images are not uint8.
     """
+    if images.dtype != np.uint8:
+        raise ValueError(f"images.dtype={images.dtype}: expected uint8")
     init, apply = network(num_classes, images.shape[1:])
     batch_size = min(training.batch_size, len(images))
     steps_per_epoch = len(images) // batch_size
@@ -269,9 +273,10 @@ def _default_cache() -> pathlib.Path:
 
 
 def _read_cache(path: pathlib.Path) -> PyTree | None:
-    if not path.is_file():
+    try:
+        digest, _, payload = path.read_bytes().partition(b"\n")
+    except OSError:
         return None
-    digest, _, payload = path.read_bytes().partition(b"\n")
     if hashlib.sha256(payload).hexdigest().encode() != digest:
         return None
     return flax.serialization.msgpack_restore(payload)

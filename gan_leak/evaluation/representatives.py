@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import eigh
 from scipy.ndimage import gaussian_filter
 
 from gan_leak.evaluation.fidelity import euclidean_distances, flatten, nearest_by_l1, structural_similarity
@@ -190,8 +191,10 @@ def _edges(images: np.ndarray) -> np.ndarray:
 def _principal_components(represent: Representation, gallery: np.ndarray) -> Representation:
     features = represent(gallery)
     mean = features.mean(axis=0)
-    _, vectors = np.linalg.eigh((features - mean).T @ (features - mean))
-    components = vectors[:, ::-1][:, :PRINCIPAL_COMPONENTS]
+    covariance = (features - mean).T @ (features - mean)
+    largest = (max(0, len(covariance) - PRINCIPAL_COMPONENTS), len(covariance) - 1)
+    _, components = eigh(covariance, subset_by_index=largest)
+    components = components[:, ::-1]
     return lambda images: (represent(images) - mean) @ components
 
 
@@ -229,8 +232,15 @@ def _spread(features: np.ndarray) -> tuple[float, float]:
 def _diversity(features: np.ndarray, fresh: np.ndarray) -> float:
     # Distances to the nearest other shrink with the number of pictures: both sides get the same number.
     count = min(len(features), len(fresh))
-    ratios = (ours / real for ours, real in zip(_spread(features[:count]), _spread(fresh[:count]), strict=True))
+    spreads = (_spread(_thin(vectors, count)) for vectors in (features, fresh))
+    ratios = (ours / real for ours, real in zip(*spreads, strict=True))
     return float(min(ratios))
+
+
+def _thin(features: np.ndarray, count: int) -> np.ndarray:
+    """Evenly spaced rows of the features in the order of their first component: no matter in which order they come."""
+    chosen = np.linspace(0, len(features) - 1, count).round().astype(int)
+    return features[np.argsort(features[:, 0], kind="stable")[chosen]]
 
 
 def _coverage(private: np.ndarray, features: np.ndarray) -> float:

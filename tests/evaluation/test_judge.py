@@ -330,3 +330,9 @@ def test_shuffled_blocks_are_the_blocks_of_the_image(mnist_test):
 
     assert all(blocks(image) == blocks(shuffle) for image, shuffle in zip(images, shuffled, strict=True))
     assert np.mean(np.any(images != shuffled, axis=(1, 2, 3))) > 0.95
+
+
+def test_float_images_are_refused_rather_than_scaled_twice(tiny):
+    images, labels, *_ = tiny
+    with pytest.raises(ValueError, match="uint8"):
+        train_judge(data.to_float(images), labels, 2, TINY)
