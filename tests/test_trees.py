@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference.small import same_bits
 
 from gan_leak import trees
+from reference.small import same_bits
 
 LEFT = {"a": jnp.arange(6.0).reshape(2, 3), "b": (jnp.array([1, 2], jnp.int32),)}
 RIGHT = {"a": jnp.full((2, 3), 0.5), "b": (jnp.array([3, 5], jnp.int32),)}

@@ -9,6 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import gan_leak
+from gan_leak.attacks import GanAttackHyperParameters, gan_attack
+from gan_leak.collaboration import RoundHyperParameters, selective_upload
+from gan_leak.collaboration.selection import chain, largest_fraction, random_above_threshold, truncate
+from gan_leak.types import Contribution, InsiderView, RoundAttack, TransformInfo, Upload, UploadTransform
 from reference.small import (
     FAKE_CLASS,
     IMAGE_SHAPE,
@@ -16,12 +22,6 @@ from reference.small import (
     linear_generator,
     same_bits,
 )
-
-import gan_leak
-from gan_leak.attacks import GanAttackHyperParameters, gan_attack
-from gan_leak.collaboration import RoundHyperParameters, selective_upload
-from gan_leak.collaboration.selection import chain, largest_fraction, random_above_threshold, truncate
-from gan_leak.types import Contribution, InsiderView, RoundAttack, TransformInfo, Upload, UploadTransform
 
 # A new transform or attack is added here and has to pass the whole page.
 TRANSFORMS = {

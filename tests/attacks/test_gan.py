@@ -7,6 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
+from gan_leak.attacks import GanAttackHyperParameters, gan_attack
+from gan_leak.models import sample_latents
+from gan_leak.types import InsiderView
 from reference.small import (
     CLASSES,
     FAKE_CLASS,
@@ -16,10 +20,6 @@ from reference.small import (
     linear_generator,
     same_bits,
 )
-
-from gan_leak.attacks import GanAttackHyperParameters, gan_attack
-from gan_leak.models import sample_latents
-from gan_leak.types import InsiderView
 
 CLASSIFIER, GENERATOR = linear_classifier(), linear_generator()
 TARGET = 2

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import federation
-from reference.small import CLASSES, IMAGE_SHAPE, largest_difference, linear_classifier, same_bits
 
 from gan_leak import trees
 from gan_leak.collaboration import RoundHyperParameters, selective_upload
@@ -20,6 +18,8 @@ from gan_leak.collaboration.participant import (
     train_and_upload,
 )
 from gan_leak.types import Contribution, LocalData
+from reference import federation
+from reference.small import CLASSES, IMAGE_SHAPE, largest_difference, linear_classifier, same_bits
 
 MODEL = linear_classifier()
 # Real samples of an adversary are not the first ones: its fakes follow its padding.

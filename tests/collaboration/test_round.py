@@ -6,15 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference.small import (
-    FAKE_CLASS,
-    IMAGE_SHAPE,
-    federation_data,
-    largest_difference,
-    linear_classifier,
-    linear_generator,
-    same_bits,
-)
 
 from gan_leak import trees
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
@@ -30,6 +21,15 @@ from gan_leak.collaboration.round import _turn_keys, local_data
 from gan_leak.collaboration.schedule import turn_order
 from gan_leak.collaboration.server import add_upload, download
 from gan_leak.types import InsiderView
+from reference.small import (
+    FAKE_CLASS,
+    IMAGE_SHAPE,
+    federation_data,
+    largest_difference,
+    linear_classifier,
+    linear_generator,
+    same_bits,
+)
 
 SIZES = (7, 0, 4)
 DATA = federation_data(SIZES)

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference.federation import Federation, Settings, Turn
-from reference.small import CLASSES, federation_data, linear_classifier
 
 from gan_leak import trees
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, selective_upload
 from gan_leak.collaboration.selection import chain
 from gan_leak.types import TransformInfo, UploadTransform
+from reference.federation import Federation, Settings, Turn
+from reference.small import CLASSES, federation_data, linear_classifier
 
 SIZES = (7, 0, 4)
 DATA = federation_data(SIZES)

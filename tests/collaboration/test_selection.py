@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from reference.selection import is_some_choice_above, is_some_largest, largest_mask, truncated
-from reference.small import same_bits
 
 from gan_leak.collaboration import RoundHyperParameters, selective_upload
 from gan_leak.collaboration.selection import (
@@ -24,6 +22,8 @@ from gan_leak.collaboration.selection import (
     truncate,
 )
 from gan_leak.types import TransformInfo, Upload, UploadTransform
+from reference.selection import is_some_choice_above, is_some_largest, largest_mask, truncated
+from reference.small import same_bits
 
 SIZE = 24
 HEAVY_TIES = st.sampled_from([0.0, 1e-40, 1e-3, 1.0, 1.0000001, 3e38, math.inf])

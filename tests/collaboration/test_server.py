@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from reference.selection import is_some_largest
-from reference.small import same_bits
 
 from gan_leak.collaboration.schedule import turn_order
 from gan_leak.collaboration.server import add_upload, download, init_server, merge_uploads
 from gan_leak.types import ServerState, Upload
+from reference.selection import is_some_largest
+from reference.small import same_bits
 
 COUNTS = np.array([0, 3, 1, 3, 0, 2, 3, 1, 0, 0], np.float32)
 

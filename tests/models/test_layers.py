@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import layers as twin
-from reference.small import largest_difference
 
 from gan_leak.models.layers import (
     IMPLEMENTATIONS,
@@ -17,6 +15,8 @@ from gan_leak.models.layers import (
     max_pool,
     upsample_convolve,
 )
+from reference import layers as twin
+from reference.small import largest_difference
 
 
 def normal(*shape, seed=0):

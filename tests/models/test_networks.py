@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from reference.small import largest_difference, same_bits
 
 from gan_leak.models import (
     LATENT_SIZE,
@@ -21,6 +20,7 @@ from gan_leak.models import (
     sample_latents,
 )
 from gan_leak.types import Model
+from reference.small import largest_difference, same_bits
 
 
 @functools.cache

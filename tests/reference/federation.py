@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+
 from reference.selection import (
     count_of_fraction,
     indices_of_largest,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from reference import federation, layers, selection
 
 SETTINGS = federation.Settings(0.1, 0.5, 1.0, 1.0, "largest", 0.0, np.inf, 1.0, 1, 2, 3)
