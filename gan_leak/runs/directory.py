@@ -1,0 +1,283 @@
+"""The directory of one run: what reproduces it (config.json), what it measured (metrics.jsonl), and its lock.
+
+Nothing in it is ever half written: files are replaced atomically, and a line that a crash tore is dropped on resume.
+Only one process at a time holds a run directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import uuid
+from typing import Any, NamedTuple
+
+import jax
+
+import gan_leak
+from gan_leak.config import to_json
+
+CONFIG_NAME = "config.json"
+METRICS_NAME = "metrics.jsonl"
+LOCK_NAME = "lock"
+_DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+_SHOWN_DIFFERENCES = 4
+
+
+class RunDirectory(NamedTuple):
+    """A run directory that this process holds locked until ``close_run`` or its end.
+
+    resumed: whether the directory already held a run. differences: what has changed since that run began (versions,
+    backend, devices, cores), one readable line each; a resumed run is bit-identical only where there are none.
+    """
+
+    path: pathlib.Path
+    resumed: bool
+    differences: tuple[str, ...]
+    lock_descriptor: int
+
+
+def write_atomic(path: pathlib.Path, data: bytes) -> None:
+    """Replaces the file at once and durably: a reader, or a crash at any time, sees the old bytes or the new ones.
+
+    Raises OSError if the directory cannot be written; nothing is left behind then.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: pathlib.Path) -> None:
+    """Makes the names in a directory durable, as fsync makes the bytes of a file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_run(workdir: pathlib.Path, config: Any, *, resume: bool) -> RunDirectory:
+    """Creates the directory of a new run, or takes up the one of the same configuration, and locks it.
+
+    ``resume`` with a directory that is missing or empty starts anew, so that one command line serves every start.
+    A metrics line that a crash tore is dropped.
+
+    Raises ValueError if the directory holds a run of another configuration, or the same and ``resume`` is False; if it
+    holds other files or an unreadable config.json; if another process has it; if it cannot be written.
+    """
+    descriptor = None
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _check_ours(workdir)
+        descriptor = _lock(workdir)
+        run = _begin_or_take_up(workdir, config, resume, descriptor)
+    except BaseException as error:
+        if descriptor is not None:
+            os.close(descriptor)
+        if isinstance(error, OSError):
+            raise ValueError(f"workdir={workdir}: cannot be written ({error.strerror or error})") from error
+        raise
+    return run
+
+
+def close_run(run: RunDirectory) -> None:
+    """Releases the lock; the RunDirectory must not be used afterwards."""
+    os.close(run.lock_descriptor)
+
+
+def append_metrics(run: RunDirectory, record: dict[str, Any]) -> None:
+    """Adds one durable JSON line to metrics.jsonl; NaN and infinities become null, arrays become numbers or lists.
+
+    Raises ValueError if the record does not tell its round as an int.
+    """
+    encoded = _strict(record)
+    if type(encoded.get("round")) is not int:
+        raise ValueError(f"round={encoded.get('round')!r}: expected an int in every metrics record")
+    line = json.dumps(encoded, allow_nan=False) + "\n"
+    path = run.path / METRICS_NAME
+    created = not path.exists()
+    with path.open("ab") as file:
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    if created:
+        sync_directory(run.path)
+
+
+def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
+    """Reads the records of metrics.jsonl, without a torn last line; none if there is no such file.
+
+    Raises ValueError naming the line if another one is damaged.
+    """
+    return [record for _, record in _metrics_lines(run.path)]
+
+
+def truncate_metrics(run: RunDirectory, last_round: int) -> None:
+    """Keeps the records up to and with ``last_round``, atomically: those that a resumed run will not write again.
+
+    Raises ValueError naming the line if one is damaged.
+    """
+    lines = _metrics_lines(run.path)
+    kept = [line for line, record in lines if record["round"] <= last_round]
+    if len(kept) < len(lines):
+        write_atomic(run.path / METRICS_NAME, b"".join(kept))
+
+
+def _is_leftover(path: pathlib.Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _check_ours(workdir: pathlib.Path) -> None:
+    others = sorted(path.name for path in workdir.iterdir() if path.name != LOCK_NAME and not _is_leftover(path))
+    if others and CONFIG_NAME not in others:
+        raise ValueError(
+            f"workdir={workdir}: holds {others[0]!r} but no {CONFIG_NAME}; choose an empty or a new directory"
+        )
+
+
+def _lock(workdir: pathlib.Path) -> int:
+    descriptor = os.open(workdir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise ValueError(f"workdir={workdir}: another process is writing this run") from None
+        raise
+    return descriptor
+
+
+def _begin_or_take_up(workdir: pathlib.Path, config: Any, resume: bool, descriptor: int) -> RunDirectory:
+    for leftover in filter(_is_leftover, workdir.iterdir()):
+        leftover.unlink()
+    environment = _environment()
+    # Through JSON and back, so that what is compared is what a file holds.
+    wanted = json.loads(json.dumps(to_json(config), allow_nan=False))
+    path = workdir / CONFIG_NAME
+    if not path.exists():
+        written = json.dumps({"config": wanted, **environment}, indent=2, allow_nan=False) + "\n"
+        write_atomic(path, written.encode())
+        return RunDirectory(workdir, False, (), descriptor)
+    stored = _read_config(path)
+    differing = _differing(stored["config"], wanted)
+    if differing:
+        shown = "; ".join(f"{name} was {old}, now {new}" for name, old, new in differing[:_SHOWN_DIFFERENCES])
+        more = f"; and {len(differing) - _SHOWN_DIFFERENCES} more" if len(differing) > _SHOWN_DIFFERENCES else ""
+        raise ValueError(f"workdir={workdir}: holds a run of another configuration ({shown}{more})")
+    if not resume:
+        raise ValueError(
+            f"workdir={workdir}: already holds this run; pass --resume to continue it or choose another --workdir"
+        )
+    _drop_torn_line(workdir / METRICS_NAME)
+    stored.pop("config")
+    changes = tuple(
+        f"{name} was {old} when the run began, now {new}" for name, old, new in _differing(stored, environment)
+    )
+    return RunDirectory(workdir, True, changes, descriptor)
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); choose another --workdir") from None
+    if not isinstance(stored, dict) or not isinstance(stored.get("config"), dict):
+        raise ValueError(f"{path}: no configuration in it; choose another --workdir")
+    return stored
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "gan_leak": gan_leak.__version__,
+            **{name: _version(name) for name in _DISTRIBUTIONS},
+        },
+        "backend": jax.default_backend(),
+        "device_kind": jax.devices()[0].device_kind,
+        "device_count": jax.device_count(),
+        "cpu_count": _usable_cores(),
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _usable_cores() -> int:
+    # XLA sizes its thread pool, which decides the order of sums, by what the process may use.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _differing(stored: dict[str, Any], wanted: dict[str, Any]) -> list[tuple[str, str, str]]:
+    old, new = _flat(stored), _flat(wanted)
+    names = [*new, *(name for name in old if name not in new)]
+    return [
+        (name, old.get(name, "absent"), new.get(name, "absent")) for name in names if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = json.dumps(value)
+    return flat
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _strict(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _strict(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _metrics_lines(directory: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
+    path = directory / METRICS_NAME
+    if not path.exists():
+        return []
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    return [(line, _parse_line(path, number, line)) for number, line in enumerate(lines, start=1)]
+
+
+def _parse_line(path: pathlib.Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or type(record.get("round")) is not int:
+        raise ValueError(f"{path}, line {number}: damaged record")
+    return record
+
+
+def _drop_torn_line(path: pathlib.Path) -> None:
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        write_atomic(path, whole)

@@ -1,0 +1,378 @@
+"""The training loop on the host: jitted chunks of rounds; between them metrics, progress, pictures and checkpoints."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import math
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_leak.collaboration import RoundInfo, init_federation, make_rounds
+from gan_leak.config import AttackConfig, to_json
+from gan_leak.evaluation.fidelity import nearest_by_l1
+from gan_leak.evaluation.figures import curves_figure, evolution_figure, reconstructions_figure
+from gan_leak.evaluation.judge import load_or_train_judge
+from gan_leak.evaluation.report import render_report
+from gan_leak.evaluation.representatives import DEFINITIONS, References, build_references, measure_leakage
+from gan_leak.runs import checkpoints
+from gan_leak.runs.directory import (
+    RunDirectory,
+    append_metrics,
+    close_run,
+    open_run,
+    read_metrics,
+    truncate_metrics,
+    write_atomic,
+)
+from gan_leak.runs.progress import Progress, progress
+from gan_leak.runs.setup import AttackData, Experiment, build_experiment, prepare_data
+from gan_leak.types import Array, FederationState, Model, PyTree, RoundAttack
+
+_ACCURACY_BATCH = 500
+_KEPT_PER_EVALUATION = 60
+DIVERGED_STATUS = 1
+
+
+class PreparedRun(NamedTuple):
+    """A run whose input has been checked and whose directory is open and locked."""
+
+    config: AttackConfig
+    data: AttackData
+    experiment: Experiment
+    directory: RunDirectory
+
+
+class _Keys(NamedTuple):
+    init: Array
+    rounds: Array
+    latents: Array
+    prior: Array
+
+
+class _Outcome(NamedTuple):
+    """What the report tells: notes, the measures of the last evaluation and of the references beside it."""
+
+    notes: tuple[str, ...]
+    comparison: dict[str, dict[str, Any]]
+    judge_test_accuracy: float
+
+
+def prepare(config: AttackConfig, workdir: pathlib.Path, resume: bool) -> PreparedRun:
+    """Checks the configuration and the data and opens the run directory; raises ValueError for bad input."""
+    data = prepare_data(config)
+    experiment = build_experiment(config, data)
+    return PreparedRun(config, data, experiment, open_run(workdir, config, resume=resume))
+
+
+def execute(prepared: PreparedRun) -> int:
+    """Trains, measures and reports; returns the exit status: 0, or 1 if training diverged.
+
+    An interruption (KeyboardInterrupt, SystemExit) leaves a checkpoint of the last finished chunk and is raised again.
+    """
+    try:
+        with progress(prepared.config.rounds, initial=0) as display:
+            return _run(prepared, display)
+    finally:
+        close_run(prepared.directory)
+
+
+def _run(prepared: PreparedRun, display: Progress) -> int:
+    config, data, experiment, directory = prepared
+    keys = _Keys(*jax.random.split(jax.random.key(config.seed), 4))
+    for difference in directory.differences:
+        display.message(f"not the machine or versions this run began with, so not bit-identical: {difference}")
+    participants = data.federation.sizes.shape[0]
+    state = jax.jit(
+        lambda key: init_federation(key, experiment.classifier, experiment.transform, participants, experiment.attack)
+    )(keys.init)
+    references, comparison, judge_test_accuracy = _build_references(prepared, keys, state, display)
+    state = _restore(directory, state, display)
+    state, notes = _train(prepared, keys, state, references, display)
+    outcome = _Outcome(notes, comparison, judge_test_accuracy)
+    _finish(prepared, outcome, display)
+    return DIVERGED_STATUS if notes else 0
+
+
+def _build_references(
+    prepared: PreparedRun, keys: _Keys, state: FederationState, display: Progress
+) -> tuple[References | None, dict[str, dict[str, Any]], float]:
+    """What leakage is measured against, and the measures of what scores one and what scores nothing."""
+    config, data, experiment, _ = prepared
+    if experiment.attack is None:
+        return None, {}, math.nan
+    display.message("judge: loading, or training it on images that no participant owns ...")
+    judge = load_or_train_judge(*data.judge_pool, *data.judge_test, len(data.class_names))
+    display.message(f"judge: accuracy {judge.test_accuracy:.4f} on {len(data.judge_test.labels)} test images")
+    untrained = _reconstruct(experiment.attack, keys.prior, state.attack, config.evaluation_samples)
+    prior = {"untrained generator": untrained, **data.own_classes}
+    references = build_references(
+        judge,
+        target_class=config.target_class,
+        private=data.private,
+        fresh=data.fresh[::2],
+        gallery=data.gallery.images,
+        gallery_labels=data.gallery.labels,
+        prior=prior,
+    )
+    # Of the fresh images, those that do not define a score of 1.
+    rows = {"fresh real images": data.fresh[1::2], "untrained generator": prior["untrained generator"]}
+    if data.own_classes:
+        rows["adversary's own classes"] = np.concatenate(list(data.own_classes.values()))
+    comparison = {name: _measured(references, images) for name, images in rows.items()}
+    return references, comparison, judge.test_accuracy
+
+
+def _reconstruct(attack: RoundAttack, key: Array, state: PyTree, count: int) -> np.ndarray:
+    return np.asarray(_jitted_reconstruct(attack, key, state, count))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _jitted_reconstruct(attack: RoundAttack, key: Array, state: PyTree, count: int) -> Array:
+    return attack.reconstruct(key, state, count)
+
+
+def _measured(references: References, images: np.ndarray) -> dict[str, Any]:
+    return measure_leakage(references, images)._asdict()
+
+
+def _restore(directory: RunDirectory, state: FederationState, display: Progress) -> FederationState:
+    if not directory.resumed:
+        return state
+    restored = checkpoints.restore_latest(directory.path / "checkpoints", state)
+    for name in () if restored is None else restored.skipped:
+        display.message(f"checkpoint {name} is damaged or unfinished: skipped")
+    truncate_metrics(directory, -1 if restored is None else restored.round)
+    display.message(f"continuing after round {0 if restored is None else restored.round}")
+    return state if restored is None else restored.state
+
+
+def _train(
+    prepared: PreparedRun, keys: _Keys, state: FederationState, references: References | None, display: Progress
+) -> tuple[FederationState, tuple[str, ...]]:
+    config, data, experiment, directory = prepared
+    chunk = jax.jit(make_rounds(experiment.round, config.performance.rounds_per_chunk))
+    saved = int(state.round)
+    try:
+        while (done := int(state.round)) < config.rounds:
+            ends = [_next_multiple(done, interval) for interval in (config.evaluation_interval, config.checkpoint_interval)]
+            count = min(config.performance.rounds_per_chunk, config.rounds - done, *(end - done for end in ends))
+            began = time.perf_counter()
+            new_state, infos = jax.block_until_ready(
+                chunk(keys.rounds, state, data.federation, experiment.hyperparameters, count)
+            )
+            records = _records(done, count, jax.device_get(infos), (time.perf_counter() - began) / count)
+            diverged = [record["round"] for record in records if not _is_finite(record)]
+            if diverged:
+                for record in records[: diverged[0] - done - 1]:
+                    append_metrics(directory, record)
+                if done > saved:
+                    checkpoints.save(directory.path / "checkpoints", done, state)
+                return state, (_divergence(diverged[0], config),)
+            state, done = new_state, done + count
+            if done % config.evaluation_interval == 0 or done == config.rounds:
+                records[-1].update(_evaluate(prepared, keys, state, references))
+            for record in records:
+                append_metrics(directory, record)
+            _show(display, records[-1])
+            if done % config.checkpoint_interval == 0 or done == config.rounds:
+                checkpoints.save(directory.path / "checkpoints", done, state)
+                saved = done
+    except (KeyboardInterrupt, SystemExit):
+        if int(state.round) > saved:
+            checkpoints.save(directory.path / "checkpoints", int(state.round), state)
+        display.message(f"interrupted after round {int(state.round)}; --workdir={directory.path} --resume continues")
+        raise
+    return state, ()
+
+
+def _next_multiple(value: int, interval: int) -> int:
+    return (value // interval + 1) * interval
+
+
+def _records(done: int, count: int, infos: RoundInfo, seconds: float) -> list[dict[str, Any]]:
+    attack = infos.attack._asdict() if infos.attack != () else None
+    return [
+        {
+            "round": done + index + 1,
+            "model_accuracy": None,
+            "losses": infos.turns.loss[index].tolist(),
+            "uploaded": infos.turns.uploaded[index].tolist(),
+            "update_norms": infos.turns.update_norm[index].tolist(),
+            "attack": None if attack is None else {name: float(values[index]) for name, values in attack.items()},
+            "seconds": seconds,
+        }
+        for index in range(count)
+    ]
+
+
+def _is_finite(record: Mapping[str, Any]) -> bool:
+    attack = record["attack"] or {}
+    return bool(np.all(np.isfinite([*record["losses"], *record["update_norms"], *attack.values()])))
+
+
+def _divergence(round: int, config: AttackConfig) -> str:
+    return (
+        f"Training diverged in round {round}: a loss or an update is not finite. The likely cause is a learning rate that is "
+        f"too high (learning_rate={config.learning_rate}, generator_learning_rate={config.generator_learning_rate}); "
+        "results up to the round before are kept."
+    )
+
+
+def _evaluate(
+    prepared: PreparedRun, keys: _Keys, state: FederationState, references: References | None
+) -> dict[str, Any]:
+    config, data, experiment, directory = prepared
+    measured: dict[str, Any] = {"model_accuracy": model_accuracy(experiment.classifier, state.server.params, *data.test)}
+    if experiment.attack is not None and references is not None:
+        # The same latents every time, so that the pictures of two rounds can be compared.
+        key = jax.random.clone(keys.latents)
+        images = _reconstruct(experiment.attack, key, state.attack, config.evaluation_samples)
+        measured["leakage"] = _measured(references, images)
+        path = _evaluation_path(directory, int(state.round))
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, _npz(images=images))
+    return measured
+
+
+def _evaluation_path(directory: RunDirectory, round: int) -> pathlib.Path:
+    return directory.path / "evaluations" / f"round_{round:06d}.npz"
+
+
+def model_accuracy(model: Model, params: PyTree, images: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images [N, H, W, C] that the model gives their label [N]; the fake class is never right."""
+    batches = range(0, len(labels), _ACCURACY_BATCH)
+    correct = 0
+    for start in batches:
+        part = slice(start, start + _ACCURACY_BATCH)
+        correct += int(jnp.sum(_predict(model, params, images[part]) == labels[part]))
+    return correct / len(labels)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predict(model: Model, params: PyTree, images: Array) -> Array:
+    return jnp.argmax(model.apply(params, images), axis=-1)
+
+
+def _show(display: Progress, record: Mapping[str, Any]) -> None:
+    leakage = record.get("leakage")
+    display.update(
+        record["round"],
+        accuracy=record["model_accuracy"],
+        loss=float(np.mean(record["losses"])),
+        leakage=None if leakage is None else leakage["leakage_score"],
+    )
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _finish(prepared: PreparedRun, outcome: _Outcome, display: Progress) -> None:
+    """Writes reconstructions.npz, the figures and the report from what is on disk, and shows the summary."""
+    config, data, _, directory = prepared
+    records = read_metrics(directory)
+    evaluated = [record["round"] for record in records if "leakage" in record]
+    images_by_round = {round: np.load(_evaluation_path(directory, round))["images"] for round in evaluated}
+    figures: dict[str, bytes] = {}
+    if evaluated:
+        last = images_by_round[evaluated[-1]]
+        kept = [*(images_by_round[round][:_KEPT_PER_EVALUATION] for round in evaluated[:-1]), last]
+        rounds = [np.full(len(images), round) for images, round in zip(kept, evaluated, strict=True)]
+        labels = np.full(sum(map(len, kept)), config.target_class, np.int32)
+        archive = _npz(images=np.concatenate(kept), labels=labels, rounds=np.concatenate(rounds).astype(np.int32))
+        write_atomic(directory.path / "reconstructions.npz", archive)
+        nearest, _ = nearest_by_l1(last[:_KEPT_PER_EVALUATION], data.private)
+        figures["reconstructions"] = reconstructions_figure(
+            last[:30], data.private[nearest[:30]], title=f"Class {data.class_names[config.target_class]}, round {evaluated[-1]}"
+        )
+        figures["evolution"] = evolution_figure(images_by_round, title="The same latents over the rounds")
+    if records:
+        figures["curves"] = curves_figure(records)
+    for name, picture in figures.items():
+        path = directory.path / "figures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, picture)
+    comparison = dict(outcome.comparison)
+    if evaluated:
+        final = next(record["leakage"] for record in reversed(records) if "leakage" in record)
+        comparison = {"reconstructions": final, **comparison}
+    page = _render(prepared, outcome, records, comparison, figures)
+    write_atomic(directory.path / "report.html", page.encode())
+    for line in _summary_lines(prepared, outcome, records, comparison):
+        display.message(line)
+
+
+_CAPTIONS = {
+    "reconstructions": "Reconstructions of the target class, each below the nearest private image in L1.",
+    "evolution": "How the reconstructions of the same latents evolve over the rounds.",
+    "curves": "Accuracy of the shared model, leakage, and the local training loss over the rounds.",
+}
+
+
+def _render(
+    prepared: PreparedRun,
+    outcome: _Outcome,
+    records: list[dict[str, Any]],
+    comparison: Mapping[str, Mapping[str, Any]],
+    figures: Mapping[str, bytes],
+) -> str:
+    config, data, _, directory = prepared
+    environment = json.loads((directory.path / "config.json").read_text())
+    environment.pop("config")
+    environment["data set SHA-256"] = data.fingerprint
+    notes = list(outcome.notes)
+    if not data.target_is_owned:
+        notes.append("Nobody in this federation owns the target class: what scores here is not leakage.")
+    return render_report(
+        title=f"GAN attack on {config.dataset}, class {data.class_names[config.target_class]}",
+        summary=_summary(outcome, records, comparison),
+        config=to_json(config),
+        environment=environment,
+        records=records,
+        comparison=comparison,
+        figures={_CAPTIONS[name]: picture for name, picture in figures.items()},
+        definitions=DEFINITIONS,
+        notes=notes,
+    )
+
+
+def _summary(
+    outcome: _Outcome, records: list[dict[str, Any]], comparison: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    summary: dict[str, str] = {}
+    if "reconstructions" in comparison:
+        final = comparison["reconstructions"]
+        summary["leakage score"] = f"{final['leakage_score']:.2f}"
+        summary["judge accuracy"] = f"{final['judge_accuracy']:.3f}"
+        summary["nearest-neighbour share"] = f"{final['nearest_neighbour_share']:.3f}"
+        summary["diversity"] = f"{final['diversity']:.2f}"
+        summary["the judge's own test accuracy"] = f"{outcome.judge_test_accuracy:.4f}"
+    accuracies = [record["model_accuracy"] for record in records if record["model_accuracy"] is not None]
+    if accuracies:
+        summary["model accuracy"] = f"{accuracies[-1]:.3f}"
+    summary["rounds"] = str(records[-1]["round"] if records else 0)
+    return summary
+
+
+def _summary_lines(
+    prepared: PreparedRun,
+    outcome: _Outcome,
+    records: list[dict[str, Any]],
+    comparison: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+    path = prepared.directory.path
+    lines = [*outcome.notes, "", *(f"{name:32}{value}" for name, value in _summary(outcome, records, comparison).items())]
+    for name, row in comparison.items():
+        lines.append(f"{'leakage score, ' + name:40}{row['leakage_score']:.2f}")
+    written = [path / "report.html", path / "reconstructions.npz", path / "metrics.jsonl", path / "figures"]
+    return [*lines, "", "written:", *(f"  {item}" for item in written if item.exists())]
