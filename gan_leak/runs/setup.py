@@ -1,4 +1,4 @@
-"""From a configuration to everything that a run works on: data dealt out, models, the round, what leakage is measured by.
+"""From a configuration to what a run works on: data dealt out, models, the round, what leakage is measured by.
 
 All that can be wrong with the input is found here, before any training.
 """

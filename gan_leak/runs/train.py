@@ -162,7 +162,8 @@ def _train(
     saved = int(state.round)
     try:
         while (done := int(state.round)) < config.rounds:
-            ends = [_next_multiple(done, interval) for interval in (config.evaluation_interval, config.checkpoint_interval)]
+            intervals = (config.evaluation_interval, config.checkpoint_interval)
+            ends = [_next_multiple(done, interval) for interval in intervals]
             count = min(config.performance.rounds_per_chunk, config.rounds - done, *(end - done for end in ends))
             began = time.perf_counter()
             new_state, infos = jax.block_until_ready(
@@ -220,8 +221,8 @@ def _is_finite(record: Mapping[str, Any]) -> bool:
 
 def _divergence(round: int, config: AttackConfig) -> str:
     return (
-        f"Training diverged in round {round}: a loss or an update is not finite. The likely cause is a learning rate that is "
-        f"too high (learning_rate={config.learning_rate}, generator_learning_rate={config.generator_learning_rate}); "
+        f"Training diverged in round {round}: a loss or an update is not finite. Likely cause: too high a learning "
+        f"rate (learning_rate={config.learning_rate}, generator_learning_rate={config.generator_learning_rate}); "
         "results up to the round before are kept."
     )
 
@@ -230,7 +231,8 @@ def _evaluate(
     prepared: PreparedRun, keys: _Keys, state: FederationState, references: References | None
 ) -> dict[str, Any]:
     config, data, experiment, directory = prepared
-    measured: dict[str, Any] = {"model_accuracy": model_accuracy(experiment.classifier, state.server.params, *data.test)}
+    accuracy = model_accuracy(experiment.classifier, state.server.params, *data.test)
+    measured: dict[str, Any] = {"model_accuracy": accuracy}
     if experiment.attack is not None and references is not None:
         # The same latents every time, so that the pictures of two rounds can be compared.
         key = jax.random.clone(keys.latents)
@@ -248,9 +250,8 @@ def _evaluation_path(directory: RunDirectory, round: int) -> pathlib.Path:
 
 def model_accuracy(model: Model, params: PyTree, images: np.ndarray, labels: np.ndarray) -> float:
     """Share of images [N, H, W, C] that the model gives their label [N]; the fake class is never right."""
-    batches = range(0, len(labels), _ACCURACY_BATCH)
     correct = 0
-    for start in batches:
+    for start in range(0, len(labels), _ACCURACY_BATCH):
         part = slice(start, start + _ACCURACY_BATCH)
         correct += int(jnp.sum(_predict(model, params, images[part]) == labels[part]))
     return correct / len(labels)
@@ -291,10 +292,9 @@ def _finish(prepared: PreparedRun, outcome: _Outcome, display: Progress) -> None
         labels = np.full(sum(map(len, kept)), config.target_class, np.int32)
         archive = _npz(images=np.concatenate(kept), labels=labels, rounds=np.concatenate(rounds).astype(np.int32))
         write_atomic(directory.path / "reconstructions.npz", archive)
-        nearest, _ = nearest_by_l1(last[:_KEPT_PER_EVALUATION], data.private)
-        figures["reconstructions"] = reconstructions_figure(
-            last[:30], data.private[nearest[:30]], title=f"Class {data.class_names[config.target_class]}, round {evaluated[-1]}"
-        )
+        nearest, _ = nearest_by_l1(last[:30], data.private)
+        title = f"Class {data.class_names[config.target_class]}, round {evaluated[-1]}"
+        figures["reconstructions"] = reconstructions_figure(last[:30], data.private[nearest], title=title)
         figures["evolution"] = evolution_figure(images_by_round, title="The same latents over the rounds")
     if records:
         figures["curves"] = curves_figure(records)
@@ -371,7 +371,8 @@ def _summary_lines(
     comparison: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
     path = prepared.directory.path
-    lines = [*outcome.notes, "", *(f"{name:32}{value}" for name, value in _summary(outcome, records, comparison).items())]
+    summary = _summary(outcome, records, comparison)
+    lines = [*outcome.notes, "", *(f"{name:32}{value}" for name, value in summary.items())]
     for name, row in comparison.items():
         lines.append(f"{'leakage score, ' + name:40}{row['leakage_score']:.2f}")
     written = [path / "report.html", path / "reconstructions.npz", path / "metrics.jsonl", path / "figures"]
