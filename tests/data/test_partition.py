@@ -61,8 +61,8 @@ def test_judge_pool_guarantees(labels, judge_samples):
     assert len(judge) <= wanted
     counts, taken = np.bincount(labels, minlength=6), np.bincount(labels[judge], minlength=6)
     assert (taken <= counts // 2).all()
-    if (counts != 1).all():
-        assert len(judge) == wanted
+    # The half of a class with an odd number is rounded down.
+    assert len(judge) >= wanted - np.sum(counts % 2)
     if len(labels):
         assert (np.abs(taken - counts * wanted / len(labels)) < 1).all()
     np.testing.assert_array_equal(judge, split_off_judge_pool(labels, judge_samples)[1])
