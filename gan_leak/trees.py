@@ -26,11 +26,6 @@ def subtract(left: PyTree, right: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, left, right)
 
 
-def select(condition: Array, if_true: PyTree, if_false: PyTree) -> PyTree:
-    """One pytree or the other, by a scalar condition."""
-    return jax.tree.map(lambda left, right: jnp.where(condition, left, right), if_true, if_false)
-
-
 def take(tree: PyTree, index: Array | int) -> PyTree:
     """Entry ``index`` of the leading axis of every leaf."""
     return jax.tree.map(lambda leaf: leaf[index], tree)

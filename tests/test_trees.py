@@ -1,6 +1,5 @@
 """Arithmetic on pytrees."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,14 +24,6 @@ def test_add_and_subtract_leaf_by_leaf():
     assert trees.add(LEFT, RIGHT)["b"][0].tolist() == [4, 7]
     np.testing.assert_array_equal(trees.subtract(LEFT, RIGHT)["a"], np.arange(6).reshape(2, 3) - 0.5)
     assert same_bits(trees.subtract(trees.add(LEFT, RIGHT), RIGHT), LEFT)
-
-
-@pytest.mark.parametrize("condition", [True, False])
-def test_select_takes_one_side_whole(condition):
-    """Not a blend: NaN on the other side does not show."""
-    other = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.dtype == jnp.float32 else leaf + 1, LEFT)
-    pair = (LEFT, other) if condition else (other, LEFT)
-    assert same_bits(trees.select(jnp.bool(condition), *pair), LEFT)
 
 
 def test_stack_take_and_put():

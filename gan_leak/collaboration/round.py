@@ -13,6 +13,7 @@ from gan_leak import trees
 from gan_leak.collaboration.participant import TurnInfo, init_participant, join, train_and_upload
 from gan_leak.collaboration.schedule import turn_order
 from gan_leak.collaboration.server import add_upload, download, init_server, merge_uploads
+from gan_leak.config import PARTICIPANT_MAPPINGS
 from gan_leak.types import (
     Array,
     FederationData,
@@ -24,8 +25,6 @@ from gan_leak.types import (
     RoundAttack,
     UploadTransform,
 )
-
-PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
 
 
 class RoundHyperParameters(NamedTuple):
