@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AttackConfig": "gan_leak.config",
     "GanAttackHyperParameters": "gan_leak.attacks",
+    "ModelView": "gan_leak.types",
     "RoundHyperParameters": "gan_leak.collaboration",
     "build_references": "gan_leak.evaluation.representatives",
     "classifier_for": "gan_leak.models",
@@ -24,6 +25,8 @@ _PUBLIC = {
     "make_round": "gan_leak.collaboration",
     "make_rounds": "gan_leak.collaboration",
     "measure_leakage": "gan_leak.evaluation.representatives",
+    "mlp_classifier": "gan_leak.models",
+    "model_inversion": "gan_leak.attacks",
     "partition": "gan_leak.data",
     "selective_upload": "gan_leak.collaboration",
 }

@@ -51,6 +51,27 @@ class LocalData(NamedTuple):
     mask: Array
 
 
+class LocalTraining(Protocol):
+    """How a participant learns from its own data in one turn -> (params, optimizer_steps, mean loss).
+
+    data: images [N, H, W, C], labels [N], mask [N], of which no result may depend on what the mask hides.
+    ``hyperparameters`` holds the traced numbers; ``optimizer_steps`` counts over the whole run.
+    """
+
+    def __call__(
+        self,
+        key: Array,
+        model: Model,
+        params: PyTree,
+        optimizer_steps: Array,
+        data: LocalData,
+        hyperparameters: Any,
+        *,
+        epochs: int,
+        batch_size: int,
+    ) -> tuple[PyTree, Array, Array]: ...
+
+
 class ServerState(NamedTuple):
     """The parameter server: the shared parameters and how often each has been uploaded (float32 [D])."""
 
@@ -115,6 +136,12 @@ class UploadTransform(NamedTuple):
 
 class InsiderView(NamedTuple):
     """All that an inside adversary sees at its turn: its local parameters just after download."""
+
+    params: PyTree
+
+
+class ModelView(NamedTuple):
+    """All that an adversary sees who is given the trained model."""
 
     params: PyTree
 

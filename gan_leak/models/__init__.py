@@ -1,6 +1,6 @@
 """Networks as pure functions, by image size."""
 
-from gan_leak.models.classifiers import count_parameters, faces_classifier, mnist_classifier
+from gan_leak.models.classifiers import count_parameters, faces_classifier, mlp_classifier, mnist_classifier
 from gan_leak.models.generators import LATENT_SIZE, dcgan_generator, sample_images, sample_latents
 from gan_leak.types import Model
 
@@ -10,6 +10,7 @@ __all__ = [
     "count_parameters",
     "dcgan_generator",
     "faces_classifier",
+    "mlp_classifier",
     "mnist_classifier",
     "sample_images",
     "sample_latents",

@@ -1,4 +1,7 @@
-"""The shared models of Hitaj et al. 2017, section 8.3, which double as the adversary's discriminator."""
+"""The shared models of Hitaj et al. 2017, section 8.3, which double as the adversary's discriminator.
+
+And the simpler classifiers that model inversion (Fredrikson et al. 2015) is known to work against.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,21 @@ class PooledConvolutionClassifier(nn.Module):
         return TorchDense(self.num_outputs, name="output_layer")(hidden)
 
 
+class SigmoidClassifier(nn.Module):
+    """Hidden layers of sigmoid units on the flat pixels, linear logits; without hidden layers, softmax regression."""
+
+    hidden: Sequence[int]
+    num_outputs: int
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """Images [B, H, W, C] -> logits [B, K]."""
+        features = images.reshape(images.shape[0], -1)
+        for index, units in enumerate(self.hidden):
+            features = nn.sigmoid(TorchDense(units, name=f"hidden_layer_{index}")(features))
+        return TorchDense(self.num_outputs, name="output_layer")(features)
+
+
 def as_model(module: nn.Module, example_shape: tuple[int, ...]) -> Model:
     """Wraps a stateless Linen module as a ``Model``; example_shape is that of one input without the batch axis."""
 
@@ -64,6 +82,21 @@ def faces_classifier(
     """
     module = PooledConvolutionClassifier(((32, 3), (64, 2), (128, 2)), hidden, num_outputs, implementation)
     return as_model(module, (64, 64, channels))
+
+
+def mlp_classifier(num_outputs: int, *, image_size: int, channels: int = 1, hidden: Sequence[int] = (3000,)) -> Model:
+    """The multilayer perceptron of Fredrikson et al. 2015, section 5: one hidden layer of 3000 sigmoid units.
+
+    3,108,011 parameters with 11 outputs, 32 pixels and one channel. ``hidden=()`` is their softmax regression (11,275).
+    The initialisation is Torch7's, as for the other classifiers here; theirs came with their library.
+
+    Raises ValueError for sizes below 1.
+    """
+    sizes = {"num_outputs": num_outputs, "image_size": image_size, "channels": channels}
+    for name, size in (*sizes.items(), *((f"hidden[{index}]", units) for index, units in enumerate(hidden))):
+        if size < 1:
+            raise ValueError(f"{name}={size}: expected at least 1")
+    return as_model(SigmoidClassifier(tuple(hidden), num_outputs), (image_size, image_size, channels))
 
 
 def count_parameters(params: dict) -> int:

@@ -1,4 +1,4 @@
-"""The networks of Hitaj et al. 2017, section 8.3: sizes, initialisations, and that fast equals stock."""
+"""The networks of Hitaj et al. 2017, section 8.3, and perceptrons: sizes, initialisations, and fast equals stock."""
 
 import functools
 import math
@@ -15,6 +15,7 @@ from gan_leak.models import (
     count_parameters,
     dcgan_generator,
     faces_classifier,
+    mlp_classifier,
     mnist_classifier,
     sample_images,
     sample_latents,
@@ -62,6 +63,60 @@ def test_parameter_counts(make, arguments, count):
     """The numbers of SPECS.md 1.2 to 1.4, counted over the shapes without running anything."""
     shapes = jax.eval_shape(make(*arguments).init, jax.random.key(0))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count
+
+
+@pytest.mark.parametrize(
+    ("outputs", "channels", "hidden", "count"),
+    [
+        # Softmax regression: K (F + 1) for F pixels.
+        (11, 1, (), 11 * (1024 + 1)),
+        (10, 3, (), 10 * (3072 + 1)),
+        (11, 1, (3000,), 3_108_011),
+        (10, 1, (20, 30), 20 * (1024 + 1) + 30 * (20 + 1) + 10 * (30 + 1)),
+    ],
+)
+def test_parameter_counts_of_perceptrons(outputs, channels, hidden, count):
+    """Each layer has its weights and a bias a unit; 3000 units are the default."""
+    make = functools.partial(mlp_classifier, outputs, image_size=32, channels=channels)
+    model = make() if hidden == (3000,) else make(hidden=hidden)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count
+
+
+def test_a_perceptron_by_hand():
+    """Sigmoid units on the flat pixels and linear outputs; without hidden layers, linear in the pixels."""
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 4, 4, 2)).astype(np.float32)
+
+    def sigmoid(values):
+        return 1 / (1 + np.exp(-values))
+
+    for hidden in ((), (5,), (5, 6)):
+        model = mlp_classifier(3, image_size=4, channels=2, hidden=hidden)
+        params = made_up_params(model)
+        expected = images.reshape(3, -1)
+        for index in range(len(hidden)):
+            layer = params[f"hidden_layer_{index}"]["Dense_0"]
+            expected = sigmoid(expected @ layer["kernel"] + layer["bias"][None])
+        layer = params["output_layer"]["Dense_0"]
+        expected = expected @ layer["kernel"] + layer["bias"][None]
+        logits = model.apply(params, jnp.asarray(images))
+        assert (logits.shape, logits.dtype) == ((3, 3), jnp.float32)
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_outputs": 0}, "num_outputs=0"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"channels": -1}, "channels=-1"),
+        ({"hidden": (5, 0)}, r"hidden\[1\]=0"),
+    ],
+)
+def test_perceptrons_without_size_are_refused(arguments, message):
+    """One line with the name, the value and what is expected."""
+    with pytest.raises(ValueError, match=f"^{message}: expected at least 1$"):
+        mlp_classifier(**({"num_outputs": 3, "image_size": 4} | arguments))
 
 
 def test_count_parameters_counts_scalars():
@@ -177,6 +232,18 @@ def test_classifier_initialisation_is_torchs(make, blocks):
         assert layer["kernel"].size < 1000 or follows(layer["kernel"], uniform)
         scaled_biases.append(np.asarray(layer["bias"]) / bound)
     assert follows(np.concatenate(scaled_biases), scipy.stats.uniform(-1, 2), wrong=1.5)
+
+
+def test_perceptron_initialisation_is_torchs():
+    """Weights and biases of every layer uniform within 1 / sqrt(fan in)."""
+    params = params_of(functools.partial(mlp_classifier, image_size=16, hidden=(300, 200)), 11)
+    for name, fan_in in (("hidden_layer_0", 256), ("hidden_layer_1", 300), ("output_layer", 200)):
+        layer, bound = params[name]["Dense_0"], 1 / math.sqrt(fan_in)
+        assert layer["kernel"].shape[0] == fan_in
+        assert np.abs(layer["kernel"]).max() <= bound
+        assert np.abs(layer["bias"]).max() <= bound
+        assert follows(layer["kernel"], scipy.stats.uniform(-bound, 2 * bound))
+        assert fits(layer["bias"], scipy.stats.uniform(-bound, 2 * bound))
 
 
 @pytest.mark.parametrize(("size", "width"), [(32, 64), (64, 16)])

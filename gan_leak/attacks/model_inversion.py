@@ -1,0 +1,189 @@
+"""Model inversion: Fredrikson, Jha and Ristenpart (CCS 2015), section 5, Algorithm 1 (MI-FACE), with exact gradients.
+
+Hitaj et al. 2017, section 9.1, run it against a trained classifier as the attack that theirs has to beat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_leak.types import Array, Model, ModelView, PyTree
+
+
+class ModelInversionInfo(NamedTuple):
+    """Of the returned picture: cost [], confidence [] = 1 - cost; of the path to it: steps taken, int32 []."""
+
+    cost: Array
+    confidence: Array
+    steps: Array
+
+
+class _Path(NamedTuple):
+    """Where the descent stands, the best it has seen, and the confidences of the last ``patience`` pictures."""
+
+    image: Array
+    gradient: Array
+    best_image: Array
+    best_confidence: Array
+    recent_confidences: Array
+    steps: Array
+    finished: Array
+
+
+def clip_to_range(image: Array) -> Array:
+    """An image of any shape, cut to the range [-1, 1] that images have here."""
+    return jnp.clip(image, -1.0, 1.0)
+
+
+def gaussian_smoothing(standard_deviation: float) -> Callable[[Array], Array]:
+    """A ``process`` that blurs images [H, W, C] with a Gaussian (in pixels) and cuts them to [-1, 1].
+
+    In the spirit of Fredrikson et al., whose denoising is another: non-local means and sharpening, and for a stacked
+    denoising autoencoder only. The kernel reaches three standard deviations; beyond an edge the edge pixel repeats. It
+    blurs at every step, so that the blur adds up over the steps until the gradient balances it.
+
+    Raises ValueError for a standard deviation that is not positive and finite.
+    """
+    if not 0 < standard_deviation < math.inf:
+        raise ValueError(f"standard_deviation={standard_deviation}: expected a positive finite number")
+    radius = max(1, math.ceil(3 * standard_deviation))
+    weights = [math.exp(-0.5 * (offset / standard_deviation) ** 2) for offset in range(-radius, radius + 1)]
+
+    def blur(image: Array, axis: int) -> Array:
+        padding = [(0, 0)] * image.ndim
+        padding[axis] = (radius, radius)
+        padded = jnp.pad(image, padding, mode="edge")
+        shifted = (
+            weight * jax.lax.slice_in_dim(padded, index, index + image.shape[axis], axis=axis)
+            for index, weight in enumerate(weights)
+        )
+        return sum(shifted, jnp.zeros_like(image)) / sum(weights)
+
+    def process(image: Array) -> Array:
+        return clip_to_range(blur(blur(image, 0), 1))
+
+    return process
+
+
+def model_inversion(
+    view: ModelView,
+    classifier: Model,
+    *,
+    target_class: Array | int,
+    start: Array,
+    steps: Array | int = 5000,
+    learning_rate: Array | float = 0.4,
+    patience: int = 100,
+    confidence: Array | float = 0.99,
+    process: Callable[[Array], Array] = clip_to_range,
+) -> tuple[Array, ModelInversionInfo]:
+    """The picture that the model takes for the target class with the most confidence, sought by gradient descent.
+
+    Minimises c(x) = 1 - softmax(classifier(x))[target_class] by x <- process(x - learning_rate * gradient of c). Stops
+    after ``steps`` (alpha in the paper), or when c is not below the largest of its last ``patience`` (beta) values, or
+    when the target has at least ``confidence`` (the paper's gamma, which is a cost there: 1 - confidence). Returns the
+    image [H, W, C] of the lowest cost on the path, the start included, and what is known of it.
+
+    start: float image [H, W, C] in [-1, 1]. The paper's zero image is black, which is -1 here. The gradient is
+    proportional to the target's confidence: for a class that the network rules out at the start, it all but vanishes.
+    A higher rate or another start may help there.
+    learning_rate: the paper's lambda is 0.1 for pixels in [0, 1]. Twice the range makes the gradient half as large and
+    the distance twice as long, so 0.4 takes the very same steps here.
+    patience: static. Until that many values exist, cost alone does not stop the descent.
+    process: image [H, W, C] -> image [H, W, C], applied after every step. Fredrikson et al. denoise and sharpen here
+    for one of their three models; see ``gaussian_smoothing``.
+
+    A pure function, for ``jit`` and for ``vmap`` over target classes, starts or models: a lane that has finished waits,
+    unchanged, for the others. All numbers but ``patience`` may be traced. Nothing is random.
+
+    Raises ValueError for numbers out of range and a start that is no image in [-1, 1], unless they are traced. A traced
+    target class beyond the classifier's outputs gives a confidence of NaN and returns the start.
+    """
+    _check_numbers(target_class, steps, learning_rate, patience, confidence)
+    _check_start(start)
+    _check_outputs(view, classifier, target_class, start)
+    start = jnp.asarray(start)
+    evaluate = jax.value_and_grad(lambda image: _confidence(classifier, view.params, image, target_class))
+
+    def goes_on(path: _Path) -> Array:
+        return ~path.finished & (path.steps < steps)
+
+    def step(path: _Path) -> _Path:
+        # The cost falls along the gradient of the confidence.
+        image = process(path.image + learning_rate * path.gradient)
+        return _advance(path, image, *evaluate(image), enough=confidence)
+
+    value, gradient = evaluate(start)
+    recent = jnp.full(patience, -jnp.inf, value.dtype).at[0].set(value)
+    first = _Path(start, gradient, start, value, recent, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+    last = jax.lax.while_loop(goes_on, step, first)
+    return last.best_image, ModelInversionInfo(1 - last.best_confidence, last.best_confidence, last.steps)
+
+
+def _advance(path: _Path, image: Array, confidence: Array, gradient: Array, *, enough: Array | float) -> _Path:
+    """The path one picture on: the best of it, the window of its confidences, and whether it ends here."""
+    # Confidences are compared and not costs: that of a tiny confidence is rounded to 1 and would seem to stand still.
+    improved = confidence > jnp.min(path.recent_confidences)
+    better = confidence > path.best_confidence
+    slot = (path.steps + 1) % path.recent_confidences.size
+    return _Path(
+        image,
+        gradient,
+        jnp.where(better, image, path.best_image),
+        jnp.where(better, confidence, path.best_confidence),
+        path.recent_confidences.at[slot].set(confidence),
+        path.steps + 1,
+        # Negated, so that a NaN stops the descent.
+        ~improved | (confidence >= enough),
+    )
+
+
+def _confidence(classifier: Model, params: PyTree, image: Array, target_class: Array | int) -> Array:
+    """The probability [] that the classifier gives an image [H, W, C] for a class; NaN if there is no such class."""
+    probabilities = jax.nn.softmax(classifier.apply(params, image[None])[0])
+    return probabilities.at[target_class].get(mode="fill", fill_value=jnp.nan)
+
+
+def _check_numbers(
+    target_class: Array | int,
+    steps: Array | int,
+    learning_rate: Array | float,
+    patience: int,
+    confidence: Array | float,
+) -> None:
+    if patience < 1:
+        raise ValueError(f"patience={patience}: expected at least 1")
+    # In NumPy, since under jit even a comparison of constants is traced.
+    for name, value, accepts, expected in (
+        ("target_class", target_class, lambda number: number >= 0, "at least 0"),
+        ("steps", steps, lambda number: number >= 1, "at least 1"),
+        ("learning_rate", learning_rate, lambda number: 0 < number < np.inf, "a positive finite number"),
+        ("confidence", confidence, lambda number: 0 < number <= 1, "a number in (0, 1]"),
+    ):
+        if jnp.shape(value) != ():
+            raise ValueError(f"{name}.shape={jnp.shape(value)}: expected a single number; vmap takes several")
+        if not isinstance(value, jax.core.Tracer) and not accepts(np.asarray(value)):
+            raise ValueError(f"{name}={value}: expected {expected}")
+
+
+def _check_start(start: Array) -> None:
+    if start.ndim != 3:
+        raise ValueError(f"start.shape={start.shape}: expected [H, W, C]")
+    if not jnp.issubdtype(start.dtype, jnp.floating):
+        raise ValueError(f"start.dtype={start.dtype}: expected floating point in [-1, 1]")
+    if not isinstance(start, jax.core.Tracer):
+        values = np.asarray(start)
+        if not np.all(np.abs(values) <= 1):
+            raise ValueError(f"start from {values.min()} to {values.max()}: expected values in [-1, 1]")
+
+
+def _check_outputs(view: ModelView, classifier: Model, target_class: Array | int, start: Array) -> None:
+    outputs = jax.eval_shape(classifier.apply, view.params, start[None]).shape[-1]
+    if not isinstance(target_class, jax.core.Tracer) and np.asarray(target_class) >= outputs:
+        raise ValueError(f"target_class={target_class}: expected 0 to {outputs - 1}, one of the classifier's outputs")
