@@ -15,11 +15,13 @@ SCHEDULES = ("round_robin", "random_order", "synchronous")
 UPLOAD_CRITERIA = ("largest", "random")
 AGGREGATIONS = ("add", "average")
 ATTACKS = ("active", "passive", "none")
+DEFENSES = ("none", "sparse_vector", "dp_sgd")
 PARTITIONS = ("by_class", "iid", "dirichlet")
 GENERATOR_OPTIMIZERS = ("sgd", "adam")
 IMAGE_SIZES = (32, 64)
 CONVOLUTIONS = ("matmul", "lax")
 PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
+SEED_MAPPINGS = ("auto", "vmap", "map")
 
 
 def _field(default: Any, help: str) -> Any:
@@ -39,6 +41,9 @@ class PerformanceOptions:
         "auto",
         "How a synchronous round runs its participants: 'vmap', 'map', 'loop' (unrolled) or 'auto' (map on a CPU, vmap "
         "elsewhere).",
+    )
+    seed_mapping: str = _field(
+        "auto", "How the seeds of one setting share a program: 'vmap', 'map' or 'auto' (map on a CPU, vmap elsewhere)."
     )
     rounds_per_chunk: int = _field(1, "Most rounds that run in one compiled call before the host looks at the results.")
 
@@ -120,6 +125,27 @@ class AttackConfig:
     update_count_decay: float = _field(
         1.0, "Factor applied to the server's update counters at every upload (Shokri and Shmatikov 2015; 1 = no decay)."
     )
+    defense: str = _field(
+        "none",
+        "What protects the records: 'none', 'sparse_vector' (differentially private uploads of Shokri and Shmatikov "
+        "2015; takes the place of the upload criterion) or 'dp_sgd' (differentially private local training of Abadi et "
+        "al. 2016).",
+    )
+    epsilon_per_release: float = _field(
+        100.0,
+        "Sparse vector: privacy budget epsilon / c of one released coordinate (Hitaj et al. 2017, section 9.4); tau is "
+        "upload_threshold, gamma upload_bound, c upload_fraction of all coordinates.",
+    )
+    sensitivity: float = _field(
+        0.002,
+        "Sparse vector: by how much one coordinate of an update may change between neighbouring data sets; 2 * gamma "
+        "holds for any two (Shokri and Shmatikov 2015).",
+    )
+    clipping_norm: float = _field(1.0, "DP-SGD: L2 norm that the gradient of one record is clipped to (Abadi et al.).")
+    noise_multiplier: float = _field(
+        1.0, "DP-SGD: standard deviation of the noise on the sum of gradients, in units of clipping_norm (Abadi et al.)."
+    )
+    delta: float = _field(1e-5, "DP-SGD: the delta at which epsilon is reported (Abadi et al. 2016).")
     generator_steps: int = _field(5, "Generator updates in one adversary turn (open).")
     generator_batch_size: int = _field(64, "Latents in one generator update (open).")
     generator_optimizer: str = _field(
@@ -202,6 +228,7 @@ def validate(config: AttackConfig) -> None:
     for name, choices in {
         "partition": PARTITIONS,
         "attack": ATTACKS,
+        "defense": DEFENSES,
         "schedule": SCHEDULES,
         "aggregation": AGGREGATIONS,
         "upload_criterion": UPLOAD_CRITERIA,
@@ -228,6 +255,7 @@ def validate(config: AttackConfig) -> None:
             raise ValueError(f"{name}={getattr(config, name)}: expected a finite number of at least 0")
     if not config.upload_bound > 0.0:
         raise ValueError(f"upload_bound={config.upload_bound}: expected a number above 0, or inf")
+    _check_defense(config)
     if config.aggregation == "average" and config.schedule != "synchronous":
         raise ValueError(f"aggregation='average': expected with schedule 'synchronous', not {config.schedule!r}")
     if config.performance.convolution not in CONVOLUTIONS:
@@ -237,8 +265,30 @@ def validate(config: AttackConfig) -> None:
             f"performance.participant_mapping={config.performance.participant_mapping!r}: "
             f"expected one of {PARTICIPANT_MAPPINGS}"
         )
+    if config.performance.seed_mapping not in SEED_MAPPINGS:
+        raise ValueError(
+            f"performance.seed_mapping={config.performance.seed_mapping!r}: expected one of {SEED_MAPPINGS}"
+        )
     if config.performance.rounds_per_chunk < 1:
         raise ValueError(f"performance.rounds_per_chunk={config.performance.rounds_per_chunk}: expected at least 1")
+
+
+def _check_defense(config: AttackConfig) -> None:
+    # Checked whatever the defence, as every other field is: a wrong number is a mistake even where it has no effect.
+    if not config.epsilon_per_release > 0.0:
+        raise ValueError(f"epsilon_per_release={config.epsilon_per_release}: expected a number above 0, or inf")
+    if not 0.0 < config.sensitivity < math.inf:
+        raise ValueError(f"sensitivity={config.sensitivity}: expected a finite number above 0")
+    if not 0.0 < config.clipping_norm < math.inf:
+        raise ValueError(f"clipping_norm={config.clipping_norm}: expected a finite number above 0")
+    if not 0.0 <= config.noise_multiplier < math.inf:
+        raise ValueError(f"noise_multiplier={config.noise_multiplier}: expected a finite number of at least 0")
+    if not 0.0 < config.delta < 1.0:
+        raise ValueError(f"delta={config.delta}: expected a number above 0 and below 1")
+    if config.defense == "sparse_vector" and config.upload_bound == math.inf:
+        raise ValueError(
+            "upload_bound=inf: expected a finite number above 0 with defense 'sparse_vector', such as 0.001"
+        )
 
 
 def _check_at_least(config: AttackConfig, name: str, least: int) -> None:

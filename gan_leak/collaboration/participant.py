@@ -1,8 +1,8 @@
-"""One participant's turn, written without a participant axis: download, local SGD, update, upload."""
+"""One participant's turn, written without a participant axis: download, local training, update, upload."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from gan_leak.types import (
     Array,
     Contribution,
     LocalData,
+    LocalTraining,
     Model,
     ParticipantState,
     PyTree,
@@ -52,23 +53,27 @@ def _shuffle(key: Array, mask: Array, length: int) -> Array:
     return jnp.pad(order, (0, length - mask.size))
 
 
+def torch_learning_rate(hyperparameters: Any, optimizer_steps: Array) -> Array:
+    """Torch's rate of SGD step t, counted over the whole run: ``learning_rate / (1 + t * learning_rate_decay)``."""
+    return hyperparameters.learning_rate / (1.0 + optimizer_steps * hyperparameters.learning_rate_decay)
+
+
 def local_sgd(
     key: Array,
     model: Model,
     params: PyTree,
     optimizer_steps: Array,
     data: LocalData,
+    hyperparameters: Any,
     *,
-    learning_rate: Array | float,
-    learning_rate_decay: Array | float,
     epochs: int,
     batch_size: int,
 ) -> tuple[PyTree, Array, Array]:
     """Minibatch SGD over shuffled local data -> (params, optimizer_steps, mean loss over the samples seen).
 
-    data: images [N, H, W, C], labels [N], mask [N]. Step t (counted over the whole run) has the Torch learning rate
-    ``learning_rate / (1 + t * learning_rate_decay)``. The last batch of an epoch may be partial; its mean is over its
-    real samples. A participant takes only as many steps as its real samples fill; without samples it takes none.
+    data: images [N, H, W, C], labels [N], mask [N]. ``hyperparameters`` has learning_rate and learning_rate_decay.
+    The last batch of an epoch may be partial; its mean is over its real samples. A participant takes only as many steps
+    as its real samples fill; without samples it takes none.
     """
     samples = jnp.sum(data.mask)
     steps_per_epoch = -(-samples // batch_size)
@@ -83,7 +88,7 @@ def local_sgd(
         loss, gradients = jax.value_and_grad(
             lambda weights: masked_cross_entropy(model, weights, images, data.labels[batch], mask)
         )(params)
-        rate = learning_rate / (1.0 + optimizer_steps * learning_rate_decay)
+        rate = torch_learning_rate(hyperparameters, optimizer_steps)
         params = jax.tree.map(lambda weight, gradient: weight - rate * gradient, params, gradients)
         return order, params, optimizer_steps + 1, total_loss + loss * jnp.sum(mask)
 
@@ -106,20 +111,20 @@ def train_and_upload(
     *,
     epochs: int,
     batch_size: int,
+    local_training: LocalTraining = local_sgd,
 ) -> tuple[ParticipantState, Upload, TurnInfo]:
-    """The part of a turn after download: local SGD from ``downloaded``, then the transformed difference.
+    """The part of a turn after download: local training from ``downloaded``, then the transformed difference.
 
     The trained parameters stay with the participant whole; only the upload leaves (Shokri and Shmatikov 2015).
     """
-    key_sgd, key_upload = jax.random.split(key)
-    params, optimizer_steps, loss = local_sgd(
-        key_sgd,
+    key_training, key_upload = jax.random.split(key)
+    params, optimizer_steps, loss = local_training(
+        key_training,
         model,
         downloaded,
         state.optimizer_steps,
         data,
-        learning_rate=hyperparameters.learning_rate,
-        learning_rate_decay=hyperparameters.learning_rate_decay,
+        hyperparameters,
         epochs=epochs,
         batch_size=batch_size,
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_leak import trees
-from gan_leak.collaboration.participant import TurnInfo, init_participant, join, train_and_upload
+from gan_leak.collaboration.participant import TurnInfo, init_participant, join, local_sgd, train_and_upload
 from gan_leak.collaboration.schedule import turn_order
 from gan_leak.collaboration.server import add_upload, download, init_server, merge_uploads
 from gan_leak.config import PARTICIPANT_MAPPINGS
@@ -20,6 +20,7 @@ from gan_leak.types import (
     FederationState,
     InsiderView,
     LocalData,
+    LocalTraining,
     Model,
     PyTree,
     RoundAttack,
@@ -30,7 +31,10 @@ from gan_leak.types import (
 class RoundHyperParameters(NamedTuple):
     """The traced numbers of a round: a sweep over them shares one compilation and may be vmapped.
 
-    upload_threshold and upload_bound are in units of parameters; ``attack`` holds the numbers of the attack, or ().
+    upload_threshold and upload_bound are in units of parameters; clipping_norm and noise_multiplier are those of
+    DP-SGD; sensitivity and epsilon_per_release those of the sparse vector technique: by how much one coordinate of an
+    update may change, in units of parameters, and the budget of one released coordinate (inf: no noise). ``attack``
+    holds the numbers of the attack, or ().
     """
 
     learning_rate: Array | float
@@ -40,6 +44,10 @@ class RoundHyperParameters(NamedTuple):
     upload_threshold: Array | float = 0.0
     upload_bound: Array | float = float("inf")
     update_count_decay: Array | float = 1.0
+    clipping_norm: Array | float = 1.0
+    noise_multiplier: Array | float = 0.0
+    sensitivity: Array | float = 0.002
+    epsilon_per_release: Array | float = float("inf")
     attack: Any = ()
 
 
@@ -103,6 +111,7 @@ def make_round(
     aggregation: str = "add",
     local_epochs: int = 1,
     batch_size: int = 64,
+    local_training: LocalTraining = local_sgd,
     attack: RoundAttack | None = None,
     adversary: int | None = None,
     participant_mapping: str = "auto",
@@ -112,7 +121,8 @@ def make_round(
     In each turn a participant downloads, trains locally and uploads; the adversary first runs one attack step on the
     model it just downloaded and adds the contribution to its local data. Sequential schedules scan over turns;
     ``synchronous`` runs all participants from the same server state by ``participant_mapping`` ('vmap', 'map', 'loop',
-    or 'auto'), which never changes a result beyond float tolerance.
+    or 'auto'), which never changes a result beyond float tolerance. ``local_training`` is plain SGD or another way to
+    learn from local data, such as ``gan_leak.defenses.dp_sgd``.
 
     Raises ValueError for an unknown schedule, aggregation or mapping, for averaging in a sequential schedule, for an
     attack without an adversary, and, when called, for an adversary that is none of the participants.
@@ -130,7 +140,16 @@ def make_round(
 
     def train(key: Array, state: PyTree, downloaded: PyTree, data: LocalData, hyperparameters: PyTree) -> tuple:
         return train_and_upload(
-            key, model, transform, state, downloaded, data, hyperparameters, epochs=local_epochs, batch_size=batch_size
+            key,
+            model,
+            transform,
+            state,
+            downloaded,
+            data,
+            hyperparameters,
+            epochs=local_epochs,
+            batch_size=batch_size,
+            local_training=local_training,
         )
 
     if schedule == "synchronous":

@@ -11,9 +11,11 @@ import numpy as np
 
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, make_round, selective_upload
+from gan_leak.collaboration.participant import local_sgd
 from gan_leak.collaboration.round import RoundFunction
 from gan_leak.config import AttackConfig, validate
 from gan_leak.data import Dataset, gather, load, parse_participant_classes, partition, split_off_judge_pool, to_float
+from gan_leak.defenses import dp_sgd, sparse_vector_upload
 from gan_leak.evaluation.representatives import NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.types import FederationData, Model, RoundAttack, UploadTransform
@@ -146,7 +148,8 @@ def build_experiment(config: AttackConfig, data: AttackData) -> Experiment:
     fake_class = len(data.class_names)
     implementation = config.performance.convolution
     classifier = classifier_for(config.image_size, fake_class + 1, image_shape[-1], implementation=implementation)
-    transform = selective_upload(config.upload_criterion)
+    private_upload = config.defense == "sparse_vector"
+    transform = sparse_vector_upload() if private_upload else selective_upload(config.upload_criterion)
     attack = None
     if config.attack != "none":
         generator = dcgan_generator(config.image_size, image_shape[-1], implementation=implementation)
@@ -167,6 +170,7 @@ def build_experiment(config: AttackConfig, data: AttackData) -> Experiment:
         aggregation=config.aggregation,
         local_epochs=config.local_epochs,
         batch_size=config.batch_size,
+        local_training=dp_sgd if config.defense == "dp_sgd" else local_sgd,
         attack=attack,
         adversary=config.adversary if attack else None,
         participant_mapping=config.performance.participant_mapping,
@@ -180,6 +184,10 @@ def build_experiment(config: AttackConfig, data: AttackData) -> Experiment:
         upload_threshold=config.upload_threshold,
         upload_bound=config.upload_bound,
         update_count_decay=config.update_count_decay,
+        clipping_norm=config.clipping_norm,
+        noise_multiplier=config.noise_multiplier,
+        sensitivity=config.sensitivity,
+        epsilon_per_release=config.epsilon_per_release,
         attack=attack_numbers if attack else (),
     )
     return Experiment(classifier, transform, attack, round_fn, hyperparameters)

@@ -42,8 +42,7 @@ def jitted_sgd(epochs=1, batch_size=3):
             params,
             steps,
             data,
-            learning_rate=learning_rate,
-            learning_rate_decay=learning_rate_decay,
+            RoundHyperParameters(learning_rate, learning_rate_decay),
             epochs=epochs,
             batch_size=batch_size,
         )
@@ -79,8 +78,7 @@ def observe_training(data, epochs, batch_size, key):
             params,
             steps,
             data,
-            learning_rate=0.2,
-            learning_rate_decay=0.3,
+            RoundHyperParameters(0.2, 0.3),
             epochs=epochs,
             batch_size=batch_size,
         )

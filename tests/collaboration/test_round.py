@@ -228,7 +228,7 @@ def test_one_compilation_serves_a_sweep(schedule, adversary):
             0.01 * number,
             1.0 + number,
             1.0 - 0.1 * number,
-            GanAttackHyperParameters(number, FAKE_CLASS, 0.1 * number),
+            attack=GanAttackHyperParameters(number, FAKE_CLASS, 0.1 * number),
         )
         servers.append(jitted_round(*arguments)(jax.random.key(0), start("active"), DATA, hyperparameters)[0].server)
     assert TRACES[arguments] == 1
