@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gan_leak.evaluation.criteria import summarise
 from gan_leak.evaluation.figures import curves_figure, evolution_figure, reconstructions_figure
+from gan_leak.evaluation.galleries import interval_figure, leakage_against_accuracy_figure, picture_table
 
 WHITE, GREY, BLACK = (255, 255, 255), (176, 176, 176), (0, 0, 0)
 
@@ -63,7 +65,8 @@ def record(number, *, losses=(0.5, 0.4), accuracy=None, **leakage):
 
 
 def test_import_leaves_matplotlib_alone():
-    code = "import sys, gan_leak.evaluation.figures; assert 'matplotlib' not in sys.modules"
+    modules = "gan_leak.evaluation.figures, gan_leak.evaluation.galleries, gan_leak.evaluation.reproduction_report"
+    code = f"import sys, {modules}; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -225,3 +228,147 @@ def test_curves_of_few_many_and_missing_values(records):
 def test_curves_need_a_record():
     with pytest.raises(ValueError, match=r"records=\[\]: expected"):
         curves_figure([])
+
+
+def single(value, size=32, channels=1):
+    return images(1, value, size, channels)[0]
+
+
+def test_a_picture_table_keeps_its_rows_columns_and_gaps():
+    rows = {"digit 0": [single(-1.0), single(0.0), None], "digit 1": [None, single(1.0), single(-1.0)]}
+    picture = decode(picture_table(rows, ["actual image", "inversion", "GAN"], title="five"))
+    assert [[tile[0] for tile in row] for row in colours(picture)] == [[0, 128], [255, 0]]
+    # Empty places are as large as tiles, without a frame; letters have a few pixels of that grey as well.
+    pale = int((picture == (243, 243, 243)).all(axis=2).sum())
+    assert 2 * 130 * 130 <= pale < 2 * 130 * 130 + 500
+
+
+def test_columns_of_a_picture_table_stand_under_each_other():
+    rows = {name: [single(np.nan)] * 4 for name in ("one", "a much longer name of a row")}
+    picture = decode(picture_table(rows, ["original", "a", "b", "with a longer label than a tile is wide"], title=""))
+    drawn = (picture == (255, 0, 255)).all(axis=2)
+    np.testing.assert_array_equal(np.unique(drawn.sum(axis=0)), [0, 2 * 128])
+    np.testing.assert_array_equal(np.unique(drawn.sum(axis=1)), [0, 4 * 128])
+
+
+def test_a_picture_table_mixes_sizes_and_colours():
+    red = np.broadcast_to(np.array([1.0, -1.0, -1.0], np.float32), (64, 64, 3))
+    shown = colours(decode(picture_table({"a": [single(-1.0, 28), red, single(1.0, 32)]}, list("xyz"), title="")))
+    (found,) = [row for row in shown if len(row) == 2] or shown
+    assert (255, 0, 0) in found
+    assert WHITE in found
+
+
+def test_broken_pixels_of_a_picture_table_show():
+    assert colours(decode(picture_table({"a": [single(np.nan)]}, ["x"], title=""))) == [[(255, 0, 255)]]
+
+
+def test_a_film_strip_of_many_rounds_is_one_row():
+    strip = {f"{kind}, seed 0": [single(value / 10) for value in range(-10, 10)] for kind in ("passive", "active")}
+    shown = colours(decode(picture_table(strip, [f"round {number}" for number in range(20)], title="Figure 9")))
+    assert [len(row) for row in shown] == [20, 20]
+    assert (np.diff(np.asarray(shown, int)[:, :, 0], axis=1) > 0).all()
+
+
+def test_labels_with_dollars_and_long_words_are_drawn_inside():
+    labels = ["costs $5 and $x^ ", "w" * 200]
+    picture = decode(picture_table({"$y_ $ " * 20: [single(0.0)] * 2}, labels, title="$z^ $ " * 30))
+    for edge in (picture[:12], picture[-12:], picture[:, :12], picture[:, -12:]):
+        assert (edge == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "message"),
+    [
+        ({}, ["x"], r"rows of \[\].*expected at least one of each"),
+        ({"a": []}, [], r"column_labels=\[\]: expected at least one of each"),
+        ({"a": [single(0.0)]}, ["x", "y"], r"rows\['a'\] has 1 images: expected 2"),
+        ({"a": [None]}, ["x"], "rows hold no image"),
+        ({"a": [images(1)]}, ["x"], r"rows\['a'\]\[0\]\.shape=\(1, 32, 32, 1\): expected \[H, W, C\]"),
+        ({"a": [single(0.0, channels=2)]}, ["x"], r"rows\['a'\]\[0\]\.shape=.*C 1 or 3"),
+        ({"a": [single(0.0).astype(np.uint8)]}, ["x"], r"rows\['a'\]\[0\]\.dtype=uint8"),
+    ],
+)
+def test_wrong_picture_tables_are_refused(rows, labels, message):
+    with pytest.raises(ValueError, match=message):
+        picture_table(rows, labels, title="")
+
+
+ORANGE, PINK = (230, 159, 0), (204, 121, 167)
+
+
+def test_leakage_against_accuracy_draws_each_setting_in_its_colour():
+    seeds = [[(0.1, 0.0), (0.5, 0.3), (0.9, 0.7)], [(0.2, 0.1), (0.95, 0.6)]]
+    picture = decode(
+        leakage_against_accuracy_figure({"6 (a)": seeds, "$6^ (b)": [[(0.3, 0.2), (0.4, 0.9)]]}, title="$t^")
+    )
+    # Lines are slightly transparent: a colour is found by its hue, not exactly.
+    blue, orange = (has_hue(picture, colour) for colour in (BLUE, ORANGE))
+    assert blue > orange > 200
+    assert has_hue(picture, PINK) == 0
+
+
+def has_hue(picture, colour):
+    pale = 255 - 0.85 * (255 - np.asarray(colour))
+    return int((np.abs(picture - pale).max(axis=2) < 12).sum())
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_pairs_without_a_number_are_left_out(nothing):
+    whole = {"a": [[(0.1, 0.2), (0.9, 0.8)]]}
+    gaps = {"a": [[(0.1, 0.2), (nothing, 0.5), (0.5, nothing), (0.9, 0.8)], [(nothing, nothing)], []]}
+    assert leakage_against_accuracy_figure(gaps) == leakage_against_accuracy_figure(whole)
+    empty = decode(leakage_against_accuracy_figure({"a": [[(nothing, 0.5)]], "b": []}))
+    assert has_hue(empty, BLUE) == 0
+
+
+def test_leakage_against_accuracy_needs_a_setting():
+    with pytest.raises(ValueError, match=r"series=\{\}: expected"):
+        leakage_against_accuracy_figure({})
+
+
+def interval_row(role, *scores, name="row"):
+    return {"name": name, "role": role, "metrics": {"leakage_score": summarise(scores)._asdict()}}
+
+
+def test_intervals_are_drawn_in_the_colour_of_their_role():
+    picture = decode(interval_figure([interval_row("attack", 0.2, 0.5), interval_row("control", 0.4, 0.41)]))
+    # The interval of the attack is many times as long.
+    assert has_colour(picture, VERMILION) > 1.5 * has_colour(picture, BLUE) > 500
+    assert has_colour(picture, GREEN) == 0
+
+
+def test_an_interval_stays_within_its_metric():
+    wide = decode(interval_figure([interval_row("attack", 0.0, 0.9)]))
+    assert wide.shape == decode(interval_figure([interval_row("attack", 0.4, 0.5)])).shape
+    assert (wide[:, -8:] == 255).all()
+
+
+def test_rows_without_numbers_and_unknown_metrics_are_drawn():
+    rows = [
+        interval_row("control", name="$x^ none " * 12),
+        interval_row("attack", None),
+        interval_row("reference", 0.5),
+    ]
+    assert has_colour(decode(interval_figure(rows, title="$long^ " * 30)), VERMILION) < 2500
+    for metric in ("diversity", "own"):
+        decode(
+            interval_figure(
+                [{"name": "a", "role": "attack", "metrics": {metric: summarise([3, 4])._asdict()}}], metric=metric
+            )
+        )
+    decode(interval_figure([{"name": "a", "role": "attack", "metrics": {}}]))
+
+
+def test_wrong_intervals_are_refused():
+    with pytest.raises(ValueError, match=r"rows=\[\]: expected"):
+        interval_figure([])
+    with pytest.raises(ValueError, match="role='victim' of 'row': expected one of attack, control, reference"):
+        interval_figure([interval_row("victim", 0.5)])
+
+
+def test_same_results_same_pictures():
+    table = {"a": [single(0.0), None]}
+    assert picture_table(table, ["x", "y"], title="t") == picture_table(table, ["x", "y"], title="t")
+    rows = [interval_row("attack", 0.1, 0.2)]
+    assert interval_figure(rows) == interval_figure(rows)

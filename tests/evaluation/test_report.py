@@ -1,18 +1,14 @@
 """The HTML report: whole, escaped, self-contained."""
 
 import base64
-import html.parser
-import io
 import re
 
 import numpy as np
 import pytest
-from PIL import Image
+from html_page import HOSTILE, Page, png
 
 from gan_leak.evaluation.report import render_report
 
-HOSTILE = "<script>alert(1)</script>\"'&</title><img src=http://evil.example/x>"
-VOID = {"meta", "img"}
 METRICS = {
     "leakage_score": 0.78649,
     "leakage_by_representation": {"pixels": 0.8, "edges": 0.75, "judge": 0.9},
@@ -23,47 +19,6 @@ METRICS = {
     "coverage": None,
     "diversity": float("nan"),
 }
-
-
-class Page(html.parser.HTMLParser):
-    """Collects tags with attributes, and texts by the tag that they stand in; checks that tags nest."""
-
-    def __init__(self, source):
-        super().__init__()
-        self.open, self.tags, self.texts, self.rows = [], [], [], []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in {"td", "th"}:
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if data.strip():
-            self.texts.append((self.open[-1], data))
-            if self.open[-1] in {"td", "th"}:
-                self.rows[-1][-1] += data
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    def text(self, tag):
-        return [data for name, data in self.texts if name == tag]
-
-
-def png(shade):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((4, 4), shade, np.uint8)).save(buffer, "png")
-    return buffer.getvalue()
 
 
 def render(**changes):
