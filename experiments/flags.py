@@ -1,7 +1,7 @@
 """From a frozen configuration to command-line flags and back, and the frame that every binary runs in.
 
 Each field of the configuration is one flag: its type, default and help text are the field's own. A field of a nested
-configuration is ``--outer.inner``. Presets are flagfiles in ``experiments/presets``; a flag after one overrides it.
+configuration is ``--outer.inner``. Presets are files of flags in ``experiments/presets``; later flags override them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS
             raise TypeError(f"{name}: a flag cannot hold {field_type}")
     flags.DEFINE_string("workdir", None, "Directory of the run; runs/<binary>-<time> if left out.", **common)
     flags.DEFINE_bool("resume", False, "Continue the interrupted run in --workdir from its last checkpoint.", **common)
-    flags.DEFINE_string("preset", None, "Short for --flagfile of experiments/presets/<preset>.flags.", **common)
+    flags.DEFINE_string(
+        "preset", None, "The flags of experiments/presets/<preset>.flags; may be given several times.", **common
+    )
 
 
 def config_from_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
@@ -114,20 +116,58 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def expand_presets(arguments: list[str]) -> list[str]:
-    """Replaces ``--preset=name`` by its ``--flagfile``; raises ValueError naming those there are."""
+    """Replaces each ``--preset=name`` by the flags that the preset holds, and theirs in turn.
+
+    Raises ValueError for an unknown preset, naming those there are, and for one that holds itself.
+    """
     expanded: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
-        if name not in ("--preset", "-preset"):
+        if name in ("--preset", "-preset"):
+            expanded += preset_arguments(value if equals else next(rest, ""))
+        else:
             expanded.append(argument)
-            continue
-        path = PRESETS / f"{value if equals else next(rest, '')}.flags"
-        if not path.is_file():
-            known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.flags")))
-            raise ValueError(f"preset={path.stem}: expected one of {known}")
-        expanded.append(f"--flagfile={path}")
     return expanded
+
+
+def preset_arguments(preset: str, within: tuple[str, ...] = ()) -> list[str]:
+    """The flags of a preset, those of the presets that it holds in their places; later ones override earlier ones."""
+    if preset in within:
+        raise ValueError(f"preset={preset}: holds itself, by way of {' and '.join(within)}")
+    arguments: list[str] = []
+    for line in preset_text(preset).splitlines():
+        flag = line.strip()
+        if flag.startswith("--preset="):
+            arguments += preset_arguments(flag.partition("=")[2], (*within, preset))
+        elif flag and not flag.startswith(("#", "//")):
+            arguments.append(flag)
+    return arguments
+
+
+def preset_text(preset: str) -> str:
+    """The text of a preset; raises ValueError naming those there are if there is none of this name."""
+    path = PRESETS / f"{preset}.flags"
+    if not path.is_file():
+        known = ", ".join(sorted(path.stem for path in PRESETS.glob("*.flags")))
+        raise ValueError(f"preset={preset}: expected one of {known}")
+    return path.read_text()
+
+
+def config_from_arguments(config_class: type, arguments: list[str]) -> Any:
+    """The configuration that a command line with these flags, presets among them, would run.
+
+    Raises ValueError for flags that do not exist or values that they cannot hold.
+    """
+    flag_values = flags.FlagValues()
+    define_flags(config_class, flag_values)
+    try:
+        remaining = flag_values(["", *expand_presets(arguments)])
+    except flags.Error as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if len(remaining) > 1:
+        raise ValueError(f"unexpected argument {remaining[1]!r}; flags are given as --name=value")
+    return config_from_flags(config_class, flag_values)
 
 
 def _workdir(flag_values: flags.FlagValues) -> pathlib.Path:

@@ -143,11 +143,15 @@ class AttackConfig:
     )
     clipping_norm: float = _field(1.0, "DP-SGD: L2 norm that the gradient of one record is clipped to (Abadi et al.).")
     noise_multiplier: float = _field(
-        1.0, "DP-SGD: standard deviation of the noise on the sum of gradients, in units of clipping_norm (Abadi et al.)."
+        1.0,
+        "DP-SGD: standard deviation of the noise on the sum of gradients, in units of clipping_norm (Abadi et al.).",
     )
     delta: float = _field(1e-5, "DP-SGD: the delta at which epsilon is reported (Abadi et al. 2016).")
     generator_steps: int = _field(5, "Generator updates in one adversary turn (open).")
     generator_batch_size: int = _field(64, "Latents in one generator update (open).")
+    generator_width: int = _field(
+        64, "Channels of the generator's last hidden layer, doubled layer by layer before it (DCGAN code; open)."
+    )
     generator_optimizer: str = _field(
         "sgd", "Generator optimiser, 'sgd' (Hitaj et al. 2017, section 8.4) or 'adam' (beta1 0.5)."
     )
@@ -239,7 +243,7 @@ def validate(config: AttackConfig) -> None:
             raise ValueError(f"{name}={getattr(config, name)!r}: expected one of {', '.join(map(str, choices))}")
     for name in ("rounds", "local_epochs", "batch_size", "generator_steps", "generator_batch_size", "fakes_per_round"):
         _check_at_least(config, name, 1)
-    for name in ("fake_memory_rounds", "evaluation_interval", "checkpoint_interval"):
+    for name in ("generator_width", "fake_memory_rounds", "evaluation_interval", "checkpoint_interval"):
         _check_at_least(config, name, 1)
     for name in ("seed", "samples_per_participant", "judge_samples", "adversary", "target_class"):
         _check_at_least(config, name, 0)

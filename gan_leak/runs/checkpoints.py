@@ -77,6 +77,12 @@ def restore_latest(directory: pathlib.Path, template: PyTree) -> Restored | None
     return None
 
 
+def delete_all(directory: pathlib.Path) -> None:
+    """Deletes all checkpoints of a run that needs them no more."""
+    for _, path in _newest_first(directory):
+        _delete(path)
+
+
 def _load(path: pathlib.Path, round: int, template: PyTree) -> PyTree:
     from orbax.checkpoint import v1 as ocp
 

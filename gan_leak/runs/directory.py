@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import uuid
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 import gan_leak
 from gan_leak.config import to_json
@@ -57,6 +59,13 @@ def write_atomic(path: pathlib.Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def npz_bytes(**arrays: np.ndarray) -> bytes:
+    """The bytes of an npz file with these arrays and no pickle."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
 def sync_directory(path: pathlib.Path) -> None:

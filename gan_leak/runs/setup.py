@@ -152,7 +152,9 @@ def build_experiment(config: AttackConfig, data: AttackData) -> Experiment:
     transform = sparse_vector_upload() if private_upload else selective_upload(config.upload_criterion)
     attack = None
     if config.attack != "none":
-        generator = dcgan_generator(config.image_size, image_shape[-1], implementation=implementation)
+        generator = dcgan_generator(
+            config.image_size, image_shape[-1], width=config.generator_width, implementation=implementation
+        )
         attack = gan_attack(
             classifier,
             generator,

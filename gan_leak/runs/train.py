@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import io
 import json
 import math
 import pathlib
@@ -12,31 +10,37 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gan_leak.collaboration import RoundInfo, init_federation, make_rounds
 from gan_leak.config import AttackConfig, to_json
 from gan_leak.evaluation.fidelity import nearest_by_l1
 from gan_leak.evaluation.figures import curves_figure, evolution_figure, reconstructions_figure
-from gan_leak.evaluation.judge import load_or_train_judge
 from gan_leak.evaluation.report import render_report
-from gan_leak.evaluation.representatives import DEFINITIONS, References, build_references, measure_leakage
+from gan_leak.evaluation.representatives import DEFINITIONS, References, measure_leakage
 from gan_leak.runs import checkpoints
 from gan_leak.runs.directory import (
     RunDirectory,
     append_metrics,
     close_run,
+    npz_bytes,
     open_run,
     read_metrics,
     truncate_metrics,
     write_atomic,
 )
+from gan_leak.runs.measurement import (
+    RunKeys,
+    build_comparison,
+    make_judge_source,
+    model_accuracy,
+    reconstruct,
+    run_keys,
+)
 from gan_leak.runs.progress import Progress, progress
 from gan_leak.runs.setup import AttackData, Experiment, build_experiment, prepare_data
-from gan_leak.types import Array, FederationState, Model, PyTree, RoundAttack
+from gan_leak.types import FederationState
 
-_ACCURACY_BATCH = 500
 _KEPT_PER_EVALUATION = 60
 DIVERGED_STATUS = 1
 
@@ -48,13 +52,6 @@ class PreparedRun(NamedTuple):
     data: AttackData
     experiment: Experiment
     directory: RunDirectory
-
-
-class _Keys(NamedTuple):
-    init: Array
-    rounds: Array
-    latents: Array
-    prior: Array
 
 
 class _Outcome(NamedTuple):
@@ -86,7 +83,7 @@ def execute(prepared: PreparedRun) -> int:
 
 def _run(prepared: PreparedRun, display: Progress) -> int:
     config, data, experiment, directory = prepared
-    keys = _Keys(*jax.random.split(jax.random.key(config.seed), 4))
+    keys = run_keys(config.seed)
     for difference in directory.differences:
         display.message(f"not the machine or versions this run began with, so not bit-identical: {difference}")
     participants = data.federation.sizes.shape[0]
@@ -102,41 +99,15 @@ def _run(prepared: PreparedRun, display: Progress) -> int:
 
 
 def _build_references(
-    prepared: PreparedRun, keys: _Keys, state: FederationState, display: Progress
+    prepared: PreparedRun, keys: RunKeys, state: FederationState, display: Progress
 ) -> tuple[References | None, dict[str, dict[str, Any]], float]:
     """What leakage is measured against, and the measures of what scores one and what scores nothing."""
     config, data, experiment, _ = prepared
     if experiment.attack is None:
         return None, {}, math.nan
-    display.message("judge: loading, or training it on images that no participant owns ...")
-    judge = load_or_train_judge(*data.judge_pool, *data.judge_test, len(data.class_names))
-    display.message(f"judge: accuracy {judge.test_accuracy:.4f} on {len(data.judge_test.labels)} test images")
-    untrained = _reconstruct(experiment.attack, keys.prior, state.attack, config.evaluation_samples)
-    prior = {"untrained generator": untrained, **data.own_classes}
-    references = build_references(
-        judge,
-        target_class=config.target_class,
-        private=data.private,
-        fresh=data.fresh[::2],
-        gallery=data.gallery.images,
-        gallery_labels=data.gallery.labels,
-        prior=prior,
-    )
-    # Of the fresh images, those that do not define a score of 1.
-    rows = {"fresh real images": data.fresh[1::2], "untrained generator": prior["untrained generator"]}
-    if data.own_classes:
-        rows["adversary's own classes"] = np.concatenate(list(data.own_classes.values()))
-    comparison = {name: _measured(references, images) for name, images in rows.items()}
-    return references, comparison, judge.test_accuracy
-
-
-def _reconstruct(attack: RoundAttack, key: Array, state: PyTree, count: int) -> np.ndarray:
-    return np.asarray(_jitted_reconstruct(attack, key, state, count))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _jitted_reconstruct(attack: RoundAttack, key: Array, state: PyTree, count: int) -> Array:
-    return attack.reconstruct(key, state, count)
+    judge = make_judge_source(display.message)(data)
+    untrained = reconstruct(experiment.attack, keys.prior, state.attack, config.evaluation_samples)
+    return *build_comparison(config, data, judge, untrained), judge.test_accuracy
 
 
 def _measured(references: References, images: np.ndarray) -> dict[str, Any]:
@@ -155,7 +126,7 @@ def _restore(directory: RunDirectory, state: FederationState, display: Progress)
 
 
 def _train(
-    prepared: PreparedRun, keys: _Keys, state: FederationState, references: References | None, display: Progress
+    prepared: PreparedRun, keys: RunKeys, state: FederationState, references: References | None, display: Progress
 ) -> tuple[FederationState, tuple[str, ...]]:
     config, data, experiment, directory = prepared
     chunk = jax.jit(make_rounds(experiment.round, config.performance.rounds_per_chunk))
@@ -228,7 +199,7 @@ def _divergence(round: int, config: AttackConfig) -> str:
 
 
 def _evaluate(
-    prepared: PreparedRun, keys: _Keys, state: FederationState, references: References | None
+    prepared: PreparedRun, keys: RunKeys, state: FederationState, references: References | None
 ) -> dict[str, Any]:
     config, data, experiment, directory = prepared
     accuracy = model_accuracy(experiment.classifier, state.server.params, *data.test)
@@ -236,30 +207,16 @@ def _evaluate(
     if experiment.attack is not None and references is not None:
         # The same latents every time, so that the pictures of two rounds can be compared.
         key = jax.random.clone(keys.latents)
-        images = _reconstruct(experiment.attack, key, state.attack, config.evaluation_samples)
+        images = reconstruct(experiment.attack, key, state.attack, config.evaluation_samples)
         measured["leakage"] = _measured(references, images)
         path = _evaluation_path(directory, int(state.round))
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, _npz(images=images))
+        write_atomic(path, npz_bytes(images=images))
     return measured
 
 
 def _evaluation_path(directory: RunDirectory, round: int) -> pathlib.Path:
     return directory.path / "evaluations" / f"round_{round:06d}.npz"
-
-
-def model_accuracy(model: Model, params: PyTree, images: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images [N, H, W, C] that the model gives their label [N]; the fake class is never right."""
-    correct = 0
-    for start in range(0, len(labels), _ACCURACY_BATCH):
-        part = slice(start, start + _ACCURACY_BATCH)
-        correct += int(jnp.sum(_predict(model, params, images[part]) == labels[part]))
-    return correct / len(labels)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _predict(model: Model, params: PyTree, images: Array) -> Array:
-    return jnp.argmax(model.apply(params, images), axis=-1)
 
 
 def _show(display: Progress, record: Mapping[str, Any]) -> None:
@@ -270,12 +227,6 @@ def _show(display: Progress, record: Mapping[str, Any]) -> None:
         loss=float(np.mean(record["losses"])),
         leakage=None if leakage is None else leakage["leakage_score"],
     )
-
-
-def _npz(**arrays: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
 
 
 def _finish(prepared: PreparedRun, outcome: _Outcome, display: Progress) -> None:
@@ -290,7 +241,7 @@ def _finish(prepared: PreparedRun, outcome: _Outcome, display: Progress) -> None
         kept = [*(images_by_round[round][:_KEPT_PER_EVALUATION] for round in evaluated[:-1]), last]
         rounds = [np.full(len(images), round) for images, round in zip(kept, evaluated, strict=True)]
         labels = np.full(sum(map(len, kept)), config.target_class, np.int32)
-        archive = _npz(images=np.concatenate(kept), labels=labels, rounds=np.concatenate(rounds).astype(np.int32))
+        archive = npz_bytes(images=np.concatenate(kept), labels=labels, rounds=np.concatenate(rounds).astype(np.int32))
         write_atomic(directory.path / "reconstructions.npz", archive)
         nearest, _ = nearest_by_l1(last[:30], data.private)
         title = f"Class {data.class_names[config.target_class]}, round {evaluated[-1]}"

@@ -1,0 +1,187 @@
+"""Every experiment of Hitaj, Ateniese and Perez-Cruz (CCS 2017), each claim beside what was measured.
+
+python -m experiments.reproduce --scale=quick --workdir=runs/reproduce
+python -m experiments.reproduce --scale=paper --figures=6,7 --workdir=runs/paper
+python -m experiments.reproduce --scale=quick --workdir=runs/reproduce --resume
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+import sys
+from typing import Any, NamedTuple
+
+import jax
+
+import gan_leak
+from experiments.flags import run_binary
+from experiments.paper import FIGURES, SCALES, Figure, select_figures
+from experiments.sections import Section, Study, batches_of, make_section
+from gan_leak.evaluation.representatives import DEFINITIONS
+from gan_leak.evaluation.reproduction_report import render_reproduction
+from gan_leak.evaluation.reproduction_results import FORMAT
+from gan_leak.runs.batch import check_batch
+from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
+from gan_leak.runs.measurement import make_judge_source
+from gan_leak.runs.setup import prepare_data
+
+_SEEDS = {"quick": 3, "paper": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproduceConfig:
+    """What to reproduce; the settings themselves are presets."""
+
+    figures: str = dataclasses.field(
+        default="all",
+        metadata={"help": "'all', or numbers separated by commas: " + ", ".join(figure.number for figure in FIGURES)},
+    )
+    scale: str = dataclasses.field(
+        default="quick",
+        metadata={
+            "help": "'quick': shortened runs of the nearest settings that work, within 40 minutes on two CPU cores; "
+            "'paper': the paper's own hyper-parameters beside them, at full length.",
+            "choices": SCALES,
+        },
+    )
+    num_seeds: int = dataclasses.field(default=0, metadata={"help": "Seeds of each setting; 0 = 3."})
+    cifar10: str = dataclasses.field(
+        default="tfds:cifar10", metadata={"help": "Where CIFAR-10 is, for Figure 3: a data set as --dataset takes it."}
+    )
+
+
+class Prepared(NamedTuple):
+    """A reproduction whose input has been checked: what to run, how, and in which directory."""
+
+    figures: tuple[Figure, ...]
+    study: Study
+    directory: RunDirectory
+    unavailable: dict[str, str]
+
+
+def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Prepared:
+    """Checks flags, presets and data, and opens the directory; raises ValueError for bad input."""
+    figures = select_figures(config.figures)
+    if config.num_seeds < 0:
+        raise ValueError(f"num_seeds={config.num_seeds}: expected at least 0")
+    seeds = config.num_seeds or _SEEDS[config.scale]
+
+    def show(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    study = Study(config.scale, seeds, config.cifar10, workdir, make_judge_source(show), show)
+    unavailable = {}
+    for figure in figures:
+        for configs in batches_of(study, figure).values():
+            check_batch(configs)
+            try:
+                prepare_data(configs[0])
+            except (ValueError, OSError) as error:
+                # Only CIFAR-10 has to be brought along; asked for by name, its absence is an error like any other.
+                if config.figures != "all" or configs[0].dataset != config.cifar10:
+                    raise
+                unavailable[figure.number] = str(error)
+    _check_version(workdir)
+    # Which figures a directory holds may grow from one call to the next.
+    directory = open_run(workdir, dataclasses.replace(config, figures="all", num_seeds=seeds), resume=resume)
+    return Prepared(figures, study, directory, unavailable)
+
+
+def _check_version(workdir: pathlib.Path) -> None:
+    path = workdir / "results.json"
+    if not path.exists():
+        return
+    try:
+        results = json.loads(path.read_text())
+        found = results["format"], results["version"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"workdir={workdir}: results.json cannot be read; choose another --workdir") from None
+    if found != (FORMAT, gan_leak.__version__):
+        raise ValueError(
+            f"workdir={workdir}: holds results of version {found[1]} (format {found[0]}), expected "
+            f"{gan_leak.__version__} (format {FORMAT}); choose another --workdir"
+        )
+
+
+def execute(prepared: Prepared) -> int:
+    """Runs the figures that are not there yet and writes the report anew after each."""
+    study, directory = prepared.study, prepared.directory
+    try:
+        _keep_compiled_programs()
+        for figure in prepared.figures:
+            path = directory.path / "figures" / figure.number
+            if figure.number in prepared.unavailable:
+                study.show(f"figure {figure.number}: not run, {prepared.unavailable[figure.number]}")
+                _write_error(path, figure, prepared.unavailable[figure.number])
+            elif not (path / "section.json").exists():
+                study.show(f"figure {figure.number}: {figure.title}")
+                _write_section(path, make_section(study, figure))
+            _write_report(prepared)
+        study.show(f"written: {directory.path / 'report.html'}, {directory.path / 'results.json'}")
+    finally:
+        close_run(directory)
+    return 0
+
+
+def _keep_compiled_programs() -> None:
+    # Settings of one shape then share their programs, in this run and the next.
+    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "gan_leak" / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _write_section(path: pathlib.Path, section: Section) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    for place, png in enumerate(section.pictures.values()):
+        write_atomic(path / f"{place}.png", png)
+    kept = {"entry": section.entry, "captions": list(section.pictures), "judges": section.judges}
+    # Written last: its presence says that the figure is finished.
+    write_atomic(path / "section.json", json.dumps(kept, allow_nan=False).encode())
+
+
+def _write_error(path: pathlib.Path, figure: Figure, error: str) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    entry = {"figure": figure.number, "title": figure.title, "claim": "", "error": f"Not run: {error}"}
+    write_atomic(path / "error.json", json.dumps(entry).encode())
+
+
+def _write_report(prepared: Prepared) -> None:
+    entries: list[dict[str, Any]] = []
+    judges: dict[str, Any] = {}
+    pictures: dict[str, dict[str, bytes]] = {}
+    for figure in FIGURES:
+        path = prepared.directory.path / "figures" / figure.number
+        if (path / "section.json").exists():
+            kept = json.loads((path / "section.json").read_text())
+            entries.append(kept["entry"])
+            judges.update(kept["judges"])
+            pictures[figure.number] = {
+                caption: (path / f"{place}.png").read_bytes() for place, caption in enumerate(kept["captions"])
+            }
+        elif (path / "error.json").exists():
+            entries.append(json.loads((path / "error.json").read_text()))
+    environment = json.loads((prepared.directory.path / "config.json").read_text())
+    environment.pop("config")
+    results = {
+        "format": FORMAT,
+        "version": gan_leak.__version__,
+        "scale": prepared.study.scale,
+        "num_seeds": prepared.study.num_seeds,
+        "command": shlex.join(["python", "-m", "experiments.reproduce", *sys.argv[1:]]),
+        "environment": environment,
+        "seconds": sum(entry.get("wall_seconds", 0.0) for entry in entries),
+        "definitions": dict(DEFINITIONS),
+        "judges": judges,
+        "figures": entries,
+    }
+    write_atomic(prepared.directory.path / "results.json", json.dumps(results, indent=1, allow_nan=False).encode())
+    write_atomic(prepared.directory.path / "report.html", render_reproduction(results, pictures).encode())
+
+
+if __name__ == "__main__":
+    run_binary(prepare, execute, ReproduceConfig)

@@ -1,0 +1,314 @@
+"""The sections of the reproduction: which batches a figure needs, what they say about its claim, and its pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments.flags import config_from_arguments
+from experiments.paper import Claim, Figure, arguments_for, controls_of, read_claim, variants_of
+from gan_leak.config import AttackConfig, to_json
+from gan_leak.evaluation.criteria import Verdict, decide, explain, measurements
+from gan_leak.evaluation.figures import reconstructions_figure
+from gan_leak.evaluation.galleries import interval_figure, leakage_against_accuracy_figure, picture_table
+from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT, PAPER_VARIANT
+from gan_leak.runs.batch import BatchResult, run_batch
+from gan_leak.runs.inversion import Inversions
+from gan_leak.runs.measurement import JudgeSource
+from gan_leak.runs.reproduction import (
+    accuracy_rows,
+    attack_row,
+    differences_between,
+    interval,
+    inversion_metrics,
+    leakage_at_accuracy,
+    privacy_entries,
+    reference_row,
+)
+
+_CONTROL_NAMES = {"passive": "passive adversary", "unowned": "class nobody owns"}
+_SHORT_NAMES = {PAPER_VARIANT: "the paper's", NEAREST_VARIANT: "nearest that works"}
+_GOOD_FROM_ACCURACY = 0.8
+_ROWS_OF_PICTURES = 5
+
+
+class Study(NamedTuple):
+    """How a reproduction runs: scale, seeds, where CIFAR-10 is, where batches are kept, judges, and what shows them."""
+
+    scale: str
+    num_seeds: int
+    cifar10: str
+    directory: pathlib.Path
+    judge_source: JudgeSource
+    show: Callable[[str], None]
+
+
+class Section(NamedTuple):
+    """One figure of the report: its entry in results.json, its pictures by caption, and the judges it relied on."""
+
+    entry: dict[str, Any]
+    pictures: dict[str, bytes]
+    judges: dict[str, Any]
+
+
+def configurations(study: Study, arguments: Sequence[str]) -> list[AttackConfig]:
+    """The configurations of a setting, one a seed, as its command line gives them."""
+    config = config_from_arguments(AttackConfig, list(arguments))
+    if config.dataset == "tfds:cifar10":
+        config = dataclasses.replace(config, dataset=study.cifar10)
+    return [dataclasses.replace(config, seed=seed) for seed in range(study.num_seeds)]
+
+
+def batches_of(study: Study, figure: Figure) -> dict[tuple[str, str], list[AttackConfig]]:
+    """All lanes that a figure needs, by (setting, variant or control)."""
+    found: dict[tuple[str, str], list[AttackConfig]] = {}
+    for label, preset in figure.settings.items():
+        for variant in variants_of(study.scale):
+            arguments = arguments_for(preset, variant, study.scale)
+            found[label, variant] = configurations(study, arguments)
+    if figure.layout == "methods":
+        return {key: _all_classes(configs[0]) for key, configs in found.items()}
+    first, preset = next(iter(figure.settings.items()))
+    for name, arguments in controls_of(arguments_for(preset, NEAREST_VARIANT, study.scale)).items():
+        found[first, name] = configurations(study, arguments)
+    return found
+
+
+def _all_classes(config: AttackConfig) -> list[AttackConfig]:
+    return [dataclasses.replace(config, target_class=target) for target in range(10)]
+
+
+def batch_directory(study: Study, configs: Sequence[AttackConfig]) -> pathlib.Path:
+    """Where a batch is kept: named by all that decides its result, so that figures share what they have in common."""
+    text = json.dumps([to_json(config) for config in configs], sort_keys=True)
+    return study.directory / "batches" / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _run(study: Study, configs: Sequence[AttackConfig], name: str) -> BatchResult:
+    began = time.monotonic()
+
+    def show(done: int, line: str) -> None:
+        if line:
+            left = (time.monotonic() - began) / done * (configs[0].rounds - done)
+            study.show(f"  {name}: round {done}/{configs[0].rounds}, {line}, {left:.0f} s left")
+
+    return run_batch(configs, batch_directory(study, configs), study.judge_source, show)
+
+
+def make_section(study: Study, figure: Figure) -> Section:
+    """Runs what a figure needs and judges it. Raises ValueError where its data cannot be had."""
+    began = time.monotonic()
+    lanes = batches_of(study, figure)
+    batches = {key: _run(study, configs, ", ".join(key)) for key, configs in lanes.items()}
+    make = {"methods": _methods, "curve": _curve, "film strip": _settings, "settings": _settings}[figure.layout]
+    rows, named, verdict_rows, pictures, notes = make(study, figure, lanes, batches)
+    claims = {label: read_claim(preset) for label, preset in figure.settings.items()}
+    verdicts = [_verdict(label, variant, claims[label], row, named) for (label, variant), row in verdict_rows.items()]
+    pictures["Leakage score of every row, with 95% intervals over seeds."] = interval_figure(rows)
+    privacy = [
+        entry
+        for key, configs in lanes.items()
+        if key[1] in (PAPER_VARIANT, NEAREST_VARIANT)
+        for entry in privacy_entries(_name(*key), configs[0], batches[key])
+    ]
+    entry = {
+        "figure": figure.number,
+        "title": figure.title,
+        "claim": " ".join(dict.fromkeys(claim.claim for claim in claims.values())),
+        "setup": _setup(study, lanes),
+        "seconds": sum(batch.seconds for batch in batches.values()),
+        "wall_seconds": time.monotonic() - began,
+        "verdicts": verdicts,
+        "rows": rows,
+        "privacy": privacy,
+        "notes": notes,
+        "error": None,
+    }
+    judges = {next(iter(lanes.values()))[0].dataset: next(iter(batches.values())).judge}
+    return Section(entry, pictures, judges)
+
+
+def _name(label: str, variant: str) -> str:
+    return f"{label}, {_SHORT_NAMES.get(variant) or _CONTROL_NAMES[variant]}"
+
+
+def _verdict(
+    label: str, variant: str, claim: Claim, row: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    lookup = measurements(row["metrics"], {name: other["metrics"] for name, other in named.items()})
+    verdict = decide(claim.reproduced_if, claim.partly_if, lookup)
+    decisive = [claim.reproduced_if] if verdict == Verdict.REPRODUCED else [claim.reproduced_if, claim.partly_if]
+    reasons = [line for criterion in decisive for line in explain(criterion, lookup).splitlines()]
+    return {
+        "name": label,
+        "variant": variant,
+        "verdict": str(verdict),
+        "reproduced_if": claim.reproduced_if.text,
+        "partly_if": claim.partly_if.text,
+        "because": list(dict.fromkeys(reasons)),
+        "row": row["name"],
+        "controls": [other["name"] for other in named.values() if other["role"] == "control"],
+    }
+
+
+def _setup(study: Study, lanes: Mapping[tuple[str, str], Sequence[AttackConfig]]) -> str:
+    (label, variant), configs = next((key, configs) for key, configs in lanes.items() if key[1] == NEAREST_VARIANT)
+    config = configs[0]
+    return (
+        f"{config.dataset}, participants own {config.participant_classes}, target class {config.target_class}, "
+        f"{config.rounds} rounds ({label}, {variant}; scale {study.scale})."
+    )
+
+
+def _settings(
+    study: Study,
+    figure: Figure,
+    lanes: Mapping[tuple[str, str], Sequence[AttackConfig]],
+    batches: Mapping[tuple[str, str], BatchResult],
+) -> tuple[list[dict], dict[str, dict], dict[tuple[str, str], dict], dict[str, bytes], list[str]]:
+    """Rows, the rows that a criterion may name, the rows to be judged, pictures and notes of an ordinary figure."""
+    rows, named, judged = [], {}, {}
+    for (label, variant), batch in batches.items():
+        if variant in _CONTROL_NAMES:
+            named[variant] = attack_row(_name(label, variant), "control", batch)
+            rows.append(named[variant])
+            continue
+        paper = configurations(study, arguments_for(figure.settings[label], PAPER_VARIANT, study.scale))[0]
+        changes = differences_between(paper, lanes[label, variant][0])
+        judged[label, variant] = attack_row(_name(label, variant), "attack", batch, changes)
+        rows.append(judged[label, variant])
+    first = next(iter(batches.values()))
+    named["untrained"] = reference_row("untrained generator", first, "untrained generator")
+    rows += [named["untrained"], reference_row("fresh real images", first, "fresh real images")]
+    pictures = _film_strips(batches) if figure.layout == "film strip" else _pictures_by_seed(batches)
+    for (label, variant), batch in batches.items():
+        if variant not in _CONTROL_NAMES:
+            caption = f"{_name(label, variant)}: drawn below the nearest private image in L1, seed 0."
+            pictures[caption] = reconstructions_figure(batch.pictures[0, -1], batch.private[0], title=label)
+    return rows, named, judged, pictures, _notes(batches)
+
+
+def _notes(batches: Mapping[tuple[str, str], BatchResult]) -> list[str]:
+    return [
+        f"{_name(*key)}: {sum(lane[-1]['diverged'] for lane in batch.records)} of {len(batch.records)} seeds diverged."
+        for key, batch in batches.items()
+        if any(lane[-1]["diverged"] for lane in batch.records)
+    ]
+
+
+def _pictures_by_seed(batches: Mapping[tuple[str, str], BatchResult]) -> dict[str, bytes]:
+    """The paper's layout: an original, and beside it what each setting drew; a row for each seed."""
+    first = next(iter(batches.values()))
+    seeds = min(len(first.records), _ROWS_OF_PICTURES)
+    rows = {
+        f"seed {seed}": [first.private[seed, 0], *(batch.pictures[seed, -1, 0] for batch in batches.values())]
+        for seed in range(seeds)
+    }
+    columns = ["original", *(_name(*key) for key in batches)]
+    return {"A private image, and one picture of each setting and control.": picture_table(rows, columns, title="")}
+
+
+def _film_strips(batches: Mapping[tuple[str, str], BatchResult]) -> dict[str, bytes]:
+    """The same latents over the rounds, passive above active, seed by seed."""
+    shown = {key: batch for key, batch in batches.items() if key[1] in ("passive", NEAREST_VARIANT)}
+    first = next(iter(shown.values()))
+    rows = {}
+    for seed in range(min(len(first.records), _ROWS_OF_PICTURES)):
+        for key, batch in reversed(shown.items()):
+            rows[f"{'passive' if key[1] == 'passive' else 'active'}, seed {seed}"] = list(batch.pictures[seed, :, 0])
+    columns = [f"round {round}" for round in first.rounds]
+    return {"The same latent over the rounds, passive and active adversary.": picture_table(rows, columns, title="")}
+
+
+def _methods(
+    study: Study,
+    figure: Figure,
+    lanes: Mapping[tuple[str, str], Sequence[AttackConfig]],
+    batches: Mapping[tuple[str, str], BatchResult],
+) -> tuple[list[dict], dict[str, dict], dict[tuple[str, str], dict], dict[str, bytes], list[str]]:
+    """As ``_settings``, for the comparison of methods: the replicates are the ten digits."""
+    rows, named, judged, pictures = [], {}, {}, {}
+    inversions: dict[str, Inversions] = {}
+    quick = study.scale == "quick"
+    configs = next(iter(lanes.values()))
+    for kind in ("mlp", "cnn"):
+        study.show(f"  model inversion of {study.num_seeds} networks of kind {kind}")
+        inversions[kind], metrics = inversion_metrics(
+            kind, study.num_seeds, configs, study.judge_source, samples=5000 if quick else 0, epochs=4 if quick else 8
+        )
+        title = {"mlp": "model inversion, multilayer perceptron", "cnn": "model inversion, convolutional network"}
+        row = {"name": title[kind], "role": "attack", "seeds": 10, "metrics": metrics}
+        named[f"inversion_{kind}"] = row
+        rows.append(row)
+    for (label, variant), batch in batches.items():
+        paper = configurations(study, arguments_for(figure.settings[label], PAPER_VARIANT, study.scale))[0]
+        changes = differences_between(paper, lanes[label, variant][0])
+        judged[label, variant] = attack_row(_name(label, variant), "attack", batch, changes)
+        rows.append(judged[label, variant])
+        table = {
+            f"digit {digit}": [
+                batch.private[digit, 0],
+                inversions["mlp"].pictures[0, digit],
+                inversions["cnn"].pictures[0, digit],
+                batch.pictures[digit, -1, 0],
+            ]
+            for digit in range(10)
+        }
+        columns = ["actual image", "model inversion, MLP", "model inversion, CNN", "GAN"]
+        pictures[f"{_name(label, variant)}: an image, both inversions and the GAN."] = picture_table(
+            table, columns, title=""
+        )
+    first = next(iter(batches.values()))
+    rows.append(reference_row("untrained generator", first, "untrained generator"))
+    rows.append(reference_row("fresh real images", first, "fresh real images"))
+    notes = [
+        "Intervals are over the ten digits. Test accuracy of the inverted networks: "
+        + "; ".join(
+            f"{kind.upper()} {', '.join(f'{accuracy:.3f}' for accuracy in found.accuracies)}"
+            for kind, found in inversions.items()
+        )
+        + ".",
+        *_notes(batches),
+    ]
+    return rows, named, judged, pictures, notes
+
+
+def _curve(
+    study: Study,
+    figure: Figure,
+    lanes: Mapping[tuple[str, str], Sequence[AttackConfig]],
+    batches: Mapping[tuple[str, str], BatchResult],
+) -> tuple[list[dict], dict[str, dict], dict[tuple[str, str], dict], dict[str, bytes], list[str]]:
+    """As ``_settings``, for leakage against accuracy: each evaluation counts, not only the last."""
+    rows, named, judged = [], {}, {}
+    for (label, variant), batch in batches.items():
+        if variant in _CONTROL_NAMES:
+            continue
+        split = accuracy_rows(batch, _GOOD_FROM_ACCURACY)
+        name = _name(label, variant)
+        judged[label, variant] = {
+            "name": f"{name}, accuracy from 80%",
+            "role": "attack",
+            "metrics": split["at or above"],
+        }
+        below = {"name": f"{name}, accuracy below 80%", "role": "control", "metrics": split["below"]}
+        named["below"] = below
+        rows += [judged[label, variant], below]
+        reached = [lane[-1]["model_accuracy"] for lane in batch.records]
+        passive = leakage_at_accuracy(batches[label, "passive"], reached)
+        equal = {"leakage_score": interval(passive)}
+        rows.append({"name": f"passive, where as accurate as {name} in the end", "role": "control", "metrics": equal})
+    series = {
+        _name(*key): [
+            [(record["model_accuracy"], (record["leakage"] or {}).get("leakage_score")) for record in lane]
+            for lane in batch.records
+        ]
+        for key, batch in batches.items()
+    }
+    caption = "Leakage score over the accuracy that the shared model had at that moment, a line for each seed."
+    return rows, named, judged, {caption: leakage_against_accuracy_figure(series)}, _notes(batches)

@@ -1,0 +1,333 @@
+"""Several runs of one shape in one compiled program: the seeds of a setting, or its target classes.
+
+Each lane is what ``experiments.gan_attack`` would do with its configuration: the same keys, the same rounds. Lanes may
+differ in every number that a round takes traced, in the seed, and in which images are owned, as long as shapes agree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_leak import trees
+from gan_leak.collaboration import RoundHyperParameters, init_federation, make_rounds
+from gan_leak.collaboration.round import RoundFunction
+from gan_leak.config import AttackConfig, to_json
+from gan_leak.evaluation.fidelity import nearest_by_l1
+from gan_leak.evaluation.representatives import References, measure_leakage
+from gan_leak.runs import checkpoints
+from gan_leak.runs.directory import npz_bytes, write_atomic
+from gan_leak.runs.measurement import JudgeSource, RunKeys, build_comparison, model_accuracy, reconstruct, run_keys
+from gan_leak.runs.setup import AttackData, Experiment, build_experiment, prepare_data
+from gan_leak.types import Array, FederationData, FederationState
+
+RESULT_NAME = "result.json"
+PICTURES_NAME = "pictures.npz"
+RECORDS_NAME = "records.json"
+_MOST_ROUNDS_PER_CALL = 5
+_KEPT_PICTURES = 12
+
+# What a lane may have for itself: the rest decides the shape of the program, or what is measured when.
+LANE_FIELDS = frozenset(
+    {
+        "seed",
+        "target_class",
+        "learning_rate",
+        "learning_rate_decay",
+        "upload_fraction",
+        "download_fraction",
+        "upload_threshold",
+        "upload_bound",
+        "update_count_decay",
+        "epsilon_per_release",
+        "sensitivity",
+        "clipping_norm",
+        "noise_multiplier",
+        "generator_learning_rate",
+    }
+)
+
+
+class Lane(NamedTuple):
+    """One run among others: its configuration, its data and what its leakage is measured against."""
+
+    config: AttackConfig
+    data: AttackData
+    keys: RunKeys
+    references: References
+    comparison: dict[str, dict[str, Any]]
+
+
+class BatchResult(NamedTuple):
+    """What a batch measured, in order of lanes.
+
+    records: for each lane one dictionary an evaluation (round, model_accuracy, leakage, uploaded, diverged).
+    comparison: for each lane the measures of the references beside it, by name. pictures: float32
+    [lanes, evaluations, M, H, W, C], the same latents at each evaluation. private: [lanes, M, H, W, C], the private
+    image nearest to each last picture. samples: training images of each participant. coordinates: shared parameters.
+    """
+
+    rounds: list[int]
+    records: list[list[dict[str, Any]]]
+    comparison: list[dict[str, dict[str, Any]]]
+    pictures: np.ndarray
+    private: np.ndarray
+    judge: dict[str, Any]
+    samples: list[int]
+    coordinates: int
+    seconds: float
+
+
+def check_batch(configs: Sequence[AttackConfig]) -> None:
+    """Raises ValueError unless there is a lane, and lanes differ in ``LANE_FIELDS`` only."""
+    if not configs:
+        raise ValueError("configs: empty, at least one configuration is needed")
+    for config in configs[1:]:
+        for field in dataclasses.fields(AttackConfig):
+            values = getattr(configs[0], field.name), getattr(config, field.name)
+            if field.name not in LANE_FIELDS and values[0] != values[1]:
+                raise ValueError(f"{field.name}={values[1]!r} in one lane, {values[0]!r} in another: expected the same")
+
+
+def run_batch(
+    configs: Sequence[AttackConfig],
+    directory: pathlib.Path,
+    judge_source: JudgeSource,
+    show: Callable[[int, str], None] = lambda round, text: None,
+) -> BatchResult:
+    """Runs all lanes and keeps the result in ``directory``; a finished one is read, an interrupted one continued.
+
+    show: called with the number of finished rounds and a line of what was measured there.
+
+    Raises ValueError for lanes that do not go together, for bad data, and for a directory that holds another batch.
+    """
+    check_batch(configs)
+    directory.mkdir(parents=True, exist_ok=True)
+    _check_directory(directory, configs)
+    if (directory / RESULT_NAME).exists():
+        return read_result(directory)
+    lanes, experiment, state = _prepare(configs, judge_source)
+    return _train(lanes, experiment, state, directory, judge_source, show)
+
+
+def read_result(directory: pathlib.Path) -> BatchResult:
+    """The result of a finished batch, as ``run_batch`` returned it."""
+    fields = json.loads((directory / RESULT_NAME).read_text())
+    with np.load(directory / PICTURES_NAME) as pictures:
+        arrays = {name: pictures[name].astype(np.float32) for name in ("pictures", "private")}
+    return BatchResult(**fields, **arrays)
+
+
+def _check_directory(directory: pathlib.Path, configs: Sequence[AttackConfig]) -> None:
+    path = directory / "lanes.json"
+    text = json.dumps([to_json(config) for config in configs], indent=1) + "\n"
+    if not path.exists():
+        write_atomic(path, text.encode())
+    elif path.read_text() != text:
+        raise ValueError(f"{directory}: holds a batch of other configurations; choose another --workdir")
+
+
+def _prepare(
+    configs: Sequence[AttackConfig], judge_source: JudgeSource
+) -> tuple[list[Lane], Experiment, FederationState]:
+    lanes, states = [], []
+    experiment = None
+    for config in configs:
+        data = prepare_data(config)
+        # Lanes share the program, so that all but the numbers may come from the first.
+        experiment = experiment or build_experiment(config, data)
+        assert experiment.attack is not None
+        keys = run_keys(config.seed)
+        participants = data.federation.sizes.shape[0]
+        state = _init(experiment, keys.init, participants)
+        untrained = reconstruct(experiment.attack, keys.prior, state.attack, config.evaluation_samples)
+        references, comparison = build_comparison(config, data, judge_source(data), untrained)
+        lanes.append(Lane(config, data, keys, references, comparison))
+        states.append(state)
+    assert experiment is not None
+    return lanes, experiment, trees.stack(states)
+
+
+def _init(experiment: Experiment, key: Array, participants: int) -> FederationState:
+    return init_federation(key, experiment.classifier, experiment.transform, participants, experiment.attack)
+
+
+def stack_federations(federations: Sequence[FederationData]) -> FederationData:
+    """Federations [P, N, ...] of different N, padded to the longest, with a leading axis of lanes."""
+    longest = max(federation.labels.shape[1] for federation in federations)
+
+    def padded(values: Array) -> np.ndarray:
+        array = np.asarray(values)
+        return np.pad(array, [(0, 0), (0, longest - array.shape[1]), *[(0, 0)] * (array.ndim - 2)])
+
+    return FederationData(
+        jnp.asarray(np.stack([padded(federation.images) for federation in federations])),
+        jnp.asarray(np.stack([padded(federation.labels) for federation in federations])),
+        jnp.asarray(np.stack([np.asarray(federation.sizes) for federation in federations])),
+    )
+
+
+def make_lanes(round_fn: RoundFunction, mapping: str) -> Callable:
+    """Builds ``lanes(keys, states, data, hyperparameters, count)``: ``count`` rounds of every lane in one program.
+
+    All arguments but the count have a leading axis of lanes. ``mapping``: 'vmap', 'map' or 'auto', which never changes
+    a result beyond float tolerance.
+    """
+    rounds = make_rounds(round_fn, _MOST_ROUNDS_PER_CALL)
+
+    def lanes(keys: Array, states: FederationState, data: FederationData, numbers: Any, count: Array) -> tuple:
+        def lane(entry: tuple) -> tuple:
+            return rounds(*entry, count)
+
+        entries = (keys, states, data, numbers)
+        by_map = mapping == "map" or (mapping == "auto" and jax.default_backend() == "cpu")
+        return jax.lax.map(lane, entries) if by_map else jax.vmap(lane)(entries)
+
+    return lanes
+
+
+def _train(
+    lanes: list[Lane],
+    experiment: Experiment,
+    state: FederationState,
+    directory: pathlib.Path,
+    judge_source: JudgeSource,
+    show: Callable[[int, str], None],
+) -> BatchResult:
+    config = lanes[0].config
+    run = jax.jit(make_lanes(experiment.round, config.performance.seed_mapping))
+    keys = jnp.stack([lane.keys.rounds for lane in lanes])
+    data = stack_federations([lane.data.federation for lane in lanes])
+    numbers = _stack_numbers([build_experiment(lane.config, lane.data).hyperparameters for lane in lanes])
+    state, records, pictures, seconds = _resume(directory, state, len(lanes))
+    done = int(state.round[0])
+    while done < config.rounds:
+        began = time.perf_counter()
+        end = min(config.rounds, (done // config.evaluation_interval + 1) * config.evaluation_interval)
+        count = min(_MOST_ROUNDS_PER_CALL, end - done)
+        state, infos = jax.block_until_ready(run(keys, state, data, numbers, count))
+        done += count
+        if done == end:
+            measured, drawn = _evaluate(lanes, experiment, state, infos, count)
+            seconds += time.perf_counter() - began
+            for lane_records, record in zip(records, measured, strict=True):
+                lane_records.append({"round": done, **record})
+            pictures = np.concatenate([pictures, drawn[:, None]], axis=1) if pictures.size else drawn[:, None]
+            _keep(directory, done, state, records, pictures, seconds)
+            show(done, _line(measured))
+        else:
+            seconds += time.perf_counter() - began
+            show(done, "")
+    return _finish(lanes, records, pictures, directory, judge_source, experiment, seconds)
+
+
+def _stack_numbers(numbers: Sequence[RoundHyperParameters]) -> RoundHyperParameters:
+    def stacked(*values: Any) -> Array:
+        dtype = jnp.int32 if isinstance(values[0], int) else jnp.float32
+        return jnp.asarray(values, dtype)
+
+    return jax.tree.map(stacked, *numbers)
+
+
+def _evaluate(
+    lanes: Sequence[Lane], experiment: Experiment, state: FederationState, infos: Any, count: int
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    assert experiment.attack is not None
+    measured, drawn = [], []
+    for index, lane in enumerate(lanes):
+        own = trees.take(state, index)
+        key = jax.random.clone(lane.keys.latents)
+        images = reconstruct(experiment.attack, key, own.attack, lane.config.evaluation_samples)
+        finite = bool(np.all(np.isfinite(images))) and bool(trees.all_finite(own.server.params))
+        accuracy = model_accuracy(experiment.classifier, own.server.params, *lane.data.test)
+        leakage = measure_leakage(lane.references, images)._asdict() if finite else None
+        turns = trees.take(trees.take(infos.turns, index), count - 1)
+        measured.append(
+            {
+                "model_accuracy": accuracy,
+                "leakage": leakage,
+                "uploaded": turns.uploaded.tolist(),
+                "diverged": not finite,
+            }
+        )
+        drawn.append(images[:_KEPT_PICTURES])
+    return measured, np.stack(drawn)
+
+
+def _line(measured: Sequence[dict[str, Any]]) -> str:
+    scores = [record["leakage"]["leakage_score"] for record in measured if record["leakage"]]
+    accuracy = np.mean([record["model_accuracy"] for record in measured])
+    return f"accuracy {accuracy:.3f}, leakage " + (" ".join(f"{score:.2f}" for score in scores) or "n/a, diverged")
+
+
+def _keep(
+    directory: pathlib.Path,
+    done: int,
+    state: FederationState,
+    records: list[list[dict[str, Any]]],
+    pictures: np.ndarray,
+    seconds: float,
+) -> None:
+    # The checkpoint last: what it finds beside it is then never older than itself.
+    kept = {"records": records, "seconds": seconds}
+    write_atomic(directory / RECORDS_NAME, json.dumps(kept).encode())
+    write_atomic(directory / PICTURES_NAME, npz_bytes(pictures=pictures.astype(np.float16)))
+    checkpoints.save(directory / "checkpoints", done, state, keep=1)
+
+
+def _resume(
+    directory: pathlib.Path, state: FederationState, lanes: int
+) -> tuple[FederationState, list[list[dict[str, Any]]], np.ndarray, float]:
+    restored = checkpoints.restore_latest(directory / "checkpoints", state)
+    if restored is None:
+        return state, [[] for _ in range(lanes)], np.zeros(0, np.float32), 0.0
+    kept = json.loads((directory / RECORDS_NAME).read_text())
+    records = [[record for record in lane if record["round"] <= restored.round] for lane in kept["records"]]
+    with np.load(directory / PICTURES_NAME) as archive:
+        pictures = archive["pictures"][:, : len(records[0])].astype(np.float32)
+    return restored.state, records, pictures, kept["seconds"]
+
+
+def _finish(
+    lanes: Sequence[Lane],
+    records: list[list[dict[str, Any]]],
+    pictures: np.ndarray,
+    directory: pathlib.Path,
+    judge_source: JudgeSource,
+    experiment: Experiment,
+    seconds: float,
+) -> BatchResult:
+    private = np.stack(
+        [
+            lane.data.private[nearest_by_l1(np.nan_to_num(drawn[-1]), lane.data.private)[0]]
+            for lane, drawn in zip(lanes, pictures, strict=True)
+        ]
+    )
+    first = lanes[0]
+    params = jax.eval_shape(experiment.classifier.init, first.keys.init)
+    fields = {
+        "rounds": [record["round"] for record in records[0]],
+        "records": records,
+        "comparison": [lane.comparison for lane in lanes],
+        "judge": {
+            "test_accuracy": judge_source(first.data).test_accuracy,
+            "test_images": len(first.data.judge_test.labels),
+        },
+        "samples": np.asarray(first.data.federation.sizes).tolist(),
+        "coordinates": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "seconds": seconds,
+    }
+    archive = npz_bytes(pictures=pictures.astype(np.float16), private=private.astype(np.float16))
+    write_atomic(directory / PICTURES_NAME, archive)
+    # Written last: its presence says that the batch is finished.
+    write_atomic(directory / RESULT_NAME, json.dumps(fields).encode())
+    checkpoints.delete_all(directory / "checkpoints")
+    return read_result(directory)

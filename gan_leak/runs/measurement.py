@@ -1,0 +1,102 @@
+"""What a run is measured by: its keys, the judge of its data, and the references beside its reconstructions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_leak.config import AttackConfig
+from gan_leak.evaluation.judge import Judge, load_or_train_judge
+from gan_leak.evaluation.representatives import References, build_references, measure_leakage
+from gan_leak.runs.setup import AttackData
+from gan_leak.types import Array, Model, PyTree, RoundAttack
+
+_ACCURACY_BATCH = 500
+
+JudgeSource = Callable[[AttackData], Judge]
+
+
+class RunKeys(NamedTuple):
+    """The keys of a run, by what they are for."""
+
+    init: Array
+    rounds: Array
+    latents: Array
+    prior: Array
+
+
+def run_keys(seed: int) -> RunKeys:
+    """The keys of the run with this seed."""
+    return RunKeys(*jax.random.split(jax.random.key(seed), 4))
+
+
+def make_judge_source(show: Callable[[str], None]) -> JudgeSource:
+    """Builds ``judge(data)``, which trains or loads the judge of a data set once and says so through ``show``."""
+    judges: dict[tuple[str, int], Judge] = {}
+
+    def judge(data: AttackData) -> Judge:
+        # The pool is a function of the data set and its size.
+        key = (data.fingerprint, len(data.judge_pool.labels))
+        if key not in judges:
+            show("judge: loading, or training it on images that no participant owns ...")
+            judges[key] = load_or_train_judge(*data.judge_pool, *data.judge_test, len(data.class_names))
+            accuracy, tested = judges[key].test_accuracy, len(data.judge_test.labels)
+            show(f"judge: accuracy {accuracy:.4f} on {tested} images it was not trained on")
+        return judges[key]
+
+    return judge
+
+
+def build_comparison(
+    config: AttackConfig, data: AttackData, judge: Judge, untrained: np.ndarray | None
+) -> tuple[References, dict[str, dict[str, Any]]]:
+    """What leakage is measured against, and the measures of what scores one and what scores nothing, by name.
+
+    untrained: what the attack draws before its first step [M, H, W, C]; None for an attack that has no such thing.
+    """
+    prior = {**({} if untrained is None else {"untrained generator": untrained}), **data.own_classes}
+    references = build_references(
+        judge,
+        target_class=config.target_class,
+        private=data.private,
+        fresh=data.fresh[::2],
+        gallery=data.gallery.images,
+        gallery_labels=data.gallery.labels,
+        prior=prior,
+    )
+    # Of the fresh images, those that do not define a score of 1.
+    rows = {"fresh real images": data.fresh[1::2]}
+    if untrained is not None:
+        rows["untrained generator"] = untrained
+    if data.own_classes:
+        rows["adversary's own classes"] = np.concatenate(list(data.own_classes.values()))
+    return references, {name: measure_leakage(references, images)._asdict() for name, images in rows.items()}
+
+
+def reconstruct(attack: RoundAttack, key: Array, state: PyTree, count: int) -> np.ndarray:
+    """What the attack draws [count, H, W, C] from its state."""
+    return np.asarray(_jitted_reconstruct(attack, key, state, count))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _jitted_reconstruct(attack: RoundAttack, key: Array, state: PyTree, count: int) -> Array:
+    return attack.reconstruct(key, state, count)
+
+
+def model_accuracy(model: Model, params: PyTree, images: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images [N, H, W, C] that the model gives their label [N]; the fake class is never right."""
+    correct = 0
+    for start in range(0, len(labels), _ACCURACY_BATCH):
+        part = slice(start, start + _ACCURACY_BATCH)
+        correct += int(jnp.sum(_predict(model, params, images[part]) == labels[part]))
+    return correct / len(labels)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predict(model: Model, params: PyTree, images: Array) -> Array:
+    return jnp.argmax(model.apply(params, images), axis=-1)

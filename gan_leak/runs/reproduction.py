@@ -1,0 +1,180 @@
+"""From batches of runs to what a reproduction reports: rows of numbers with intervals, and promises of privacy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gan_leak.config import AttackConfig, to_json
+from gan_leak.defenses import dp_sgd_epsilon, dp_sgd_schedule, sparse_vector_charged, sparse_vector_epsilon
+from gan_leak.evaluation.criteria import summarise
+from gan_leak.evaluation.representatives import measure_leakage
+from gan_leak.runs.batch import BatchResult
+from gan_leak.runs.inversion import Inversions, invert_all_classes
+from gan_leak.runs.measurement import JudgeSource, build_comparison
+from gan_leak.runs.setup import Images, prepare_data
+
+# How often a run is looked at does not change what it does.
+_NOT_HYPERPARAMETERS = frozenset({"seed", "evaluation_interval", "evaluation_samples", "checkpoint_interval"})
+
+
+def interval(values: Iterable[float | None]) -> dict[str, Any]:
+    """Mean, 95% interval and values over seeds as strict JSON: None where there is no number."""
+    summary = summarise(values)
+    fields = {name: _number(getattr(summary, name)) for name in ("mean", "low", "high")}
+    return {**fields, "values": [_number(value) for value in summary.values]}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def metrics_over(records: Sequence[Mapping[str, Any] | None], **more: Sequence[float | None]) -> dict[str, Any]:
+    """Each measure of leakage as an interval over seeds. records: a ``Leakage`` as dictionary, or None, for each."""
+    names = next((record.keys() for record in records if record), ())
+    metrics = {
+        name: interval(None if record is None else record[name] for record in records)
+        for name in names
+        if name != "leakage_by_representation"
+    }
+    return {**{name: interval(values) for name, values in more.items()}, **metrics}
+
+
+def attack_row(name: str, role: str, batch: BatchResult, differences: Mapping[str, Any] | None = None) -> dict:
+    """The row of a batch: what its lanes measured last, as intervals over them."""
+    last = [lane[-1] for lane in batch.records]
+    return {
+        "name": name,
+        "role": role,
+        "rounds": batch.rounds[-1],
+        "seeds": len(last),
+        "metrics": metrics_over(
+            [record["leakage"] for record in last], model_accuracy=[record["model_accuracy"] for record in last]
+        ),
+        "differences": dict(differences or {}),
+    }
+
+
+def reference_row(name: str, batch: BatchResult, reference: str) -> dict:
+    """The row of a reference that was measured beside the lanes of a batch, such as its untrained generator."""
+    measured = [comparison.get(reference) for comparison in batch.comparison]
+    return {"name": name, "role": "reference", "seeds": len(measured), "metrics": metrics_over(measured)}
+
+
+def differences_between(paper: AttackConfig, used: AttackConfig) -> dict[str, list[Any]]:
+    """The hyper-parameters in which a configuration departs from the paper's: [the paper's, the one used] by name."""
+    left, right = to_json(paper), to_json(used)
+    return {
+        field.name: [left[field.name], right[field.name]]
+        for field in dataclasses.fields(AttackConfig)
+        if field.name not in _NOT_HYPERPARAMETERS and left[field.name] != right[field.name]
+    }
+
+
+def privacy_entries(name: str, config: AttackConfig, batch: BatchResult) -> list[dict[str, Any]]:
+    """What the defence of a batch promises to the victim with the most rounds of uploads, over a round and the run."""
+    if config.defense == "sparse_vector":
+        return [_sparse_vector_entry(name, config, batch)]
+    if config.defense == "dp_sgd":
+        return [_dp_sgd_entry(name, config, batch)]
+    return []
+
+
+def _victim(config: AttackConfig) -> int:
+    return 1 if config.adversary == 0 else 0
+
+
+def _sparse_vector_entry(name: str, config: AttackConfig, batch: BatchResult) -> dict[str, Any]:
+    one = sparse_vector_epsilon(config.epsilon_per_release, config.upload_fraction, batch.coordinates)
+    whole = sparse_vector_epsilon(config.epsilon_per_release, config.upload_fraction, batch.coordinates, config.rounds)
+    releases = np.mean([[record["uploaded"][_victim(config)] for record in lane] for lane in batch.records])
+    charged = sparse_vector_charged(config.epsilon_per_release, round(float(releases)))
+    return {
+        "name": name,
+        "mechanism": "sparse vector",
+        "epsilon_per_round": _number(one.epsilon),
+        "epsilon_total": _number(whole.epsilon),
+        "delta": 0.0,
+        "unit": "update",
+        "note": (
+            f"{config.epsilon_per_release:g} for each of at most {round(one.epsilon / config.epsilon_per_release):,} "
+            f"releases a round; {charged:,.0f} charged a round for those made. Covers values within the bound only, "
+            "as published. Noise in floating point is for research."
+        ),
+    }
+
+
+def _dp_sgd_entry(name: str, config: AttackConfig, batch: BatchResult) -> dict[str, Any]:
+    samples = batch.samples[_victim(config)]
+    probability, steps = dp_sgd_schedule(samples, config.batch_size, config.local_epochs)
+    one = dp_sgd_epsilon(config.noise_multiplier, probability, steps, config.delta)
+    whole = dp_sgd_epsilon(config.noise_multiplier, probability, steps * config.rounds, config.delta)
+    return {
+        "name": name,
+        "mechanism": "DP-SGD",
+        "epsilon_per_round": _number(one.epsilon),
+        "epsilon_total": _number(whole.epsilon),
+        "delta": config.delta,
+        "unit": "record",
+        "note": (
+            f"Noise multiplier {config.noise_multiplier:g}, clipping norm {config.clipping_norm:g}, sampling "
+            f"probability {probability:.3g}, {steps * config.rounds:,} steps; by PLD, RDP gives "
+            f"{whole.cross_check:.3g}. "
+            "Noise in floating point is for research."
+        ),
+    }
+
+
+def accuracy_rows(batch: BatchResult, threshold: float) -> dict[str, dict[str, Any]]:
+    """Leakage before and after the shared model reaches an accuracy, over seeds: the means over evaluations of each.
+
+    Returns the metrics "at or above" and "below" by that name; a seed without such an evaluation counts as no number.
+    """
+    rows: dict[str, list[float | None]] = {"at or above": [], "below": []}
+    for lane in batch.records:
+        for name, values in rows.items():
+            scores = [
+                record["leakage"]["leakage_score"]
+                for record in lane
+                if record["leakage"] and (record["model_accuracy"] >= threshold) == (name == "at or above")
+            ]
+            values.append(float(np.mean(scores)) if scores else None)
+    return {name: {"leakage_score": interval(values)} for name, values in rows.items()}
+
+
+def leakage_at_accuracy(batch: BatchResult, accuracies: Sequence[float]) -> list[float | None]:
+    """For each lane the leakage score at its first evaluation with at least this model accuracy, None if none has."""
+    found: list[float | None] = []
+    for lane, accuracy in zip(batch.records, accuracies, strict=True):
+        scores = [
+            record["leakage"]["leakage_score"]
+            for record in lane
+            if record["leakage"] and record["model_accuracy"] >= accuracy
+        ]
+        found.append(scores[0] if scores else None)
+    return found
+
+
+def inversion_metrics(
+    kind: str, models: int, configs: Sequence[AttackConfig], judge_source: JudgeSource, *, samples: int, epochs: int
+) -> tuple[Inversions, dict[str, Any]]:
+    """Model inversion measured as the GAN attack is: the pictures that ``models`` networks give of each class.
+
+    configs: one for each class, of data that one participant owns whole. samples: most training images, 0 = all.
+    Returns the pictures and the metrics as intervals over the classes.
+    """
+    datas = [prepare_data(config) for config in configs]
+    federation, size = datas[0].federation, int(datas[0].federation.sizes[0])
+    count = min(size, samples) if samples else size
+    # The federation's order is by index in the data set, in which classes are mixed.
+    train = Images(np.asarray(federation.images[0, :count]), np.asarray(federation.labels[0, :count]))
+    found = invert_all_classes(kind, models, train, datas[0].test, len(configs), epochs=epochs, steps=5000)
+    measured = []
+    for config, data in zip(configs, datas, strict=True):
+        references, _ = build_comparison(config, data, judge_source(data), None)
+        measured.append(measure_leakage(references, found.pictures[:, config.target_class])._asdict())
+    return found, metrics_over(measured, model_accuracy=[float(np.mean(found.accuracies))] * len(configs))
