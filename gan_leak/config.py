@@ -65,8 +65,8 @@ class AttackConfig:
     participant_classes: str = _field(
         "0-4;5-9",
         "Classes of each participant, participants separated by ';', classes by ',' or ranges 'a-b'; an empty entry is "
-        "a participant without data (Hitaj et al. 2017, section 9.2.1). With partition 'iid' or 'dirichlet' only the "
-        "number of entries matters.",
+        "a participant without data (Hitaj et al. 2017, section 9.2.1); 'each a-b' is a participant for every class. "
+        "With partition 'iid' or 'dirichlet' only the number of participants matters.",
     )
     dirichlet_concentration: float = _field(0.5, "Concentration of the Dirichlet partition; smaller is less balanced.")
     samples_per_participant: int = _field(

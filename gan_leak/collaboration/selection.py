@@ -38,14 +38,21 @@ def largest(scores: Array, count: Array | int, *, key: Array | None = None) -> A
     Ties at the boundary go to the lowest index, or with a ``key`` to a uniformly random subset. NaN ranks above
     everything, so that a diverged update is seen rather than hidden. ``count`` may be traced.
     """
+    count = jnp.asarray(count, jnp.int32)
+    lottery = None if key is None else jax.random.bits(key, scores.shape, jnp.uint32) | jnp.uint32(1)
+    # The search costs as much as training on several images: in vain where everything is selected, as it often is.
+    return jax.lax.cond(
+        count >= scores.size, lambda: jnp.ones(scores.shape, bool), lambda: _search(scores, count, lottery)
+    )
+
+
+def _search(scores: Array, count: Array, lottery: Array | None) -> Array:
     # Bit patterns of non-negative floats are ordered as the floats are.
     bits = jax.lax.bitcast_convert_type(jnp.abs(scores.astype(jnp.float32)), jnp.uint32)
-    count = jnp.asarray(count, jnp.int32)
-    if key is None:
+    if lottery is None:
         return _mask_of_largest(bits, count)
     threshold = _kth_largest(bits, count)
     above, level = bits > threshold, bits == threshold
-    lottery = jax.random.bits(key, bits.shape, jnp.uint32) | jnp.uint32(1)
     return above | (level & _mask_of_largest(jnp.where(level, lottery, 0), count - jnp.sum(above)))
 
 

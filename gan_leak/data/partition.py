@@ -22,13 +22,23 @@ def parse_participant_classes(text: str, num_classes: int) -> tuple[tuple[int, .
     """Parse who owns which classes: '0-4;5-9' -> ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9)).
 
     Participants are separated by ';', classes by ','; 'a-b' is a range with both ends; an empty entry is a participant
-    without data. Returns the sorted classes of each participant.
+    without data; 'each' before classes makes a participant of every one: 'each 0-2;' -> ((0,), (1,), (2,), ()). Returns
+    the sorted classes of each participant.
 
     Raises ValueError on any other text, an empty one, a class twice in one entry, or one outside 0..num_classes - 1.
     """
     if not text.strip():
         raise ValueError(f"participant_classes={text!r}, expected at least one participant, such as '0-4;5-9'")
-    return tuple(_parse_entry(entry.strip(), text, num_classes) for entry in text.split(";"))
+    participants: list[tuple[int, ...]] = []
+    for entry in text.split(";"):
+        each = re.fullmatch(r"\s*each\s(.*)", entry)
+        if each is None:
+            participants.append(_parse_entry(entry.strip(), text, num_classes))
+        elif each[1].strip():
+            participants.extend((label,) for label in _parse_entry(each[1].strip(), text, num_classes))
+        else:
+            raise ValueError(f"participant_classes={text!r}: {entry.strip()!r}, expected classes after 'each'")
+    return tuple(participants)
 
 
 def split_off_judge_pool(labels: np.ndarray, judge_samples: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,9 @@ A plain classifier calls a collapsed, unreadable texture a digit with certainty,
 little. The judge is of another architecture than the shared model and is trained on images that no participant owns. It
 has one output more than there are classes, "none of them", which it learns on noise, blank and scrambled pictures, and
 on such pictures after they were optimised against it.
+
+It looks at no more than 32 x 32 pixels; larger images are averaged down to that. A class shows there, training costs as
+much for any size, and a picture that is optimised against it gains nothing from finer patterns.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.serialization
@@ -29,6 +32,8 @@ from gan_leak.types import Array, PyTree
 # Raised whenever training changes, so that a judge of another recipe is not taken from the cache.
 RECIPE_VERSION = 1
 
+_RESOLUTION = 32
+
 
 class Judge(NamedTuple):
     """A trained judge: its parameters, how many classes it knows, and its accuracy on test images it never saw."""
@@ -42,7 +47,9 @@ class JudgeTraining(NamedTuple):
     """How a judge is trained; the defaults reach 99% on MNIST with 30,000 images.
 
     least_steps: a small data set is passed over more often. adversarial_step_size, noise: in image units of [-1, 1].
-    shift: pixels at 32 x 32. stretch: largest entry of the random affine map beside the identity.
+    shift: pixels at 32 x 32. stretch: largest entry of the random affine map beside the identity. lighting: how much
+    brightness, contrast and the slope of the light vary, in image units; 0 leaves them alone. mirror: half of the
+    images are mirrored, which shows the same person, but not the same digit.
     """
 
     epochs: int = 7
@@ -55,6 +62,30 @@ class JudgeTraining(NamedTuple):
     noise: float = 1.0
     shift: float = 1.5
     stretch: float = 0.15
+    lighting: float = 0.0
+    mirror: bool = False
+
+
+# Left out of the cache key where they are off, so that judges from before there were any keep their place.
+_OPTIONS = ("lighting", "mirror")
+
+# For a handful of images a class: they have to be varied more than they vary among themselves. Milder speckle leaves
+# room for more garbage, without which so few images make a judge that a few steps from noise fool.
+FEW_IMAGES_TRAINING = JudgeTraining(
+    least_steps=1600, batch_size=80, garbage_per_batch=32, noise=0.6, shift=2.5, stretch=0.2, lighting=0.4
+)
+FEW_PHOTOGRAPHS_TRAINING = FEW_IMAGES_TRAINING._replace(mirror=True)
+_FEW_IMAGES = 1000
+
+
+def training_for(shape: tuple[int, ...]) -> JudgeTraining:
+    """The recipe for training images of this shape [N, H, W, C].
+
+    Few images of more than 32 x 32 pixels are taken for photographs.
+    """
+    if shape[0] >= _FEW_IMAGES:
+        return JudgeTraining()
+    return FEW_PHOTOGRAPHS_TRAINING if shape[1] > _RESOLUTION else FEW_IMAGES_TRAINING
 
 
 class _JudgeNetwork(nn.Module):
@@ -65,6 +96,7 @@ class _JudgeNetwork(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> tuple[Array, Array]:
         """Images [B, H, W, C] -> (logits [B, K + 1], features [B, 128])."""
+        images = _shrink(images)
         hidden = _blocks(images, images.shape[1] // 16)
         for width in (32, 96):
             hidden = jnp.pad(hidden, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -78,6 +110,20 @@ class _JudgeNetwork(nn.Module):
 
 def _convolve(images: Array, kernel: Array, strides: tuple, padding: str, **_: object) -> Array:
     return convolve(images, kernel, implementation="matmul")
+
+
+def _shrink(images: Any) -> Any:
+    """Images [B, H, W, C], averaged over squares of pixels down to the judge's resolution if they are larger."""
+    factor = images.shape[1] // _RESOLUTION
+    if factor < 2:
+        return images
+    batch, height, width, channels = images.shape
+    squares = images.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    return squares.mean(axis=(2, 4))
+
+
+def _shrink_bytes(images: np.ndarray) -> np.ndarray:
+    return images if images.shape[1] < 2 * _RESOLUTION else np.rint(_shrink(images)).astype(np.uint8)
 
 
 def _blocks(images: Array, size: int) -> Array:
@@ -169,6 +215,20 @@ def _distort(key: Array, images: Array, training: JudgeTraining) -> Array:
     return jax.vmap(distort)(jax.random.split(key, images.shape[0]), images)
 
 
+def _relight(key: Array, images: Array, training: JudgeTraining) -> Array:
+    """Images under their own brightness, contrast, and light that rises or falls across them, or their mirror images."""
+    key_gain, key_level, key_slope, key_mirror = jax.random.split(key, 4)
+    uniform = functools.partial(jax.random.uniform, minval=-training.lighting, maxval=training.lighting)
+    per_image = (images.shape[0], 1, 1, 1)
+    gain, level = jnp.exp(uniform(key_gain, per_image)), uniform(key_level, per_image)
+    down, right = uniform(key_slope, (2, *per_image))
+    across = jnp.linspace(-1.0, 1.0, images.shape[1])
+    light = level + down * across[None, :, None, None] + right * across[None, None, :, None]
+    if training.mirror:
+        images = jnp.where(jax.random.bernoulli(key_mirror, 0.5, per_image), images[:, :, ::-1], images)
+    return jnp.clip(gain * images + light, -1.0, 1.0)
+
+
 def _speckle(key: Array, images: Array, training: JudgeTraining) -> Array:
     """Real images under noise of random strength and grain that comes in patches, as a generator leaves it."""
     key_level, key_grain, key_fine, key_coarse, key_patches = jax.random.split(key, 5)
@@ -196,6 +256,7 @@ def train_judge(images: np.ndarray, labels: np.ndarray, num_classes: int, traini
     """
     if images.dtype != np.uint8:
         raise ValueError(f"images.dtype={images.dtype}: expected uint8")
+    images = _shrink_bytes(images)
     init, apply = network(num_classes, images.shape[1:])
     batch_size = min(training.batch_size, len(images))
     steps_per_epoch = len(images) // batch_size
@@ -214,6 +275,8 @@ def train_judge(images: np.ndarray, labels: np.ndarray, num_classes: int, traini
         batch, targets = _to_float(data[0][picked]), data[1][picked]
         fresh = jax.random.bernoulli(keys[0], training.garbage_renewal, (len(none), 1, 1, 1))
         none = jnp.where(fresh, garbage(keys[1], batch[: len(none)]), none)
+        if training.lighting or training.mirror:
+            batch = _relight(jax.random.fold_in(keys[2], 1), batch, training)
         real = _speckle(keys[3], _distort(keys[2], batch, training), training)
         gradients, climb = jax.grad(loss, argnums=(0, 1))(params, none, real, targets)
         none = jnp.clip(none + training.adversarial_step_size * jnp.sign(climb), -1.0, 1.0)
@@ -248,23 +311,31 @@ def load_or_train_judge(
 ) -> Judge:
     """The judge of these images uint8 [N, H, W, C] and labels [N], trained once and kept on disk.
 
-    test_images: float32 [M, H, W, C], test_labels [M]: where its accuracy is measured.
+    test_images: float32 [M, H, W, C], test_labels [M]: where its accuracy is measured. training: that of
+    ``training_for`` if left out.
 
     The cache (default: ``gan_leak`` below ``$XDG_CACHE_HOME`` or ``~/.cache``) is keyed by the data and the recipe. A
     cache file that is damaged is made anew; one that cannot be written costs the next run the training again, nothing
     more.
     """
-    training = training or JudgeTraining()
-    key = hashlib.sha256(repr((RECIPE_VERSION, training, num_classes, images.shape)).encode())
-    for array in (images, labels):
-        key.update(np.ascontiguousarray(array).tobytes())
-    path = (cache_directory or _default_cache()) / f"judge-{key.hexdigest()[:32]}.msgpack"
+    training = training or training_for(images.shape)
+    path = (cache_directory or _default_cache()) / f"judge-{_cache_key(images, labels, num_classes, training)}.msgpack"
     params = _read_cache(path)
     if params is None:
         params = jax.device_get(train_judge(images, labels, num_classes, training))
         _write_cache(path, params)
     judge = Judge(params, num_classes, 0.0)
     return judge._replace(test_accuracy=judge_accuracy(judge, test_images, test_labels))
+
+
+def _cache_key(images: np.ndarray, labels: np.ndarray, num_classes: int, training: JudgeTraining) -> str:
+    images = _shrink_bytes(images)
+    options = [f"{name}={value!r}" for name, value in training._asdict().items() if value or name not in _OPTIONS]
+    recipe = f"({RECIPE_VERSION}, JudgeTraining({', '.join(options)}), {num_classes}, {images.shape})"
+    key = hashlib.sha256(recipe.encode())
+    for array in (images, labels):
+        key.update(np.ascontiguousarray(array).tobytes())
+    return key.hexdigest()[:32]
 
 
 def _default_cache() -> pathlib.Path:

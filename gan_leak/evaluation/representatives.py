@@ -23,14 +23,20 @@ from gan_leak.evaluation.judge import Judge, judge_accuracy, judge_features
 Representation = Callable[[np.ndarray], np.ndarray]
 
 PRINCIPAL_COMPONENTS = 50
+# As many as a class allows: one with a handful of images, as a person's, has fewer.
 NEIGHBOURS = 5
+# The fewest private and fresh images: the measures need pairs, and two of a kind say nothing about spread.
+LEAST_IMAGES = 3
+# Below this many fresh images one draw of as many reconstructions is left to chance, so that many are averaged.
+_FEW_FRESH = 20
 _EDGES_BATCH = 250
 
 DEFINITIONS: Mapping[str, str] = {
     "leakage_score": (
         "In [0, 1]: how near the reconstructions come to the private images of the target class. 0 = no nearer than "
-        "the nearest of what the adversary had before (images of each of its own classes, an untrained generator); 1 "
-        "= as near as fresh real images of the class. The smallest of the four views below."
+        "the nearest of what the adversary had before (images of each of its own classes, an untrained generator; "
+        "without own images, what anybody may know: other classes, and their average); 1 = as near as fresh real "
+        "images of the class. The smallest of the four views below."
     ),
     "leakage_by_representation": (
         "Pixels (50 principal components), edges (histograms of oriented gradients after slight blur, 50 components) "
@@ -45,13 +51,13 @@ DEFINITIONS: Mapping[str, str] = {
     ),
     "nearest_neighbour_share": (
         "Share of reconstructions whose 5 nearest real images over all classes, on pixels, are mostly of the target "
-        "class."
+        "class (3 or 1 nearest where there are fewer than 5 or 3 of that class)."
     ),
     "l1_to_nearest": "Mean absolute difference per pixel to the nearest private image (images span [-1, 1]).",
     "ssim_to_nearest": "Mean structural similarity to that image.",
     "coverage": (
         "Share of private images that have a reconstruction within the distance of their 5th nearest private image, on "
-        "pixels (Naeem et al. 2020). Fresh real images do not reach 1 either."
+        "pixels (Naeem et al. 2020); of the furthest where there are fewer. Fresh real images do not reach 1 either."
     ),
     "diversity": (
         "How different the reconstructions are from each other, relative to as many real images: the smaller of the "
@@ -113,11 +119,11 @@ def build_references(
 
     Raises ValueError if there are too few images for the neighbours and pairs that the measures need, or no prior.
     """
-    for name, images in {"private": private, "fresh": fresh}.items():
-        if len(images) <= NEIGHBOURS:
-            raise ValueError(
-                f"{name} images of class {target_class}: {len(images)}, at least {NEIGHBOURS + 1} are needed"
-            )
+    needed = {"private": LEAST_IMAGES, "fresh": LEAST_IMAGES, "gallery": 1}
+    counts = {"private": len(private), "fresh": len(fresh), "gallery": int(np.sum(gallery_labels == target_class))}
+    for name, count in counts.items():
+        if count < needed[name]:
+            raise ValueError(f"{name} images of class {target_class}: {count}, at least {needed[name]} are needed")
     if not prior:
         raise ValueError("prior: empty, at least one set of images the adversary had before is needed")
     pixels = _principal_components(flatten, gallery)
@@ -191,11 +197,17 @@ def _edges(images: np.ndarray) -> np.ndarray:
 def _principal_components(represent: Representation, gallery: np.ndarray) -> Representation:
     features = represent(gallery)
     mean = features.mean(axis=0)
-    covariance = (features - mean).T @ (features - mean)
-    largest = (max(0, len(covariance) - PRINCIPAL_COMPONENTS), len(covariance) - 1)
-    _, components = eigh(covariance, subset_by_index=largest)
-    components = components[:, ::-1]
+    components = _largest_components(features - mean)
     return lambda images: (represent(images) - mean) @ components
+
+
+def _largest_components(centred: np.ndarray) -> np.ndarray:
+    """Principal directions [F, D] of centred vectors [M, F], the largest first; the cheaper way for M and F."""
+    if len(centred) < centred.shape[1]:
+        return np.linalg.svd(centred, full_matrices=False)[2][:PRINCIPAL_COMPONENTS].T
+    covariance = centred.T @ centred
+    largest = (max(0, len(covariance) - PRINCIPAL_COMPONENTS), len(covariance) - 1)
+    return eigh(covariance, subset_by_index=largest)[1][:, ::-1]
 
 
 def _nearness(represent: Representation, private: np.ndarray) -> Callable[[np.ndarray], float]:
@@ -232,25 +244,35 @@ def _spread(features: np.ndarray) -> tuple[float, float]:
 def _diversity(features: np.ndarray, fresh: np.ndarray) -> float:
     # Distances to the nearest other shrink with the number of pictures: both sides get the same number.
     count = min(len(features), len(fresh))
-    spreads = (_spread(_thin(vectors, count)) for vectors in (features, fresh))
+    draw = _thin if len(fresh) >= _FEW_FRESH else _draws
+    spreads = (np.mean([_spread(part) for part in draw(vectors, count)], axis=0) for vectors in (features, fresh))
     ratios = (ours / real for ours, real in zip(*spreads, strict=True))
     return float(min(ratios))
 
 
-def _thin(features: np.ndarray, count: int) -> np.ndarray:
-    """Evenly spaced rows of the features in the order of their first component: no matter in which order they come."""
+def _draws(features: np.ndarray, count: int) -> list[np.ndarray]:
+    """The features dealt out at random into groups of ``count``, the same ones in whatever order they come."""
+    shuffled = np.random.default_rng(0).permutation(features[np.lexsort(features.T[::-1])])
+    return [shuffled[start : start + count] for start in range(0, len(features) - count + 1, count)]
+
+
+def _thin(features: np.ndarray, count: int) -> list[np.ndarray]:
+    """One group, evenly spaced in the order of their first component: no matter in which order they come."""
     chosen = np.linspace(0, len(features) - 1, count).round().astype(int)
-    return features[np.argsort(features[:, 0], kind="stable")[chosen]]
+    return [features[np.argsort(features[:, 0], kind="stable")[chosen]]]
 
 
 def _coverage(private: np.ndarray, features: np.ndarray) -> float:
-    own = np.sort(euclidean_distances(private, private), axis=1)[:, NEIGHBOURS]
+    own = np.sort(euclidean_distances(private, private), axis=1)[:, min(NEIGHBOURS, len(private) - 1)]
     nearest = euclidean_distances(private, features).min(axis=1)
     return float(np.mean(nearest <= own))
 
 
 def _nearest_neighbour_share(references: References, images: np.ndarray) -> float:
     distances = euclidean_distances(flatten(images), flatten(references.gallery))
-    nearest = np.argpartition(distances, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+    of_target = int(np.sum(references.gallery_labels == references.target_class))
+    # An odd number of which the class could be all.
+    neighbours = min(NEIGHBOURS, of_target - (of_target + 1) % 2)
+    nearest = np.argpartition(distances, neighbours, axis=1)[:, :neighbours]
     votes = references.gallery_labels[nearest] == references.target_class
-    return float(np.mean(votes.sum(axis=1) > NEIGHBOURS // 2))
+    return float(np.mean(votes.sum(axis=1) > neighbours // 2))

@@ -59,7 +59,9 @@ def build_comparison(
 
     untrained: what the attack draws before its first step [M, H, W, C]; None for an attack that has no such thing.
     """
-    prior = {**({} if untrained is None else {"untrained generator": untrained}), **data.own_classes}
+    prior = {**data.own_classes, **data.common_knowledge}
+    if untrained is not None:
+        prior["untrained generator"] = untrained
     references = build_references(
         judge,
         target_class=config.target_class,

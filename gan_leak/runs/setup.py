@@ -16,7 +16,7 @@ from gan_leak.collaboration.round import RoundFunction
 from gan_leak.config import AttackConfig, validate
 from gan_leak.data import Dataset, gather, load, parse_participant_classes, partition, split_off_judge_pool, to_float
 from gan_leak.defenses import dp_sgd, sparse_vector_upload
-from gan_leak.evaluation.representatives import NEIGHBOURS
+from gan_leak.evaluation.representatives import LEAST_IMAGES, NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.types import FederationData, Model, RoundAttack, UploadTransform
 
@@ -24,6 +24,11 @@ from gan_leak.types import FederationData, Model, RoundAttack, UploadTransform
 _GALLERY_IMAGES = 4000
 _PRIOR_IMAGES_PER_CLASS = 300
 _UNOWNED_PRIVATE_IMAGES = 1000
+# Half of the fresh images define a score of 1, the other half check it.
+_FRESH_IMAGES = 2 * (NEIGHBOURS + 1)
+_LEAST_FRESH_IMAGES = LEAST_IMAGES + 2
+# A judge's accuracy on fewer is too uncertain, so that all other images that it did not see join in.
+_FEW_TEST_IMAGES = 1000
 
 
 class Images(NamedTuple):
@@ -37,9 +42,11 @@ class AttackData(NamedTuple):
     """Who and what sees which images; apart from ``federation`` nothing here reaches the participants.
 
     private: the victims' images of the target class, or, if nobody owns it, images that could have been theirs. fresh:
-    test images of the target class. judge_pool: real images uint8 of all classes that no participant owns; gallery:
-    some of them. own_classes: the adversary's images of each of its classes. test: test images of the classes that
-    somebody owns.
+    test images of the target class, or, if these are too few, also some that the judge was trained on, behind them.
+    judge_pool: real images uint8 of all classes that no participant owns; gallery: some of them. own_classes: the
+    adversary's images of each of its classes. common_knowledge: what an adversary without any image is taken to know,
+    the gallery's other classes and their average. test: test images of the classes that somebody owns. judge_test:
+    images that the judge was not trained on.
     """
 
     federation: FederationData
@@ -48,6 +55,7 @@ class AttackData(NamedTuple):
     judge_pool: Images
     gallery: Images
     own_classes: dict[str, np.ndarray]
+    common_knowledge: dict[str, np.ndarray]
     test: Images
     judge_test: Images
     class_names: tuple[str, ...]
@@ -90,6 +98,8 @@ def prepare_data(config: AttackConfig) -> AttackData:
         rng=np.random.default_rng(config.seed),
         candidates=candidates,
     )
+    if not any(map(len, owned)):
+        raise ValueError(f"participant_classes={config.participant_classes!r}: expected a participant with images")
     smallest = min(len(indices) for indices in owned if len(indices))
     if config.batch_size > smallest:
         raise ValueError(f"batch_size={config.batch_size}: expected at most {smallest}, the data of one participant")
@@ -109,14 +119,9 @@ def _assemble(
     target_is_owned = len(private) > 0
     if not target_is_owned:
         private = candidates[labels[candidates] == config.target_class][:_UNOWNED_PRIVATE_IMAGES]
-    fresh = np.flatnonzero(dataset.test_labels == config.target_class)
+    fresh, seen_by_judge = _fresh_images(dataset, config.target_class, judge_indices)
     gallery = judge_indices[:: max(1, len(judge_indices) // _GALLERY_IMAGES)]
-    in_gallery = np.sum(labels[gallery] == config.target_class)
-    # Half of the test images define a score of 1, the other half check it.
-    needed = {"private": NEIGHBOURS + 1, "test": 2 * (NEIGHBOURS + 1), "judge": NEIGHBOURS + 1}
-    for name, count in {"private": len(private), "test": len(fresh), "judge": in_gallery}.items():
-        if count < needed[name]:
-            raise ValueError(f"target_class={config.target_class}: {count} {name} images, {needed[name]} are needed")
+    _check_counts(config, len(private), len(fresh), seen_by_judge, int(np.sum(labels[gallery] == config.target_class)))
     own = owned[config.adversary]
     own_classes = {
         f"own class {dataset.class_names[label]}": _floats(dataset.train_images, own[labels[own] == label])
@@ -126,16 +131,60 @@ def _assemble(
     return AttackData(
         federation=gather(dataset.train_images, labels, owned),
         private=to_float(dataset.train_images[private]),
-        fresh=to_float(dataset.test_images[fresh]),
+        fresh=fresh,
         judge_pool=Images(dataset.train_images[judge_indices], labels[judge_indices]),
         gallery=Images(to_float(dataset.train_images[gallery]), labels[gallery]),
         own_classes=own_classes,
+        common_knowledge={}
+        if len(own)
+        else _common_knowledge(dataset, gallery[labels[gallery] != config.target_class]),
         test=Images(to_float(dataset.test_images[present]), dataset.test_labels[present]),
-        judge_test=Images(to_float(dataset.test_images), dataset.test_labels),
+        judge_test=_judge_test(dataset, candidates),
         class_names=dataset.class_names,
         fingerprint=dataset.fingerprint,
         target_is_owned=target_is_owned,
     )
+
+
+def _fresh_images(dataset: Dataset, target_class: int, judge_indices: np.ndarray) -> tuple[np.ndarray, int]:
+    """Real images of the target class that nobody in the federation has, and how many of them the judge knows.
+
+    The judge has drawn the images it knows closer together than new ones, so that they make its view stricter.
+    """
+    tested = dataset.test_images[dataset.test_labels == target_class]
+    pool = judge_indices[dataset.train_labels[judge_indices] == target_class]
+    pool = pool[: max(0, _FRESH_IMAGES - len(tested))]
+    return to_float(np.concatenate([tested, dataset.train_images[pool]])), len(pool)
+
+
+def _check_counts(config: AttackConfig, private: int, fresh: int, seen_by_judge: int, in_gallery: int) -> None:
+    """Refuses a target class with too few images: to be near to, to define and check a score of 1, to be told apart."""
+    target = f"target_class={config.target_class}"
+    if private < LEAST_IMAGES:
+        raise ValueError(f"{target}: {private} private images in the federation, expected at least {LEAST_IMAGES}")
+    if in_gallery < LEAST_IMAGES:
+        raise ValueError(
+            f"judge_samples={config.judge_samples}: {in_gallery} images of {target} for the judge, expected at least "
+            f"{LEAST_IMAGES}"
+        )
+    if fresh < _LEAST_FRESH_IMAGES:
+        raise ValueError(
+            f"{target}: {fresh - seen_by_judge} test images and {seen_by_judge} for the judge, expected at least "
+            f"{_LEAST_FRESH_IMAGES} together"
+        )
+
+
+def _common_knowledge(dataset: Dataset, others: np.ndarray) -> dict[str, np.ndarray]:
+    images = to_float(dataset.train_images[others])
+    return {"other classes": images, "average of other classes": images.mean(axis=0, keepdims=True)}
+
+
+def _judge_test(dataset: Dataset, candidates: np.ndarray) -> Images:
+    images, labels = dataset.test_images, dataset.test_labels
+    if len(labels) < _FEW_TEST_IMAGES:
+        images = np.concatenate([images, dataset.train_images[candidates]])
+        labels = np.concatenate([labels, dataset.train_labels[candidates]])
+    return Images(to_float(images), labels)
 
 
 def _floats(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
