@@ -26,7 +26,7 @@ from gan_leak.evaluation.reproduction_report import render_reproduction
 from gan_leak.evaluation.reproduction_results import FORMAT
 from gan_leak.runs.batch import check_batch
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
-from gan_leak.runs.measurement import make_judge_source
+from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
 
 _SEEDS = {"quick": 3, "paper": 3}
@@ -73,7 +73,7 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
     def show(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    study = Study(config.scale, seeds, config.cifar10, workdir, make_judge_source(show), show)
+    study = Study(config.scale, seeds, config.cifar10, workdir, make_instrument_source(show), show)
     unavailable = {}
     for figure in figures:
         for configs in batches_of(study, figure).values():

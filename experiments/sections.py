@@ -19,7 +19,7 @@ from gan_leak.evaluation.galleries import interval_figure, leakage_against_accur
 from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT, PAPER_VARIANT
 from gan_leak.runs.batch import BatchResult, run_batch
 from gan_leak.runs.inversion import Inversions
-from gan_leak.runs.measurement import JudgeSource
+from gan_leak.runs.measurement import InstrumentSource
 from gan_leak.runs.reproduction import (
     accuracy_rows,
     attack_row,
@@ -34,6 +34,7 @@ from gan_leak.runs.reproduction import (
 _CONTROL_NAMES = {"passive": "passive adversary", "unowned": "class nobody owns"}
 _SHORT_NAMES = {PAPER_VARIANT: "the paper's", NEAREST_VARIANT: "nearest that works"}
 _GOOD_FROM_ACCURACY = 0.8
+_LEAST_SCORE_OF_REAL_IMAGES = 0.5
 _ROWS_OF_PICTURES = 5
 
 
@@ -44,7 +45,7 @@ class Study(NamedTuple):
     num_seeds: int
     cifar10: str
     directory: pathlib.Path
-    judge_source: JudgeSource
+    instrument_source: InstrumentSource
     show: Callable[[str], None]
 
 
@@ -97,7 +98,7 @@ def _run(study: Study, configs: Sequence[AttackConfig], name: str) -> BatchResul
             left = (time.monotonic() - began) / done * (configs[0].rounds - done)
             study.show(f"  {name}: round {done}/{configs[0].rounds}, {line}, {left:.0f} s left")
 
-    return run_batch(configs, batch_directory(study, configs), study.judge_source, show)
+    return run_batch(configs, batch_directory(study, configs), study.instrument_source, show)
 
 
 def make_section(study: Study, figure: Figure) -> Section:
@@ -185,12 +186,25 @@ def _settings(
     first = next(iter(batches.values()))
     named["untrained"] = reference_row("untrained generator", first, "untrained generator")
     rows += [named["untrained"], reference_row("fresh real images", first, "fresh real images")]
+    notes = [*_measurability(rows[-1]), *_notes(batches)]
     pictures = _film_strips(batches) if figure.layout == "film strip" else _pictures_by_seed(batches)
     for (label, variant), batch in batches.items():
         if variant not in _CONTROL_NAMES:
             caption = f"{_name(label, variant)}: drawn below the nearest private image in L1, seed 0."
             pictures[caption] = reconstructions_figure(batch.pictures[0, -1], batch.private[0], title=label)
-    return rows, named, judged, pictures, _notes(batches)
+    return rows, named, judged, pictures, notes
+
+
+def _measurability(fresh: Mapping[str, Any]) -> list[str]:
+    """A warning where even real images of the class would not score: then a low score says nothing."""
+    score = fresh["metrics"]["leakage_score"]["mean"]
+    if score is not None and score >= _LEAST_SCORE_OF_REAL_IMAGES:
+        return []
+    return [
+        f"Fresh real images of the class score {0.0 if score is None else score:.2f}: its pictures differ as much "
+        "among themselves as from others, and the measure cannot tell leakage from none here. A low score is no "
+        "evidence."
+    ]
 
 
 def _notes(batches: Mapping[tuple[str, str], BatchResult]) -> list[str]:
@@ -239,7 +253,12 @@ def _methods(
     for kind in ("mlp", "cnn"):
         study.show(f"  model inversion of {study.num_seeds} networks of kind {kind}")
         inversions[kind], metrics = inversion_metrics(
-            kind, study.num_seeds, configs, study.judge_source, samples=5000 if quick else 0, epochs=4 if quick else 8
+            kind,
+            study.num_seeds,
+            configs,
+            study.instrument_source,
+            samples=5000 if quick else 0,
+            epochs=4 if quick else 8,
         )
         title = {"mlp": "model inversion, multilayer perceptron", "cnn": "model inversion, convolutional network"}
         row = {"name": title[kind], "role": "attack", "seeds": 10, "metrics": metrics}

@@ -16,7 +16,7 @@ UPLOAD_CRITERIA = ("largest", "random")
 AGGREGATIONS = ("add", "average")
 ATTACKS = ("active", "passive", "none")
 DEFENSES = ("none", "sparse_vector", "dp_sgd")
-PARTITIONS = ("by_class", "iid", "dirichlet")
+PARTITIONS = ("by_class", "iid", "dirichlet", "centralised")
 GENERATOR_OPTIMIZERS = ("sgd", "adam")
 IMAGE_SIZES = (32, 64)
 CONVOLUTIONS = ("matmul", "lax")
@@ -59,8 +59,9 @@ class AttackConfig:
     seed: int = _field(0, "Seed of everything random in the run.")
     partition: str = _field(
         "by_class",
-        "Who owns what: 'by_class' (Hitaj et al. 2017, section 9.2), 'iid' or 'dirichlet'. The target class is always "
-        "kept from the adversary.",
+        "Who owns what: 'by_class' (Hitaj et al. 2017, section 9.2), 'iid' or 'dirichlet', which all keep the target "
+        "class from the adversary; or 'centralised', one participant who is the adversary and owns everything (section "
+        "9.1).",
     )
     participant_classes: str = _field(
         "0-4;5-9",

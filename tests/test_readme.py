@@ -20,7 +20,7 @@ def test_the_library_example_runs(capsys):
 def test_every_flag_and_preset_that_it_names_exists():
     flags = {*AttackConfig.__dataclass_fields__, "workdir", "resume", "preset", "help"}
     assert set(re.findall(r"`?--([a-z_]+)", README)) <= flags
-    for preset in re.findall(r"--preset=([a-z0-9]+)", README):
+    for preset in re.findall(r"--preset=([a-z0-9_]+)", README):
         assert pathlib.Path(f"experiments/presets/{preset}.flags").exists()
 
 

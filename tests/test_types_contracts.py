@@ -14,6 +14,7 @@ import gan_leak
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, selective_upload
 from gan_leak.collaboration.selection import chain, largest_fraction, random_above_threshold, truncate
+from gan_leak.defenses import sparse_vector_upload
 from gan_leak.types import Contribution, InsiderView, RoundAttack, TransformInfo, Upload, UploadTransform
 from reference.small import (
     FAKE_CLASS,
@@ -32,6 +33,7 @@ TRANSFORMS = {
     "chain of all": chain(truncate(), random_above_threshold(), largest_fraction()),
     "selective_upload largest": selective_upload("largest"),
     "selective_upload random": selective_upload("random"),
+    "sparse_vector": sparse_vector_upload(),
 }
 
 

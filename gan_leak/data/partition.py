@@ -1,6 +1,7 @@
 """Who owns what: training images dealt out to the participants, and a pool set aside for the judge.
 
-The contract of every scheme: participants are disjoint, and the adversary owns no image of its target class.
+The contract of every scheme: participants are disjoint, and the adversary owns no image of its target class. The one
+exception is 'centralised', which is no federation and says so.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from gan_leak.data.images import to_float
 from gan_leak.types import FederationData
 
-SCHEMES = ("by_class", "iid", "dirichlet")
+SCHEMES = ("by_class", "iid", "dirichlet", "centralised")
 
 
 def parse_participant_classes(text: str, num_classes: int) -> tuple[tuple[int, ...], ...]:
@@ -78,7 +79,9 @@ def partition(
     'by_class': a class goes to the participants that list it, in even random shares. 'iid': everything goes to all, in
     even random shares. 'dirichlet': a class goes to all, in shares drawn from a symmetric Dirichlet distribution (as
     Yurochkin et al. 2019, arXiv 1905.12022). In the last two only the number of entries of ``participant_classes``
-    matters, and the target class is taken out of the adversary's share, to nobody's gain.
+    matters, and the target class is taken out of the adversary's share, to nobody's gain. 'centralised': the only
+    participant owns all classes it lists, the target class among them, and is the adversary itself; nothing is private
+    then, and attacks can be compared on equal knowledge (Hitaj et al. 2017, section 9.1).
 
     ``samples_per_participant`` > 0 caps a participant by a random subset in the proportions of its classes; 0 keeps
     all. ``candidates`` are the indices that may be dealt (None = all).
@@ -90,8 +93,8 @@ def partition(
     participants = len(participant_classes)
     _check_arguments(scheme, participants, samples_per_participant, adversary, dirichlet_concentration)
     candidates = _checked_candidates(candidates, len(labels))
-    if scheme == "by_class":
-        if target_class in participant_classes[adversary]:
+    if scheme in ("by_class", "centralised"):
+        if scheme == "by_class" and target_class in participant_classes[adversary]:
             raise ValueError(
                 f"target_class={target_class} is owned by the adversary {adversary}, expected another class"
             )
@@ -100,7 +103,7 @@ def partition(
         shares = tuple(np.array_split(rng.permutation(candidates), participants))
     else:
         shares = _deal_dirichlet(labels, candidates, participants, dirichlet_concentration, rng)
-    if scheme != "by_class":
+    if scheme in ("iid", "dirichlet"):
         own = shares[adversary]
         shares = (*shares[:adversary], own[labels[own] != target_class], *shares[adversary + 1 :])
     result = tuple(np.sort(_cap(labels, share, samples_per_participant, rng)) for share in shares)
@@ -111,7 +114,8 @@ def partition(
                 f"participant {participant} gets no image with partition={scheme!r}, expected at least one; "
                 "use fewer participants, more data or a less skewed partition"
             )
-    check_adversary_ignorance(labels[result[adversary]], target_class)
+    if scheme != "centralised":
+        check_adversary_ignorance(labels[result[adversary]], target_class)
     return result
 
 
@@ -164,6 +168,8 @@ def _check_arguments(scheme: str, participants: int, samples: int, adversary: in
         raise ValueError(f"partition={scheme!r}, expected one of {SCHEMES}")
     if not 0 <= adversary < participants:
         raise ValueError(f"adversary={adversary}, expected the index of one of the {participants} participants")
+    if scheme == "centralised" and participants != 1:
+        raise ValueError(f"partition='centralised': {participants} participants, expected 1")
     if samples < 0:
         raise ValueError(f"samples_per_participant={samples}, expected at least 0")
     if scheme == "dirichlet" and not (math.isfinite(concentration) and concentration > 0):

@@ -72,7 +72,7 @@ _OPTIONS = ("lighting", "mirror")
 # For a handful of images a class: they have to be varied more than they vary among themselves. Milder speckle leaves
 # room for more garbage, without which so few images make a judge that a few steps from noise fool.
 FEW_IMAGES_TRAINING = JudgeTraining(
-    least_steps=1600, batch_size=80, garbage_per_batch=32, noise=0.6, shift=2.5, stretch=0.2, lighting=0.4
+    least_steps=1600, batch_size=80, garbage_per_batch=40, noise=0.8, shift=2.5, stretch=0.2, lighting=0.4
 )
 FEW_PHOTOGRAPHS_TRAINING = FEW_IMAGES_TRAINING._replace(mirror=True)
 _FEW_IMAGES = 1000
@@ -216,7 +216,7 @@ def _distort(key: Array, images: Array, training: JudgeTraining) -> Array:
 
 
 def _relight(key: Array, images: Array, training: JudgeTraining) -> Array:
-    """Images under their own brightness, contrast, and light that rises or falls across them, or their mirror images."""
+    """Images or their mirror images, under their own brightness, contrast and slope of light."""
     key_gain, key_level, key_slope, key_mirror = jax.random.split(key, 4)
     uniform = functools.partial(jax.random.uniform, minval=-training.lighting, maxval=training.lighting)
     per_image = (images.shape[0], 1, 1, 1)
@@ -275,9 +275,11 @@ def train_judge(images: np.ndarray, labels: np.ndarray, num_classes: int, traini
         batch, targets = _to_float(data[0][picked]), data[1][picked]
         fresh = jax.random.bernoulli(keys[0], training.garbage_renewal, (len(none), 1, 1, 1))
         none = jnp.where(fresh, garbage(keys[1], batch[: len(none)]), none)
+        key_distort = keys[2]
         if training.lighting or training.mirror:
-            batch = _relight(jax.random.fold_in(keys[2], 1), batch, training)
-        real = _speckle(keys[3], _distort(keys[2], batch, training), training)
+            key_distort, key_light = jax.random.split(key_distort)
+            batch = _relight(key_light, batch, training)
+        real = _speckle(keys[3], _distort(key_distort, batch, training), training)
         gradients, climb = jax.grad(loss, argnums=(0, 1))(params, none, real, targets)
         none = jnp.clip(none + training.adversarial_step_size * jnp.sign(climb), -1.0, 1.0)
         updates, state = optimizer.update(gradients, state, params)

@@ -101,6 +101,18 @@ class References(NamedTuple):
     fresh: np.ndarray
 
 
+def gallery_representations(judge: Judge, gallery: np.ndarray) -> dict[str, Representation]:
+    """How pictures are compared, by view: fixed by the judge and a gallery of real images [M, H, W, C] of all classes.
+
+    Independent of who owns what and of the target class, so that runs on one data set can share it.
+    """
+    return {
+        "pixels": _principal_components(flatten, gallery),
+        "edges": _principal_components(edges, gallery),
+        "judge": _principal_components(lambda images: np.asarray(judge_features(judge, images)), gallery),
+    }
+
+
 def build_references(
     judge: Judge,
     *,
@@ -110,12 +122,14 @@ def build_references(
     gallery: np.ndarray,
     gallery_labels: np.ndarray,
     prior: Mapping[str, np.ndarray],
+    representations: Mapping[str, Representation] | None = None,
 ) -> References:
     """Fixes what 0 and 1 mean, from images float32 [-, H, W, C] in [-1, 1].
 
     private: the victims' images of the target class. fresh: real images of it that nobody in the federation has (what
     scores 1). gallery and gallery_labels: real images of all classes, apart from both. prior: what the adversary had
-    before, by name (what scores 0): images of each of its classes and of an untrained generator.
+    before, by name (what scores 0): images of each of its classes and of an untrained generator. representations: those
+    of the judge and the gallery, if they are at hand.
 
     Raises ValueError if there are too few images for the neighbours and pairs that the measures need, or no prior.
     """
@@ -126,15 +140,10 @@ def build_references(
             raise ValueError(f"{name} images of class {target_class}: {count}, at least {needed[name]} are needed")
     if not prior:
         raise ValueError("prior: empty, at least one set of images the adversary had before is needed")
-    pixels = _principal_components(flatten, gallery)
-    statistics = {
-        "pixels": _nearness(pixels, private),
-        "edges": _nearness(_principal_components(edges, gallery), private),
-        "judge": _nearness(
-            _principal_components(lambda images: np.asarray(judge_features(judge, images)), gallery), private
-        ),
-        "contrast": _contrast(pixels, private, gallery[gallery_labels != target_class]),
-    }
+    representations = representations or gallery_representations(judge, gallery)
+    pixels = representations["pixels"]
+    statistics = {name: _nearness(represent, private) for name, represent in representations.items()}
+    statistics["contrast"] = _contrast(pixels, private, gallery[gallery_labels != target_class])
     least = {"contrast": 0.0}
     views = {
         name: _View(statistic, max(least.get(name, -np.inf), *map(statistic, prior.values())), statistic(fresh))

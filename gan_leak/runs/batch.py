@@ -25,7 +25,7 @@ from gan_leak.evaluation.fidelity import nearest_by_l1
 from gan_leak.evaluation.representatives import References, measure_leakage
 from gan_leak.runs import checkpoints
 from gan_leak.runs.directory import npz_bytes, write_atomic
-from gan_leak.runs.measurement import JudgeSource, RunKeys, build_comparison, model_accuracy, reconstruct, run_keys
+from gan_leak.runs.measurement import InstrumentSource, RunKeys, build_comparison, model_accuracy, reconstruct, run_keys
 from gan_leak.runs.setup import AttackData, Experiment, build_experiment, prepare_data
 from gan_leak.types import Array, FederationData, FederationState
 
@@ -100,7 +100,7 @@ def check_batch(configs: Sequence[AttackConfig]) -> None:
 def run_batch(
     configs: Sequence[AttackConfig],
     directory: pathlib.Path,
-    judge_source: JudgeSource,
+    instrument_source: InstrumentSource,
     show: Callable[[int, str], None] = lambda round, text: None,
 ) -> BatchResult:
     """Runs all lanes and keeps the result in ``directory``; a finished one is read, an interrupted one continued.
@@ -114,8 +114,8 @@ def run_batch(
     _check_directory(directory, configs)
     if (directory / RESULT_NAME).exists():
         return read_result(directory)
-    lanes, experiment, state = _prepare(configs, judge_source)
-    return _train(lanes, experiment, state, directory, judge_source, show)
+    lanes, experiment, state = _prepare(configs, instrument_source)
+    return _train(lanes, experiment, state, directory, instrument_source, show)
 
 
 def read_result(directory: pathlib.Path) -> BatchResult:
@@ -136,7 +136,7 @@ def _check_directory(directory: pathlib.Path, configs: Sequence[AttackConfig]) -
 
 
 def _prepare(
-    configs: Sequence[AttackConfig], judge_source: JudgeSource
+    configs: Sequence[AttackConfig], instrument_source: InstrumentSource
 ) -> tuple[list[Lane], Experiment, FederationState]:
     lanes, states = [], []
     experiment = None
@@ -149,7 +149,7 @@ def _prepare(
         participants = data.federation.sizes.shape[0]
         state = _init(experiment, keys.init, participants)
         untrained = reconstruct(experiment.attack, keys.prior, state.attack, config.evaluation_samples)
-        references, comparison = build_comparison(config, data, judge_source(data), untrained)
+        references, comparison = build_comparison(config, data, instrument_source(data), untrained)
         lanes.append(Lane(config, data, keys, references, comparison))
         states.append(state)
     assert experiment is not None
@@ -199,7 +199,7 @@ def _train(
     experiment: Experiment,
     state: FederationState,
     directory: pathlib.Path,
-    judge_source: JudgeSource,
+    instrument_source: InstrumentSource,
     show: Callable[[int, str], None],
 ) -> BatchResult:
     config = lanes[0].config
@@ -226,7 +226,7 @@ def _train(
         else:
             seconds += time.perf_counter() - began
             show(done, "")
-    return _finish(lanes, records, pictures, directory, judge_source, experiment, seconds)
+    return _finish(lanes, records, pictures, directory, instrument_source, experiment, seconds)
 
 
 def _stack_numbers(numbers: Sequence[RoundHyperParameters]) -> RoundHyperParameters:
@@ -246,10 +246,13 @@ def _evaluate(
         own = trees.take(state, index)
         key = jax.random.clone(lane.keys.latents)
         images = reconstruct(experiment.attack, key, own.attack, lane.config.evaluation_samples)
-        finite = bool(np.all(np.isfinite(images))) and bool(trees.all_finite(own.server.params))
+        turns = trees.take(trees.take(infos.turns, index), count - 1)
+        # What a single run stops at: a weight may still be finite where the norm of its update is not.
+        finite = bool(np.all(np.isfinite(images))) and bool(
+            trees.all_finite((own.server.params, turns.loss, turns.update_norm))
+        )
         accuracy = model_accuracy(experiment.classifier, own.server.params, *lane.data.test)
         leakage = measure_leakage(lane.references, images)._asdict() if finite else None
-        turns = trees.take(trees.take(infos.turns, index), count - 1)
         measured.append(
             {
                 "model_accuracy": accuracy,
@@ -301,7 +304,7 @@ def _finish(
     records: list[list[dict[str, Any]]],
     pictures: np.ndarray,
     directory: pathlib.Path,
-    judge_source: JudgeSource,
+    instrument_source: InstrumentSource,
     experiment: Experiment,
     seconds: float,
 ) -> BatchResult:
@@ -318,7 +321,7 @@ def _finish(
         "records": records,
         "comparison": [lane.comparison for lane in lanes],
         "judge": {
-            "test_accuracy": judge_source(first.data).test_accuracy,
+            "test_accuracy": instrument_source(first.data).judge.test_accuracy,
             "test_images": len(first.data.judge_test.labels),
         },
         "samples": np.asarray(first.data.federation.sizes).tolist(),

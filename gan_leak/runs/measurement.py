@@ -12,13 +12,27 @@ import numpy as np
 
 from gan_leak.config import AttackConfig
 from gan_leak.evaluation.judge import Judge, load_or_train_judge
-from gan_leak.evaluation.representatives import References, build_references, measure_leakage
+from gan_leak.evaluation.representatives import (
+    References,
+    Representation,
+    build_references,
+    gallery_representations,
+    measure_leakage,
+)
 from gan_leak.runs.setup import AttackData
 from gan_leak.types import Array, Model, PyTree, RoundAttack
 
 _ACCURACY_BATCH = 500
 
-JudgeSource = Callable[[AttackData], Judge]
+
+class Instruments(NamedTuple):
+    """What all runs on one data set are measured with: its judge, and the representations that its gallery fixes."""
+
+    judge: Judge
+    representations: dict[str, Representation]
+
+
+InstrumentSource = Callable[[AttackData], Instruments]
 
 
 class RunKeys(NamedTuple):
@@ -35,25 +49,26 @@ def run_keys(seed: int) -> RunKeys:
     return RunKeys(*jax.random.split(jax.random.key(seed), 4))
 
 
-def make_judge_source(show: Callable[[str], None]) -> JudgeSource:
-    """Builds ``judge(data)``, which trains or loads the judge of a data set once and says so through ``show``."""
-    judges: dict[tuple[str, int], Judge] = {}
+def make_instrument_source(show: Callable[[str], None]) -> InstrumentSource:
+    """Builds ``instruments(data)``, which trains or loads the judge of a data set once and says so through ``show``."""
+    made: dict[tuple[str, int], Instruments] = {}
 
-    def judge(data: AttackData) -> Judge:
-        # The pool is a function of the data set and its size.
+    def instruments(data: AttackData) -> Instruments:
+        # The judge's pool and the gallery are functions of the data set and the size of the pool.
         key = (data.fingerprint, len(data.judge_pool.labels))
-        if key not in judges:
+        if key not in made:
             show("judge: loading, or training it on images that no participant owns ...")
-            judges[key] = load_or_train_judge(*data.judge_pool, *data.judge_test, len(data.class_names))
-            accuracy, tested = judges[key].test_accuracy, len(data.judge_test.labels)
-            show(f"judge: accuracy {accuracy:.4f} on {tested} images it was not trained on")
-        return judges[key]
+            judge = load_or_train_judge(*data.judge_pool, *data.judge_test, len(data.class_names))
+            tested = len(data.judge_test.labels)
+            show(f"judge: accuracy {judge.test_accuracy:.4f} on {tested} images it was not trained on")
+            made[key] = Instruments(judge, gallery_representations(judge, data.gallery.images))
+        return made[key]
 
-    return judge
+    return instruments
 
 
 def build_comparison(
-    config: AttackConfig, data: AttackData, judge: Judge, untrained: np.ndarray | None
+    config: AttackConfig, data: AttackData, instruments: Instruments, untrained: np.ndarray | None
 ) -> tuple[References, dict[str, dict[str, Any]]]:
     """What leakage is measured against, and the measures of what scores one and what scores nothing, by name.
 
@@ -63,13 +78,14 @@ def build_comparison(
     if untrained is not None:
         prior["untrained generator"] = untrained
     references = build_references(
-        judge,
+        instruments.judge,
         target_class=config.target_class,
         private=data.private,
         fresh=data.fresh[::2],
         gallery=data.gallery.images,
         gallery_labels=data.gallery.labels,
         prior=prior,
+        representations=instruments.representations,
     )
     # Of the fresh images, those that do not define a score of 1.
     rows = {"fresh real images": data.fresh[1::2]}

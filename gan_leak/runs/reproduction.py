@@ -12,10 +12,10 @@ import numpy as np
 from gan_leak.config import AttackConfig, to_json
 from gan_leak.defenses import dp_sgd_epsilon, dp_sgd_schedule, sparse_vector_charged, sparse_vector_epsilon
 from gan_leak.evaluation.criteria import summarise
-from gan_leak.evaluation.representatives import measure_leakage
+from gan_leak.evaluation.representatives import Leakage, measure_leakage
 from gan_leak.runs.batch import BatchResult
 from gan_leak.runs.inversion import Inversions, invert_all_classes
-from gan_leak.runs.measurement import JudgeSource, build_comparison
+from gan_leak.runs.measurement import InstrumentSource, build_comparison
 from gan_leak.runs.setup import Images, prepare_data
 
 # How often a run is looked at does not change what it does.
@@ -35,10 +35,10 @@ def _number(value: float) -> float | None:
 
 def metrics_over(records: Sequence[Mapping[str, Any] | None], **more: Sequence[float | None]) -> dict[str, Any]:
     """Each measure of leakage as an interval over seeds. records: a ``Leakage`` as dictionary, or None, for each."""
-    names = next((record.keys() for record in records if record), ())
+    # All of them even where every seed diverged: a criterion may ask for any, and gets no number.
     metrics = {
         name: interval(None if record is None else record[name] for record in records)
-        for name in names
+        for name in Leakage._fields
         if name != "leakage_by_representation"
     }
     return {**{name: interval(values) for name, values in more.items()}, **metrics}
@@ -91,6 +91,7 @@ def _victim(config: AttackConfig) -> int:
 def _sparse_vector_entry(name: str, config: AttackConfig, batch: BatchResult) -> dict[str, Any]:
     one = sparse_vector_epsilon(config.epsilon_per_release, config.upload_fraction, batch.coordinates)
     whole = sparse_vector_epsilon(config.epsilon_per_release, config.upload_fraction, batch.coordinates, config.rounds)
+    most = sparse_vector_epsilon(1.0, config.upload_fraction, batch.coordinates).epsilon
     releases = np.mean([[record["uploaded"][_victim(config)] for record in lane] for lane in batch.records])
     charged = sparse_vector_charged(config.epsilon_per_release, round(float(releases)))
     return {
@@ -101,9 +102,9 @@ def _sparse_vector_entry(name: str, config: AttackConfig, batch: BatchResult) ->
         "delta": 0.0,
         "unit": "update",
         "note": (
-            f"{config.epsilon_per_release:g} for each of at most {round(one.epsilon / config.epsilon_per_release):,} "
-            f"releases a round; {charged:,.0f} charged a round for those made. Covers values within the bound only, "
-            "as published. Noise in floating point is for research."
+            f"{config.epsilon_per_release:g} for each of at most {most:,.0f} releases a round; {charged:,.0f} charged "
+            "a round for those made. Covers values within the bound only, as published. Noise in floating point is for "
+            "research."
         ),
     }
 
@@ -160,7 +161,13 @@ def leakage_at_accuracy(batch: BatchResult, accuracies: Sequence[float]) -> list
 
 
 def inversion_metrics(
-    kind: str, models: int, configs: Sequence[AttackConfig], judge_source: JudgeSource, *, samples: int, epochs: int
+    kind: str,
+    models: int,
+    configs: Sequence[AttackConfig],
+    instrument_source: InstrumentSource,
+    *,
+    samples: int,
+    epochs: int,
 ) -> tuple[Inversions, dict[str, Any]]:
     """Model inversion measured as the GAN attack is: the pictures that ``models`` networks give of each class.
 
@@ -175,6 +182,6 @@ def inversion_metrics(
     found = invert_all_classes(kind, models, train, datas[0].test, len(configs), epochs=epochs, steps=5000)
     measured = []
     for config, data in zip(configs, datas, strict=True):
-        references, _ = build_comparison(config, data, judge_source(data), None)
+        references, _ = build_comparison(config, data, instrument_source(data), None)
         measured.append(measure_leakage(references, found.pictures[:, config.target_class])._asdict())
     return found, metrics_over(measured, model_accuracy=[float(np.mean(found.accuracies))] * len(configs))

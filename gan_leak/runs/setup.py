@@ -84,7 +84,7 @@ def prepare_data(config: AttackConfig) -> AttackData:
     if config.target_class >= num_classes:
         raise ValueError(f"target_class={config.target_class}: expected 0 to {num_classes - 1} for {config.dataset}")
     participant_classes = parse_participant_classes(config.participant_classes, num_classes)
-    if len(participant_classes) < 2:
+    if len(participant_classes) < 2 and config.partition != "centralised":
         raise ValueError(f"participant_classes={config.participant_classes!r}: expected at least two participants")
     candidates, judge_indices = split_off_judge_pool(dataset.train_labels, config.judge_samples)
     owned = partition(
@@ -114,7 +114,13 @@ def _assemble(
     judge_indices: np.ndarray,
 ) -> AttackData:
     labels = dataset.train_labels
-    victims = np.concatenate([indices for index, indices in enumerate(owned) if index != config.adversary])
+    victims = np.concatenate(
+        [
+            indices
+            for index, indices in enumerate(owned)
+            if index != config.adversary or config.partition == "centralised"
+        ]
+    )
     private = victims[labels[victims] == config.target_class]
     target_is_owned = len(private) > 0
     if not target_is_owned:
@@ -126,6 +132,7 @@ def _assemble(
     own_classes = {
         f"own class {dataset.class_names[label]}": _floats(dataset.train_images, own[labels[own] == label])
         for label in np.unique(labels[own])
+        if label != config.target_class
     }
     present = np.isin(dataset.test_labels, np.unique(labels[np.concatenate(owned)]))
     return AttackData(

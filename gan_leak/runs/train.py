@@ -32,7 +32,7 @@ from gan_leak.runs.directory import (
 from gan_leak.runs.measurement import (
     RunKeys,
     build_comparison,
-    make_judge_source,
+    make_instrument_source,
     model_accuracy,
     reconstruct,
     run_keys,
@@ -105,9 +105,9 @@ def _build_references(
     config, data, experiment, _ = prepared
     if experiment.attack is None:
         return None, {}, math.nan
-    judge = make_judge_source(display.message)(data)
+    instruments = make_instrument_source(display.message)(data)
     untrained = reconstruct(experiment.attack, keys.prior, state.attack, config.evaluation_samples)
-    return *build_comparison(config, data, judge, untrained), judge.test_accuracy
+    return *build_comparison(config, data, instruments, untrained), instruments.judge.test_accuracy
 
 
 def _measured(references: References, images: np.ndarray) -> dict[str, Any]:

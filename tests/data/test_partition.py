@@ -32,10 +32,25 @@ def test_parse_participant_classes():
     assert parse_participant_classes("0-4;5-9", 10) == ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9))
     assert parse_participant_classes(" 3, 1 - 2 ;;0", 4) == ((1, 2, 3), (), (0,))
     assert parse_participant_classes(";", 4) == ((), ())
+    assert parse_participant_classes("each 0-2;", 4) == ((0,), (1,), (2,), ())
+    assert parse_participant_classes(" each 3,1 ;0,2", 4) == ((1,), (3,), (0, 2))
 
 
 @pytest.mark.parametrize(
-    "text", ["", "  ", "a", "1,", "0-", "-1", "4-2", "0-4,3", "0-10", "0-999999999999", "1;2.5", "٣"]
+    "text",
+    ["", "  ", "a", "1,", "0-", "-1", "4-2", "0-4,3", "0-10", "0-999999999999", "1;2.5", "٣"]
+    + [
+        "each",
+        "each ",
+        "each ;0",
+        "each0-2",
+        "each 0-2 each 3",
+        "each each 1",
+        "each 9-10",
+        "each 1,1",
+        "Each 1",
+        "0-2 each",
+    ],
 )
 def test_parse_participant_classes_refuses_nonsense(text):
     with pytest.raises(ValueError, match="participant_classes="):

@@ -1,5 +1,7 @@
 """The judge: right on real digits, "none of them" on all else, hard to fool, trained once."""
 
+import hashlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 from gan_leak import data, models
 from gan_leak.evaluation import judge as judge_module
 from gan_leak.evaluation.judge import (
+    FEW_IMAGES_TRAINING,
+    FEW_PHOTOGRAPHS_TRAINING,
     Judge,
     JudgeTraining,
     garbage,
@@ -18,6 +22,7 @@ from gan_leak.evaluation.judge import (
     load_or_train_judge,
     network,
     train_judge,
+    training_for,
 )
 
 NONE = 10
@@ -236,6 +241,53 @@ def test_other_data_or_another_recipe_is_another_judge(tiny, tmp_path, trainings
     monkeypatch.setattr(judge_module, "RECIPE_VERSION", judge_module.RECIPE_VERSION + 1)
     load_or_train_judge(*tiny, cache_directory=tmp_path)
     assert len(trainings) == len(list(tmp_path.iterdir())) == 6
+
+
+def test_options_that_are_off_leave_the_cache_key_alone(tiny):
+    """The recipe as it was spelt before there were options; with any of them it is another one."""
+    images, labels, *_ = tiny
+    off = judge_module._cache_key(images, labels, 2, JudgeTraining())
+    spelt = (
+        "(1, JudgeTraining(epochs=7, least_steps=300, batch_size=128, learning_rate=0.003, garbage_per_batch=16, "
+        "garbage_renewal=0.1, adversarial_step_size=0.1, noise=1.0, shift=1.5, stretch=0.15), 2, (24, 16, 16, 1))"
+    )
+    assert off == hashlib.sha256(spelt.encode() + images.tobytes() + labels.tobytes()).hexdigest()[:32]
+    for options in ({"lighting": 0.1}, {"mirror": True}):
+        assert judge_module._cache_key(images, labels, 2, JudgeTraining(**options)) != off
+
+
+def test_the_recipe_fits_the_images():
+    """Many are not varied by light, a few are, and a few larger ones are mirrored as well."""
+    assert training_for((1000, 64, 64, 3)) == training_for((30000, 32, 32, 1)) == JudgeTraining()
+    assert training_for((999, 32, 32, 1)) == FEW_IMAGES_TRAINING
+    assert training_for((160, 64, 64, 1)) == FEW_PHOTOGRAPHS_TRAINING
+
+
+def test_larger_images_are_judged_by_their_average_over_pixels():
+    """In and out of training: 64 x 64 pixels, and the same averaged to 32 x 32, give one judge and its one answer."""
+    labels = np.arange(8) % 2
+    large = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 1), np.uint8)
+    small = np.rint(large.reshape(8, 32, 2, 32, 2, 1).mean(axis=(2, 4))).astype(np.uint8)
+    short = TINY._replace(epochs=1, least_steps=1, lighting=0.2, mirror=True)
+    params = train_judge(large, labels, 2, short)
+    _assert_equal_parameters(params, train_judge(small, labels, 2, short))
+    judge, pictures = Judge(params, 2, 0.0), data.to_float(large)
+    averages = pictures.reshape(8, 32, 2, 32, 2, 1).mean(axis=(2, 4))
+    np.testing.assert_allclose(judge_logits(judge, pictures), judge_logits(judge, averages), rtol=1e-4, atol=1e-5)
+
+
+def test_relit_images_keep_to_the_range_and_are_mirrored_or_not():
+    """Without light only mirrored, half of them; with light of another brightness each."""
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (200, 32, 32, 1)), jnp.float32)
+    relight = judge_module._relight
+    mirrored = np.asarray(relight(jax.random.key(0), images, JudgeTraining(mirror=True)))
+    turned = np.array([np.allclose(*pair, atol=1e-6) for pair in zip(mirrored, images[:, :, ::-1], strict=True)])
+    kept = np.array([np.allclose(*pair, atol=1e-6) for pair in zip(mirrored, images, strict=True)])
+    assert np.all(turned ^ kept)
+    assert 0.35 < turned.mean() < 0.65
+    relit = np.asarray(relight(jax.random.key(1), images, JudgeTraining(lighting=0.4)))
+    assert np.abs(relit).max() <= 1
+    assert np.std((relit - images).mean(axis=(1, 2, 3))) > 0.1
 
 
 def test_test_images_do_not_matter_to_the_cache(tiny, tmp_path, trainings):

@@ -294,6 +294,37 @@ def test_coverage_of_a_case_worked_out_by_hand():
     assert representatives._coverage(private, np.array([[-5.5], [11.5]])) == 0
 
 
+def test_coverage_of_a_handful_reaches_to_the_furthest():
+    """Private points 0, 1, 2, 4: the furthest other is 4, 3, 2, 4 away."""
+    private = np.array([0.0, 1.0, 2.0, 4.0])[:, None]
+    assert representatives._coverage(private, np.array([[-2.5]])) == pytest.approx(1 / 4)
+    assert representatives._coverage(private, np.array([[5.0]])) == pytest.approx(1 / 4)
+    assert representatives._coverage(private, np.array([[2.5]])) == 1
+
+
+def test_diversity_beside_a_handful_of_fresh_images_is_that_of_a_random_handful():
+    """Of many pictures drawn as the fresh ones were: about 1 over many such handfuls, whatever the order."""
+    random = _random(0)
+    handfuls = [random.normal(size=(3, 8)) for _ in range(60)]
+    pictures = random.normal(size=(300, 8))
+    diversities = [representatives._diversity(pictures, fresh) for fresh in handfuls]
+    assert np.median(diversities) == pytest.approx(0.9, abs=0.15)
+    assert representatives._diversity(pictures[::-1], handfuls[0]) == pytest.approx(diversities[0])
+    assert representatives._diversity(np.repeat(pictures[:1], 9, axis=0), handfuls[0]) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40), (200, 60)])
+def test_principal_components_are_the_same_for_more_and_for_fewer_images_than_features(shape):
+    """Orthonormal, and along them the vectors vary as much as along those of the covariance."""
+    centred = _random(0).normal(size=shape) * np.linspace(1, 3, shape[1])
+    centred -= centred.mean(axis=0)
+    components = representatives._largest_components(centred)
+    count = min(representatives.PRINCIPAL_COMPONENTS, *shape)
+    np.testing.assert_allclose(components.T @ components, np.eye(count), atol=1e-9)
+    variances = np.linalg.eigvalsh(centred.T @ centred)[::-1][:count]
+    np.testing.assert_allclose(np.sum((centred @ components) ** 2, axis=0), variances, rtol=1e-6, atol=1e-6)
+
+
 def test_neighbours_of_real_images_are_of_their_class(leakage, sets):
     """On most real threes, and on hardly any real image of another class."""
     assert leakage(sets["held out"]).nearest_neighbour_share > 0.85
@@ -331,15 +362,38 @@ def small():
 @pytest.fixture(scope="module")
 def small_references(small):
     """Built with as few images as are allowed."""
-    return build_references(**{**small, "private": small["private"][:6], "fresh": small["fresh"][:6]})
+    return build_references(**{**small, "private": small["private"][:3], "fresh": small["fresh"][:3]})
 
 
 @pytest.mark.parametrize("name", ["private", "fresh"])
 def test_too_few_images_are_refused(small, small_references, name):
-    """Six are needed for five neighbours; five are refused by name and number."""
-    with pytest.raises(ValueError, match=f"{name} images of class 1: 5, at least 6"):
-        build_references(**{**small, name: small[name][:5]})
-    assert len(getattr(small_references, name)) == 6
+    """Three are enough; two are refused by name and number."""
+    with pytest.raises(ValueError, match=f"{name} images of class 1: 2, at least 3"):
+        build_references(**{**small, name: small[name][:2]})
+    assert len(getattr(small_references, name)) == 3
+
+
+def test_a_gallery_without_the_class_is_refused(small):
+    with pytest.raises(ValueError, match="gallery images of class 1: 0, at least 1"):
+        build_references(**{**small, "gallery_labels": np.zeros(80, int)})
+
+
+def test_with_the_fewest_images_every_measure_is_finite(small, small_references):
+    result = measure_leakage(small_references, small["fresh"])
+    assert np.isfinite([value for value in result if not isinstance(value, dict)]).all()
+
+
+@pytest.mark.parametrize(("of_target", "neighbours"), [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (9, 5)])
+def test_neighbours_vote_in_a_number_that_a_small_class_can_win(small, small_references, of_target, neighbours):
+    """Points on a line: of the nearest to 0, the first more than half are of the class or, one fewer, are not."""
+    line = np.broadcast_to((0.01 * np.arange(20.0))[:, None, None, None], (20, 16, 16, 1))
+    first = neighbours // 2 + 1
+    for winning, share in ((first, 1.0), (first - 1, 0.0)):
+        labels = np.zeros(20, int)
+        labels[:winning] = 1
+        labels[20 - (of_target - winning) :] = 1
+        references = small_references._replace(gallery=line, gallery_labels=labels[:20])
+        assert representatives._nearest_neighbour_share(references, line[:2]) == share
 
 
 def test_an_empty_prior_is_refused(small):

@@ -134,18 +134,91 @@ def test_flagfile_is_overridden_by_what_follows(binary, tmp_path):
     assert done.stdout == "Config(rounds=6, rate=0.5, inner=Inner(mode='b')) x True\n"
 
 
-@pytest.mark.parametrize("arguments", [["--preset=quick", "--seed=9"], ["--preset", "quick", "--seed=9"]])
-def test_preset_is_short_for_its_flagfile(tmp_path, monkeypatch, arguments):
-    (tmp_path / "quick.flags").write_text("--rounds=2\n")
+@pytest.fixture
+def presets(tmp_path, monkeypatch):
+    """Writes presets by name into a folder of their own."""
     monkeypatch.setattr(flags, "PRESETS", tmp_path)
-    assert flags.expand_presets(arguments) == [f"--flagfile={tmp_path}/quick.flags", "--seed=9"]
+
+    def write(**texts):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.flags").write_text(text)
+
+    return write
 
 
-def test_unknown_preset_names_those_there_are(tmp_path, monkeypatch):
-    (tmp_path / "quick.flags").touch()
-    monkeypatch.setattr(flags, "PRESETS", tmp_path)
-    with pytest.raises(ValueError, match="preset=slow: expected one of quick"):
-        flags.expand_presets(["--preset=slow"])
+@pytest.mark.parametrize("preset", [["--preset=quick"], ["--preset", "quick"], ["-preset=quick"]])
+def test_preset_is_short_for_its_flags(presets, preset):
+    """In its place, without comments, empty lines and indentation."""
+    presets(quick="# --seed=1\n\n  --rounds=2  \n// --seed=2\n--upload_fraction=0.1\n")
+    arguments = ["binary", "--seed=8", *preset, "--seed=9"]
+    assert flags.expand_presets(arguments) == ["binary", "--seed=8", "--rounds=2", "--upload_fraction=0.1", "--seed=9"]
+
+
+def test_presets_hold_presets_in_their_places(presets):
+    """What follows overrides, inside a preset as on the command line."""
+    presets(
+        base="--rounds=1\n--seed=1\n--batch_size=1\n",
+        middle="--seed=2\n--preset=base\n--batch_size=2\n",
+        top="--preset=middle\n--rounds=3\n",
+    )
+    assert flags.expand_presets(["--preset=top"]) == [
+        *("--seed=2", "--rounds=1", "--seed=1", "--batch_size=1", "--batch_size=2", "--rounds=3")
+    ]
+    config = flags.config_from_arguments(AttackConfig, ["--preset=top", "--dataset=npz:x"])
+    assert (config.rounds, config.seed, config.batch_size, config.dataset) == (3, 1, 2, "npz:x")
+
+
+def test_several_presets_override_each_other_in_their_order(presets):
+    presets(one="--rounds=1\n--seed=1\n", two="--rounds=2\n")
+    for arguments, rounds in {("--preset=one", "--preset=two"): 2, ("--preset=two", "--preset=one"): 1}.items():
+        config = flags.config_from_arguments(AttackConfig, list(arguments))
+        assert (config.rounds, config.seed) == (rounds, 1)
+
+
+def test_a_preset_may_be_used_twice_but_not_within_itself(presets):
+    presets(base="--rounds=1\n", twice="--preset=base\n--preset=base\n")
+    assert flags.expand_presets(["--preset=twice"]) == ["--rounds=1", "--rounds=1"]
+    presets(self="--preset=self\n", a="--preset=b\n", b="--preset=c\n", c="--preset=a\n")
+    for preset, through in {"self": "self", "a": "a and b and c"}.items():
+        with pytest.raises(ValueError, match=f"preset={preset}: holds itself, by way of {through}$"):
+            flags.expand_presets([f"--preset={preset}"])
+
+
+@pytest.mark.parametrize("arguments", [["--preset=slow"], ["--preset=outer"], ["--preset=../quick"]])
+def test_unknown_preset_names_those_there_are(presets, arguments):
+    presets(quick="", outer="--preset=slow\n")
+    with pytest.raises(ValueError, match=r"preset=.*: expected one of outer, quick$"):
+        flags.expand_presets(arguments)
+
+
+def test_a_preset_without_a_name_is_unknown(presets):
+    presets(quick="")
+    with pytest.raises(ValueError, match=r"preset=: expected one of quick$"):
+        flags.expand_presets(["--preset"])
+
+
+def test_config_from_arguments_is_what_a_command_line_gives():
+    arguments = ["--preset=figure6b", "--seed=7", "--performance.seed_mapping=vmap"]
+    config = flags.config_from_arguments(AttackConfig, arguments)
+    assert (config.upload_fraction, config.seed, config.performance.seed_mapping) == (0.1, 7, "vmap")
+    assert flags.config_from_arguments(AttackConfig, []) == AttackConfig()
+    # Flags of one call do not reach the next, nor those of the process.
+    assert flags.config_from_arguments(AttackConfig, ["--rounds=5"]).seed == AttackConfig().seed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--round=3"], "Unknown command line flag 'round'"),
+        (["--rounds=many"], "--rounds=many"),
+        (["--preset=absent"], "preset=absent"),
+        (["stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_config_from_arguments_refuses_what_a_command_line_would(arguments, named):
+    with pytest.raises(ValueError, match=named) as raised:
+        flags.config_from_arguments(AttackConfig, arguments)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

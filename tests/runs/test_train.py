@@ -11,34 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import gan_leak.runs.train as train
 from gan_leak.config import AttackConfig, PerformanceOptions, from_json
 from gan_leak.evaluation.judge import JudgeTraining
+from gan_leak.runs import measurement, train
 
 CLASSES = 4
-PER_CLASS = 60
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_judge():
     """The judge of these tests only has to exist; its quality is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        load = train.load_or_train_judge
-        patch.setattr(train, "load_or_train_judge", lambda *data: load(*data, training=JudgeTraining(1, 10)))
+        load = measurement.load_or_train_judge
+        patch.setattr(measurement, "load_or_train_judge", lambda *data: load(*data, training=JudgeTraining(1, 10)))
         yield
-
-
-@pytest.fixture(scope="module")
-def stripes(tmp_path_factory):
-    """An npz data set: class k has a bright stripe in rows 8k to 8k + 5, at random brightness, in noise."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(CLASSES), PER_CLASS)
-    images = rng.integers(0, 60, (len(labels), 32, 32), dtype=np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[8 * label : 8 * label + 6] = rng.integers(150, 250)
-    path = tmp_path_factory.mktemp("data") / "stripes.npz"
-    np.savez(path, images=images, labels=labels)
-    return path
 
 
 @pytest.fixture
@@ -223,8 +209,23 @@ def test_another_configuration_does_not_get_the_directory(config, tmp_path):
         ({"participant_classes": "0-3"}, "participant_classes"),
         ({"participant_classes": "0,9;1"}, "participant_classes"),
         ({"fakes_per_round": 0}, "fakes_per_round=0"),
+        ({"generator_width": 0}, "generator_width=0"),
+        ({"defense": "hope"}, "defense='hope'"),
+        ({"epsilon_per_release": 0.0}, "epsilon_per_release=0.0"),
+        ({"epsilon_per_release": float("nan")}, "epsilon_per_release=nan"),
+        ({"sensitivity": 0.0}, "sensitivity=0.0"),
+        ({"sensitivity": float("inf")}, "sensitivity=inf"),
+        ({"clipping_norm": 0.0}, "clipping_norm=0.0"),
+        ({"clipping_norm": float("inf")}, "clipping_norm=inf"),
+        ({"noise_multiplier": -1.0}, "noise_multiplier=-1.0"),
+        ({"noise_multiplier": float("inf")}, "noise_multiplier=inf"),
+        ({"delta": 0.0}, "delta=0.0"),
+        ({"delta": 1.0}, "delta=1.0"),
+        ({"defense": "sparse_vector"}, "upload_bound=inf"),
+        ({"defense": "sparse_vector", "upload_bound": 0.1, "upload_fraction": 1.01}, "upload_fraction=1.01"),
         ({"judge_samples": 8}, "judge"),
         ({"performance": PerformanceOptions(convolution="fft")}, "performance.convolution='fft'"),
+        ({"performance": PerformanceOptions(seed_mapping="loop")}, "performance.seed_mapping='loop'"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(config, tmp_path, changes, named):

@@ -1,0 +1,84 @@
+"""Whole runs in a second or two: striped pictures, and linear networks in place of those that take long to compile."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_leak.evaluation import judge
+from gan_leak.models import LATENT_SIZE
+from gan_leak.runs import inversion, measurement, setup
+from gan_leak.types import Model
+
+
+def write_stripes(path, *, classes=4, per_class=60, channels=0):
+    """An npz data set: class k has a bright stripe, at random brightness, in noise. channels: 0 leaves the axis out."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), per_class)
+    images = rng.integers(0, 60, (len(labels), 32, 32, *[channels][:channels]), dtype=np.uint8)
+    height = 32 // classes
+    for image, label in zip(images, labels, strict=True):
+        image[height * label : height * label + max(1, height - 2)] = rng.integers(150, 250)
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+def use_linear_networks(patch):
+    """Has runs use a linear classifier, generator and judge, the latter untrained; ``patch`` undoes it."""
+    patch.setattr(setup, "classifier_for", _classifier)
+    patch.setattr(setup, "dcgan_generator", _generator)
+    patch.setattr(inversion, "classifier_for", _classifier)
+    patch.setattr(judge, "network", _judge_network)
+    patch.setattr(measurement, "load_or_train_judge", _untrained_judge)
+
+
+# One object for each shape, so that functions which are compiled for a network are compiled once.
+@functools.cache
+def _classifier(image_size, num_outputs, channels, *, implementation="matmul"):
+    pixels = image_size * image_size * channels
+
+    def init(key):
+        return {"bias": jnp.zeros(num_outputs), "kernel": 0.02 * jax.random.normal(key, (pixels, num_outputs))}
+
+    return Model(init, _logits)
+
+
+def _logits(params, images):
+    return images.reshape(len(images), -1) @ params["kernel"] + params["bias"][None]
+
+
+@functools.cache
+def _generator(image_size, channels, *, width, implementation="matmul"):
+    shape = (image_size, image_size, channels)
+
+    def init(key):
+        pixels = image_size * image_size * channels
+        return {"bias": jnp.zeros(pixels), "weights": 0.05 * jax.random.normal(key, (LATENT_SIZE, pixels))}
+
+    def apply(params, latents):
+        return jnp.tanh(latents @ params["weights"] + params["bias"][None]).reshape(-1, *shape)
+
+    return Model(init, apply)
+
+
+def _judge_network(num_classes, image_shape):
+    pixels = int(np.prod(image_shape))
+
+    def init(key):
+        key_features, key_logits = jax.random.split(key)
+        return {
+            "features": 0.02 * jax.random.normal(key_features, (pixels, 128)),
+            "logits": 0.1 * jax.random.normal(key_logits, (128, num_classes + 1)),
+        }
+
+    def apply(params, images):
+        features = jax.nn.relu(images.reshape(len(images), -1) @ params["features"])
+        return features @ params["logits"], features
+
+    return init, apply
+
+
+def _untrained_judge(images, labels, test_images, test_labels, num_classes):
+    init, _ = _judge_network(num_classes, images.shape[1:])
+    return judge.Judge(init(jax.random.key(0)), num_classes, 0.5)
