@@ -49,6 +49,10 @@ class ReproduceConfig:
         },
     )
     num_seeds: int = dataclasses.field(default=0, metadata={"help": "Seeds of each setting; 0 = 3."})
+    most_samples: int = dataclasses.field(
+        default=0, metadata={"help": "Cuts the training images of each participant, for want of time; 0 = no cut."}
+    )
+    most_rounds: int = dataclasses.field(default=0, metadata={"help": "Cuts the rounds likewise; 0 = no cut."})
     cifar10: str = dataclasses.field(
         default="tfds:cifar10", metadata={"help": "Where CIFAR-10 is, for Figure 3: a data set as --dataset takes it."}
     )
@@ -66,14 +70,16 @@ class Prepared(NamedTuple):
 def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Prepared:
     """Checks flags, presets and data, and opens the directory; raises ValueError for bad input."""
     figures = select_figures(config.figures)
-    if config.num_seeds < 0:
-        raise ValueError(f"num_seeds={config.num_seeds}: expected at least 0")
+    for name in ("num_seeds", "most_samples", "most_rounds"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
     seeds = config.num_seeds or _SEEDS[config.scale]
 
     def show(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    study = Study(config.scale, seeds, config.cifar10, workdir, make_instrument_source(show), show)
+    cuts = {"samples_per_participant": config.most_samples, "rounds": config.most_rounds}
+    study = Study(config.scale, seeds, cuts, config.cifar10, workdir, make_instrument_source(show), show)
     unavailable = {}
     for figure in figures:
         for configs in batches_of(study, figure).values():

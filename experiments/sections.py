@@ -39,10 +39,14 @@ _ROWS_OF_PICTURES = 5
 
 
 class Study(NamedTuple):
-    """How a reproduction runs: scale, seeds, where CIFAR-10 is, where batches are kept, judges, and what shows them."""
+    """How a reproduction runs: scale, seeds, cuts for want of time, where CIFAR-10 is and batches are kept, and so on.
+
+    cuts: the most that a field of the configuration may be, 0 for no limit; a field that is 0 itself means all there is.
+    """
 
     scale: str
     num_seeds: int
+    cuts: Mapping[str, int]
     cifar10: str
     directory: pathlib.Path
     instrument_source: InstrumentSource
@@ -58,11 +62,19 @@ class Section(NamedTuple):
 
 
 def configurations(study: Study, arguments: Sequence[str]) -> list[AttackConfig]:
-    """The configurations of a setting, one a seed, as its command line gives them."""
+    """The configurations of a setting, one a seed: as its command line gives them, but for the cuts."""
     config = config_from_arguments(AttackConfig, list(arguments))
+    for name, most in study.cuts.items():
+        if most:
+            config = dataclasses.replace(config, **{name: min(getattr(config, name) or most, most)})
     if config.dataset == "tfds:cifar10":
         config = dataclasses.replace(config, dataset=study.cifar10)
     return [dataclasses.replace(config, seed=seed) for seed in range(study.num_seeds)]
+
+
+def _stated(study: Study, preset: str) -> AttackConfig:
+    """The configuration that the paper states, uncut: what departures are counted from."""
+    return configurations(study._replace(cuts={}), arguments_for(preset, PAPER_VARIANT, study.scale))[0]
 
 
 def batches_of(study: Study, figure: Figure) -> dict[tuple[str, str], list[AttackConfig]]:
@@ -179,7 +191,7 @@ def _settings(
             named[variant] = attack_row(_name(label, variant), "control", batch)
             rows.append(named[variant])
             continue
-        paper = configurations(study, arguments_for(figure.settings[label], PAPER_VARIANT, study.scale))[0]
+        paper = _stated(study, figure.settings[label])
         changes = differences_between(paper, lanes[label, variant][0])
         judged[label, variant] = attack_row(_name(label, variant), "attack", batch, changes)
         rows.append(judged[label, variant])
@@ -265,7 +277,7 @@ def _methods(
         named[f"inversion_{kind}"] = row
         rows.append(row)
     for (label, variant), batch in batches.items():
-        paper = configurations(study, arguments_for(figure.settings[label], PAPER_VARIANT, study.scale))[0]
+        paper = _stated(study, figure.settings[label])
         changes = differences_between(paper, lanes[label, variant][0])
         judged[label, variant] = attack_row(_name(label, variant), "attack", batch, changes)
         rows.append(judged[label, variant])
