@@ -41,7 +41,7 @@ _ROWS_OF_PICTURES = 5
 class Study(NamedTuple):
     """How a reproduction runs: scale, seeds, cuts for want of time, where CIFAR-10 is and batches are kept, and so on.
 
-    cuts: the most that a field of the configuration may be, 0 for no limit; a field that is 0 itself means all there is.
+    cuts: the most that a field may be, 0 for no limit, among fields of which 0 means all there is.
     """
 
     scale: str

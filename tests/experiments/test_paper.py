@@ -81,7 +81,8 @@ def test_every_setting_states_its_claim_and_criteria_that_can_be_judged(preset):
     assert (PRESETS / f"{claim.nearest}.flags").exists()
     assert (PRESETS / f"{claim.quick}.flags").exists()
     assert claim.nearest.startswith("nearest_")
-    assert claim.quick == claim.nearest.replace("nearest_", "quick_")
+    # A preset for MNIST behind one for faces would be another experiment.
+    assert claim.quick in (data := claim.nearest.replace("nearest_", "quick_"), f"{data}_short")
 
 
 @pytest.mark.parametrize("preset", SETTINGS)
