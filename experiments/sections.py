@@ -262,11 +262,13 @@ def _methods(
     inversions: dict[str, Inversions] = {}
     quick = study.scale == "quick"
     configs = next(iter(lanes.values()))
+    # A single picture of a class has no diversity to measure.
+    models = max(2, study.num_seeds)
     for kind in ("mlp", "cnn"):
-        study.show(f"  model inversion of {study.num_seeds} networks of kind {kind}")
+        study.show(f"  model inversion of {models} networks of kind {kind}")
         inversions[kind], metrics = inversion_metrics(
             kind,
-            study.num_seeds,
+            models,
             configs,
             study.instrument_source,
             samples=5000 if quick else 0,

@@ -157,6 +157,11 @@ class AttackConfig:
         "sgd", "Generator optimiser, 'sgd' (Hitaj et al. 2017, section 8.4) or 'adam' (beta1 0.5)."
     )
     generator_learning_rate: float = _field(0.02, "Learning rate of the generator (Hitaj et al. 2017, section 8.4).")
+    generator_averaging: float = _field(
+        0.0,
+        "Reconstructions are drawn by an average of the generators of past rounds, of which this share survives each "
+        "round; 0 = by the last one (Hitaj et al. 2017); the average is ours, after Yazici et al. 2019.",
+    )
     fakes_per_round: int = _field(500, "Generated images that join the adversary's data each round (open).")
     fake_memory_rounds: int = _field(
         1,
@@ -255,6 +260,8 @@ def validate(config: AttackConfig) -> None:
     for name in ("learning_rate", "generator_learning_rate", "dirichlet_concentration"):
         if not 0.0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name}={getattr(config, name)}: expected a finite number above 0")
+    if not 0.0 <= config.generator_averaging < 1.0:
+        raise ValueError(f"generator_averaging={config.generator_averaging}: expected a number in [0, 1)")
     for name in ("learning_rate_decay", "upload_threshold"):
         if not 0.0 <= getattr(config, name) < math.inf:
             raise ValueError(f"{name}={getattr(config, name)}: expected a finite number of at least 0")

@@ -13,17 +13,23 @@ from gan_leak.types import Array, Contribution, InsiderView, Model, PyTree, Roun
 
 
 class GanAttackHyperParameters(NamedTuple):
-    """The traced numbers of the attack: the class to draw, the label of the fakes, the generator's learning rate."""
+    """The traced numbers of the attack: the class to draw, the label of the fakes, the generator's learning rate.
+
+    generator_averaging: how much of the average of past generators survives a round; 0 draws with the last one, as the
+    paper does.
+    """
 
     target_class: Array | int
     fake_class: Array | int
     generator_learning_rate: Array | float
+    generator_averaging: Array | float = 0.0
 
 
 class GanAttackState(NamedTuple):
-    """The generator, its optimiser, and the fakes [M, F, H, W, C] of the last M rounds with their mask [M, F]."""
+    """The generator, the average that draws reconstructions, the optimiser, and fakes [M, F, H, W, C], mask [M, F]."""
 
     generator: PyTree
+    averaged_generator: PyTree
     optimizer: PyTree
     fakes: Array
     fakes_mask: Array
@@ -56,7 +62,9 @@ def gan_attack(
     At each of the adversary's turns the downloaded model, frozen, is the discriminator: the generator takes
     ``generator_steps`` on the negative log-likelihood of the target class; then ``fakes_per_round`` samples, labelled
     with the fake class, join the adversary's data for ``fake_memory_rounds`` rounds (1 replaces, more accumulates).
-    With ``fakes_per_round=0`` the attack is passive: it watches and adds nothing (section 9.3).
+    With ``fakes_per_round=0`` the attack is passive: it watches and adds nothing (section 9.3). Reconstructions may be
+    drawn by an exponential average of the generators of all rounds (Yazici et al. 2019, arXiv 1806.04498), which
+    steadies what swings from round to round; fakes are always drawn by the last.
 
     Raises ValueError for an unknown optimiser and for counts that are too small.
     """
@@ -78,6 +86,7 @@ def gan_attack(
         params = generator.init(key)
         shape = (fake_memory_rounds, fakes_per_round)
         return GanAttackState(
+            params,
             params,
             optimizer.init(params),
             jnp.zeros((*shape, *image_shape)),
@@ -117,10 +126,13 @@ def gan_attack(
             jnp.full(fakes_mask.size, hyperparameters.fake_class, jnp.int32),
             fakes_mask.reshape(-1),
         )
-        new_state = GanAttackState(params, optimizer_state, fakes, fakes_mask, state.steps + 1)
+        # The untrained generator has no part in the average.
+        kept = jnp.where(state.steps == 0, 0.0, hyperparameters.generator_averaging)
+        averaged = jax.tree.map(lambda old, new: new + kept * (old - new), state.averaged_generator, params)
+        new_state = GanAttackState(params, averaged, optimizer_state, fakes, fakes_mask, state.steps + 1)
         return new_state, contribution, GanAttackInfo(total / generator_steps, jnp.exp(-last))
 
     def reconstruct(key: Array, state: GanAttackState, count: int) -> Array:
-        return sample_images(generator, state.generator, key, count, generator_batch_size)
+        return sample_images(generator, state.averaged_generator, key, count, generator_batch_size)
 
     return RoundAttack(init, step, reconstruct)

@@ -25,7 +25,7 @@ Representation = Callable[[np.ndarray], np.ndarray]
 PRINCIPAL_COMPONENTS = 50
 # As many as a class allows: one with a handful of images, as a person's, has fewer.
 NEIGHBOURS = 5
-# The fewest private and fresh images: the measures need pairs, and two of a kind say nothing about spread.
+# The fewest private and fresh images: of two there is a single distance, and no median that one odd image cannot move.
 LEAST_IMAGES = 3
 # Below this many fresh images one draw of as many reconstructions is left to chance, so that many are averaged.
 _FEW_FRESH = 20
@@ -127,9 +127,10 @@ def build_references(
     """Fixes what 0 and 1 mean, from images float32 [-, H, W, C] in [-1, 1].
 
     private: the victims' images of the target class. fresh: real images of it that nobody in the federation has (what
-    scores 1). gallery and gallery_labels: real images of all classes, apart from both. prior: what the adversary had
-    before, by name (what scores 0): images of each of its classes and of an untrained generator. representations: those
-    of the judge and the gallery, if they are at hand.
+    scores 1). gallery and gallery_labels: real images of all classes, apart from the private ones; of a class with a
+    handful of images some fresh ones may be among them, which then find themselves in the nearest-neighbour share.
+    prior: what the adversary had before, by name (what scores 0): images of each of its classes and of an untrained
+    generator. representations: those of the judge and the gallery, if they are at hand.
 
     Raises ValueError if there are too few images for the neighbours and pairs that the measures need, or no prior.
     """

@@ -52,6 +52,7 @@ LANE_FIELDS = frozenset(
         "clipping_norm",
         "noise_multiplier",
         "generator_learning_rate",
+        "generator_averaging",
     }
 )
 

@@ -233,7 +233,9 @@ def build_experiment(config: AttackConfig, data: AttackData) -> Experiment:
         adversary=config.adversary if attack else None,
         participant_mapping=config.performance.participant_mapping,
     )
-    attack_numbers = GanAttackHyperParameters(config.target_class, fake_class, config.generator_learning_rate)
+    attack_numbers = GanAttackHyperParameters(
+        config.target_class, fake_class, config.generator_learning_rate, config.generator_averaging
+    )
     hyperparameters = RoundHyperParameters(
         learning_rate=config.learning_rate,
         learning_rate_decay=config.learning_rate_decay,

@@ -38,17 +38,9 @@ def test_parse_participant_classes():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "  ", "a", "1,", "0-", "-1", "4-2", "0-4,3", "0-10", "0-999999999999", "1;2.5", "٣"]
-    + [
-        "each",
-        "each ",
-        "each ;0",
-        "each0-2",
-        "each 0-2 each 3",
-        "each each 1",
-        "each 9-10",
-        "each 1,1",
-        "Each 1",
+    [
+        *("", "  ", "a", "1,", "0-", "-1", "4-2", "0-4,3", "0-10", "0-999999999999", "1;2.5", "٣"),
+        *("each", "each ", "each ;0", "each0-2", "each 0-2 each 3", "each each 1", "each 9-10", "each 1,1", "Each 1"),
         "0-2 each",
     ],
 )

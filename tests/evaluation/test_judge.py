@@ -264,30 +264,33 @@ def test_the_recipe_fits_the_images():
 
 
 def test_larger_images_are_judged_by_their_average_over_pixels():
-    """In and out of training: 64 x 64 pixels, and the same averaged to 32 x 32, give one judge and its one answer."""
+    """64 x 64 pixels, and the same averaged to 32 x 32, have one judge and its one answer."""
     labels = np.arange(8) % 2
     large = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 1), np.uint8)
     small = np.rint(large.reshape(8, 32, 2, 32, 2, 1).mean(axis=(2, 4))).astype(np.uint8)
-    short = TINY._replace(epochs=1, least_steps=1, lighting=0.2, mirror=True)
-    params = train_judge(large, labels, 2, short)
-    _assert_equal_parameters(params, train_judge(small, labels, 2, short))
-    judge, pictures = Judge(params, 2, 0.0), data.to_float(large)
+    keys = [judge_module._cache_key(images, labels, 2, TINY) for images in (large, small)]
+    assert keys[0] == keys[1]
+    init, apply = network(2, (64, 64, 1))
+    params = jax.jit(init)(jax.random.key(0))
+    pictures = data.to_float(large)
     averages = pictures.reshape(8, 32, 2, 32, 2, 1).mean(axis=(2, 4))
-    np.testing.assert_allclose(judge_logits(judge, pictures), judge_logits(judge, averages), rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(apply(params, pictures), apply(params, averages), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_relit_images_keep_to_the_range_and_are_mirrored_or_not():
     """Without light only mirrored, half of them; with light of another brightness each."""
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (200, 32, 32, 1)), jnp.float32)
-    relight = judge_module._relight
-    mirrored = np.asarray(relight(jax.random.key(0), images, JudgeTraining(mirror=True)))
-    turned = np.array([np.allclose(*pair, atol=1e-6) for pair in zip(mirrored, images[:, :, ::-1], strict=True)])
-    kept = np.array([np.allclose(*pair, atol=1e-6) for pair in zip(mirrored, images, strict=True)])
+    relight = jax.jit(judge_module._relight, static_argnums=2)
+    mirrored, plain = (np.asarray(relight(jax.random.key(0), images, JudgeTraining(mirror=on))) for on in (True, False))
+    np.testing.assert_allclose(plain, images, atol=1e-6)
+    turned = np.array([np.allclose(*pair, atol=1e-6) for pair in zip(mirrored, plain[:, :, ::-1], strict=True)])
+    kept = np.array([np.allclose(*pair, atol=1e-6) for pair in zip(mirrored, plain, strict=True)])
     assert np.all(turned ^ kept)
     assert 0.35 < turned.mean() < 0.65
     relit = np.asarray(relight(jax.random.key(1), images, JudgeTraining(lighting=0.4)))
     assert np.abs(relit).max() <= 1
-    assert np.std((relit - images).mean(axis=(1, 2, 3))) > 0.1
+    assert np.std((relit - plain).mean(axis=(1, 2, 3))) > 0.1
 
 
 def test_test_images_do_not_matter_to_the_cache(tiny, tmp_path, trainings):

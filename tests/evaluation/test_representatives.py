@@ -385,15 +385,15 @@ def test_with_the_fewest_images_every_measure_is_finite(small, small_references)
 
 @pytest.mark.parametrize(("of_target", "neighbours"), [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (9, 5)])
 def test_neighbours_vote_in_a_number_that_a_small_class_can_win(small, small_references, of_target, neighbours):
-    """Points on a line: of the nearest to 0, the first more than half are of the class or, one fewer, are not."""
+    """Points on a line: just more than half of those nearest to 0 are of the class, or one fewer."""
     line = np.broadcast_to((0.01 * np.arange(20.0))[:, None, None, None], (20, 16, 16, 1))
     first = neighbours // 2 + 1
     for winning, share in ((first, 1.0), (first - 1, 0.0)):
         labels = np.zeros(20, int)
         labels[:winning] = 1
         labels[20 - (of_target - winning) :] = 1
-        references = small_references._replace(gallery=line, gallery_labels=labels[:20])
-        assert representatives._nearest_neighbour_share(references, line[:2]) == share
+        references = small_references._replace(gallery=line, gallery_labels=labels)
+        assert representatives._nearest_neighbour_share(references, line[:1]) == share
 
 
 def test_an_empty_prior_is_refused(small):

@@ -116,7 +116,7 @@ def test_a_class_with_too_few_fresh_images_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def instruments():
-    """A judge of a fifth of the training, and less hardened so that it learns as fast: enough for what is asked here."""
+    """A judge of a fifth of the training, less hardened so that it learns in time: enough for what is asked here."""
     data = prepare_data(TWO_PARTICIPANTS)
     quick = FEW_PHOTOGRAPHS_TRAINING._replace(least_steps=320, garbage_per_batch=12, noise=0.3)
     judge = load_or_train_judge(*data.judge_pool, *data.judge_test, PEOPLE, training=quick)
