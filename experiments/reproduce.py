@@ -92,8 +92,9 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
                     raise
                 unavailable[figure.number] = str(error)
     _check_version(workdir)
-    # Which figures a directory holds may grow from one call to the next.
-    directory = open_run(workdir, dataclasses.replace(config, figures="all", num_seeds=seeds), resume=resume)
+    # Which figures a directory holds may grow from one call to the next, with CIFAR-10 brought along in between.
+    lasting = dataclasses.replace(config, figures="all", num_seeds=seeds, cifar10=ReproduceConfig.cifar10)
+    directory = open_run(workdir, lasting, resume=resume)
     return Prepared(figures, study, directory, unavailable)
 
 

@@ -200,3 +200,35 @@ def test_unknown_optimizer_is_refused():
     """One line with the name, the value and what is allowed."""
     with pytest.raises(ValueError, match="generator_optimizer='rmsprop': allowed are 'sgd', 'adam'"):
         attack(optimizer="rmsprop")
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.6])
+def test_reconstructions_are_drawn_by_the_average_of_past_generators(averaging):
+    """The average starts with the first trained generator, forgets at the stated rate, and at 0 is the last one."""
+    numbers, state = NUMBERS._replace(generator_averaging=averaging), start()
+    twin = None
+    for round in range(4):
+        state, _, _ = jitted_step()(jax.random.key(round), state, view(round), numbers)
+        latest = jax.tree.map(np.asarray, state.generator)
+        twin = (
+            latest
+            if twin is None
+            else jax.tree.map(lambda old, new: averaging * old + (1 - averaging) * new, twin, latest)
+        )
+    assert largest_difference(state.averaged_generator, twin) < 1e-6
+    assert same_bits(state.averaged_generator, state.generator) == (averaging == 0.0)
+    drawn = attack().reconstruct(jax.random.key(5), state, 8)
+    assert same_bits(drawn, attack().reconstruct(jax.random.key(5), state._replace(generator=None), 8))
+
+
+def test_averaging_changes_nothing_that_the_federation_sees():
+    """Fakes and the generator's own path are the same with and without it."""
+    plain, averaged = start(), start()
+    for round in range(2):
+        step = jitted_step()
+        plain, sent, _ = step(jax.random.key(round), plain, view(round), NUMBERS)
+        averaged, also_sent, _ = step(
+            jax.random.key(round), averaged, view(round), NUMBERS._replace(generator_averaging=0.9)
+        )
+        assert same_bits(sent, also_sent)
+    assert same_bits(plain.generator, averaged.generator)

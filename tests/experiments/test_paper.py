@@ -129,7 +129,7 @@ def test_the_paper_s_own_hyper_parameters_are_the_paper_s(preset, rate, batch_si
     assert config.image_size == (64 if preset in FACES + FACES_41 else 32)
     assert config.samples_per_participant == 0
     assert (config.attack, config.schedule, config.local_epochs) == ("active", "round_robin", 1)
-    assert config.generator_width == 64
+    assert (config.generator_width, config.generator_averaging) == (64, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_the_nearest_setting_changes_no_more_than_training(preset):
     """Neither the data, nor who owns and wants what, nor the defence and how much is exchanged."""
     free = {"learning_rate", "samples_per_participant", "rounds", "evaluation_interval", "evaluation_samples"}
     free |= {"generator_steps", "generator_width", "generator_learning_rate", "generator_batch_size"}
-    free |= {"fakes_per_round", "batch_size"}
+    free |= {"fakes_per_round", "batch_size", "generator_averaging"}
     own = vars(config_for(preset))
     for scale in ("paper", "quick"):
         used = vars(config_for(preset, NEAREST_VARIANT, scale))

@@ -210,6 +210,8 @@ def test_another_configuration_does_not_get_the_directory(config, tmp_path):
         ({"participant_classes": "0,9;1"}, "participant_classes"),
         ({"fakes_per_round": 0}, "fakes_per_round=0"),
         ({"generator_width": 0}, "generator_width=0"),
+        ({"generator_averaging": 1.0}, "generator_averaging=1.0"),
+        ({"generator_averaging": -0.1}, "generator_averaging=-0.1"),
         ({"defense": "hope"}, "defense='hope'"),
         ({"epsilon_per_release": 0.0}, "epsilon_per_release=0.0"),
         ({"epsilon_per_release": float("nan")}, "epsilon_per_release=nan"),
