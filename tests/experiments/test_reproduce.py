@@ -1,0 +1,419 @@
+"""The reproduction: every figure becomes rows, controls and a verdict; what is finished is kept, whatever happens."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import gan_leak
+from experiments import flags, paper, reproduce, sections
+from experiments.reproduce import ReproduceConfig
+from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT, PAPER_VARIANT
+from gan_leak.evaluation.reproduction_results import check_results
+from gan_leak.runs import reproduction
+from gan_leak.runs.directory import close_run
+from reference.quick import use_linear_networks, write_stripes
+
+TINY = """
+--participant_classes=0-4;5-9
+--samples_per_participant=40
+--batch_size=16
+--learning_rate=0.001
+--generator_steps=1
+--generator_batch_size=8
+--fakes_per_round=8
+--target_class=3
+--rounds=2
+--evaluation_interval=1
+--evaluation_samples=12
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny(tmp_path_factory):
+    """The real presets of the figures over settings that take a second, and networks that compile in one."""
+    folder = tmp_path_factory.mktemp("presets")
+    shutil.copytree(flags.PRESETS, folder, dirs_exist_ok=True)
+    stripes = write_stripes(folder / "stripes.npz", classes=10, per_class=40)
+    (folder / "hitaj_mnist.flags").write_text(f"--dataset=npz:{stripes}\n{TINY}")
+    for data in ("mnist", "cifar10"):
+        (folder / f"nearest_{data}.flags").write_text("--learning_rate=0.2\n--rounds=2\n")
+        (folder / f"quick_{data}.flags").write_text("--evaluation_interval=1\n")
+    (folder / "quick_mnist_short.flags").write_text("--preset=quick_mnist\n--rounds=1\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flags, "PRESETS", folder)
+        # One method of inversion, briefly, for both: what it finds is tested elsewhere.
+        invert = reproduction.invert_all_classes
+        patch.setattr(
+            reproduction,
+            "invert_all_classes",
+            lambda kind, *arguments, **_: invert("cnn", *arguments, epochs=1, steps=2),
+        )
+        use_linear_networks(patch)
+        yield
+
+
+class Counted:
+    """Stands in for ``run_batch`` and tells which batches were made, not only read back."""
+
+    def __init__(self, patch):
+        self.made, self.run = [], sections.run_batch
+        patch.setattr(sections, "run_batch", self)
+
+    def __call__(self, configs, directory, *arguments):
+        if not (directory / "result.json").exists():
+            self.made.append(directory.name)
+        return self.run(configs, directory, *arguments)
+
+
+def call(workdir, figures, *, resume=False, **changes):
+    config = ReproduceConfig(**{"figures": figures, "num_seeds": 2, "cifar10": "npz:/nowhere.npz", **changes})
+    assert reproduce.execute(reproduce.prepare(config, workdir, resume)) == 0
+    return read(workdir)
+
+
+def read(workdir):
+    results = json.loads((workdir / "results.json").read_text())
+    check_results(results)
+    return results, {entry["figure"]: entry for entry in results["figures"]}
+
+
+def refused(workdir, figures, *, resume=False, **changes):
+    with pytest.raises(ValueError, match=r".") as raised:
+        call(workdir, figures, resume=resume, **changes)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+@pytest.fixture(scope="module")
+def whole(_tiny, tmp_path_factory):
+    """A finished reproduction of figures of every layout; nobody may change its files."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        counted = Counted(patch)
+        call(workdir, "12,accuracy,6")
+        first = len(counted.made)
+        # Figure 10 is drawn from the runs of 6 (a), and so is the curve.
+        call(workdir, "10", resume=True)
+    before = files(workdir)
+    yield workdir, first, counted.made
+    assert files(workdir) == before
+
+
+@pytest.fixture
+def run_of_whole(whole):
+    """``run_batch`` that takes what the finished reproduction has run from there."""
+    run = sections.run_batch
+
+    def borrow(configs, directory, *arguments):
+        if not directory.exists() and (whole[0] / "batches" / directory.name).exists():
+            shutil.copytree(whole[0] / "batches" / directory.name, directory)
+        return run(configs, directory, *arguments)
+
+    return borrow
+
+
+def rows(entry):
+    return [(row["name"], row["role"]) for row in entry["rows"]]
+
+
+CONTROLS = [("passive adversary", "control"), ("class nobody owns", "control")]
+REFERENCES = [("untrained generator", "reference"), ("fresh real images", "reference")]
+
+
+def test_every_setting_control_and_reference_is_a_row(whole):
+    results, figures = read(whole[0])
+    assert list(figures) == ["6", "10", "12", "accuracy"]
+    assert rows(figures["6"]) == [
+        *((f"6 ({letter}), nearest that works", "attack") for letter in "abc"),
+        *((f"6 (a), {name}", role) for name, role in CONTROLS),
+        *REFERENCES,
+    ]
+    for number in ("10", "12"):
+        controls = [(f"{number}, {name}", role) for name, role in CONTROLS]
+        assert rows(figures[number]) == [(f"{number}, nearest that works", "attack"), *controls, *REFERENCES]
+    for entry in figures.values():
+        assert entry["error"] is None
+        for row in entry["rows"]:
+            assert len(row["metrics"]["leakage_score"]["values"]) == 2
+    assert (results["version"], results["scale"], results["num_seeds"]) == (gan_leak.__version__, "quick", 2)
+    assert {"versions", "device"} & set(results["environment"])
+    (judge,) = results["judges"].values()
+    assert judge["test_accuracy"] == 0.5
+
+
+def test_every_claim_gets_a_verdict_with_its_criteria_and_numbers(whole):
+    _, figures = read(whole[0])
+    for number, entry in figures.items():
+        (figure,) = paper.select_figures(number)
+        assert [(verdict["name"], verdict["variant"]) for verdict in entry["verdicts"]] == [
+            (label, NEAREST_VARIANT) for label in figure.settings
+        ]
+        for verdict, preset in zip(entry["verdicts"], figure.settings.values(), strict=True):
+            claim = paper.read_claim(preset)
+            assert verdict["reproduced_if"] == claim.reproduced_if.text
+            assert verdict["partly_if"] == claim.partly_if.text
+            assert claim.claim in entry["claim"]
+            assert all(line.endswith((": yes", ": no")) for line in verdict["because"])
+            assert verdict["row"] in [row["name"] for row in entry["rows"] if row["role"] == "attack"]
+            controls = [row["name"] for row in entry["rows"] if row["role"] == "control"]
+            assert verdict["controls"]
+            assert set(verdict["controls"]) <= set(controls)
+
+
+def test_a_verdict_is_of_its_own_row(whole):
+    """Its reasons cite the numbers of that row, and of the controls beside it."""
+    _, figures = read(whole[0])
+    for entry in (figures["6"], figures["12"]):
+        # Criteria call the rows beside the one judged by these names.
+        metrics = {row["name"]: row["metrics"] for row in entry["rows"]}
+        for verdict in entry["verdicts"]:
+            cited = {}
+            for line in verdict["because"]:
+                cited.update({name: float(value) for name, value in re.findall(r"([a-z_.]+) (-?[\d.]+)", line)})
+            assert cited
+            for name, value in cited.items():
+                *other, metric, statistic = name.split(".")
+                row = {"": verdict["row"], "passive": verdict["controls"][0], "unowned": verdict["controls"][-1]}
+                assert value == pytest.approx(metrics[row["".join(other)]][metric][statistic], abs=0.01)
+
+
+def test_a_private_setting_tells_what_it_promises(whole):
+    """0.01 for each of the 32 x 32 x 11 + 11 parameters of the linear network, over one round."""
+    _, figures = read(whole[0])
+    (promise,) = figures["12"]["privacy"]
+    assert promise["name"] == "12, nearest that works"
+    assert promise["epsilon_per_round"] == pytest.approx(0.01 * 11_275)
+    assert promise["epsilon_total"] == promise["epsilon_per_round"]
+    assert figures["6"]["privacy"] == []
+
+
+def test_the_curve_splits_at_an_accuracy(whole):
+    _, figures = read(whole[0])
+    assert [name for name, _ in rows(figures["accuracy"])][:2] == [
+        "accuracy, nearest that works, accuracy from 80%",
+        "accuracy, nearest that works, accuracy below 80%",
+    ]
+    assert any(name.startswith("passive") and role == "control" for name, role in rows(figures["accuracy"]))
+
+
+def test_settings_that_figures_share_are_run_once(whole):
+    """Figure 10 and the curve are runs of figure 6, whose three settings have two controls; figure 12 has three."""
+    _, first, made = whole
+    assert len(set(made)) == len(made) == first == 5 + 3
+
+
+def test_the_report_is_one_file_with_verdicts_first_and_all_rows(whole):
+    _, figures = read(whole[0])
+    page = (whole[0] / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert page.index('class="badge') < page.index('id="experiment-0"')
+    for entry in figures.values():
+        for row in entry["rows"]:
+            assert row["name"].replace("'", "&#x27;") in page
+    pictures = list((whole[0] / "figures").rglob("*.png"))
+    assert page.count("data:image/png;base64,") == len(pictures) >= 3 * len(figures)
+
+
+def test_a_second_call_makes_nothing_anew(whole, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    before = files(workdir / "figures") | files(workdir / "batches")
+    times = {path: path.stat().st_mtime_ns for path in before}
+    monkeypatch.setattr(reproduce, "make_section", lambda *_: pytest.fail("a finished figure was made again"))
+    _, figures = call(workdir, "6,10,accuracy", resume=True)
+    assert list(figures) == ["6", "10", "12", "accuracy"]
+    assert files(workdir / "figures") | files(workdir / "batches") == before
+    assert {path: path.stat().st_mtime_ns for path in before} == times
+
+
+def test_a_directory_is_not_taken_up_by_accident(whole):
+    assert "resume" in refused(whole[0], "6")
+
+
+def test_a_figure_that_fails_leaves_the_earlier_ones_and_its_own_runs(run_of_whole, tmp_path, monkeypatch):
+    """And the next call goes on from there."""
+    workdir, done = tmp_path / "run", []
+
+    def fail(configs, directory, *arguments):
+        if configs[0].defense == "sparse_vector" and configs[0].attack == "passive":
+            raise MemoryError
+        done.append(directory.name)
+        return run_of_whole(configs, directory, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sections, "run_batch", fail)
+        with pytest.raises(MemoryError):
+            call(workdir, "10,12")
+    _, figures = read(workdir)
+    assert list(figures) == ["10"]
+    assert "12, nearest that works" not in (workdir / "report.html").read_text()
+    assert len(done) == 4
+    kept = {path: path.stat().st_mtime_ns for path in (*files(workdir / "figures"), *files(workdir / "batches"))}
+    monkeypatch.setattr(sections, "run_batch", run_of_whole)
+    _, figures = call(workdir, "10,12", resume=True)
+    assert list(figures) == ["10", "12"]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_at_the_paper_s_scale_its_own_setting_stands_beside_the_nearest(run_of_whole, tmp_path, monkeypatch):
+    """Each with its verdict, and with what was changed to get from one to the other."""
+    monkeypatch.setattr(sections, "run_batch", run_of_whole)
+    _, figures = call(tmp_path / "run", "10", scale="paper")
+    entry = figures["10"]
+    assert [verdict["variant"] for verdict in entry["verdicts"]] == [PAPER_VARIANT, NEAREST_VARIANT]
+    assert rows(entry) == [
+        *(("10, the paper's", "attack"), ("10, nearest that works", "attack")),
+        *((f"10, {name}", role) for name, role in CONTROLS),
+        *REFERENCES,
+    ]
+    assert [row["differences"] for row in entry["rows"][:2]] == [{}, {"learning_rate": [0.001, 0.2]}]
+
+
+def test_a_cut_for_want_of_time_is_shown_as_a_difference(tmp_path):
+    """A cut to more than there is, as that of the samples here, changes nothing."""
+    _, figures = call(tmp_path / "run", "10", most_rounds=1, most_samples=400)
+    attack, *others = figures["10"]["rows"]
+    assert attack["differences"] == {"rounds": [2, 1], "learning_rate": [0.001, 0.2]}
+    assert [row["rounds"] for row in (attack, *others[:2])] == [1, 1, 1]
+
+
+def test_methods_are_compared_on_all_ten_digits(tmp_path):
+    _, figures = call(tmp_path / "run", "5", num_seeds=1)
+    entry = figures["5"]
+    assert rows(entry) == [
+        ("model inversion, multilayer perceptron", "attack"),
+        ("model inversion, convolutional network", "attack"),
+        ("5, nearest that works", "attack"),
+        *REFERENCES,
+    ]
+    assert all(len(row["metrics"]["leakage_score"]["values"]) == 10 for row in entry["rows"])
+    (verdict,) = entry["verdicts"]
+    assert any("inversion_cnn.leakage_score" in line for line in verdict["because"])
+
+
+# CIFAR-10 has to be brought along.
+
+
+@pytest.fixture
+def two_figures(monkeypatch):
+    """There are only figures 3 and 10."""
+    figures = paper.select_figures("3,10")
+    monkeypatch.setattr(paper, "FIGURES", figures)
+    monkeypatch.setattr(reproduce, "FIGURES", figures)
+
+
+def test_without_cifar_10_all_other_figures_are_made_and_with_it_the_missing_one(
+    run_of_whole, tmp_path, monkeypatch, two_figures
+):
+    workdir = tmp_path / "run"
+    monkeypatch.setattr(sections, "run_batch", run_of_whole)
+    _, figures = call(workdir, "all")
+    assert list(figures) == ["3", "10"]
+    assert "nowhere.npz" in figures["3"]["error"]
+    assert not figures["3"].get("rows")
+    assert figures["10"]["error"] is None
+    assert "nowhere.npz" in (workdir / "report.html").read_text()
+    brought = flags.PRESETS / "stripes.npz"
+    finished = (workdir / "figures" / "10" / "section.json").stat().st_mtime_ns
+    _, figures = call(workdir, "all", resume=True, cifar10=f"npz:{brought}")
+    assert figures["3"]["error"] is None
+    assert rows(figures["3"])[0] == ("3, nearest that works", "attack")
+    assert str(brought) in figures["3"]["setup"]
+    assert (workdir / "figures" / "10" / "section.json").stat().st_mtime_ns == finished
+
+
+def test_asked_for_by_name_the_missing_cifar_10_is_an_error(tmp_path):
+    assert "nowhere.npz" in refused(tmp_path / "run", "3")
+    assert not (tmp_path / "run").exists()
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"version": "0.0.9"}, ("0.0.9", gan_leak.__version__)),
+        ({"format": 99}, ("format 99", "format 1")),
+    ],
+)
+def test_results_of_another_version_are_refused_and_kept(whole, tmp_path, changes, named):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    results = json.loads((workdir / "results.json").read_text())
+    (workdir / "results.json").write_text(json.dumps({**results, **changes}))
+    before = files(workdir)
+    message = refused(workdir, "6", resume=True)
+    assert all(text in message for text in named)
+    assert files(workdir) == before
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "{"])
+def test_results_that_cannot_be_read_are_refused_and_kept(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    assert "results.json cannot be read" in refused(tmp_path, "10", resume=True)
+    assert (tmp_path / "results.json").read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"figures": "6,99"}, "figures=99"),
+        ({"figures": ""}, "figures="),
+        ({"num_seeds": -1}, "num_seeds=-1"),
+        ({"most_rounds": -1}, "most_rounds=-1"),
+        ({"most_samples": -1}, "most_samples=-1"),
+        # Fewer than a batch.
+        ({"most_samples": 1}, "batch_size=16"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, changes, named):
+    assert named in refused(tmp_path / "run", **{"figures": "10", **changes})
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_seeds_or_another_scale_do_not_get_the_directory(whole):
+    assert "num_seeds" in refused(whole[0], "6", resume=True, num_seeds=3)
+    assert "scale" in refused(whole[0], "6", resume=True, scale="paper")
+
+
+@pytest.mark.parametrize("preset", ["--epsilon_per_release=0", "--sensitivity=-1", "--upload_fraction=2"])
+def test_a_preset_with_a_wrong_number_is_refused_before_anything_is_run(tmp_path, monkeypatch, preset):
+    shutil.copytree(flags.PRESETS, tmp_path / "presets")
+    with (tmp_path / "presets" / "figure14c.flags").open("a") as file:
+        file.write(f"\n{preset}\n")
+    monkeypatch.setattr(flags, "PRESETS", tmp_path / "presets")
+    assert preset[2:].partition("=")[0] in refused(tmp_path / "run", "14")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_in_use_is_refused(whole):
+    config = ReproduceConfig(figures="10", num_seeds=2, cifar10="npz:/nowhere.npz")
+    prepared = reproduce.prepare(config, whole[0], True)
+    try:
+        assert "another process" in refused(whole[0], "10", resume=True)
+    finally:
+        close_run(prepared.directory)
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [("--figures=6,99", "figures=99"), ("--num_seeds=-1", "num_seeds=-1"), ("--scale=huge", "huge")],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path, argument, named):
+    command = [sys.executable, "-m", "experiments.reproduce", f"--workdir={tmp_path / 'run'}", argument]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=pathlib.Path(__file__).parents[2])
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert named in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
