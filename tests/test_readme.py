@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+from experiments.reproduce import ReproduceConfig
 from gan_leak.config import AttackConfig
 
 README = pathlib.Path("README.md").read_text()
@@ -18,8 +19,8 @@ def test_the_library_example_runs(capsys):
 
 
 def test_every_flag_and_preset_that_it_names_exists():
-    flags = {*AttackConfig.__dataclass_fields__, "workdir", "resume", "preset", "help"}
-    assert set(re.findall(r"`?--([a-z_]+)", README)) <= flags
+    flags = {*AttackConfig.__dataclass_fields__, *ReproduceConfig.__dataclass_fields__}
+    assert set(re.findall(r"`?--([a-z0-9_]+)", README)) <= flags | {"workdir", "resume", "preset", "help"}
     for preset in re.findall(r"--preset=([a-z0-9_]+)", README):
         assert pathlib.Path(f"experiments/presets/{preset}.flags").exists()
 

@@ -221,8 +221,7 @@ def run_alone(experiment, seed, federation, numbers, count):
     return single_runs(experiment, count)(jax.random.key(100 + seed), state, federation, numbers, count)
 
 
-@pytest.mark.parametrize("mapping", ["map", "vmap"])
-@pytest.mark.parametrize("transform", ["selective", "sparse vector"])
+@pytest.mark.parametrize(("transform", "mapping"), [("selective", "vmap"), ("sparse vector", "map")])
 def test_lanes_end_in_the_states_of_their_single_runs(transform, mapping):
     """Every lane has a number, a seed or a federation of its own."""
     experiment = small_experiment(transform, 4)
@@ -244,9 +243,8 @@ def test_padding_to_the_longest_federation_has_no_influence():
     experiment = small_experiment("selective", 0)
     federations = [federation_data((5, 4), length=5), federation_data((9, 3), length=9)]
     states, _ = run_lanes(experiment, "map", [0, 1], federations, [NUMBERS] * 2, 3)
-    for lane, federation in enumerate(federations):
-        state, _ = run_alone(experiment, lane, federation, NUMBERS, 3)
-        assert largest_difference(trees.take(states, lane), state) < 1e-5
+    state, _ = run_alone(experiment, 0, federations[0], NUMBERS, 3)
+    assert largest_difference(trees.take(states, 0), state) < 1e-5
 
 
 def test_what_the_padding_holds_has_no_influence():
