@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import shlex
 import sys
 from typing import Any, NamedTuple
 
-import jax
-
 import gan_leak
 from experiments.flags import run_binary
 from experiments.paper import FIGURES, SCALES, Figure, select_figures
-from experiments.sections import Section, Study, batches_of, make_section
+from experiments.sections import Section, Study, batches_of, jobs_of, make_section
 from gan_leak.evaluation.representatives import DEFINITIONS
 from gan_leak.evaluation.reproduction_report import render_reproduction
 from gan_leak.evaluation.reproduction_results import FORMAT
@@ -28,6 +25,7 @@ from gan_leak.runs.batch import check_batch
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
+from gan_leak.runs.workers import default_workers, keep_compiled_programs, running
 
 _SEEDS = {"quick": 3, "paper": 3}
 
@@ -53,6 +51,10 @@ class ReproduceConfig:
         default=0, metadata={"help": "Cuts the training images of each participant, for want of time; 0 = no cut."}
     )
     most_rounds: int = dataclasses.field(default=0, metadata={"help": "Cuts the rounds likewise; 0 = no cut."})
+    workers: int = dataclasses.field(
+        default=0,
+        metadata={"help": "Processes that run settings side by side; 0 = one a core, at most 4; one on a GPU."},
+    )
     cifar10: str = dataclasses.field(
         default="tfds:cifar10", metadata={"help": "Where CIFAR-10 is, for Figure 3: a data set as --dataset takes it."}
     )
@@ -65,12 +67,13 @@ class Prepared(NamedTuple):
     study: Study
     directory: RunDirectory
     unavailable: dict[str, str]
+    workers: int
 
 
 def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Prepared:
     """Checks flags, presets and data, and opens the directory; raises ValueError for bad input."""
     figures = select_figures(config.figures)
-    for name in ("num_seeds", "most_samples", "most_rounds"):
+    for name in ("num_seeds", "most_samples", "most_rounds", "workers"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
     seeds = config.num_seeds or _SEEDS[config.scale]
@@ -93,9 +96,9 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
                 unavailable[figure.number] = str(error)
     _check_version(workdir)
     # Which figures a directory holds may grow from one call to the next, with CIFAR-10 brought along in between.
-    lasting = dataclasses.replace(config, figures="all", num_seeds=seeds, cifar10=ReproduceConfig.cifar10)
+    lasting = dataclasses.replace(config, figures="all", num_seeds=seeds, cifar10=ReproduceConfig.cifar10, workers=0)
     directory = open_run(workdir, lasting, resume=resume)
-    return Prepared(figures, study, directory, unavailable)
+    return Prepared(figures, study, directory, unavailable, config.workers)
 
 
 def _check_version(workdir: pathlib.Path) -> None:
@@ -117,29 +120,32 @@ def _check_version(workdir: pathlib.Path) -> None:
 def execute(prepared: Prepared) -> int:
     """Runs the figures that are not there yet and writes the report anew after each."""
     study, directory = prepared.study, prepared.directory
+    missing = [
+        figure
+        for figure in prepared.figures
+        if figure.number not in prepared.unavailable and not (_section_path(prepared, figure) / "section.json").exists()
+    ]
+    jobs = [job for figure in missing for job in jobs_of(study, figure)]
     try:
-        _keep_compiled_programs()
-        for figure in prepared.figures:
-            path = directory.path / "figures" / figure.number
-            if figure.number in prepared.unavailable:
-                study.show(f"figure {figure.number}: not run, {prepared.unavailable[figure.number]}")
-                _write_error(path, figure, prepared.unavailable[figure.number])
-            elif not (path / "section.json").exists():
-                study.show(f"figure {figure.number}: {figure.title}")
-                _write_section(path, make_section(study, figure))
-            _write_report(prepared)
+        keep_compiled_programs()
+        with running(jobs, prepared.workers or default_workers(), study.instrument_source, study.show) as wait:
+            for figure in prepared.figures:
+                path = _section_path(prepared, figure)
+                if figure.number in prepared.unavailable:
+                    study.show(f"figure {figure.number}: not run, {prepared.unavailable[figure.number]}")
+                    _write_error(path, figure, prepared.unavailable[figure.number])
+                elif figure in missing:
+                    study.show(f"figure {figure.number}: {figure.title}")
+                    _write_section(path, make_section(study, figure, wait))
+                _write_report(prepared)
         study.show(f"written: {directory.path / 'report.html'}, {directory.path / 'results.json'}")
     finally:
         close_run(directory)
     return 0
 
 
-def _keep_compiled_programs() -> None:
-    # Settings of one shape then share their programs, in this run and the next.
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "gan_leak" / "programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+def _section_path(prepared: Prepared, figure: Figure) -> pathlib.Path:
+    return prepared.directory.path / "figures" / figure.number
 
 
 def _write_section(path: pathlib.Path, section: Section) -> None:
@@ -162,7 +168,7 @@ def _write_report(prepared: Prepared) -> None:
     judges: dict[str, Any] = {}
     pictures: dict[str, dict[str, bytes]] = {}
     for figure in FIGURES:
-        path = prepared.directory.path / "figures" / figure.number
+        path = _section_path(prepared, figure)
         if (path / "section.json").exists():
             kept = json.loads((path / "section.json").read_text())
             entries.append(kept["entry"])

@@ -17,7 +17,7 @@ from gan_leak.evaluation.criteria import Verdict, decide, explain, measurements
 from gan_leak.evaluation.figures import reconstructions_figure
 from gan_leak.evaluation.galleries import interval_figure, leakage_against_accuracy_figure, picture_table
 from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT, PAPER_VARIANT
-from gan_leak.runs.batch import BatchResult, run_batch
+from gan_leak.runs.batch import BatchResult, read_result
 from gan_leak.runs.inversion import Inversions
 from gan_leak.runs.measurement import InstrumentSource
 from gan_leak.runs.reproduction import (
@@ -30,6 +30,7 @@ from gan_leak.runs.reproduction import (
     privacy_entries,
     reference_row,
 )
+from gan_leak.runs.workers import Job
 
 _CONTROL_NAMES = {"passive": "passive adversary", "unowned": "class nobody owns"}
 _SHORT_NAMES = {PAPER_VARIANT: "the paper's", NEAREST_VARIANT: "nearest that works"}
@@ -102,22 +103,20 @@ def batch_directory(study: Study, configs: Sequence[AttackConfig]) -> pathlib.Pa
     return study.directory / "batches" / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _run(study: Study, configs: Sequence[AttackConfig], name: str) -> BatchResult:
-    began = time.monotonic()
-
-    def show(done: int, line: str) -> None:
-        if line:
-            left = (time.monotonic() - began) / done * (configs[0].rounds - done)
-            study.show(f"  {name}: round {done}/{configs[0].rounds}, {line}, {left:.0f} s left")
-
-    return run_batch(configs, batch_directory(study, configs), study.instrument_source, show)
+def jobs_of(study: Study, figure: Figure) -> list[Job]:
+    """The batches of a figure as jobs."""
+    lanes = batches_of(study, figure)
+    return [Job(configs, batch_directory(study, configs), ", ".join(key)) for key, configs in lanes.items()]
 
 
-def make_section(study: Study, figure: Figure) -> Section:
-    """Runs what a figure needs and judges it. Raises ValueError where its data cannot be had."""
+def make_section(study: Study, figure: Figure, wait: Callable[[pathlib.Path], None]) -> Section:
+    """Waits for the batches of a figure and judges it. Raises ValueError where its data cannot be had."""
     began = time.monotonic()
     lanes = batches_of(study, figure)
-    batches = {key: _run(study, configs, ", ".join(key)) for key, configs in lanes.items()}
+    batches = {}
+    for key, configs in lanes.items():
+        wait(batch_directory(study, configs))
+        batches[key] = read_result(batch_directory(study, configs))
     make = {"methods": _methods, "curve": _curve, "film strip": _settings, "settings": _settings}[figure.layout]
     rows, named, verdict_rows, pictures, notes = make(study, figure, lanes, batches)
     claims = {label: read_claim(preset) for label, preset in figure.settings.items()}

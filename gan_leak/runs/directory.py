@@ -217,7 +217,7 @@ def _environment() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device_kind": jax.devices()[0].device_kind,
         "device_count": jax.device_count(),
-        "cpu_count": _usable_cores(),
+        "cpu_count": len(usable_cores()),
     }
 
 
@@ -228,11 +228,11 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
-def _usable_cores() -> int:
-    # XLA sizes its thread pool, which decides the order of sums, by what the process may use.
+def usable_cores() -> list[int]:
+    """The processor cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def _differing(stored: dict[str, Any], wanted: dict[str, Any]) -> list[tuple[str, str, str]]:

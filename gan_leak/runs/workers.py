@@ -1,0 +1,128 @@
+"""Batches side by side, each worker a process with processor cores of its own.
+
+The programs of one batch do not fill several cores: two workers with a core each finish sooner than one with both.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import multiprocessing
+import multiprocessing.queues
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+
+from gan_leak.config import AttackConfig
+from gan_leak.runs.batch import RESULT_NAME, run_batch
+from gan_leak.runs.directory import usable_cores
+from gan_leak.runs.measurement import InstrumentSource, make_instrument_source
+from gan_leak.runs.setup import prepare_data
+
+_MOST_WORKERS = 4
+
+
+class Job(NamedTuple):
+    """A batch to run: its lanes, the directory that it is kept in, and what to call it on the way."""
+
+    configs: Sequence[AttackConfig]
+    directory: pathlib.Path
+    name: str
+
+
+def default_workers() -> int:
+    """A worker for each processor core, at most four; one where an accelerator does the work."""
+    return min(len(usable_cores()), _MOST_WORKERS) if jax.default_backend() == "cpu" else 1
+
+
+def keep_compiled_programs() -> None:
+    """Turns on JAX's cache of compiled programs, in the user's cache directory, unless one is set already."""
+    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "gan_leak" / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str], None]) -> None:
+    """Runs a batch, or what is left of it, and shows each evaluation and the seconds left."""
+    began = time.monotonic()
+    first = 0
+
+    def progress(done: int, line: str) -> None:
+        nonlocal first
+        # A resumed batch starts in the middle.
+        first = first or done - 1
+        if line:
+            left = (time.monotonic() - began) / (done - first) * (job.configs[0].rounds - done)
+            show(f"  {job.name}: round {done}/{job.configs[0].rounds}, {line}, {left:.0f} s left")
+
+    run_batch(job.configs, job.directory, instrument_source, progress)
+
+
+@contextlib.contextmanager
+def running(
+    jobs: Sequence[Job], workers: int, instrument_source: InstrumentSource, show: Callable[[str], None]
+) -> Iterator[Callable[[pathlib.Path], None]]:
+    """Runs the jobs in order, ``workers`` at a time; yields ``wait(directory)``, which returns once that one is done.
+
+    ``wait`` raises what its job raised. Leaving the context stops what still runs: each batch can be continued from
+    its last evaluation. With one worker nothing runs until it is waited for, in this process.
+    """
+    waiting = {job.directory: job for job in jobs if not (job.directory / RESULT_NAME).exists()}
+    if workers == 1 or len(waiting) < 2:
+
+        def run_here(directory: pathlib.Path) -> None:
+            if directory in waiting:
+                run_job(waiting.pop(directory), instrument_source, show)
+
+        yield run_here
+        return
+    for job in {job.configs[0].dataset: job for job in waiting.values()}.values():
+        # Trained once, here, and found in the cache by all workers.
+        instrument_source(prepare_data(job.configs[0]))
+    context = multiprocessing.get_context("spawn")
+    shares = context.Queue()
+    cores = usable_cores()
+    for worker in range(workers):
+        shares.put(tuple(cores[worker::workers]) or tuple(cores))
+    executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (shares,))
+    try:
+        futures = {directory: executor.submit(_work, job) for directory, job in waiting.items()}
+        yield lambda directory: futures[directory].result() if directory in futures else None
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+
+def _start_worker(shares: multiprocessing.queues.Queue) -> None:
+    # Ctrl-C reaches the whole group of processes: the parent ends its workers in its own way.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cores = shares.get()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    keep_compiled_programs()
+
+
+@functools.cache
+def _instruments_of_process() -> InstrumentSource:
+    return make_instrument_source(lambda text: None)
+
+
+def _work(job: Job) -> None:
+    parent = os.getppid()
+
+    def show(text: str) -> None:
+        if os.getppid() != parent:
+            # Nobody waits any more, and who continues the batch must be its only writer.
+            raise SystemExit(1)
+        print(text, file=sys.stderr, flush=True)
+
+    run_job(job, _instruments_of_process(), show)
