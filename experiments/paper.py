@@ -131,9 +131,9 @@ def arguments_for(preset: str, variant: str, scale: str) -> list[str]:
     return arguments
 
 
-def variants_of(scale: str) -> tuple[str, ...]:
+def variants_of(scale: str, paper_hyperparameters: bool) -> tuple[str, ...]:
     """Which variants a scale runs: a quick run is too short for the paper's own learning rate to learn anything."""
-    return (NEAREST_VARIANT,) if scale == "quick" else (PAPER_VARIANT, NEAREST_VARIANT)
+    return (PAPER_VARIANT, NEAREST_VARIANT) if scale == "paper" and paper_hyperparameters else (NEAREST_VARIANT,)
 
 
 def controls_of(arguments: list[str]) -> dict[str, list[str]]:

@@ -46,6 +46,7 @@ class Study(NamedTuple):
     """
 
     scale: str
+    paper_hyperparameters: bool
     num_seeds: int
     cuts: Mapping[str, int]
     cifar10: str
@@ -82,7 +83,7 @@ def batches_of(study: Study, figure: Figure) -> dict[tuple[str, str], list[Attac
     """All lanes that a figure needs, by (setting, variant or control)."""
     found: dict[tuple[str, str], list[AttackConfig]] = {}
     for label, preset in figure.settings.items():
-        for variant in variants_of(study.scale):
+        for variant in variants_of(study.scale, study.paper_hyperparameters):
             arguments = arguments_for(preset, variant, study.scale)
             found[label, variant] = configurations(study, arguments)
     if figure.layout == "methods":

@@ -75,7 +75,10 @@ def running(
     ``wait`` raises what its job raised. Leaving the context stops what still runs: each batch can be continued from
     its last evaluation. With one worker nothing runs until it is waited for, in this process.
     """
-    waiting = {job.directory: job for job in jobs if not (job.directory / RESULT_NAME).exists()}
+    waiting: dict[pathlib.Path, Job] = {}
+    for job in jobs:
+        if not (job.directory / RESULT_NAME).exists():
+            waiting.setdefault(job.directory, job)
     if workers == 1 or len(waiting) < 2:
 
         def run_here(directory: pathlib.Path) -> None:

@@ -263,6 +263,8 @@ def test_interruption_cleans_up_and_tells(binary, number, status):
         stderr=subprocess.PIPE,
         text=True,
         env={"PYTHONPATH": str(ROOT)},
+        # Whoever runs the tests in the background may have them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         while process.stdout.readline() != "working\n":
             pass

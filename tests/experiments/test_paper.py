@@ -206,8 +206,8 @@ def test_quick_shortens_the_nearest_setting_only(preset):
 
 
 def test_a_quick_run_leaves_the_paper_s_own_setting_out():
-    assert variants_of("quick") == (NEAREST_VARIANT,)
-    assert variants_of("paper") == (PAPER_VARIANT, NEAREST_VARIANT)
+    assert variants_of("quick", True) == variants_of("paper", False) == (NEAREST_VARIANT,)
+    assert variants_of("paper", True) == (PAPER_VARIANT, NEAREST_VARIANT)
 
 
 # Controls.

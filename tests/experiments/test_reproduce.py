@@ -10,11 +10,11 @@ import sys
 import pytest
 
 import gan_leak
-from experiments import flags, paper, reproduce, sections
+from experiments import flags, paper, reproduce
 from experiments.reproduce import ReproduceConfig
 from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT, PAPER_VARIANT
 from gan_leak.evaluation.reproduction_results import check_results
-from gan_leak.runs import reproduction
+from gan_leak.runs import reproduction, workers
 from gan_leak.runs.directory import close_run
 from reference.quick import use_linear_networks, write_stripes
 
@@ -61,8 +61,8 @@ class Counted:
     """Stands in for ``run_batch`` and tells which batches were made, not only read back."""
 
     def __init__(self, patch):
-        self.made, self.run = [], sections.run_batch
-        patch.setattr(sections, "run_batch", self)
+        self.made, self.run = [], workers.run_batch
+        patch.setattr(workers, "run_batch", self)
 
     def __call__(self, configs, directory, *arguments):
         if not (directory / "result.json").exists():
@@ -71,7 +71,9 @@ class Counted:
 
 
 def call(workdir, figures, *, resume=False, **changes):
-    config = ReproduceConfig(**{"figures": figures, "num_seeds": 2, "cifar10": "npz:/nowhere.npz", **changes})
+    config = ReproduceConfig(
+        **{"figures": figures, "num_seeds": 2, "workers": 1, "cifar10": "npz:/nowhere.npz", **changes}
+    )
     assert reproduce.execute(reproduce.prepare(config, workdir, resume)) == 0
     return read(workdir)
 
@@ -111,7 +113,7 @@ def whole(_tiny, tmp_path_factory):
 @pytest.fixture
 def run_of_whole(whole):
     """``run_batch`` that takes what the finished reproduction has run from there."""
-    run = sections.run_batch
+    run = workers.run_batch
 
     def borrow(configs, directory, *arguments):
         if not directory.exists() and (whole[0] / "batches" / directory.name).exists():
@@ -250,7 +252,7 @@ def test_a_figure_that_fails_leaves_the_earlier_ones_and_its_own_runs(run_of_who
         return run_of_whole(configs, directory, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sections, "run_batch", fail)
+        patch.setattr(workers, "run_batch", fail)
         with pytest.raises(MemoryError):
             call(workdir, "10,12")
     _, figures = read(workdir)
@@ -258,7 +260,7 @@ def test_a_figure_that_fails_leaves_the_earlier_ones_and_its_own_runs(run_of_who
     assert "12, nearest that works" not in (workdir / "report.html").read_text()
     assert len(done) == 4
     kept = {path: path.stat().st_mtime_ns for path in (*files(workdir / "figures"), *files(workdir / "batches"))}
-    monkeypatch.setattr(sections, "run_batch", run_of_whole)
+    monkeypatch.setattr(workers, "run_batch", run_of_whole)
     _, figures = call(workdir, "10,12", resume=True)
     assert list(figures) == ["10", "12"]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -266,7 +268,7 @@ def test_a_figure_that_fails_leaves_the_earlier_ones_and_its_own_runs(run_of_who
 
 def test_at_the_paper_s_scale_its_own_setting_stands_beside_the_nearest(run_of_whole, tmp_path, monkeypatch):
     """Each with its verdict, and with what was changed to get from one to the other."""
-    monkeypatch.setattr(sections, "run_batch", run_of_whole)
+    monkeypatch.setattr(workers, "run_batch", run_of_whole)
     _, figures = call(tmp_path / "run", "10", scale="paper")
     entry = figures["10"]
     assert [verdict["variant"] for verdict in entry["verdicts"]] == [PAPER_VARIANT, NEAREST_VARIANT]
@@ -315,7 +317,7 @@ def test_without_cifar_10_all_other_figures_are_made_and_with_it_the_missing_one
     run_of_whole, tmp_path, monkeypatch, two_figures
 ):
     workdir = tmp_path / "run"
-    monkeypatch.setattr(sections, "run_batch", run_of_whole)
+    monkeypatch.setattr(workers, "run_batch", run_of_whole)
     _, figures = call(workdir, "all")
     assert list(figures) == ["3", "10"]
     assert "nowhere.npz" in figures["3"]["error"]
@@ -372,6 +374,7 @@ def test_results_that_cannot_be_read_are_refused_and_kept(tmp_path, content):
         ({"num_seeds": -1}, "num_seeds=-1"),
         ({"most_rounds": -1}, "most_rounds=-1"),
         ({"most_samples": -1}, "most_samples=-1"),
+        ({"workers": -1}, "workers=-1"),
         # Fewer than a batch.
         ({"most_samples": 1}, "batch_size=16"),
     ],
