@@ -68,12 +68,17 @@ def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str],
 
 @contextlib.contextmanager
 def running(
-    jobs: Sequence[Job], workers: int, instrument_source: InstrumentSource, show: Callable[[str], None]
+    jobs: Sequence[Job],
+    workers: int,
+    instrument_source: InstrumentSource,
+    show: Callable[[str], None],
+    work: Callable[[Job], None] | None = None,
 ) -> Iterator[Callable[[pathlib.Path], None]]:
     """Runs the jobs in order, ``workers`` at a time; yields ``wait(directory)``, which returns once that one is done.
 
     ``wait`` raises what its job raised. Leaving the context stops what still runs: each batch can be continued from
-    its last evaluation. With one worker nothing runs until it is waited for, in this process.
+    its last evaluation. With one worker nothing runs until it is waited for, in this process. ``work``: what a worker
+    does with a job, if not ``work_in_process``; a function of a module, since another process imports it.
     """
     waiting: dict[pathlib.Path, Job] = {}
     for job in jobs:
@@ -97,12 +102,13 @@ def running(
         shares.put(tuple(cores[worker::workers]) or tuple(cores))
     executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (shares,))
     try:
-        futures = {directory: executor.submit(_work, job) for directory, job in waiting.items()}
+        futures = {directory: executor.submit(work or work_in_process, job) for directory, job in waiting.items()}
         yield lambda directory: futures[directory].result() if directory in futures else None
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        # First the workers, since a shutdown would wait for the batches that they are at.
         for child in multiprocessing.active_children():
             child.terminate()
+        executor.shutdown(cancel_futures=True)
 
 
 def _start_worker(shares: multiprocessing.queues.Queue) -> None:
@@ -119,7 +125,8 @@ def _instruments_of_process() -> InstrumentSource:
     return make_instrument_source(lambda text: None)
 
 
-def _work(job: Job) -> None:
+def work_in_process(job: Job) -> None:
+    """Runs a job in a worker; ends the process where its parent is gone."""
     parent = os.getppid()
 
     def show(text: str) -> None:
