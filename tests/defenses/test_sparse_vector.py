@@ -3,6 +3,7 @@
 import functools
 import math
 import operator
+import unittest.mock
 
 import hypothesis
 import hypothesis.strategies as st
@@ -15,7 +16,14 @@ import scipy.stats
 from gan_leak.collaboration import RoundHyperParameters
 from gan_leak.collaboration.selection import chain, truncate
 from gan_leak.defenses import check_sparse_vector, sparse_vector_upload
-from gan_leak.defenses.sparse_vector import _passing, _random_order, _release, sparse_vector
+from gan_leak.defenses.sparse_vector import (
+    _order_by_exchanges,
+    _order_by_lots,
+    _passing_at_once,
+    _passing_in_turn,
+    _release,
+    sparse_vector,
+)
 from gan_leak.types import Upload
 from reference import sparse_vector as twin
 from reference.selection import is_some_choice_above
@@ -24,13 +32,22 @@ from reference.small import same_bits
 MODULE = "gan_leak.defenses.sparse_vector"
 SCALES = {"THRESHOLD_SCALE": 2.25, "QUERY_SCALE": 4.5, "RELEASE_SCALE": 9.0}
 NOISELESS = {"bound": 1.5, "sensitivity": 3.0, "epsilon_per_release": math.inf}
-jitted_release = jax.jit(_release)
-jitted_passing = jax.jit(_passing)
+# What a CPU does, and what an accelerator does.
+PASSING = {"in turn": jax.jit(_passing_in_turn), "at once": jax.jit(_passing_at_once)}
 jitted_sparse_vector = jax.jit(sparse_vector)
 
 
 def numbers(**values):
     return RoundHyperParameters(0.1, **values)
+
+
+@functools.cache
+def jitted_release(passing):
+    def release(*arguments, **settings):
+        with unittest.mock.patch(f"{MODULE}._passing", PASSING[passing]):
+            return _release(*arguments, **settings)
+
+    return jax.jit(release)
 
 
 @functools.cache
@@ -68,11 +85,12 @@ def mechanism_inputs(draw):
     return *arrays, array(noise), array(noise), array(noise), settings
 
 
-@hypothesis.given(mechanism_inputs())
-def test_equals_the_pseudo_code_when_fed_the_same_noise(inputs):
+@pytest.mark.parametrize("passing", PASSING)
+@hypothesis.given(inputs=mechanism_inputs())
+def test_equals_the_pseudo_code_when_fed_the_same_noise(passing, inputs):
     """Bit for bit: which coordinates, which values, zero elsewhere, whatever the cap, ties and mask."""
     values, allowed, order, threshold_noise, query_noise, release_noise, settings = inputs
-    result = jitted_release(values, allowed, order, threshold_noise, query_noise, release_noise, **settings)
+    result = jitted_release(passing)(values, allowed, order, threshold_noise, query_noise, release_noise, **settings)
     chance = twin.given_chance(order, allowed, threshold_noise, query_noise, release_noise)
     expected = twin.as_arrays(twin.released(values, **settings, chance=chance), len(values))
     np.testing.assert_array_equal(result[1], expected[1])
@@ -91,11 +109,12 @@ def passing_in_turn(queries, thresholds, most):
 
 @pytest.mark.parametrize("shift", [-100.0, -2.0, 0.0, 3.0, 6.0, 100.0])
 @pytest.mark.parametrize("most", [1, 37, 4099])
-def test_passing_equals_asking_in_turn_at_size(shift, most):
+@pytest.mark.parametrize("passing", PASSING)
+def test_passing_equals_asking_in_turn_at_size(passing, shift, most):
     """From all passing to none, at a size beyond a power of two."""
     queries, thresholds = np.random.default_rng(0).laplace(size=(2, 4099)).astype(np.float32)
     thresholds += np.float32(shift)
-    mask = np.asarray(jitted_passing(queries, thresholds, most))
+    mask = np.asarray(PASSING[passing](queries, thresholds, np.int32(most)))
     np.testing.assert_array_equal(mask, passing_in_turn(queries, thresholds, most))
     if abs(shift) == 100:
         assert mask.sum() == (most if shift < 0 else 0)
@@ -256,13 +275,24 @@ def order_counts(draw_order):
     return np.unique(orders @ (5 ** np.arange(4)), return_counts=True)[1]
 
 
-def test_every_order_is_equally_likely():
+@pytest.mark.parametrize("random_order", [_order_by_exchanges, _order_by_lots])
+def test_every_order_is_equally_likely(random_order):
     """All 24 orders of four coordinates; the same test rejects lots that favour low indices a little."""
-    fair = order_counts(lambda key: _random_order(key, jnp.zeros(4, bool)))
+    fair = order_counts(lambda key: random_order(key, jnp.zeros(4, bool)))
     assert len(fair) == 24
     assert scipy.stats.chisquare(fair).pvalue > 1e-3
     unfair = order_counts(lambda key: jnp.argsort(jax.random.uniform(key, (4,)) + 0.02 * jnp.arange(4)))
     assert scipy.stats.chisquare(unfair).pvalue < 1e-3
+
+
+@pytest.mark.parametrize("random_order", [_order_by_exchanges, _order_by_lots])
+def test_who_is_marked_comes_first_in_an_order_as_random(random_order):
+    """The second and fourth of four: two orders of each pair, all equally likely."""
+    first = jnp.array([False, True, False, True])
+    orders = np.asarray(jax.jit(jax.vmap(lambda key: random_order(key, first)))(keys(5, 4_000)))
+    found, counts = np.unique(orders, axis=0, return_counts=True)
+    assert found.tolist() == [[1, 3, 0, 2], [1, 3, 2, 0], [3, 1, 0, 2], [3, 1, 2, 0]]
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
 def test_the_cap_takes_a_uniformly_random_subset():
