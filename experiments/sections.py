@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.flags import config_from_arguments
-from experiments.paper import Claim, Figure, arguments_for, controls_of, read_claim, variants_of
+from experiments.paper import Claim, Figure, arguments_for, controls_of, not_stated, read_claim, variants_of
 from gan_leak.config import AttackConfig, to_json
 from gan_leak.evaluation.criteria import Verdict, decide, explain, measurements
 from gan_leak.evaluation.figures import reconstructions_figure
@@ -74,9 +74,10 @@ def configurations(study: Study, arguments: Sequence[str]) -> list[AttackConfig]
     return [dataclasses.replace(config, seed=seed) for seed in range(study.num_seeds)]
 
 
-def _stated(study: Study, preset: str) -> AttackConfig:
-    """The configuration that the paper states, uncut: what departures are counted from."""
-    return configurations(study._replace(cuts={}), arguments_for(preset, PAPER_VARIANT, study.scale))[0]
+def _departures(study: Study, preset: str, used: AttackConfig) -> dict[str, list[Any]]:
+    """Where a configuration departs from what the paper states, uncut."""
+    paper = configurations(study._replace(cuts={}), arguments_for(preset, PAPER_VARIANT, study.scale))[0]
+    return differences_between(paper, used, not_stated(paper))
 
 
 def batches_of(study: Study, figure: Figure) -> dict[tuple[str, str], list[AttackConfig]]:
@@ -191,8 +192,7 @@ def _settings(
             named[variant] = attack_row(_name(label, variant), "control", batch)
             rows.append(named[variant])
             continue
-        paper = _stated(study, figure.settings[label])
-        changes = differences_between(paper, lanes[label, variant][0])
+        changes = _departures(study, figure.settings[label], lanes[label, variant][0])
         judged[label, variant] = attack_row(_name(label, variant), "attack", batch, changes)
         rows.append(judged[label, variant])
     first = next(iter(batches.values()))
@@ -279,8 +279,7 @@ def _methods(
         named[f"inversion_{kind}"] = row
         rows.append(row)
     for (label, variant), batch in batches.items():
-        paper = _stated(study, figure.settings[label])
-        changes = differences_between(paper, lanes[label, variant][0])
+        changes = _departures(study, figure.settings[label], lanes[label, variant][0])
         judged[label, variant] = attack_row(_name(label, variant), "attack", batch, changes)
         rows.append(judged[label, variant])
         table = {

@@ -334,7 +334,10 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
     """Writes what was changed, once for all rows that were changed alike."""
     groups: dict[tuple[tuple[str, str, str], ...], list[str]] = {}
     for row in rows:
-        changes = tuple((name, *map(exact, values)) for name, values in row.get("differences", {}).items())
+        changes = tuple(
+            (name, "not stated" if stated is None else exact(stated), exact(used))
+            for name, (stated, used) in row.get("differences", {}).items()
+        )
         if changes:
             groups.setdefault(changes, []).append(row["name"])
     body = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,11 +65,16 @@ def reference_row(name: str, batch: BatchResult, reference: str) -> dict:
     return {"name": name, "role": "reference", "seeds": len(measured), "metrics": metrics_over(measured)}
 
 
-def differences_between(paper: AttackConfig, used: AttackConfig) -> dict[str, list[Any]]:
-    """The hyper-parameters in which a configuration departs from the paper's: [the paper's, the one used] by name."""
+def differences_between(
+    paper: AttackConfig, used: AttackConfig, not_stated: Collection[str] = ()
+) -> dict[str, list[Any]]:
+    """The hyper-parameters in which a configuration departs from the paper's: [the paper's, the one used] by name.
+
+    not_stated: those that the paper leaves open, for which None takes the place of the paper's.
+    """
     left, right = to_json(paper), to_json(used)
     return {
-        field.name: [left[field.name], right[field.name]]
+        field.name: [None if field.name in not_stated else left[field.name], right[field.name]]
         for field in dataclasses.fields(AttackConfig)
         if field.name not in _NOT_HYPERPARAMETERS and left[field.name] != right[field.name]
     }

@@ -140,6 +140,7 @@ def test_differences_are_those_that_change_what_is_run():
         "rounds": [100, 7],
     }
     assert differences_between(used, used) == {}
+    assert differences_between(paper, used, {"rounds", "seed"})["rounds"] == [None, 7]
 
 
 # What a defence promises.
