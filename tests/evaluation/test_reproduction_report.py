@@ -183,7 +183,7 @@ def test_reasons_criteria_differences_privacy_and_notes_are_shown():
     assert [attributes.get("class") for attributes in page.all("li")][:3] == ["yes", "no", None]
     assert [re.sub(r"\s+", " ", text) for text in page.text("h4")] == ["6 (a) ", "6 (a) ", "6 (b) "]
     alike = "6 (a), nearest that works6 (b), nearest that works"
-    assert tables(source)["rows"][1:] == [[alike, "learning_rate", "0.001", "0.05"], ["bound", "null", "[0, 1]"]]
+    assert tables(source)["rows"][1:] == [[alike, "learning_rate", "0.001", "0.05"], ["bound", "not stated", "[0, 1]"]]
     assert tables(source)["mechanism"][1] == [
         "6 (a), DP",
         "DP-SGD",
