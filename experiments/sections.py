@@ -37,6 +37,7 @@ _SHORT_NAMES = {PAPER_VARIANT: "the paper's", NEAREST_VARIANT: "nearest that wor
 _GOOD_FROM_ACCURACY = 0.8
 _LEAST_SCORE_OF_REAL_IMAGES = 0.5
 _ROWS_OF_PICTURES = 5
+_PICTURES_IN_A_ROW = 10
 
 
 class Study(NamedTuple):
@@ -203,7 +204,8 @@ def _settings(
     for (label, variant), batch in batches.items():
         if variant not in _CONTROL_NAMES:
             caption = f"{_name(label, variant)}: drawn below the nearest private image in L1, seed 0."
-            pictures[caption] = reconstructions_figure(batch.pictures[0, -1], batch.private[0], title=label)
+            row = slice(_PICTURES_IN_A_ROW)
+            pictures[caption] = reconstructions_figure(batch.pictures[0, -1, row], batch.private[0, row], title=label)
     return rows, named, judged, pictures, notes
 
 
