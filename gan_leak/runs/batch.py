@@ -7,6 +7,7 @@ differ in every number that a round takes traced, in the seed, and in which imag
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -195,6 +196,12 @@ def make_lanes(round_fn: RoundFunction, mapping: str) -> Callable:
     return lanes
 
 
+@functools.lru_cache(maxsize=16)
+def _jitted_lanes(round_fn: RoundFunction, mapping: str) -> Callable:
+    # Batches of one shape find the program of the first, which otherwise each would trace and compile anew.
+    return jax.jit(make_lanes(round_fn, mapping))
+
+
 def _train(
     lanes: list[Lane],
     experiment: Experiment,
@@ -204,7 +211,7 @@ def _train(
     show: Callable[[int, str], None],
 ) -> BatchResult:
     config = lanes[0].config
-    run = jax.jit(make_lanes(experiment.round, config.performance.seed_mapping))
+    run = _jitted_lanes(experiment.round, config.performance.seed_mapping)
     keys = jnp.stack([lane.keys.rounds for lane in lanes])
     data = stack_federations([lane.data.federation for lane in lanes])
     numbers = _stack_numbers([build_experiment(lane.config, lane.data).hyperparameters for lane in lanes])

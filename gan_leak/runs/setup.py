@@ -5,6 +5,7 @@ All that can be wrong with the input is found here, before any training.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +62,15 @@ class AttackData(NamedTuple):
     class_names: tuple[str, ...]
     fingerprint: str
     target_is_owned: bool
+
+
+class Functions(NamedTuple):
+    """The pure functions of a run."""
+
+    classifier: Model
+    transform: UploadTransform
+    attack: RoundAttack | None
+    round: RoundFunction
 
 
 class Experiment(NamedTuple):
@@ -199,39 +209,32 @@ def _floats(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def build_experiment(config: AttackConfig, data: AttackData) -> Experiment:
-    """Builds the models, the attack and the round; the fake class is the output after the real classes."""
-    image_shape = data.private.shape[1:]
+    """Builds the models, the attack and the round; the fake class is the output after the real classes.
+
+    Configurations that differ in data and numbers only get the very same functions, so that JAX compiles them once.
+    """
     fake_class = len(data.class_names)
-    implementation = config.performance.convolution
-    classifier = classifier_for(config.image_size, fake_class + 1, image_shape[-1], implementation=implementation)
-    private_upload = config.defense == "sparse_vector"
-    transform = sparse_vector_upload() if private_upload else selective_upload(config.upload_criterion)
-    attack = None
-    if config.attack != "none":
-        generator = dcgan_generator(
-            config.image_size, image_shape[-1], width=config.generator_width, implementation=implementation
-        )
-        attack = gan_attack(
-            classifier,
-            generator,
-            image_shape,
-            generator_steps=config.generator_steps,
-            generator_batch_size=config.generator_batch_size,
-            generator_optimizer=config.generator_optimizer,
-            fakes_per_round=config.fakes_per_round if config.attack == "active" else 0,
-            fake_memory_rounds=config.fake_memory_rounds,
-        )
-    round_fn = make_round(
-        classifier,
-        transform,
+    _, height, width, channels = data.private.shape
+    functions = _functions(
+        (height, width, channels),
+        fake_class,
+        image_size=config.image_size,
+        convolution=config.performance.convolution,
+        participant_mapping=config.performance.participant_mapping,
+        defense=config.defense,
+        upload_criterion=config.upload_criterion,
+        attack=config.attack,
+        adversary=config.adversary,
+        generator_width=config.generator_width,
+        generator_steps=config.generator_steps,
+        generator_batch_size=config.generator_batch_size,
+        generator_optimizer=config.generator_optimizer,
+        fakes_per_round=config.fakes_per_round,
+        fake_memory_rounds=config.fake_memory_rounds,
         schedule=config.schedule,
         aggregation=config.aggregation,
         local_epochs=config.local_epochs,
         batch_size=config.batch_size,
-        local_training=dp_sgd if config.defense == "dp_sgd" else local_sgd,
-        attack=attack,
-        adversary=config.adversary if attack else None,
-        participant_mapping=config.performance.participant_mapping,
     )
     attack_numbers = GanAttackHyperParameters(
         config.target_class, fake_class, config.generator_learning_rate, config.generator_averaging
@@ -248,6 +251,60 @@ def build_experiment(config: AttackConfig, data: AttackData) -> Experiment:
         noise_multiplier=config.noise_multiplier,
         sensitivity=config.sensitivity,
         epsilon_per_release=config.epsilon_per_release,
-        attack=attack_numbers if attack else (),
+        attack=attack_numbers if functions.attack else (),
     )
-    return Experiment(classifier, transform, attack, round_fn, hyperparameters)
+    return Experiment(*functions, hyperparameters)
+
+
+@functools.lru_cache(maxsize=16)
+def _functions(
+    image_shape: tuple[int, int, int],
+    fake_class: int,
+    *,
+    image_size: int,
+    convolution: str,
+    participant_mapping: str,
+    defense: str,
+    upload_criterion: str,
+    attack: str,
+    adversary: int,
+    generator_width: int,
+    generator_steps: int,
+    generator_batch_size: int,
+    generator_optimizer: str,
+    fakes_per_round: int,
+    fake_memory_rounds: int,
+    schedule: str,
+    aggregation: str,
+    local_epochs: int,
+    batch_size: int,
+) -> Functions:
+    channels = image_shape[-1]
+    classifier = classifier_for(image_size, fake_class + 1, channels, implementation=convolution)
+    transform = sparse_vector_upload() if defense == "sparse_vector" else selective_upload(upload_criterion)
+    round_attack = None
+    if attack != "none":
+        generator = dcgan_generator(image_size, channels, width=generator_width, implementation=convolution)
+        round_attack = gan_attack(
+            classifier,
+            generator,
+            image_shape,
+            generator_steps=generator_steps,
+            generator_batch_size=generator_batch_size,
+            generator_optimizer=generator_optimizer,
+            fakes_per_round=fakes_per_round if attack == "active" else 0,
+            fake_memory_rounds=fake_memory_rounds,
+        )
+    round_fn = make_round(
+        classifier,
+        transform,
+        schedule=schedule,
+        aggregation=aggregation,
+        local_epochs=local_epochs,
+        batch_size=batch_size,
+        local_training=dp_sgd if defense == "dp_sgd" else local_sgd,
+        attack=round_attack,
+        adversary=adversary if round_attack else None,
+        participant_mapping=participant_mapping,
+    )
+    return Functions(classifier, transform, round_attack, round_fn)

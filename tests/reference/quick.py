@@ -29,6 +29,8 @@ def use_linear_networks(patch):
 
     Similarity of structure gives way to that of pixels, for the same reason: it compiles anew for every count.
     """
+    # Without the cache that keeps what was built before, or would keep what is built now.
+    patch.setattr(setup, "_functions", functools.cache(setup._functions.__wrapped__))
     patch.setattr(setup, "classifier_for", _classifier)
     patch.setattr(setup, "dcgan_generator", _generator)
     patch.setattr(inversion, "classifier_for", _classifier)

@@ -14,7 +14,7 @@ from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, make_rounds, selective_upload
 from gan_leak.config import AttackConfig, PerformanceOptions
 from gan_leak.defenses import sparse_vector_upload
-from gan_leak.runs import batch, checkpoints, train
+from gan_leak.runs import batch, checkpoints, setup, train
 from gan_leak.runs.batch import check_batch, make_lanes, run_batch, stack_federations
 from gan_leak.runs.measurement import make_instrument_source
 from reference.small import (
@@ -377,3 +377,22 @@ def test_lanes_may_have_their_own_numbers(config):
 def test_a_batch_without_lanes_is_refused(tmp_path):
     with pytest.raises(ValueError, match="configs: empty"):
         run_batch([], tmp_path / "batch", no_instruments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shared"),
+    [
+        ({"seed": 1, "target_class": 1, "learning_rate": 0.2, "upload_fraction": 0.1, "rounds": 7}, True),
+        ({"participant_classes": "1;2,3", "samples_per_participant": 30}, True),
+        ({"generator_steps": 3}, False),
+        ({"attack": "passive"}, False),
+        ({"defense": "dp_sgd"}, False),
+        ({"performance": PerformanceOptions(convolution="lax")}, False),
+    ],
+)
+def test_configurations_of_one_shape_share_their_functions(config, changes, shared):
+    """Which is how JAX knows that it has compiled them."""
+    data = setup.prepare_data(config)
+    first, second = (setup.build_experiment(one, data) for one in (config, replace(config, **changes)))
+    assert (first.round is second.round) == shared
+    assert second.hyperparameters.learning_rate == changes.get("learning_rate", config.learning_rate)
