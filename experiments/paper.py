@@ -20,6 +20,7 @@ _FIELDS = {
 }
 # What section 8.4 does not say of any data set; the presets' values are ours.
 _NOT_STATED = frozenset({"rounds", "fakes_per_round", "generator_batch_size", "generator_width"})
+_OF_A_DEFENSE = ("defense", "upload_threshold", "upload_bound", "sensitivity", "epsilon_per_release")
 
 
 class Figure(NamedTuple):
@@ -145,12 +146,25 @@ def not_stated(config: AttackConfig) -> frozenset[str]:
     return _NOT_STATED if counted else _NOT_STATED | {"generator_steps"}
 
 
-def controls_of(arguments: list[str]) -> dict[str, list[str]]:
-    """The controls of a setting by name: an adversary who only watches, and a target class that nobody owns."""
+def rows_named_by(claim: Claim) -> set[str]:
+    """The rows beside the one judged that a claim's criteria name."""
+    names = (*claim.reproduced_if.names, *claim.partly_if.names)
+    return {name.split(".")[0] for name in names if name.count(".") > 1}
+
+
+def controls_of(arguments: list[str], *, undefended: bool = False) -> dict[str, list[str]]:
+    """What stands beside a setting, by name: an adversary who only watches, and a target class that nobody owns.
+
+    With ``undefended`` also the setting without its defence: what fails there fails not because of the defence.
+    """
     config = config_from_arguments(AttackConfig, arguments)
     owners = parse_participant_classes(config.participant_classes, 1_000)
     without = ";".join(",".join(str(label) for label in classes if label != config.target_class) for classes in owners)
-    return {
+    controls = {
         "passive": [*arguments, "--attack=passive"],
         "unowned": [*arguments, f"--participant_classes={without}"],
     }
+    if undefended:
+        plain = [f"--{name}={getattr(AttackConfig(), name)}" for name in _OF_A_DEFENSE]
+        controls["undefended"] = [*arguments, *plain]
+    return controls

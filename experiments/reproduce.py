@@ -12,12 +12,13 @@ import json
 import pathlib
 import shlex
 import sys
+import time
 from typing import Any, NamedTuple
 
 import gan_leak
 from experiments.flags import run_binary
 from experiments.paper import FIGURES, SCALES, Figure, select_figures
-from experiments.sections import Section, Study, batches_of, jobs_of, make_section
+from experiments.sections import Section, Study, basis_of, batches_of, jobs_of, make_section
 from gan_leak.evaluation.representatives import DEFINITIONS
 from gan_leak.evaluation.reproduction_report import render_reproduction
 from gan_leak.evaluation.reproduction_results import FORMAT
@@ -27,7 +28,8 @@ from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
 from gan_leak.runs.workers import default_workers, keep_compiled_programs, running
 
-_SEEDS = {"quick": 3, "paper": 3}
+_SEEDS = 3
+_CALLS_NAME = "calls.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,22 +69,30 @@ class ReproduceConfig:
 
 
 class Prepared(NamedTuple):
-    """A reproduction whose input has been checked: what to run, how, and in which directory."""
+    """A reproduction whose input has been checked: what to run, how, and in which directory.
+
+    calls: command and seconds of each call that worked on the directory before; began: when this one did.
+    """
 
     figures: tuple[Figure, ...]
     study: Study
     directory: RunDirectory
     unavailable: dict[str, str]
     workers: int
+    calls: list[dict[str, Any]]
+    began: float
 
 
 def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Prepared:
     """Checks flags, presets and data, and opens the directory; raises ValueError for bad input."""
+    began = time.monotonic()
     figures = select_figures(config.figures)
+    if config.num_seeds == 1:
+        raise ValueError("num_seeds=1: expected at least 2, since the verdicts rest on intervals over seeds")
     for name in ("num_seeds", "most_samples", "most_rounds", "workers"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
-    seeds = config.num_seeds or _SEEDS[config.scale]
+    seeds = config.num_seeds or _SEEDS
 
     def show(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -106,7 +116,7 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
                 prepare_data(configs[0])
             except (ValueError, OSError) as error:
                 # Only CIFAR-10 has to be brought along; asked for by name, its absence is an error like any other.
-                if config.figures != "all" or configs[0].dataset != config.cifar10:
+                if config.figures != "all" or configs[0].dataset != ReproduceConfig.cifar10:
                     raise
                 unavailable[figure.number] = str(error)
     _check_version(workdir)
@@ -115,8 +125,19 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
     lasting = dataclasses.replace(
         default, scale=config.scale, num_seeds=seeds, most_samples=config.most_samples, most_rounds=config.most_rounds
     )
+    calls = _earlier_calls(workdir)
     directory = open_run(workdir, lasting, resume=resume)
-    return Prepared(figures, study, directory, unavailable, config.workers)
+    if other := [change for change in directory.differences if change.startswith("versions.gan_leak ")]:
+        close_run(directory)
+        raise ValueError(f"workdir={workdir}: {other[0]}; choose another --workdir")
+    for change in directory.differences:
+        show(f"not the machine or versions this reproduction began with: {change}")
+    return Prepared(figures, study, directory, unavailable, config.workers, calls, began)
+
+
+def _earlier_calls(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    path = workdir / _CALLS_NAME
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def _check_version(workdir: pathlib.Path) -> None:
@@ -141,7 +162,7 @@ def execute(prepared: Prepared) -> int:
     missing = [
         figure
         for figure in prepared.figures
-        if figure.number not in prepared.unavailable and not (_section_path(prepared, figure) / "section.json").exists()
+        if figure.number not in prepared.unavailable and not _is_finished(prepared, figure)
     ]
     jobs = [job for figure in missing for job in jobs_of(study, figure)]
     try:
@@ -162,6 +183,12 @@ def execute(prepared: Prepared) -> int:
     return 0
 
 
+def _is_finished(prepared: Prepared, figure: Figure) -> bool:
+    """Whether the directory holds the section that this call would make, from the same batches and criteria."""
+    path = _section_path(prepared, figure) / "section.json"
+    return path.exists() and json.loads(path.read_text())["basis"] == basis_of(prepared.study, figure)
+
+
 def _section_path(prepared: Prepared, figure: Figure) -> pathlib.Path:
     return prepared.directory.path / "figures" / figure.number
 
@@ -170,7 +197,12 @@ def _write_section(path: pathlib.Path, section: Section) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for place, png in enumerate(section.pictures.values()):
         write_atomic(path / f"{place}.png", png)
-    kept = {"entry": section.entry, "captions": list(section.pictures), "judges": section.judges}
+    kept = {
+        "entry": section.entry,
+        "captions": list(section.pictures),
+        "judges": section.judges,
+        "basis": section.basis,
+    }
     # Written last: its presence says that the figure is finished.
     write_atomic(path / "section.json", json.dumps(kept, allow_nan=False).encode())
 
@@ -198,14 +230,17 @@ def _write_report(prepared: Prepared) -> None:
             entries.append(json.loads((path / "error.json").read_text()))
     environment = json.loads((prepared.directory.path / "config.json").read_text())
     environment.pop("config")
+    command = shlex.join(["python", "-m", "experiments.reproduce", *sys.argv[1:]])
+    calls = [*prepared.calls, {"command": command, "seconds": time.monotonic() - prepared.began}]
+    write_atomic(prepared.directory.path / _CALLS_NAME, json.dumps(calls).encode())
     results = {
         "format": FORMAT,
         "version": gan_leak.__version__,
         "scale": prepared.study.scale,
         "num_seeds": prepared.study.num_seeds,
-        "command": shlex.join(["python", "-m", "experiments.reproduce", *sys.argv[1:]]),
+        "command": "; ".join(dict.fromkeys(call["command"] for call in calls)),
         "environment": environment,
-        "seconds": sum(entry.get("wall_seconds", 0.0) for entry in entries),
+        "seconds": sum(call["seconds"] for call in calls),
         "definitions": dict(DEFINITIONS),
         "judges": judges,
         "figures": entries,

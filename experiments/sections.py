@@ -6,12 +6,20 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.flags import config_from_arguments
-from experiments.paper import Claim, Figure, arguments_for, controls_of, not_stated, read_claim, variants_of
+from experiments.paper import (
+    Claim,
+    Figure,
+    arguments_for,
+    controls_of,
+    not_stated,
+    read_claim,
+    rows_named_by,
+    variants_of,
+)
 from gan_leak.config import AttackConfig, to_json
 from gan_leak.evaluation.criteria import Verdict, decide, explain, measurements
 from gan_leak.evaluation.figures import reconstructions_figure
@@ -32,7 +40,7 @@ from gan_leak.runs.reproduction import (
 )
 from gan_leak.runs.workers import Job
 
-_CONTROL_NAMES = {"passive": "passive adversary", "unowned": "class nobody owns"}
+_BESIDE = {"passive": "passive adversary", "unowned": "class nobody owns", "undefended": "without the defence"}
 _SHORT_NAMES = {PAPER_VARIANT: "the paper's", NEAREST_VARIANT: "nearest that works"}
 _GOOD_FROM_ACCURACY = 0.8
 _LEAST_SCORE_OF_REAL_IMAGES = 0.5
@@ -56,12 +64,28 @@ class Study(NamedTuple):
     show: Callable[[str], None]
 
 
+class Layout(NamedTuple):
+    """What a layout makes of its batches.
+
+    judged: by (setting, variant), the row that the verdict is on and the rows that its criterion may name.
+    """
+
+    rows: list[dict[str, Any]]
+    judged: dict[tuple[str, str], tuple[dict[str, Any], dict[str, dict[str, Any]]]]
+    pictures: dict[str, bytes]
+    notes: list[str]
+
+
 class Section(NamedTuple):
-    """One figure of the report: its entry in results.json, its pictures by caption, and the judges it relied on."""
+    """One figure of the report: its entry in results.json, its pictures by caption, and the judges it relied on.
+
+    basis: all that decides it, see ``basis_of``.
+    """
 
     entry: dict[str, Any]
     pictures: dict[str, bytes]
     judges: dict[str, Any]
+    basis: str
 
 
 def configurations(study: Study, arguments: Sequence[str]) -> list[AttackConfig]:
@@ -91,7 +115,9 @@ def batches_of(study: Study, figure: Figure) -> dict[tuple[str, str], list[Attac
     if figure.layout == "methods":
         return {key: _all_classes(configs[0]) for key, configs in found.items()}
     first, preset = next(iter(figure.settings.items()))
-    for name, arguments in controls_of(arguments_for(preset, NEAREST_VARIANT, study.scale)).items():
+    nearest = arguments_for(preset, NEAREST_VARIANT, study.scale)
+    undefended = "undefended" in rows_named_by(read_claim(preset))
+    for name, arguments in controls_of(nearest, undefended=undefended).items():
         found[first, name] = configurations(study, arguments)
     return found
 
@@ -112,18 +138,29 @@ def jobs_of(study: Study, figure: Figure) -> list[Job]:
     return [Job(configs, batch_directory(study, configs), ", ".join(key)) for key, configs in lanes.items()]
 
 
+def basis_of(study: Study, figure: Figure) -> str:
+    """All that decides a section, as text: which batches, and which claims they are held against."""
+    batches = {
+        ", ".join(key): batch_directory(study, configs).name for key, configs in batches_of(study, figure).items()
+    }
+    claims = {
+        label: [claim.claim, claim.reproduced_if.text, claim.partly_if.text]
+        for label, claim in ((label, read_claim(preset)) for label, preset in figure.settings.items())
+    }
+    return json.dumps({"batches": batches, "claims": claims})
+
+
 def make_section(study: Study, figure: Figure, wait: Callable[[pathlib.Path], None]) -> Section:
     """Waits for the batches of a figure and judges it. Raises ValueError where its data cannot be had."""
-    began = time.monotonic()
     lanes = batches_of(study, figure)
     batches = {}
     for key, configs in lanes.items():
         wait(batch_directory(study, configs))
         batches[key] = read_result(batch_directory(study, configs))
     make = {"methods": _methods, "curve": _curve, "film strip": _settings, "settings": _settings}[figure.layout]
-    rows, named, verdict_rows, pictures, notes = make(study, figure, lanes, batches)
+    rows, judged, pictures, notes = make(study, figure, lanes, batches)
     claims = {label: read_claim(preset) for label, preset in figure.settings.items()}
-    verdicts = [_verdict(label, variant, claims[label], row, named) for (label, variant), row in verdict_rows.items()]
+    verdicts = [_verdict(*key, claims[key[0]], *judgement) for key, judgement in judged.items()]
     pictures["Leakage score of every row, with 95% intervals over seeds."] = interval_figure(rows)
     privacy = [
         entry
@@ -135,9 +172,8 @@ def make_section(study: Study, figure: Figure, wait: Callable[[pathlib.Path], No
         "figure": figure.number,
         "title": figure.title,
         "claim": " ".join(dict.fromkeys(claim.claim for claim in claims.values())),
-        "setup": _setup(study, lanes),
+        "setup": _setup(study, lanes, batches),
         "seconds": sum(batch.seconds for batch in batches.values()),
-        "wall_seconds": time.monotonic() - began,
         "verdicts": verdicts,
         "rows": rows,
         "privacy": privacy,
@@ -145,11 +181,11 @@ def make_section(study: Study, figure: Figure, wait: Callable[[pathlib.Path], No
         "error": None,
     }
     judges = {next(iter(lanes.values()))[0].dataset: next(iter(batches.values())).judge}
-    return Section(entry, pictures, judges)
+    return Section(entry, pictures, judges, basis_of(study, figure))
 
 
 def _name(label: str, variant: str) -> str:
-    return f"{label}, {_SHORT_NAMES.get(variant) or _CONTROL_NAMES[variant]}"
+    return f"{label}, {_SHORT_NAMES.get(variant) or _BESIDE[variant]}"
 
 
 def _verdict(
@@ -157,8 +193,14 @@ def _verdict(
 ) -> dict[str, Any]:
     lookup = measurements(row["metrics"], {name: other["metrics"] for name, other in named.items()})
     verdict = decide(claim.reproduced_if, claim.partly_if, lookup)
+    diverged = row.get("diverged", 0)
+    if diverged:
+        # What is left would be a choice of seeds.
+        verdict = Verdict.NOT_REPRODUCED
     decisive = [claim.reproduced_if] if verdict == Verdict.REPRODUCED else [claim.reproduced_if, claim.partly_if]
     reasons = [line for criterion in decisive for line in explain(criterion, lookup).splitlines()]
+    if diverged:
+        reasons.append(f"no seed diverged, of {row['seeds']} did {diverged}: no")
     return {
         "name": label,
         "variant": variant,
@@ -171,12 +213,18 @@ def _verdict(
     }
 
 
-def _setup(study: Study, lanes: Mapping[tuple[str, str], Sequence[AttackConfig]]) -> str:
-    (label, variant), configs = next((key, configs) for key, configs in lanes.items() if key[1] == NEAREST_VARIANT)
-    config = configs[0]
+def _setup(
+    study: Study,
+    lanes: Mapping[tuple[str, str], Sequence[AttackConfig]],
+    batches: Mapping[tuple[str, str], BatchResult],
+) -> str:
+    key = next(key for key in lanes if key[1] == NEAREST_VARIANT)
+    config, samples = lanes[key][0], batches[key].samples
+    owners = f"{len(samples)} participants" if len(samples) > 1 else "one participant"
     return (
-        f"{config.dataset}, participants own {config.participant_classes}, target class {config.target_class}, "
-        f"{config.rounds} rounds ({label}, {variant}; scale {study.scale})."
+        f"{config.dataset}: {owners} ({config.participant_classes}) with {sum(samples):,} images in all, of which the "
+        f"judge has seen none; target class {config.target_class}, {config.rounds} rounds ({', '.join(key)}; scale "
+        f"{study.scale})."
     )
 
 
@@ -185,28 +233,38 @@ def _settings(
     figure: Figure,
     lanes: Mapping[tuple[str, str], Sequence[AttackConfig]],
     batches: Mapping[tuple[str, str], BatchResult],
-) -> tuple[list[dict], dict[str, dict], dict[tuple[str, str], dict], dict[str, bytes], list[str]]:
-    """Rows, the rows that a criterion may name, the rows to be judged, pictures and notes of an ordinary figure."""
-    rows, named, judged = [], {}, {}
+) -> Layout:
+    """Rows, verdicts, pictures and notes of an ordinary figure."""
+    rows: list[dict[str, Any]] = []
+    named: dict[str, dict[str, Any]] = {}
+    attacks: dict[tuple[str, str], dict[str, Any]] = {}
     for (label, variant), batch in batches.items():
-        if variant in _CONTROL_NAMES:
-            named[variant] = attack_row(_name(label, variant), "control", batch)
-            rows.append(named[variant])
-            continue
-        changes = _departures(study, figure.settings[label], lanes[label, variant][0])
-        judged[label, variant] = attack_row(_name(label, variant), "attack", batch, changes)
-        rows.append(judged[label, variant])
+        beside = variant in _BESIDE
+        # What stands beside a setting is the nearest that works but for one thing.
+        used = lanes[label, NEAREST_VARIANT if beside else variant][0]
+        role = {"passive": "control", "unowned": "control", "undefended": "reference"}.get(variant, "attack")
+        row = attack_row(_name(label, variant), role, batch, _departures(study, figure.settings[label], used))
+        rows.append(row)
+        if beside:
+            named[variant] = row
+        else:
+            attacks[label, variant] = row
     first = next(iter(batches.values()))
     named["untrained"] = reference_row("untrained generator", first, "untrained generator")
-    rows += [named["untrained"], reference_row("fresh real images", first, "fresh real images")]
-    notes = [*_measurability(rows[-1]), *_notes(batches)]
+    named["fresh"] = reference_row("fresh real images", first, "fresh real images")
+    rows += [named["untrained"], named["fresh"]]
+    notes = [*_measurability(named["fresh"]), *_notes(batches)]
+    if len(attacks) > 1:
+        owner = next(label for label, variant in batches if variant in _BESIDE)
+        notes.append(f"The controls are those of {owner}, nearest that works; the other verdicts lean on them too.")
     pictures = _film_strips(batches) if figure.layout == "film strip" else _pictures_by_seed(batches)
     for (label, variant), batch in batches.items():
-        if variant not in _CONTROL_NAMES:
+        if variant not in _BESIDE:
             caption = f"{_name(label, variant)}: drawn below the nearest private image in L1, seed 0."
-            row = slice(_PICTURES_IN_A_ROW)
-            pictures[caption] = reconstructions_figure(batch.pictures[0, -1, row], batch.private[0, row], title=label)
-    return rows, named, judged, pictures, notes
+            shown = slice(_PICTURES_IN_A_ROW)
+            drawn, private = batch.pictures[0, -1, shown], batch.private[0, shown]
+            pictures[caption] = reconstructions_figure(drawn, private, title=label)
+    return Layout(rows, {key: (row, named) for key, row in attacks.items()}, pictures, notes)
 
 
 def _measurability(fresh: Mapping[str, Any]) -> list[str]:
@@ -243,6 +301,7 @@ def _pictures_by_seed(batches: Mapping[tuple[str, str], BatchResult]) -> dict[st
 
 def _film_strips(batches: Mapping[tuple[str, str], BatchResult]) -> dict[str, bytes]:
     """The same latents over the rounds, passive above active, seed by seed."""
+    # The paper's own variant has other rounds, and a row of its own below.
     shown = {key: batch for key, batch in batches.items() if key[1] in ("passive", NEAREST_VARIANT)}
     first = next(iter(shown.values()))
     rows = {}
@@ -258,7 +317,7 @@ def _methods(
     figure: Figure,
     lanes: Mapping[tuple[str, str], Sequence[AttackConfig]],
     batches: Mapping[tuple[str, str], BatchResult],
-) -> tuple[list[dict], dict[str, dict], dict[tuple[str, str], dict], dict[str, bytes], list[str]]:
+) -> Layout:
     """As ``_settings``, for the comparison of methods: the replicates are the ten digits."""
     rows, named, judged, pictures = [], {}, {}, {}
     inversions: dict[str, Inversions] = {}
@@ -274,7 +333,7 @@ def _methods(
             configs,
             study.instrument_source,
             samples=5000 if quick else 0,
-            epochs=4 if quick else 8,
+            epochs=6 if quick else 8,
         )
         title = {"mlp": "model inversion, multilayer perceptron", "cnn": "model inversion, convolutional network"}
         row = {"name": title[kind], "role": "attack", "seeds": 10, "metrics": metrics}
@@ -282,8 +341,9 @@ def _methods(
         rows.append(row)
     for (label, variant), batch in batches.items():
         changes = _departures(study, figure.settings[label], lanes[label, variant][0])
-        judged[label, variant] = attack_row(_name(label, variant), "attack", batch, changes)
-        rows.append(judged[label, variant])
+        row = attack_row(_name(label, variant), "attack", batch, changes)
+        judged[label, variant] = row, named
+        rows.append(row)
         table = {
             f"digit {digit}": [
                 batch.private[digit, 0],
@@ -301,15 +361,13 @@ def _methods(
     rows.append(reference_row("untrained generator", first, "untrained generator"))
     rows.append(reference_row("fresh real images", first, "fresh real images"))
     notes = [
-        "Intervals are over the ten digits. Test accuracy of the inverted networks: "
-        + "; ".join(
-            f"{kind.upper()} {', '.join(f'{accuracy:.3f}' for accuracy in found.accuracies)}"
-            for kind, found in inversions.items()
-        )
+        "What is called seeds here are the ten digits; intervals of accuracy are over the inverted networks. Each "
+        "picture of an inversion was given by its network at least this confidence: "
+        + ", ".join(f"{kind.upper()} {found.confidences.min():.3f}" for kind, found in inversions.items())
         + ".",
         *_notes(batches),
     ]
-    return rows, named, judged, pictures, notes
+    return Layout(rows, judged, pictures, notes)
 
 
 def _curve(
@@ -317,22 +375,18 @@ def _curve(
     figure: Figure,
     lanes: Mapping[tuple[str, str], Sequence[AttackConfig]],
     batches: Mapping[tuple[str, str], BatchResult],
-) -> tuple[list[dict], dict[str, dict], dict[tuple[str, str], dict], dict[str, bytes], list[str]]:
+) -> Layout:
     """As ``_settings``, for leakage against accuracy: each evaluation counts, not only the last."""
-    rows, named, judged = [], {}, {}
+    rows, judged = [], {}
     for (label, variant), batch in batches.items():
-        if variant in _CONTROL_NAMES:
+        if variant in _BESIDE:
             continue
         split = accuracy_rows(batch, _GOOD_FROM_ACCURACY)
         name = _name(label, variant)
-        judged[label, variant] = {
-            "name": f"{name}, accuracy from 80%",
-            "role": "attack",
-            "metrics": split["at or above"],
-        }
+        above = {"name": f"{name}, accuracy from 80%", "role": "attack", "metrics": split["at or above"]}
         below = {"name": f"{name}, accuracy below 80%", "role": "control", "metrics": split["below"]}
-        named["below"] = below
-        rows += [judged[label, variant], below]
+        judged[label, variant] = above, {"below": below}
+        rows += [above, below]
         reached = [lane[-1]["model_accuracy"] for lane in batch.records]
         passive = leakage_at_accuracy(batches[label, "passive"], reached)
         equal = {"leakage_score": interval(passive)}
@@ -345,4 +399,4 @@ def _curve(
         for key, batch in batches.items()
     }
     caption = "Leakage score over the accuracy that the shared model had at that moment, a line for each seed."
-    return rows, named, judged, {caption: leakage_against_accuracy_figure(series)}, _notes(batches)
+    return Layout(rows, judged, {caption: leakage_against_accuracy_figure(series)}, _notes(batches))

@@ -38,7 +38,7 @@ _SIGNS = {Verdict.REPRODUCED: "✓", Verdict.PARTLY: "◐", Verdict.NOT_REPRODUC
 # Rows are named after their verdict and its variant; this variant is shortened there.
 _SHORT_VARIANTS = {NEAREST_VARIANT: "nearest that works"}
 
-_STYLE = """
+ROWS_STYLE = """
 :root { --good: #0b5a36; --good-page: #dcf3e6; --half: #6b4a00; --half-page: #fdefcb; --bad: #8a2400;
   --bad-page: #fbe0d8; --control: #0072b2; }
 @media (prefers-color-scheme: dark) { :root { --good: #8fe0b5; --good-page: #12382a; --half: #f3cf7a;
@@ -143,7 +143,7 @@ def render_reproduction(results: Mapping[str, Any], pictures: Mapping[str, Mappi
         section("What the numbers mean", definitions_list(results["definitions"])),
         section("Environment", settings_table(environment)),
     )
-    return page(_TITLE, sections, _STYLE)
+    return page(_TITLE, sections, ROWS_STYLE)
 
 
 def _lead(results: Mapping[str, Any]) -> str:
@@ -252,7 +252,7 @@ def _figure_section(place: int, entry: Mapping[str, Any], pictures: Mapping[str,
         f'<div class="claim">\n{"".join(claim)}</div>\n',
         _stopped(entry.get("error")),
         _verdicts(entry.get("verdicts", ())),
-        _under("Measured", _rows_table(rows)),
+        _under("Measured", rows_table(rows)),
         _under("Pictures", _gallery(pictures)),
         _under("Where the hyper-parameters differ from the paper's", _differences(rows)),
         _under("What the defence promises", _privacy(entry.get("privacy", ()))),
@@ -298,7 +298,8 @@ def _reason(text: str) -> str:
     return f"<li{kind}>{escape(text)}</li>\n"
 
 
-def _rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Writes the measures of each row with their intervals; rows: as in the results of a reproduction."""
     metrics = sorted(dict.fromkeys(metric for row in rows for metric in row["metrics"]), key=rank)
     body = []
     for row in rows:

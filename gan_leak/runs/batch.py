@@ -35,6 +35,7 @@ PICTURES_NAME = "pictures.npz"
 RECORDS_NAME = "records.json"
 _MOST_ROUNDS_PER_CALL = 5
 _KEPT_PICTURES = 12
+_MOST_SECONDS_TO_LOSE = 60.0
 
 # What a lane may have for itself: the rest decides the shape of the program, or what is measured when.
 LANE_FIELDS = frozenset(
@@ -92,6 +93,8 @@ def check_batch(configs: Sequence[AttackConfig]) -> None:
     """Raises ValueError unless there is a lane, and lanes differ in ``LANE_FIELDS`` only."""
     if not configs:
         raise ValueError("configs: empty, at least one configuration is needed")
+    if configs[0].attack == "none":
+        raise ValueError("attack='none': expected 'active' or 'passive', since a batch measures leakage")
     for config in configs[1:]:
         for field in dataclasses.fields(AttackConfig):
             values = getattr(configs[0], field.name), getattr(config, field.name)
@@ -107,9 +110,11 @@ def run_batch(
 ) -> BatchResult:
     """Runs all lanes and keeps the result in ``directory``; a finished one is read, an interrupted one continued.
 
-    show: called with the number of finished rounds and a line of what was measured there.
+    show: called with the number of finished rounds and a line of what was measured there, empty before the first round
+    and wherever nothing was measured.
 
-    Raises ValueError for lanes that do not go together, for bad data, and for a directory that holds another batch.
+    Raises ValueError for lanes that do not go together or do not attack, for bad data, and for a directory that holds
+    another batch.
     """
     check_batch(configs)
     directory.mkdir(parents=True, exist_ok=True)
@@ -126,6 +131,16 @@ def read_result(directory: pathlib.Path) -> BatchResult:
     with np.load(directory / PICTURES_NAME) as pictures:
         arrays = {name: pictures[name].astype(np.float32) for name in ("pictures", "private")}
     return BatchResult(**fields, **arrays)
+
+
+def take_lanes(result: BatchResult, lanes: slice) -> BatchResult:
+    """The result of some of the lanes; the seconds remain those of all."""
+    return result._replace(
+        records=result.records[lanes],
+        comparison=result.comparison[lanes],
+        pictures=result.pictures[lanes],
+        private=result.private[lanes],
+    )
 
 
 def _check_directory(directory: pathlib.Path, configs: Sequence[AttackConfig]) -> None:
@@ -217,6 +232,8 @@ def _train(
     numbers = _stack_numbers([build_experiment(lane.config, lane.data).hyperparameters for lane in lanes])
     state, records, pictures, seconds = _resume(directory, state, len(lanes))
     done = int(state.round[0])
+    kept = time.perf_counter()
+    show(done, "")
     while done < config.rounds:
         began = time.perf_counter()
         end = min(config.rounds, (done // config.evaluation_interval + 1) * config.evaluation_interval)
@@ -230,9 +247,13 @@ def _train(
                 lane_records.append({"round": done, **record})
             pictures = np.concatenate([pictures, drawn[:, None]], axis=1) if pictures.size else drawn[:, None]
             _keep(directory, done, state, records, pictures, seconds)
+            kept = time.perf_counter()
             show(done, _line(measured))
         else:
             seconds += time.perf_counter() - began
+            if time.perf_counter() - kept > _MOST_SECONDS_TO_LOSE:
+                _keep(directory, done, state, records, pictures, seconds)
+                kept = time.perf_counter()
             show(done, "")
     return _finish(lanes, records, pictures, directory, instrument_source, experiment, seconds)
 
@@ -259,7 +280,8 @@ def _evaluate(
         finite = bool(np.all(np.isfinite(images))) and bool(
             trees.all_finite((own.server.params, turns.loss, turns.update_norm))
         )
-        accuracy = model_accuracy(experiment.classifier, own.server.params, *lane.data.test)
+        # A model of NaN would be right wherever the first class is.
+        accuracy = model_accuracy(experiment.classifier, own.server.params, *lane.data.test) if finite else None
         leakage = measure_leakage(lane.references, images)._asdict() if finite else None
         measured.append(
             {
@@ -275,8 +297,10 @@ def _evaluate(
 
 def _line(measured: Sequence[dict[str, Any]]) -> str:
     scores = [record["leakage"]["leakage_score"] for record in measured if record["leakage"]]
-    accuracy = np.mean([record["model_accuracy"] for record in measured])
-    return f"accuracy {accuracy:.3f}, leakage " + (" ".join(f"{score:.2f}" for score in scores) or "n/a, diverged")
+    if not scores:
+        return "all diverged"
+    accuracy = np.mean([record["model_accuracy"] for record in measured if record["leakage"]])
+    return f"accuracy {accuracy:.3f}, leakage " + " ".join(f"{score:.2f}" for score in scores)
 
 
 def _keep(
@@ -303,7 +327,9 @@ def _resume(
     kept = json.loads((directory / RECORDS_NAME).read_text())
     records = [[record for record in lane if record["round"] <= restored.round] for lane in kept["records"]]
     with np.load(directory / PICTURES_NAME) as archive:
-        pictures = archive["pictures"][:, : len(records[0])].astype(np.float32)
+        pictures = archive["pictures"].astype(np.float32)
+    # Before the first evaluation there is none, and of no shape.
+    pictures = pictures[:, : len(records[0])] if records[0] else np.zeros(0, np.float32)
     return restored.state, records, pictures, kept["seconds"]
 
 

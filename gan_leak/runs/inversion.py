@@ -21,7 +21,10 @@ _LEARNING_RATE = 1e-3
 
 
 class Inversions(NamedTuple):
-    """Pictures [models, K, H, W, C] of all classes by several models of one kind, and each model's test accuracy."""
+    """Pictures [models, K, H, W, C] of all classes by several models of one kind.
+
+    confidences: [models, K], what each model gives its picture of the class. accuracies: each model's, on test images.
+    """
 
     pictures: np.ndarray
     confidences: np.ndarray

@@ -56,6 +56,7 @@ def attack_row(name: str, role: str, batch: BatchResult, differences: Mapping[st
             [record["leakage"] for record in last], model_accuracy=[record["model_accuracy"] for record in last]
         ),
         "differences": dict(differences or {}),
+        "diverged": sum(record["diverged"] for record in last),
     }
 
 
@@ -70,13 +71,14 @@ def differences_between(
 ) -> dict[str, list[Any]]:
     """The hyper-parameters in which a configuration departs from the paper's: [the paper's, the one used] by name.
 
-    not_stated: those that the paper leaves open, for which None takes the place of the paper's.
+    not_stated: those that the paper leaves open; None takes the place of the paper's, and they are always named.
     """
     left, right = to_json(paper), to_json(used)
     return {
         field.name: [None if field.name in not_stated else left[field.name], right[field.name]]
         for field in dataclasses.fields(AttackConfig)
-        if field.name not in _NOT_HYPERPARAMETERS and left[field.name] != right[field.name]
+        if field.name not in _NOT_HYPERPARAMETERS
+        and (field.name in not_stated or left[field.name] != right[field.name])
     }
 
 
@@ -152,14 +154,14 @@ def accuracy_rows(batch: BatchResult, threshold: float) -> dict[str, dict[str, A
     return {name: {"leakage_score": interval(values)} for name, values in rows.items()}
 
 
-def leakage_at_accuracy(batch: BatchResult, accuracies: Sequence[float]) -> list[float | None]:
+def leakage_at_accuracy(batch: BatchResult, accuracies: Sequence[float | None]) -> list[float | None]:
     """For each lane the leakage score at its first evaluation with at least this model accuracy, None if none has."""
     found: list[float | None] = []
     for lane, accuracy in zip(batch.records, accuracies, strict=True):
         scores = [
             record["leakage"]["leakage_score"]
             for record in lane
-            if record["leakage"] and record["model_accuracy"] >= accuracy
+            if record["leakage"] and accuracy is not None and record["model_accuracy"] >= accuracy
         ]
         found.append(scores[0] if scores else None)
     return found
@@ -176,17 +178,17 @@ def inversion_metrics(
 ) -> tuple[Inversions, dict[str, Any]]:
     """Model inversion measured as the GAN attack is: the pictures that ``models`` networks give of each class.
 
-    configs: one for each class, of data that one participant owns whole. samples: most training images, 0 = all.
-    Returns the pictures and the metrics as intervals over the classes.
+    configs: one for each class, of data that one participant owns whole; ``samples`` takes the place of their number of
+    training images, 0 = all. Nothing untrained is among what scores 0. Returns the pictures and the metrics, leakage as
+    intervals over the classes and accuracy as one over the networks.
     """
-    datas = [prepare_data(config) for config in configs]
-    federation, size = datas[0].federation, int(datas[0].federation.sizes[0])
-    count = min(size, samples) if samples else size
-    # The federation's order is by index in the data set, in which classes are mixed.
-    train = Images(np.asarray(federation.images[0, :count]), np.asarray(federation.labels[0, :count]))
-    found = invert_all_classes(kind, models, train, datas[0].test, len(configs), epochs=epochs, steps=5000)
+    configs = [dataclasses.replace(config, samples_per_participant=samples) for config in configs]
+    data = prepare_data(configs[0])
+    train = Images(np.asarray(data.federation.images[0]), np.asarray(data.federation.labels[0]))
+    found = invert_all_classes(kind, models, train, data.test, len(configs), epochs=epochs, steps=5000)
     measured = []
-    for config, data in zip(configs, datas, strict=True):
+    for config in configs:
+        data = prepare_data(config)
         references, _ = build_comparison(config, data, instrument_source(data), None)
         measured.append(measure_leakage(references, found.pictures[:, config.target_class])._asdict())
-    return found, metrics_over(measured, model_accuracy=[float(np.mean(found.accuracies))] * len(configs))
+    return found, metrics_over(measured, model_accuracy=found.accuracies)

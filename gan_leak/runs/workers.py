@@ -14,6 +14,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from gan_leak.runs.measurement import InstrumentSource, make_instrument_source
 from gan_leak.runs.setup import prepare_data
 
 _MOST_WORKERS = 4
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Job(NamedTuple):
@@ -52,16 +54,16 @@ def keep_compiled_programs() -> None:
 
 def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str], None]) -> None:
     """Runs a batch, or what is left of it, and shows each evaluation and the seconds left."""
-    began = time.monotonic()
-    first = 0
+    began, first = time.monotonic(), 0
 
     def progress(done: int, line: str) -> None:
-        nonlocal first
-        # A resumed batch starts in the middle.
-        first = first or done - 1
+        nonlocal began, first
         if line:
             left = (time.monotonic() - began) / (done - first) * (job.configs[0].rounds - done)
             show(f"  {job.name}: round {done}/{job.configs[0].rounds}, {line}, {left:.0f} s left")
+        elif not first:
+            # Where training begins: at round 0, or in the middle of a batch that is continued.
+            began, first = time.monotonic(), done
 
     run_batch(job.configs, job.directory, instrument_source, progress)
 
@@ -84,7 +86,7 @@ def running(
     for job in jobs:
         if not (job.directory / RESULT_NAME).exists():
             waiting.setdefault(job.directory, job)
-    if workers == 1 or len(waiting) < 2:
+    if workers == 1 or not waiting:
 
         def run_here(directory: pathlib.Path) -> None:
             if directory in waiting:
@@ -100,7 +102,7 @@ def running(
     cores = usable_cores()
     for worker in range(workers):
         shares.put(tuple(cores[worker::workers]) or tuple(cores))
-    executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (shares,))
+    executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (shares, os.getpid()))
     try:
         futures = {directory: executor.submit(work or work_in_process, job) for directory, job in waiting.items()}
         yield lambda directory: futures[directory].result() if directory in futures else None
@@ -111,13 +113,21 @@ def running(
         executor.shutdown(cancel_futures=True)
 
 
-def _start_worker(shares: multiprocessing.queues.Queue) -> None:
+def _start_worker(shares: multiprocessing.queues.Queue, parent: int) -> None:
     # Ctrl-C reaches the whole group of processes: the parent ends its workers in its own way.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_without, args=(parent,), daemon=True).start()
     cores = shares.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     keep_compiled_programs()
+
+
+def _end_without(parent: int) -> None:
+    """Ends this process at once when its parent is gone, so that whoever continues a batch is its only writer."""
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
 
 
 @functools.cache
@@ -126,13 +136,9 @@ def _instruments_of_process() -> InstrumentSource:
 
 
 def work_in_process(job: Job) -> None:
-    """Runs a job in a worker; ends the process where its parent is gone."""
-    parent = os.getppid()
+    """Runs a job in a worker, which keeps its judges from one job to the next."""
 
     def show(text: str) -> None:
-        if os.getppid() != parent:
-            # Nobody waits any more, and who continues the batch must be its only writer.
-            raise SystemExit(1)
         print(text, file=sys.stderr, flush=True)
 
     run_job(job, _instruments_of_process(), show)

@@ -4,7 +4,16 @@ import pytest
 
 from experiments import flags, paper
 from experiments.flags import PRESETS, config_from_arguments
-from experiments.paper import FIGURES, arguments_for, controls_of, read_claim, select_figures, variants_of
+from experiments.paper import (
+    FIGURES,
+    arguments_for,
+    controls_of,
+    not_stated,
+    read_claim,
+    rows_named_by,
+    select_figures,
+    variants_of,
+)
 from gan_leak.config import AttackConfig
 from gan_leak.data import parse_participant_classes
 from gan_leak.evaluation.representatives import Leakage
@@ -62,7 +71,14 @@ MEASURES = {name for name in Leakage._fields if name != "leakage_by_representati
 WITH_ACCURACY = MEASURES | {"model_accuracy"}
 # By layout: what the row judged has, and what may stand beside it.
 NAMES = {
-    "settings": {"": WITH_ACCURACY, "passive": WITH_ACCURACY, "unowned": WITH_ACCURACY, "untrained": MEASURES},
+    "settings": {
+        "": WITH_ACCURACY,
+        "passive": WITH_ACCURACY,
+        "unowned": WITH_ACCURACY,
+        "undefended": WITH_ACCURACY,
+        "untrained": MEASURES,
+        "fresh": MEASURES,
+    },
     "methods": {"": WITH_ACCURACY, "inversion_mlp": WITH_ACCURACY, "inversion_cnn": WITH_ACCURACY},
     "curve": {"": {"leakage_score"}, "below": {"leakage_score"}},
 }
@@ -230,6 +246,24 @@ def test_controls_change_one_thing(preset):
     without = tuple(tuple(label for label in owned if label != config.target_class) for owned in before)
     assert after == without
     assert after != before
+
+
+def test_undefended_is_the_setting_without_its_defence_and_shared_with_the_figure_that_has_none():
+    """What fails under a small budget then works without it, in the runs of Figures 6 (a) and 8."""
+    for private, plain in (("figure12", "figure6a"), ("figure13", "figure8a")):
+        assert rows_named_by(read_claim(private)) >= {"undefended"}
+        arguments = controls_of(arguments_for(private, NEAREST_VARIANT, "paper"), undefended=True)["undefended"]
+        assert config_from_arguments(AttackConfig, arguments) == config_for(plain, NEAREST_VARIANT, "paper")
+    assert "undefended" not in controls_of(arguments_for("figure12", NEAREST_VARIANT, "paper"))
+
+
+def test_what_the_paper_leaves_open():
+    """Section 9.2.2 counts the generator's steps by the adversary's images; with 41 participants it has none."""
+    assert "generator_steps" in not_stated(config_for("figure6a")) & not_stated(config_for("figure7"))
+    assert "generator_steps" not in not_stated(config_for("figure8a"))
+    for preset in SETTINGS:
+        assert not_stated(config_for(preset)) >= {"rounds", "fakes_per_round"}
+        assert "learning_rate" not in not_stated(config_for(preset))
 
 
 def test_the_curve_is_drawn_from_the_runs_of_figure_10():

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pathlib
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from gan_leak.config import AttackConfig
 from gan_leak.runs import workers
 from gan_leak.runs.batch import RESULT_NAME
 from gan_leak.runs.directory import usable_cores
-from gan_leak.runs.workers import Job, default_workers, run_job, running, work_in_process
+from gan_leak.runs.workers import Job, default_workers, run_job, running
 
 
 def note_process(job):
@@ -26,6 +27,8 @@ def note_process(job):
 
 def never_end(job):
     job.directory.mkdir()
+    (job.directory / "started").write_text(str(os.getpid()))
+    (job.directory / "started").rename(job.directory / "pid")
     time.sleep(600)
 
 
@@ -101,32 +104,52 @@ def test_one_worker_is_this_process_and_does_what_is_waited_for(tmp_path, monkey
         assert made == ["b"]
 
 
-def test_a_worker_without_its_parent_stops_at_the_next_evaluation(tmp_path, monkeypatch, capsys):
-    (job,) = jobs_in(tmp_path, ["a"])
+def start_and_hang(folder):
+    """Stands in for a reproduction that is killed: starts two workers at batches that never end."""
+    workers.prepare_data = lambda config: config
+    with running(jobs_in(folder, ["a", "b"]), 2, lambda data: None, print, never_end):
+        time.sleep(600)
 
-    def orphaned(configs, directory, instruments, show):
-        show(5, "first")
-        monkeypatch.setattr(os, "getppid", lambda: 1)
-        show(10, "second")
 
-    monkeypatch.setattr(workers, "run_batch", orphaned)
-    with pytest.raises(SystemExit):
-        work_in_process(job)
-    assert "first" in capsys.readouterr().err
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    """Even by SIGKILL: whoever continues a batch must be its only writer."""
+    parent = multiprocessing.get_context("spawn").Process(target=start_and_hang, args=(tmp_path,))
+    parent.start()
+    while not ((tmp_path / "a" / "pid").exists() and (tmp_path / "b" / "pid").exists()):
+        assert parent.is_alive()
+        time.sleep(0.1)
+    pids = [int((tmp_path / name / "pid").read_text()) for name in "ab"]
+    parent.kill()
+    parent.join()
+    deadline = time.monotonic() + 60
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie has ended, though nobody may ever ask for its status.
+    stat = pathlib.Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_progress_tells_the_time_left_from_what_was_done_here(tmp_path, monkeypatch):
-    """A batch continued at round 6 that takes a second a round has four to go after it."""
-    (job,), shown, clock = jobs_in(tmp_path, ["a"]), [], iter([100.0, 102.0])
+    """A batch continued at round 4, of which two rounds took ten seconds, has twenty to go, however long it loaded."""
+    (job,), shown, clock = jobs_in(tmp_path, ["a"]), [], iter([0.0, 100.0, 110.0])
     monkeypatch.setattr(workers.time, "monotonic", lambda: next(clock))
 
     def continued(configs, directory, instruments, show):
+        show(4, "")
         show(5, "")
         show(6, "accuracy 0.9")
 
     monkeypatch.setattr(workers, "run_batch", continued)
     run_job(job, None, shown.append)
-    assert shown == ["  a: round 6/10, accuracy 0.9, 4 s left"]
+    assert shown == ["  a: round 6/10, accuracy 0.9, 20 s left"]
 
 
 def test_no_more_workers_than_cores():

@@ -1,0 +1,179 @@
+"""A grid of settings of the attack, each over several seeds: one table, one map of the leakage, one report.
+
+python -m experiments.sweep --upload_fraction=0.01,0.1,1 --download_fraction=0.1,1 --workdir=runs/sweep
+python -m experiments.sweep --preset=figure14a --preset=nearest_mnist --epsilon_per_release=1,10,100,1000
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+import typing
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.flags import run_binary
+from gan_leak.config import AttackConfig, validate
+from gan_leak.evaluation.galleries import interval_figure
+from gan_leak.evaluation.representatives import DEFINITIONS
+from gan_leak.evaluation.surfaces import MOST_PANELS, surface_figure
+from gan_leak.evaluation.sweep_report import render_sweep
+from gan_leak.runs.batch import LANE_FIELDS, read_result
+from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
+from gan_leak.runs.measurement import make_instrument_source
+from gan_leak.runs.setup import prepare_data
+from gan_leak.runs.sweep import Cell, as_csv, make_cells, make_jobs, rows_of
+from gan_leak.runs.workers import default_workers, keep_compiled_programs, running
+
+_CHOICES = frozenset(
+    {"partition", "attack", "defense", "schedule", "aggregation", "upload_criterion", "generator_optimizer"}
+)
+_TYPES = typing.get_type_hints(AttackConfig)
+_LANES_ON_AN_ACCELERATOR = 64
+
+
+def _may_be_swept(field: dataclasses.Field) -> bool:
+    # Other texts, such as --participant_classes, have commas of their own; seeds have a flag of their own.
+    return field.name in _CHOICES or (_TYPES[field.name] in (int, float) and field.name != "seed")
+
+
+def _as_flag(field: dataclasses.Field) -> tuple[str, Any, Any]:
+    if not _may_be_swept(field):
+        return field.name, _TYPES[field.name], field
+    metadata = {"help": f"{field.metadata['help']} Several, with commas between, are swept."}
+    return field.name, str, dataclasses.field(default=str(field.default), metadata=metadata)
+
+
+def _count(default: int, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+SweepConfig: Any = dataclasses.make_dataclass(
+    "SweepConfig",
+    [
+        *map(_as_flag, dataclasses.fields(AttackConfig)),
+        ("num_seeds", int, _count(3, "Seeds of each cell, from --seed on.")),
+        ("workers", int, _count(0, "Processes side by side; 0 = one a core, at most 4; one on a GPU.")),
+        ("most_lanes", int, _count(0, "Runs that share a program at a time; 0 = those of a cell, or 64 on a GPU.")),
+    ],
+    frozen=True,
+)
+
+
+class PreparedSweep(NamedTuple):
+    """A sweep whose input has been checked."""
+
+    config: Any
+    cells: list[Cell]
+    directory: RunDirectory
+
+
+def _parse(name: str, text: str) -> Any:
+    kind = str if name in _CHOICES else _TYPES[name]
+    try:
+        return kind(text.strip())
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{name}={text}: expected {expected}, or several with commas between") from None
+
+
+def _values(config: Any) -> tuple[AttackConfig, dict[str, list[Any]]]:
+    """The configuration that all cells share, and the values of each field that may be swept."""
+    fixed, values = {}, {}
+    for field in dataclasses.fields(AttackConfig):
+        given = getattr(config, field.name)
+        if _may_be_swept(field):
+            values[field.name] = [_parse(field.name, part) for part in given.split(",")]
+        else:
+            fixed[field.name] = given
+    return AttackConfig(**fixed), values
+
+
+def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
+    """Checks every cell and its data and opens the directory; raises ValueError for bad input."""
+    for name in ("workers", "most_lanes"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
+    shared, values = _values(config)
+    cells = make_cells(shared, values, config.num_seeds)
+    if "none" in values["attack"]:
+        raise ValueError("attack=none: expected active, passive or both, since a sweep measures leakage")
+    # Cells that differ in numbers only have their data in common.
+    numbers = {name: getattr(AttackConfig(), name) for name in LANE_FIELDS - {"seed", "target_class"}}
+    dealt = set()
+    for cell in cells:
+        validate(cell.lanes[0])
+        data = dataclasses.replace(cell.lanes[0], **numbers)
+        if data not in dealt:
+            prepare_data(cell.lanes[0])
+            dealt.add(data)
+    lasting = dataclasses.replace(config, workers=0)
+    return PreparedSweep(config, cells, open_run(workdir, lasting, resume=resume))
+
+
+def execute(prepared: PreparedSweep) -> int:
+    """Runs the cells that are not there yet, and writes the tables anew after each batch of them."""
+    config, cells, directory = prepared
+
+    def show(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    try:
+        keep_compiled_programs()
+        accelerator = jax.default_backend() != "cpu"
+        most_lanes = config.most_lanes or (_LANES_ON_AN_ACCELERATOR if accelerator else 1)
+        jobs = make_jobs(cells, directory.path / "batches", most_lanes)
+        workers = config.workers or default_workers()
+        rows: dict[int, dict[str, Any]] = {}
+        began = time.monotonic()
+        with running([job for job, _ in jobs], workers, make_instrument_source(show), show) as wait:
+            for job, part in jobs:
+                wait(job.directory)
+                rows |= rows_of(cells, part, read_result(job.directory))
+                left = (time.monotonic() - began) / len(rows) * (len(cells) - len(rows))
+                show(f"{len(rows)} of {len(cells)} cells, {left:.0f} s left")
+                _write_tables(directory.path, [rows[index] for index in sorted(rows)])
+        _write_report(prepared, [rows[index] for index in sorted(rows)])
+        show(f"written: {directory.path / 'report.html'}, {directory.path / 'results.csv'}")
+    finally:
+        close_run(directory)
+    return 0
+
+
+def _write_tables(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    write_atomic(path / "results.csv", as_csv(rows).encode())
+    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    write_atomic(path / "results.jsonl", lines.encode())
+
+
+def _write_report(prepared: PreparedSweep, rows: list[dict[str, Any]]) -> None:
+    figures = {"intervals": interval_figure(rows)}
+    captions = {"intervals": "Leakage score of every cell, with 95% intervals over seeds."}
+    swept = rows[0]["cell"]
+    panels = len({tuple(row["cell"].values())[:-2] for row in rows})
+    if len(swept) > 1 and panels <= MOST_PANELS:
+        figures["surface"] = surface_figure(rows)
+        captions["surface"] = "Leakage score over the last two swept settings, and half the width of its interval."
+    for name, png in figures.items():
+        write_atomic(prepared.directory.path / f"{name}.png", png)
+    environment: Mapping[str, Any] = json.loads((prepared.directory.path / "config.json").read_text())
+    diverged = sum(row["diverged"] for row in rows)
+    page = render_sweep(
+        title=f"Sweep of {', '.join(swept) or 'one setting'}",
+        rows=rows,
+        pictures={captions[name]: png for name, png in figures.items()},
+        definitions=DEFINITIONS,
+        settings=environment["config"],
+        environment={name: value for name, value in environment.items() if name != "config"},
+        notes=[f"{diverged} runs diverged."] if diverged else [],
+    )
+    write_atomic(prepared.directory.path / "report.html", page.encode())
+
+
+if __name__ == "__main__":
+    run_binary(prepare, execute, SweepConfig)

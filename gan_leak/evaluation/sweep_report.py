@@ -1,0 +1,38 @@
+"""The report of a sweep: the map of the leakage, a row of measures for every cell, and what each cell drew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gan_leak.evaluation.html import definitions_list, figure, half_width, notes_panel, page, section, settings_table
+from gan_leak.evaluation.reproduction_report import ROWS_STYLE, rows_table
+
+
+def render_sweep(
+    *,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    pictures: Mapping[str, bytes],
+    definitions: Mapping[str, str],
+    settings: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    notes: Sequence[str],
+) -> str:
+    """Writes a sweep as one self-contained HTML page.
+
+    rows: as in the results of a reproduction, one for each finished cell. pictures: PNG bytes by caption. settings: the
+    flags as given. definitions: what a metric means, by its name. notes: what the reader must know first.
+
+    Raises ValueError if a picture is not PNG.
+    """
+    gallery = "".join(figure(caption, png, half_width(caption, png)) for caption, png in pictures.items())
+    sections = (
+        notes_panel(notes),
+        section("Leakage", gallery),
+        section("Cells: means and 95% intervals over seeds", rows_table(rows)),
+        section("What the numbers mean", definitions_list(definitions)),
+        section("Settings", settings_table(settings)),
+        section("Environment", settings_table(environment)),
+    )
+    return page(title, sections, ROWS_STYLE)

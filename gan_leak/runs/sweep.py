@@ -1,0 +1,104 @@
+"""A grid of settings: which cells it has, which of them share a program, and the table that they make."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gan_leak.config import AttackConfig, to_json
+from gan_leak.evaluation.criteria import STATISTICS
+from gan_leak.runs.batch import LANE_FIELDS, BatchResult, take_lanes
+from gan_leak.runs.reproduction import attack_row
+from gan_leak.runs.workers import Job
+
+
+class Cell(NamedTuple):
+    """One point of the grid. swept: the fields that the grid varies, with their values here; lanes: one a seed."""
+
+    swept: dict[str, Any]
+    lanes: tuple[AttackConfig, ...]
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{field}={value}" for field, value in self.swept.items()) or "the only cell"
+
+
+def make_cells(config: AttackConfig, values: Mapping[str, Sequence[Any]], num_seeds: int) -> list[Cell]:
+    """All combinations of the values by field, the last field varying fastest, each with ``num_seeds`` lanes.
+
+    Fields of one value are set and not counted as varied. Raises ValueError for a field without values or with one
+    twice, and for fewer than one seed.
+    """
+    if num_seeds < 1:
+        raise ValueError(f"num_seeds={num_seeds}: expected at least 1")
+    for field, choices in values.items():
+        if not choices or len(set(choices)) < len(choices):
+            raise ValueError(f"{field}={','.join(map(str, choices))}: expected at least one value, and none twice")
+    varied = [field for field, choices in values.items() if len(choices) > 1]
+    cells = []
+    for combination in itertools.product(*values.values()):
+        settings = dict(zip(values, combination, strict=True))
+        own = dataclasses.replace(config, **settings)
+        lanes = tuple(dataclasses.replace(own, seed=config.seed + seed) for seed in range(num_seeds))
+        cells.append(Cell({field: settings[field] for field in varied}, lanes))
+    return cells
+
+
+def shape_of(config: AttackConfig) -> str:
+    """What configurations of one program have in common, as text."""
+    return json.dumps({name: value for name, value in to_json(config).items() if name not in LANE_FIELDS})
+
+
+def make_jobs(cells: Sequence[Cell], directory: pathlib.Path, most_lanes: int) -> list[tuple[Job, list[int]]]:
+    """Batches of at most ``most_lanes`` lanes, but at least a cell, and the indices of the cells in each.
+
+    Cells of one shape come one after another, so that whoever runs them compiles once.
+    """
+    by_shape: dict[str, list[int]] = {}
+    for index, cell in enumerate(cells):
+        by_shape.setdefault(shape_of(cell.lanes[0]), []).append(index)
+    jobs = []
+    for indices in by_shape.values():
+        together = max(1, most_lanes // len(cells[indices[0]].lanes))
+        for start in range(0, len(indices), together):
+            part = indices[start : start + together]
+            lanes = [lane for index in part for lane in cells[index].lanes]
+            text = json.dumps([to_json(lane) for lane in lanes], sort_keys=True)
+            path = directory / hashlib.sha256(text.encode()).hexdigest()[:16]
+            name = cells[part[0]].name + (f" and {len(part) - 1} more" if len(part) > 1 else "")
+            jobs.append((Job(lanes, path, name), part))
+    return jobs
+
+
+def rows_of(cells: Sequence[Cell], part: Sequence[int], batch: BatchResult) -> dict[int, dict[str, Any]]:
+    """What a batch measured, by index of the cell: its swept fields, and each measure's interval over the seeds."""
+    rows, first = {}, 0
+    for index in part:
+        last = first + len(cells[index].lanes)
+        row = attack_row(cells[index].name, "attack", take_lanes(batch, slice(first, last)))
+        diverged = sum(lane[-1]["diverged"] for lane in batch.records[first:last])
+        rows[index] = {**row, "cell": cells[index].swept, "diverged": diverged}
+        first = last
+    return rows
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each row: swept fields, rounds, seeds, how many diverged; mean, low and high of each measure."""
+    if not rows:
+        return ""
+    metrics = list(rows[0]["metrics"])
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    heads = [f"{metric}_{statistic}" for metric in metrics for statistic in STATISTICS]
+    writer.writerow([*rows[0]["cell"], "rounds", "seeds", "diverged", *heads])
+    for row in rows:
+        numbers = [row["metrics"][metric][statistic] for metric in metrics for statistic in STATISTICS]
+        writer.writerow([*row["cell"].values(), row["rounds"], row["seeds"], row["diverged"], *numbers])
+    return file.getvalue()
