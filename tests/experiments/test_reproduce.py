@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from html import escape
 
 import pytest
 
 import gan_leak
-from experiments import flags, paper, reproduce
+from experiments import flags, paper, reproduce, sections
 from experiments.reproduce import ReproduceConfig
+from gan_leak.evaluation.criteria import parse_criterion
 from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT, PAPER_VARIANT
 from gan_leak.evaluation.reproduction_results import check_results
 from gan_leak.runs import reproduction, workers
@@ -141,7 +143,8 @@ def test_every_setting_control_and_reference_is_a_row(whole):
     ]
     for number in ("10", "12"):
         controls = [(f"{number}, {name}", role) for name, role in CONTROLS]
-        assert rows(figures[number]) == [(f"{number}, nearest that works", "attack"), *controls, *REFERENCES]
+        plain = [("12, without the defence", "reference")] if number == "12" else []
+        assert rows(figures[number]) == [(f"{number}, nearest that works", "attack"), *controls, *plain, *REFERENCES]
     for entry in figures.values():
         assert entry["error"] is None
         for row in entry["rows"]:
@@ -185,6 +188,7 @@ def test_a_verdict_is_of_its_own_row(whole):
             for name, value in cited.items():
                 *other, metric, statistic = name.split(".")
                 row = {"": verdict["row"], "passive": verdict["controls"][0], "unowned": verdict["controls"][-1]}
+                row["undefended"] = "12, without the defence"
                 assert value == pytest.approx(metrics[row["".join(other)]][metric][statistic], abs=0.01)
 
 
@@ -207,10 +211,33 @@ def test_the_curve_splits_at_an_accuracy(whole):
     assert any(name.startswith("passive") and role == "control" for name, role in rows(figures["accuracy"]))
 
 
+def test_each_variant_of_the_curve_is_held_against_its_own_evaluations(run_of_whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "run_batch", run_of_whole)
+    _, figures = call(tmp_path / "run", "accuracy", scale="paper")
+    entry = figures["accuracy"]
+    names = [(verdict["row"], verdict["controls"]) for verdict in entry["verdicts"]]
+    assert names == [
+        (f"accuracy, {variant}, accuracy from 80%", [f"accuracy, {variant}, accuracy below 80%"])
+        for variant in ("the paper's", "nearest that works")
+    ]
+
+
+def test_a_row_with_a_diverged_seed_is_not_reproduced():
+    """However well the others did: what is left would be a choice."""
+    metrics = {"leakage_score": reproduction.interval([0.9, 0.8, None])}
+    row = {"name": "row", "role": "attack", "metrics": metrics, "seeds": 3, "diverged": 1}
+    claim = paper.Claim("It works.", *[parse_criterion("leakage_score.mean >= 0.3")] * 2, "", "")
+    verdict = sections._verdict("1", NEAREST_VARIANT, claim, row, {})
+    assert verdict["verdict"] == "not reproduced"
+    assert "no seed diverged, of 3 did 1: no" in verdict["because"]
+    whole = {**row, "diverged": 0}
+    assert sections._verdict("1", NEAREST_VARIANT, claim, whole, {})["verdict"] == "reproduced"
+
+
 def test_settings_that_figures_share_are_run_once(whole):
-    """Figure 10 and the curve are runs of figure 6, whose three settings have two controls; figure 12 has three."""
+    """Figure 10 and the curve are runs of figure 6, whose three settings have two controls; figure 12 has four."""
     _, first, made = whole
-    assert len(set(made)) == len(made) == first == 5 + 3
+    assert len(set(made)) == len(made) == first == 5 + 4
 
 
 def test_the_report_is_one_file_with_verdicts_first_and_all_rows(whole):
@@ -235,6 +262,32 @@ def test_a_second_call_makes_nothing_anew(whole, tmp_path, monkeypatch):
     assert list(figures) == ["6", "10", "12", "accuracy"]
     assert files(workdir / "figures") | files(workdir / "batches") == before
     assert {path: path.stat().st_mtime_ns for path in before} == times
+
+
+def test_another_criterion_gives_another_verdict_from_the_same_runs(whole, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    shutil.copytree(flags.PRESETS, tmp_path / "presets")
+    preset = tmp_path / "presets" / "figure10.flags"
+    preset.write_text(re.sub("# Reproduced if: .*", "# Reproduced if: leakage_score.mean >= 0", preset.read_text()))
+    monkeypatch.setattr(flags, "PRESETS", tmp_path / "presets")
+    monkeypatch.setattr(workers, "run_batch", lambda *_: pytest.fail("a finished batch was run again"))
+    before = {path: path.stat().st_mtime_ns for path in (workdir / "figures" / "6").iterdir()}
+    assert read(workdir)[1]["10"]["verdicts"][0]["verdict"] != "reproduced"
+    _, figures = call(workdir, "6,10", resume=True)
+    assert figures["10"]["verdicts"][0]["verdict"] == "reproduced"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_time_and_the_commands_of_all_calls_are_told(whole, monkeypatch, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    before = read(workdir)[0]
+    assert before["seconds"] > 0
+    monkeypatch.setattr(sys, "argv", ["reproduce", "--second"])
+    after, _ = call(workdir, "10", resume=True)
+    assert after["seconds"] > before["seconds"]
+    assert after["command"] == before["command"] + "; python -m experiments.reproduce --second"
 
 
 def test_a_directory_is_not_taken_up_by_accident(whole):
@@ -277,19 +330,24 @@ def test_at_the_paper_s_scale_its_own_setting_stands_beside_the_nearest(run_of_w
         *((f"10, {name}", role) for name, role in CONTROLS),
         *REFERENCES,
     ]
-    assert [row["differences"] for row in entry["rows"][:2]] == [{}, {"learning_rate": [0.001, 0.2]}]
+    left_open = {"rounds", "generator_steps", "generator_batch_size", "generator_width", "fakes_per_round"}
+    for row, departures in zip(entry["rows"][:3], ({}, *[{"learning_rate": [0.001, 0.2]}] * 2), strict=True):
+        found = {name: values for name, values in row["differences"].items() if name not in left_open}
+        assert found == departures
+        assert {name: row["differences"][name][0] for name in left_open} == dict.fromkeys(left_open)
 
 
 def test_a_cut_for_want_of_time_is_shown_as_a_difference(tmp_path):
     """A cut to more than there is, as that of the samples here, changes nothing."""
     _, figures = call(tmp_path / "run", "10", most_rounds=1, most_samples=400)
     attack, *others = figures["10"]["rows"]
-    assert attack["differences"] == {"rounds": [None, 1], "learning_rate": [0.001, 0.2]}
+    assert attack["differences"]["rounds"] == [None, 1]
+    assert "samples_per_participant" not in attack["differences"]
     assert [row["rounds"] for row in (attack, *others[:2])] == [1, 1, 1]
 
 
 def test_methods_are_compared_on_all_ten_digits(tmp_path):
-    _, figures = call(tmp_path / "run", "5", num_seeds=1)
+    _, figures = call(tmp_path / "run", "5")
     entry = figures["5"]
     assert rows(entry) == [
         ("model inversion, multilayer perceptron", "attack"),
@@ -318,12 +376,13 @@ def test_without_cifar_10_all_other_figures_are_made_and_with_it_the_missing_one
 ):
     workdir = tmp_path / "run"
     monkeypatch.setattr(workers, "run_batch", run_of_whole)
-    _, figures = call(workdir, "all")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
+    _, figures = call(workdir, "all", cifar10="tfds:cifar10")
     assert list(figures) == ["3", "10"]
-    assert "nowhere.npz" in figures["3"]["error"]
+    assert "cifar10" in figures["3"]["error"]
     assert not figures["3"].get("rows")
     assert figures["10"]["error"] is None
-    assert "nowhere.npz" in (workdir / "report.html").read_text()
+    assert escape(figures["3"]["error"]) in (workdir / "report.html").read_text()
     brought = flags.PRESETS / "stripes.npz"
     finished = (workdir / "figures" / "10" / "section.json").stat().st_mtime_ns
     _, figures = call(workdir, "all", resume=True, cifar10=f"npz:{brought}")
@@ -331,6 +390,11 @@ def test_without_cifar_10_all_other_figures_are_made_and_with_it_the_missing_one
     assert rows(figures["3"])[0] == ("3, nearest that works", "attack")
     assert str(brought) in figures["3"]["setup"]
     assert (workdir / "figures" / "10" / "section.json").stat().st_mtime_ns == finished
+
+
+def test_a_cifar_10_that_was_named_has_to_be_there(tmp_path, two_figures):
+    assert "nowhere.npz" in refused(tmp_path / "run", "all")
+    assert not (tmp_path / "run").exists()
 
 
 def test_asked_for_by_name_the_missing_cifar_10_is_an_error(tmp_path):
@@ -359,6 +423,18 @@ def test_results_of_another_version_are_refused_and_kept(whole, tmp_path, change
     assert files(workdir) == before
 
 
+def test_unfinished_results_of_another_version_are_refused(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    (workdir / "results.json").unlink()
+    environment = json.loads((workdir / "config.json").read_text())
+    environment["versions"]["gan_leak"] = "0.0.9"
+    (workdir / "config.json").write_text(json.dumps(environment))
+    assert "0.0.9" in refused(workdir, "6", resume=True)
+    # The directory is free again.
+    assert "0.0.9" in refused(workdir, "6", resume=True)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{"])
 def test_results_that_cannot_be_read_are_refused_and_kept(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
@@ -372,6 +448,7 @@ def test_results_that_cannot_be_read_are_refused_and_kept(tmp_path, content):
         ({"figures": "6,99"}, "figures=99"),
         ({"figures": ""}, "figures="),
         ({"num_seeds": -1}, "num_seeds=-1"),
+        ({"num_seeds": 1}, "num_seeds=1"),
         ({"most_rounds": -1}, "most_rounds=-1"),
         ({"most_samples": -1}, "most_samples=-1"),
         ({"workers": -1}, "workers=-1"),

@@ -283,11 +283,11 @@ def uninterrupted(config, instruments, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch, "_MOST_ROUNDS_PER_CALL", 2)
         yield configs, run_batch(configs, tmp_path_factory.mktemp("whole"), instruments, shown)
-    assert shown.rounds == [2, 4, 6, 8]
-    assert [bool(text) for _, text in shown] == [False, True, False, True]
+    assert shown.rounds == [0, 2, 4, 6, 8]
+    assert [bool(text) for _, text in shown] == [False, False, True, False, True]
 
 
-@pytest.mark.parametrize(("stop_after", "continued"), [(2, [2, 4, 6, 8]), (4, [6, 8]), (6, [6, 8]), (8, [])])
+@pytest.mark.parametrize(("stop_after", "continued"), [(2, [0, 2, 4, 6, 8]), (4, [4, 6, 8]), (6, [4, 6, 8]), (8, [8])])
 def test_an_interrupted_batch_continues_to_the_same_result(uninterrupted, instruments, tmp_path, stop_after, continued):
     """From the last evaluation, not from the beginning, and to the same bits."""
     configs, expected = uninterrupted
@@ -317,7 +317,21 @@ def test_an_interruption_while_saving_costs_one_evaluation_at_most(uninterrupted
     assert "8" in (tmp_path / "batch" / "records.json").read_text()
     again = Shown()
     assert fields(run_batch(configs, tmp_path / "batch", instruments, again)) == fields(expected)
-    assert again.rounds == [6, 8]
+    assert again.rounds == [4, 6, 8]
+
+
+@pytest.mark.parametrize(("stop_after", "continued"), [(2, [2, 4, 6, 8]), (6, [6, 8])])
+def test_long_evaluation_intervals_lose_no_more_than_a_minute(
+    uninterrupted, instruments, tmp_path, monkeypatch, stop_after, continued
+):
+    """Here no time at all: what is kept between evaluations continues to the same result."""
+    configs, expected = uninterrupted
+    monkeypatch.setattr(batch, "_MOST_SECONDS_TO_LOSE", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(configs, tmp_path / "batch", instruments, Shown(stop_after))
+    again = Shown()
+    assert fields(run_batch(configs, tmp_path / "batch", instruments, again)) == fields(expected)
+    assert again.rounds == continued
 
 
 def test_a_finished_batch_is_read_back(config, instruments, tmp_path):
