@@ -203,6 +203,7 @@ def _verdict(
         reasons.append(f"no seed diverged, of {row['seeds']} did {diverged}: no")
     return {
         "name": label,
+        "claim": claim.claim,
         "variant": variant,
         "verdict": str(verdict),
         "reproduced_if": claim.reproduced_if.text,

@@ -166,6 +166,7 @@ def test_every_claim_gets_a_verdict_with_its_criteria_and_numbers(whole):
             claim = paper.read_claim(preset)
             assert verdict["reproduced_if"] == claim.reproduced_if.text
             assert verdict["partly_if"] == claim.partly_if.text
+            assert verdict["claim"] == claim.claim
             assert claim.claim in entry["claim"]
             assert all(line.endswith((": yes", ": no")) for line in verdict["because"])
             assert verdict["row"] in [row["name"] for row in entry["rows"] if row["role"] == "attack"]
