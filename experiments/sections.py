@@ -325,7 +325,7 @@ def _methods(
     quick = study.scale == "quick"
     configs = next(iter(lanes.values()))
     # A single picture of a class has no diversity to measure.
-    models = max(2, study.num_seeds)
+    models = 2 if quick else max(2, study.num_seeds)
     for kind in ("mlp", "cnn"):
         study.show(f"  model inversion of {models} networks of kind {kind}")
         inversions[kind], metrics = inversion_metrics(
@@ -335,6 +335,7 @@ def _methods(
             study.instrument_source,
             samples=5000 if quick else 0,
             epochs=6 if quick else 8,
+            steps=2000 if quick else 5000,
         )
         title = {"mlp": "model inversion, multilayer perceptron", "cnn": "model inversion, convolutional network"}
         row = {"name": title[kind], "role": "attack", "seeds": 10, "metrics": metrics}

@@ -83,13 +83,20 @@ class Experiment(NamedTuple):
     hyperparameters: RoundHyperParameters
 
 
+@functools.lru_cache(maxsize=2)
+def _load_bundled(name: str, *, image_size: int) -> Dataset:
+    return load(name, image_size=image_size)
+
+
 def prepare_data(config: AttackConfig) -> AttackData:
     """Loads the data set and deals it out.
 
     Raises ValueError for anything about the data that does not fit the configuration.
     """
     validate(config)
-    dataset = load(config.dataset, image_size=config.image_size)
+    # Files may change from one call to the next, what comes with a package does not.
+    read = load if ":" in config.dataset else _load_bundled
+    dataset = read(config.dataset, image_size=config.image_size)
     num_classes = len(dataset.class_names)
     if config.target_class >= num_classes:
         raise ValueError(f"target_class={config.target_class}: expected 0 to {num_classes - 1} for {config.dataset}")
