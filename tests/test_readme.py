@@ -4,6 +4,7 @@ import pathlib
 import re
 
 from experiments.reproduce import ReproduceConfig
+from experiments.sweep import SweepConfig
 from gan_leak.config import AttackConfig
 
 README = pathlib.Path("README.md").read_text()
@@ -19,7 +20,11 @@ def test_the_library_example_runs(capsys):
 
 
 def test_every_flag_and_preset_that_it_names_exists():
-    flags = {*AttackConfig.__dataclass_fields__, *ReproduceConfig.__dataclass_fields__}
+    flags = {
+        *AttackConfig.__dataclass_fields__,
+        *ReproduceConfig.__dataclass_fields__,
+        *SweepConfig.__dataclass_fields__,
+    }
     assert set(re.findall(r"`?--([a-z0-9_]+)", README)) <= flags | {"workdir", "resume", "preset", "help"}
     for preset in re.findall(r"--preset=([a-z0-9_]+)", README):
         assert pathlib.Path(f"experiments/presets/{preset}.flags").exists()
