@@ -26,7 +26,7 @@ from gan_leak.runs.batch import check_batch
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
-from gan_leak.runs.workers import default_workers, keep_compiled_programs, running
+from gan_leak.runs.workers import default_workers, keep_compiled_programs, running, tell
 
 _SEEDS = 3
 _CALLS_NAME = "calls.json"
@@ -43,16 +43,14 @@ class ReproduceConfig:
     scale: str = dataclasses.field(
         default="quick",
         metadata={
-            "help": "'quick': shortened runs of the nearest settings that work, within 40 minutes on two CPU cores; "
+            "help": "'quick': shortened runs of the nearest settings that work, in about 40 minutes on two CPU cores; "
             "'paper': the paper's own hyper-parameters beside them, at full length.",
             "choices": SCALES,
         },
     )
     paper_hyperparameters: bool = dataclasses.field(
         default=True,
-        metadata={
-            "help": "At the paper's scale, run its own hyper-parameters too; without them it takes a third of the time."
-        },
+        metadata={"help": "At the paper's scale, run its own hyper-parameters too, which take longest."},
     )
     num_seeds: int = dataclasses.field(default=0, metadata={"help": "Seeds of each setting; 0 = 3."})
     most_samples: int = dataclasses.field(
@@ -94,9 +92,6 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
     seeds = config.num_seeds or _SEEDS
 
-    def show(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     cuts = {"samples_per_participant": config.most_samples, "rounds": config.most_rounds}
     study = Study(
         config.scale,
@@ -105,8 +100,8 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
         cuts,
         config.cifar10,
         workdir,
-        make_instrument_source(show),
-        show,
+        make_instrument_source(tell),
+        tell,
     )
     unavailable = {}
     for figure in figures:
@@ -131,7 +126,7 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
         close_run(directory)
         raise ValueError(f"workdir={workdir}: {other[0]}; choose another --workdir")
     for change in directory.differences:
-        show(f"not the machine or versions this reproduction began with: {change}")
+        tell(f"not the machine or versions this reproduction began with: {change}")
     return Prepared(figures, study, directory, unavailable, config.workers, calls, began)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +19,17 @@ from experiments.paper import (
     rows_named_by,
     variants_of,
 )
-from gan_leak.config import AttackConfig, to_json
+from gan_leak.config import AttackConfig
 from gan_leak.evaluation.criteria import Verdict, decide, explain, measurements
 from gan_leak.evaluation.figures import reconstructions_figure
-from gan_leak.evaluation.galleries import interval_figure, leakage_against_accuracy_figure, picture_table
+from gan_leak.evaluation.galleries import (
+    GOOD_FROM_ACCURACY,
+    interval_figure,
+    leakage_against_accuracy_figure,
+    picture_table,
+)
 from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT, PAPER_VARIANT
-from gan_leak.runs.batch import BatchResult, read_result
+from gan_leak.runs.batch import BatchResult, batch_directory, read_result
 from gan_leak.runs.inversion import Inversions
 from gan_leak.runs.measurement import InstrumentSource
 from gan_leak.runs.reproduction import (
@@ -42,7 +46,6 @@ from gan_leak.runs.workers import Job
 
 _BESIDE = {"passive": "passive adversary", "unowned": "class nobody owns", "undefended": "without the defence"}
 _SHORT_NAMES = {PAPER_VARIANT: "the paper's", NEAREST_VARIANT: "nearest that works"}
-_GOOD_FROM_ACCURACY = 0.8
 _LEAST_SCORE_OF_REAL_IMAGES = 0.5
 _ROWS_OF_PICTURES = 5
 _PICTURES_IN_A_ROW = 10
@@ -126,23 +129,19 @@ def _all_classes(config: AttackConfig) -> list[AttackConfig]:
     return [dataclasses.replace(config, target_class=target) for target in range(10)]
 
 
-def batch_directory(study: Study, configs: Sequence[AttackConfig]) -> pathlib.Path:
-    """Where a batch is kept: named by all that decides its result, so that figures share what they have in common."""
-    text = json.dumps([to_json(config) for config in configs], sort_keys=True)
-    return study.directory / "batches" / hashlib.sha256(text.encode()).hexdigest()[:16]
+def _directory(study: Study, configs: Sequence[AttackConfig]) -> pathlib.Path:
+    return batch_directory(study.directory / "batches", configs)
 
 
 def jobs_of(study: Study, figure: Figure) -> list[Job]:
     """The batches of a figure as jobs."""
     lanes = batches_of(study, figure)
-    return [Job(configs, batch_directory(study, configs), ", ".join(key)) for key, configs in lanes.items()]
+    return [Job(configs, _directory(study, configs), ", ".join(key)) for key, configs in lanes.items()]
 
 
 def basis_of(study: Study, figure: Figure) -> str:
     """All that decides a section, as text: which batches, and which claims they are held against."""
-    batches = {
-        ", ".join(key): batch_directory(study, configs).name for key, configs in batches_of(study, figure).items()
-    }
+    batches = {", ".join(key): _directory(study, configs).name for key, configs in batches_of(study, figure).items()}
     claims = {
         label: [claim.claim, claim.reproduced_if.text, claim.partly_if.text]
         for label, claim in ((label, read_claim(preset)) for label, preset in figure.settings.items())
@@ -155,8 +154,8 @@ def make_section(study: Study, figure: Figure, wait: Callable[[pathlib.Path], No
     lanes = batches_of(study, figure)
     batches = {}
     for key, configs in lanes.items():
-        wait(batch_directory(study, configs))
-        batches[key] = read_result(batch_directory(study, configs))
+        wait(_directory(study, configs))
+        batches[key] = read_result(_directory(study, configs))
     make = {"methods": _methods, "curve": _curve, "film strip": _settings, "settings": _settings}[figure.layout]
     rows, judged, pictures, notes = make(study, figure, lanes, batches)
     claims = {label: read_claim(preset) for label, preset in figure.settings.items()}
@@ -302,7 +301,7 @@ def _pictures_by_seed(batches: Mapping[tuple[str, str], BatchResult]) -> dict[st
 
 def _film_strips(batches: Mapping[tuple[str, str], BatchResult]) -> dict[str, bytes]:
     """The same latents over the rounds, passive above active, seed by seed."""
-    # The paper's own variant has other rounds, and a row of its own below.
+    # The paper's own variant has other rounds; its last pictures stand below.
     shown = {key: batch for key, batch in batches.items() if key[1] in ("passive", NEAREST_VARIANT)}
     first = next(iter(shown.values()))
     rows = {}
@@ -383,7 +382,7 @@ def _curve(
     for (label, variant), batch in batches.items():
         if variant in _BESIDE:
             continue
-        split = accuracy_rows(batch, _GOOD_FROM_ACCURACY)
+        split = accuracy_rows(batch, GOOD_FROM_ACCURACY)
         name = _name(label, variant)
         above = {"name": f"{name}, accuracy from 80%", "role": "attack", "metrics": split["at or above"]}
         below = {"name": f"{name}, accuracy below 80%", "role": "control", "metrics": split["below"]}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import sys
 import time
 import typing
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_ato
 from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
 from gan_leak.runs.sweep import Cell, as_csv, make_cells, make_jobs, rows_of
-from gan_leak.runs.workers import default_workers, keep_compiled_programs, running
+from gan_leak.runs.workers import default_workers, keep_compiled_programs, running, tell
 
 _CHOICES = frozenset(
     {"partition", "attack", "defense", "schedule", "aggregation", "upload_criterion", "generator_optimizer"}
@@ -120,9 +119,6 @@ def execute(prepared: PreparedSweep) -> int:
     """Runs the cells that are not there yet, and writes the tables anew after each batch of them."""
     config, cells, directory = prepared
 
-    def show(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     try:
         keep_compiled_programs()
         accelerator = jax.default_backend() != "cpu"
@@ -131,15 +127,15 @@ def execute(prepared: PreparedSweep) -> int:
         workers = config.workers or default_workers()
         rows: dict[int, dict[str, Any]] = {}
         began = time.monotonic()
-        with running([job for job, _ in jobs], workers, make_instrument_source(show), show) as wait:
+        with running([job for job, _ in jobs], workers, make_instrument_source(tell), tell) as wait:
             for job, part in jobs:
                 wait(job.directory)
                 rows |= rows_of(cells, part, read_result(job.directory))
                 left = (time.monotonic() - began) / len(rows) * (len(cells) - len(rows))
-                show(f"{len(rows)} of {len(cells)} cells, {left:.0f} s left")
+                tell(f"{len(rows)} of {len(cells)} cells, {left:.0f} s left")
                 _write_tables(directory.path, [rows[index] for index in sorted(rows)])
         _write_report(prepared, [rows[index] for index in sorted(rows)])
-        show(f"written: {directory.path / 'report.html'}, {directory.path / 'results.csv'}")
+        tell(f"written: {directory.path / 'report.html'}, {directory.path / 'results.csv'}")
     finally:
         close_run(directory)
     return 0

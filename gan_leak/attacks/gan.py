@@ -46,6 +46,25 @@ class GanAttackInfo(NamedTuple):
 _OPTIMIZERS = {"sgd": optax.identity, "adam": lambda: optax.scale_by_adam(b1=0.5)}
 
 
+def _check_choices(generator_optimizer: str, *, fakes_per_round: int, **counts: int) -> None:
+    if generator_optimizer not in _OPTIMIZERS:
+        raise ValueError(
+            f"generator_optimizer={generator_optimizer!r}: allowed are {', '.join(map(repr, _OPTIMIZERS))}"
+        )
+    if fakes_per_round < 0:
+        raise ValueError(f"fakes_per_round={fakes_per_round}: expected at least 0")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count}: expected at least 1")
+
+
+def _average(state: GanAttackState, params: PyTree, share: Array | float) -> PyTree:
+    """The average of the generators with one more, of which the earlier keep ``share``."""
+    # The untrained generator has no part in it.
+    kept = jnp.where(state.steps == 0, 0.0, share)
+    return jax.tree.map(lambda old, new: new + kept * (old - new), state.averaged_generator, params)
+
+
 def gan_attack(
     classifier: Model,
     generator: Model,
@@ -68,18 +87,13 @@ def gan_attack(
 
     Raises ValueError for an unknown optimiser and for counts that are too small.
     """
-    if generator_optimizer not in _OPTIMIZERS:
-        raise ValueError(
-            f"generator_optimizer={generator_optimizer!r}: allowed are {', '.join(map(repr, _OPTIMIZERS))}"
-        )
-    for name, count, least in (
-        ("generator_steps", generator_steps, 1),
-        ("generator_batch_size", generator_batch_size, 1),
-        ("fakes_per_round", fakes_per_round, 0),
-        ("fake_memory_rounds", fake_memory_rounds, 1),
-    ):
-        if count < least:
-            raise ValueError(f"{name}={count}: expected at least {least}")
+    _check_choices(
+        generator_optimizer,
+        generator_steps=generator_steps,
+        generator_batch_size=generator_batch_size,
+        fakes_per_round=fakes_per_round,
+        fake_memory_rounds=fake_memory_rounds,
+    )
     optimizer = _OPTIMIZERS[generator_optimizer]()
 
     def init(key: Array) -> GanAttackState:
@@ -126,9 +140,7 @@ def gan_attack(
             jnp.full(fakes_mask.size, hyperparameters.fake_class, jnp.int32),
             fakes_mask.reshape(-1),
         )
-        # The untrained generator has no part in the average.
-        kept = jnp.where(state.steps == 0, 0.0, hyperparameters.generator_averaging)
-        averaged = jax.tree.map(lambda old, new: new + kept * (old - new), state.averaged_generator, params)
+        averaged = _average(state, params, hyperparameters.generator_averaging)
         new_state = GanAttackState(params, averaged, optimizer_state, fakes, fakes_mask, state.steps + 1)
         return new_state, contribution, GanAttackInfo(total / generator_steps, jnp.exp(-last))
 

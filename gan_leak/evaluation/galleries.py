@@ -37,7 +37,7 @@ from gan_leak.evaluation.reproduction_results import ROLES
 
 # "We noticed that G starts producing good results as soon as the accuracy of the model reaches 80%" (Hitaj et al. 2017,
 # section 9.3).
-_GOOD_FROM_ACCURACY = 0.8
+GOOD_FROM_ACCURACY = 0.8
 
 _SERIES_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _ROLE_COLOURS = dict(zip(ROLES, (VERMILION, BLUE, "#6B6B6B"), strict=True))
@@ -110,7 +110,7 @@ def leakage_against_accuracy_figure(
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.03, 1.03)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.axvline(_GOOD_FROM_ACCURACY, color="#666666", linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
+    axes.axvline(GOOD_FROM_ACCURACY, color="#666666", linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
     note: dict[str, Any] = {
         "ha": "right",
         "va": "top",
@@ -119,7 +119,7 @@ def leakage_against_accuracy_figure(
         "backgroundcolor": "w",
         "zorder": 1.6,
     }
-    axes.text(_GOOD_FROM_ACCURACY - 0.012, 1.0, "the paper: good from 80%", **note)
+    axes.text(GOOD_FROM_ACCURACY - 0.012, 1.0, "the paper: good from 80%", **note)
     drawn = [
         _draw_setting(axes, *setting, place) for place, setting in enumerate(zip(names, series.values(), strict=True))
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 import time
@@ -131,6 +132,12 @@ def read_result(directory: pathlib.Path) -> BatchResult:
     with np.load(directory / PICTURES_NAME) as pictures:
         arrays = {name: pictures[name].astype(np.float32) for name in ("pictures", "private")}
     return BatchResult(**fields, **arrays)
+
+
+def batch_directory(root: pathlib.Path, configs: Sequence[AttackConfig]) -> pathlib.Path:
+    """Where a batch is kept below ``root``: named by all that decides its result, so that equal ones share it."""
+    text = json.dumps([to_json(config) for config in configs], sort_keys=True)
+    return root / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def take_lanes(result: BatchResult, lanes: slice) -> BatchResult:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
 import itertools
 import json
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gan_leak.config import AttackConfig, to_json
 from gan_leak.evaluation.criteria import STATISTICS
-from gan_leak.runs.batch import LANE_FIELDS, BatchResult, take_lanes
+from gan_leak.runs.batch import LANE_FIELDS, BatchResult, batch_directory, take_lanes
 from gan_leak.runs.reproduction import attack_row
 from gan_leak.runs.workers import Job
 
@@ -70,10 +69,8 @@ def make_jobs(cells: Sequence[Cell], directory: pathlib.Path, most_lanes: int) -
         for start in range(0, len(indices), together):
             part = indices[start : start + together]
             lanes = [lane for index in part for lane in cells[index].lanes]
-            text = json.dumps([to_json(lane) for lane in lanes], sort_keys=True)
-            path = directory / hashlib.sha256(text.encode()).hexdigest()[:16]
             name = cells[part[0]].name + (f" and {len(part) - 1} more" if len(part) > 1 else "")
-            jobs.append((Job(lanes, path, name), part))
+            jobs.append((Job(lanes, batch_directory(directory, lanes), name), part))
     return jobs
 
 
@@ -83,8 +80,7 @@ def rows_of(cells: Sequence[Cell], part: Sequence[int], batch: BatchResult) -> d
     for index in part:
         last = first + len(cells[index].lanes)
         row = attack_row(cells[index].name, "attack", take_lanes(batch, slice(first, last)))
-        diverged = sum(lane[-1]["diverged"] for lane in batch.records[first:last])
-        rows[index] = {**row, "cell": cells[index].swept, "diverged": diverged}
+        rows[index] = {**row, "cell": cells[index].swept}
         first = last
     return rows
 

@@ -68,19 +68,34 @@ def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str],
     run_batch(job.configs, job.directory, instrument_source, progress)
 
 
+def tell(text: str) -> None:
+    """Writes a line of progress to standard error at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@functools.cache
+def _instruments_of_process() -> InstrumentSource:
+    return make_instrument_source(lambda text: None)
+
+
+def work_in_process(job: Job) -> None:
+    """Runs a job in a worker, which keeps its judges from one job to the next."""
+    run_job(job, _instruments_of_process(), tell)
+
+
 @contextlib.contextmanager
 def running(
     jobs: Sequence[Job],
     workers: int,
     instrument_source: InstrumentSource,
     show: Callable[[str], None],
-    work: Callable[[Job], None] | None = None,
+    work: Callable[[Job], None] = work_in_process,
 ) -> Iterator[Callable[[pathlib.Path], None]]:
     """Runs the jobs in order, ``workers`` at a time; yields ``wait(directory)``, which returns once that one is done.
 
     ``wait`` raises what its job raised. Leaving the context stops what still runs: each batch can be continued from
-    its last evaluation. With one worker nothing runs until it is waited for, in this process. ``work``: what a worker
-    does with a job, if not ``work_in_process``; a function of a module, since another process imports it.
+    where it was last kept. With one worker nothing runs until it is waited for, in this process. ``work``: what a
+    worker does with a job; a function of a module, since another process imports it.
     """
     waiting: dict[pathlib.Path, Job] = {}
     for job in jobs:
@@ -104,7 +119,7 @@ def running(
         shares.put(tuple(cores[worker::workers]) or tuple(cores))
     executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (shares, os.getpid()))
     try:
-        futures = {directory: executor.submit(work or work_in_process, job) for directory, job in waiting.items()}
+        futures = {directory: executor.submit(work, job) for directory, job in waiting.items()}
         yield lambda directory: futures[directory].result() if directory in futures else None
     finally:
         # First the workers, since a shutdown would wait for the batches that they are at.
@@ -128,17 +143,3 @@ def _end_without(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     os._exit(1)
-
-
-@functools.cache
-def _instruments_of_process() -> InstrumentSource:
-    return make_instrument_source(lambda text: None)
-
-
-def work_in_process(job: Job) -> None:
-    """Runs a job in a worker, which keeps its judges from one job to the next."""
-
-    def show(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    run_job(job, _instruments_of_process(), show)
