@@ -43,7 +43,7 @@ class ReproduceConfig:
     scale: str = dataclasses.field(
         default="quick",
         metadata={
-            "help": "'quick': shortened runs of the nearest settings that work, in less than 40 minutes on two CPU cores; "
+            "help": "'quick': shortened runs of the nearest settings that work, less than 40 minutes on two CPU cores; "
             "'paper': the paper's own hyper-parameters beside them, at full length.",
             "choices": SCALES,
         },
