@@ -19,7 +19,7 @@ DEFENSES = ("none", "sparse_vector", "dp_sgd")
 PARTITIONS = ("by_class", "iid", "dirichlet", "centralised")
 GENERATOR_OPTIMIZERS = ("sgd", "adam")
 IMAGE_SIZES = (32, 64)
-CONVOLUTIONS = ("matmul", "lax")
+CONVOLUTIONS = ("auto", "blocked", "matmul", "lax")
 PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
 SEED_MAPPINGS = ("auto", "vmap", "map")
 
@@ -33,9 +33,9 @@ class PerformanceOptions:
     """How fast, never what: no option changes a result beyond float tolerance."""
 
     convolution: str = _field(
-        "matmul",
-        "How convolutions run: 'matmul' (patches and one matrix product; fast in loops on a CPU) or 'lax' (the stock "
-        "convolution).",
+        "auto",
+        "How convolutions run: 'matmul' (patches and one matrix product), 'blocked' (the same, a few images at a "
+        "time), 'lax' (the stock convolution) or 'auto' (blocked on a CPU with a core for each device, else matmul).",
     )
     participant_mapping: str = _field(
         "auto",
@@ -44,6 +44,11 @@ class PerformanceOptions:
     )
     seed_mapping: str = _field(
         "auto", "How the seeds of one setting share a program: 'vmap', 'map' or 'auto' (map on a CPU, vmap elsewhere)."
+    )
+    cpu_devices: int = _field(
+        0,
+        "Devices that a CPU counts as, which share the participants of a synchronous round; 0 = one for each core in a "
+        "synchronous schedule without an attack, else one.",
     )
     rounds_per_chunk: int = _field(1, "Most rounds that run in one compiled call before the host looks at the results.")
 
@@ -281,8 +286,9 @@ def validate(config: AttackConfig) -> None:
         raise ValueError(
             f"performance.seed_mapping={config.performance.seed_mapping!r}: expected one of {SEED_MAPPINGS}"
         )
-    if config.performance.rounds_per_chunk < 1:
-        raise ValueError(f"performance.rounds_per_chunk={config.performance.rounds_per_chunk}: expected at least 1")
+    for name, least in {"cpu_devices": 0, "rounds_per_chunk": 1}.items():
+        if getattr(config.performance, name) < least:
+            raise ValueError(f"performance.{name}={getattr(config.performance, name)}: expected at least {least}")
 
 
 def _check_defense(config: AttackConfig) -> None:

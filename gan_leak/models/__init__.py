@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 
-def classifier_for(image_size: int, num_outputs: int, channels: int, *, implementation: str = "matmul") -> Model:
+def classifier_for(image_size: int, num_outputs: int, channels: int, *, implementation: str = "auto") -> Model:
     """The paper's classifier for 32 (MNIST) or 64 (AT&T) pixels. Raises ValueError for another size."""
     if image_size == 32:
         return mnist_classifier(num_outputs, channels=channels, implementation=implementation)

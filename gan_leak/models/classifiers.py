@@ -25,7 +25,7 @@ class PooledConvolutionClassifier(nn.Module):
     blocks: Sequence[tuple[int, int]]
     hidden: int
     num_outputs: int
-    implementation: str = "matmul"
+    implementation: str = "auto"
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -67,14 +67,14 @@ def as_model(module: nn.Module, example_shape: tuple[int, ...]) -> Model:
     return Model(init, apply)
 
 
-def mnist_classifier(num_outputs: int = 11, *, channels: int = 1, implementation: str = "matmul") -> Model:
+def mnist_classifier(num_outputs: int = 11, *, channels: int = 1, implementation: str = "auto") -> Model:
     """The MNIST classifier (Figure 15): 32x32 images, 105,707 parameters with 11 outputs and one channel."""
     module = PooledConvolutionClassifier(((32, 3), (64, 2)), 200, num_outputs, implementation)
     return as_model(module, (32, 32, channels))
 
 
 def faces_classifier(
-    num_outputs: int = 41, *, channels: int = 1, hidden: int = 400, implementation: str = "matmul"
+    num_outputs: int = 41, *, channels: int = 1, hidden: int = 400, implementation: str = "auto"
 ) -> Model:
     """The AT&T classifier (Figure 17): 64x64 images, 478,665 parameters with 41 outputs and one channel.
 

@@ -28,7 +28,7 @@ class DCGANGenerator(nn.Module):
     image_size: int
     channels: int
     width: int = 64
-    implementation: str = "matmul"
+    implementation: str = "auto"
 
     @nn.compact
     def __call__(self, latents: Array) -> Array:
@@ -47,9 +47,7 @@ class DCGANGenerator(nn.Module):
         return nn.relu(normalise(hidden))
 
 
-def dcgan_generator(
-    image_size: int = 32, channels: int = 1, *, width: int = 64, implementation: str = "matmul"
-) -> Model:
+def dcgan_generator(image_size: int = 32, channels: int = 1, *, width: int = 64, implementation: str = "auto") -> Model:
     """A DCGAN generator for 32 (1,066,880 parameters) or 64 (3,574,656) pixels and one channel.
 
     Raises ValueError for another image size.

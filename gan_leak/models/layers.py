@@ -1,9 +1,10 @@
 """Convolution layers that stay fast inside ``scan`` and under ``vmap`` on every backend.
 
 XLA's CPU backend runs a stock convolution inside a loop an order of magnitude slower than outside, and turns a ``vmap``
-over kernels into a grouped convolution. Here a convolution is patches and one matrix product, and a transposed
-convolution is one matrix product and an overlap-add; both equal the stock operation to float tolerance, which stays
-available as ``implementation="lax"``.
+over kernels into a grouped convolution. Here a convolution is patches and one matrix product (``"matmul"``), and a
+transposed convolution is one matrix product and an overlap-add; ``"blocked"`` also takes a few images at a time through
+convolution and pooling, so that what lies between stays in a core's cache. All equal the stock operation (``"lax"``) to
+float tolerance.
 """
 
 from __future__ import annotations
@@ -15,10 +16,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gan_leak.machine import usable_cores
 from gan_leak.types import Array
 
-IMPLEMENTATIONS = ("matmul", "lax")
+IMPLEMENTATIONS = ("auto", "blocked", "matmul", "lax")
 _NHWC = ("NHWC", "HWIO", "NHWC")
+# Of patches and their products: half of a core's second-level cache on today's processors.
+_BLOCK_BYTES = 2**19
+
+
+def resolve_implementation(implementation: str) -> str:
+    """What ``auto`` stands for: ``blocked`` on a CPU with a core for each device, ``matmul`` elsewhere.
+
+    Several cores share the work on a whole batch, but not that on a block. Raises ValueError for an unknown name.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation={implementation!r}: allowed are {', '.join(map(repr, IMPLEMENTATIONS))}")
+    if implementation == "auto":
+        core_each = jax.default_backend() == "cpu" and len(usable_cores()) <= jax.local_device_count()
+        return "blocked" if core_each else "matmul"
+    return implementation
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -33,13 +50,20 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
 
 def convolve(images: Array, kernel: Array, *, implementation: str) -> Array:
     """Convolves images [B, H, W, C] with a kernel [K, K, C, O], stride 1, no padding -> [B, H-K+1, W-K+1, O]."""
+    implementation = resolve_implementation(implementation)
     if implementation == "lax":
         return jax.lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=_NHWC)
     size, _, channels, outputs = kernel.shape
     height, width = images.shape[1] - size + 1, images.shape[2] - size + 1
-    patches = jnp.concatenate(
-        [images[:, i : i + height, j : j + width, :] for i in range(size) for j in range(size)], axis=-1
-    )
+    if implementation == "blocked":
+        # First the rows, then the columns: on one core, two copies of few pieces cost less than one of many.
+        rows = jnp.concatenate([images[:, i : i + height] for i in range(size)], axis=-1)
+        patches = jnp.concatenate([rows[:, :, j : j + width] for j in range(size)], axis=-1)
+        kernel = kernel.transpose(1, 0, 2, 3)
+    else:
+        patches = jnp.concatenate(
+            [images[:, i : i + height, j : j + width, :] for i in range(size) for j in range(size)], axis=-1
+        )
     products = patches.reshape(-1, size * size * channels) @ kernel.reshape(-1, outputs)
     return products.reshape(-1, height, width, outputs)
 
@@ -51,29 +75,23 @@ def max_pool(images: Array, window: int) -> Array:
     The gradient goes to the first maximum of a window, as in Torch. JAX's own gradient shares it among equal maxima and
     takes several times as long on a CPU.
     """
-    return _max_and_position(images, window)[0]
+    return functools.reduce(jnp.maximum, _offsets(images, window))
 
 
-def _windows(images: Array, window: int) -> Array:
+def _offsets(images: Array, window: int) -> list[Array]:
+    """The entries of all windows at each place within them, window^2 times [B, H/window, W/window, C]."""
     batch, height, width, channels = images.shape
-    return images.reshape(batch, height // window, window, width // window, window, channels)
+    windows = images.reshape(batch, height // window, window, width // window, window, channels)
+    return [windows[:, :, offset // window, :, offset % window] for offset in range(window * window)]
 
 
 def _max_and_position(images: Array, window: int) -> tuple[Array, Array]:
-    windows = _windows(images, window)
-    best = windows[:, :, 0, :, 0]
-    position = jnp.zeros(best.shape, jnp.int8)
-    for offset in range(1, window * window):
-        candidate = windows[:, :, offset // window, :, offset % window]
-        # A comparison with NaN is false: without the second term, a diverged network would look finite.
-        better = (candidate > best) | jnp.isnan(candidate)
-        best = jnp.where(better, candidate, best)
-        position = jnp.where(better, jnp.int8(offset), position)
-    return best, position
-
-
-def _max_pool_forward(images: Array, window: int) -> tuple[Array, Array]:
-    best, position = _max_and_position(images, window)
+    # The maximum is known before its position is asked for: found together, both take three times as long.
+    best = jax.lax.optimization_barrier(max_pool(images, window))
+    entries = _offsets(jax.lax.stop_gradient(images), window)
+    position = jnp.full(best.shape, len(entries) - 1, jnp.int8)
+    for offset, entry in reversed(list(enumerate(entries[:-1]))):
+        position = jnp.where(entry == best, jnp.int8(offset), position)
     return best, position
 
 
@@ -84,7 +102,71 @@ def _max_pool_backward(window: int, position: Array, gradient: Array) -> tuple[A
     return (spread.reshape(batch, height * window, width * window, channels),)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+max_pool.defvjp(_max_and_position, _max_pool_backward)
+
+
+def pooled_convolve(images: Array, kernel: Array, pool: int, *, implementation: str) -> Array:
+    """``max_pool(convolve(images, kernel), pool)``: [B, H, W, C] with [K, K, C, O] -> [B, H', W', O].
+
+    H - K + 1 and W - K + 1 must be multiples of the pool.
+    """
+    if resolve_implementation(implementation) == "blocked":
+        return _pooled_in_blocks(images, kernel, pool)
+    return max_pool(convolve(images, kernel, implementation=implementation), pool)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _pooled_in_blocks(images: Array, kernel: Array, pool: int) -> Array:
+    blocks = _in_blocks(images, _block_size(images, kernel))
+    pooled = jax.lax.map(lambda block: max_pool(convolve(block, kernel, implementation="blocked"), pool), blocks)
+    return _joined(pooled, len(images))
+
+
+def _block_size(images: Array, kernel: Array) -> int:
+    """How many images fit the cache with their patches and products; a divisor of the batch if one comes near."""
+    batch, height, width, _ = images.shape
+    size, _, channels, outputs = kernel.shape
+    places = (height - size + 1) * (width - size + 1)
+    most = max(1, min(batch, _BLOCK_BYTES // (4 * places * (size * size * channels + outputs))))
+    divisors = [count for count in range(most, most // 2, -1) if batch % count == 0]
+    return divisors[0] if divisors else most
+
+
+def _in_blocks(values: Array, block: int) -> Array:
+    """[B, ...] -> [blocks, block, ...], filled up with zeros."""
+    missing = -len(values) % block
+    padded = jnp.pad(values, [(0, missing), *[(0, 0)] * (values.ndim - 1)]) if missing else values
+    return padded.reshape(-1, block, *values.shape[1:])
+
+
+def _joined(blocks: Array, count: int) -> Array:
+    return blocks.reshape(-1, *blocks.shape[2:])[:count]
+
+
+def _pooled_forward(images: Array, kernel: Array, pool: int) -> tuple[Array, tuple[Array, Array, Array]]:
+    def pooled(block: Array) -> tuple[Array, Array]:
+        return _max_and_position(convolve(block, kernel, implementation="blocked"), pool)
+
+    best, position = jax.lax.map(pooled, _in_blocks(images, _block_size(images, kernel)))
+    return _joined(best, len(images)), (images, kernel, position)
+
+
+def _pooled_backward(pool: int, residuals: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, Array]:
+    images, kernel, position = residuals
+
+    def backward(kernel_gradient: Array, block: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        images, position, gradient = block
+        _, of_convolution = jax.vjp(lambda *inputs: convolve(*inputs, implementation="blocked"), images, kernel)
+        images_gradient, more = of_convolution(*_max_pool_backward(pool, position, gradient))
+        return kernel_gradient + more, images_gradient
+
+    block = position.shape[1]
+    blocks = (_in_blocks(images, block), position, _in_blocks(gradient, block))
+    kernel_gradient, images_gradient = jax.lax.scan(backward, jnp.zeros_like(kernel), blocks)
+    return _joined(images_gradient, len(images)), kernel_gradient
+
+
+_pooled_in_blocks.defvjp(_pooled_forward, _pooled_backward)
 
 
 class PooledConvolution(nn.Module):
@@ -97,7 +179,7 @@ class PooledConvolution(nn.Module):
     features: int
     kernel_size: int
     pool: int
-    implementation: str = "matmul"
+    implementation: str = "auto"
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -107,8 +189,8 @@ class PooledConvolution(nn.Module):
         kernel = self.param("kernel", initializer, (size, size, channels, self.features))
         bias = self.param("bias", initializer, (self.features,))
         height, width = (((side - size + 1) // self.pool) * self.pool + size - 1 for side in images.shape[1:3])
-        convolved = convolve(images[:, :height, :width], kernel, implementation=self.implementation)
-        return jnp.tanh(max_pool(convolved, self.pool) + bias[None, None, None])
+        pooled = pooled_convolve(images[:, :height, :width], kernel, self.pool, implementation=self.implementation)
+        return jnp.tanh(pooled + bias[None, None, None])
 
 
 class TorchDense(nn.Module):
@@ -128,7 +210,7 @@ def upsample_convolve(images: Array, kernel: Array, *, implementation: str) -> A
 
     Input pixel i adds ``kernel[a]`` to output row 2i - 1 + a, and likewise for columns (Torch's kernel orientation).
     """
-    if implementation == "lax":
+    if resolve_implementation(implementation) == "lax":
         return jax.lax.conv_general_dilated(
             images, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=_NHWC
         )
@@ -191,7 +273,7 @@ class UpsampleConvolution(nn.Module):
     """Torch's SpatialFullConvolution 4x4, stride 2, padding 1, without bias, weights N(0, 0.02)."""
 
     features: int
-    implementation: str = "matmul"
+    implementation: str = "auto"
 
     @nn.compact
     def __call__(self, images: Array) -> Array:

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_leak.models import layers
 from gan_leak.models.layers import (
     IMPLEMENTATIONS,
     PooledConvolution,
     UpsampleConvolution,
     convolve,
     max_pool,
+    pooled_convolve,
+    resolve_implementation,
     upsample_convolve,
 )
 from reference import layers as twin
@@ -95,6 +98,62 @@ def test_max_pool_shows_not_a_number(position):
     pooled = max_pool(images, 2)[0, :, :, 0]
     assert np.isnan(pooled).tolist() == [[True, False], [False, False]]
     assert float(pooled[1, 1]) == np.inf
+
+
+def blocks_of(most, monkeypatch, images, kernel):
+    """Lets as many images as wished fit a block."""
+    places = (images.shape[-3] - kernel.shape[-4] + 1) * (images.shape[-2] - kernel.shape[-3] + 1)
+    per_image = 4 * places * int(np.prod(kernel.shape[-4:-1]) + kernel.shape[-1])
+    monkeypatch.setattr(layers, "_BLOCK_BYTES", most * per_image)
+    return layers._block_size(images, kernel)
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "block"), [(1, 4, 1), (12, 5, 4), (12, 4, 4), (7, 4, 4), (11, 3, 3), (6, 99, 6)]
+)
+def test_blocks_change_neither_values_nor_gradients(batch, most, block, monkeypatch):
+    """With and without a rest, plainly, vmapped over kernels and in a scan; blocks are as large as the cache allows."""
+    images, kernels = normal(3, batch, 8, 11, 2), normal(3, 3, 3, 2, 4, seed=1)
+    assert blocks_of(most, monkeypatch, images[0], kernels[0]) == block
+
+    def everything(implementation):
+        def inner(images, kernel):
+            output = pooled_convolve(images, kernel, 3, implementation=implementation)
+            return jnp.sum(output * jnp.cos(jnp.arange(output.size, dtype=jnp.float32)).reshape(output.shape)), output
+
+        both = jax.value_and_grad(inner, argnums=(0, 1), has_aux=True)
+        plain = jax.jit(both)(images[0], kernels[0])
+        mapped = jax.jit(jax.vmap(both))(images, kernels)
+        _, scanned = jax.jit(lambda: jax.lax.scan(lambda carry, pair: (carry, both(*pair)), 0, (images, kernels)))()
+        return plain, mapped, scanned
+
+    blocked, lax = everything("blocked"), everything("lax")
+    assert largest_difference(blocked, lax) < 1e-4
+    assert largest_difference(blocked[0][1], jax.tree.map(jnp.zeros_like, blocked[0][1])) > 1
+
+
+def test_blocks_have_second_derivatives(monkeypatch):
+    """As inversion of gradients needs them: the derivative of a gradient's length, against the stock convolution."""
+    images, kernel = normal(5, 6, 6, 1), normal(3, 3, 1, 2, seed=1)
+    assert blocks_of(2, monkeypatch, images, kernel) == 2
+
+    def length_of_gradient(images, implementation):
+        def loss(kernel):
+            return jnp.sum(jnp.tanh(pooled_convolve(images, kernel, 2, implementation=implementation)))
+
+        return jnp.sum(jax.grad(loss)(kernel) ** 2)
+
+    blocked, lax = (jax.grad(length_of_gradient)(images, implementation) for implementation in ("blocked", "lax"))
+    np.testing.assert_allclose(blocked, lax, atol=1e-4)
+    assert np.abs(blocked).max() > 0.1
+
+
+def test_unknown_implementations_are_refused_and_auto_is_for_the_machine(monkeypatch):
+    for cores, expected in ((1, "blocked"), (2, "matmul")):
+        monkeypatch.setattr(layers, "usable_cores", lambda cores=cores: list(range(cores)))
+        assert resolve_implementation("auto") == (expected if jax.default_backend() == "cpu" else "matmul")
+    with pytest.raises(ValueError, match="implementation='fft': allowed are 'auto', 'blocked', 'matmul', 'lax'"):
+        resolve_implementation("fft")
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
