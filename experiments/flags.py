@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
+from gan_leak.runs.programs import keep_compiled_programs
+
 PRESETS = pathlib.Path(__file__).parent / "presets"
 BAD_INPUT_STATUS = 2
 _DEFINERS: dict[Any, Callable[..., Any]]
@@ -24,7 +26,7 @@ _DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DE
 
 
 def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines a flag for every field of the dataclass, and ``--workdir``, ``--resume`` and ``--preset``.
+    """Defines a flag for every field of the dataclass, and those that all binaries share, such as ``--workdir``.
 
     A field's metadata may hold its ``help`` and its ``choices``. Raises TypeError for a field of a type other than
     bool, int, float, str or a dataclass.
@@ -41,6 +43,12 @@ def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS
             raise TypeError(f"{name}: a flag cannot hold {field_type}")
     flags.DEFINE_string("workdir", None, "Directory of the run; runs/<binary>-<time> if left out.", **common)
     flags.DEFINE_bool("resume", False, "Continue the interrupted run in --workdir from its last checkpoint.", **common)
+    flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "Directory that keeps compiled programs from run to run, or 'off'; in the user's cache directory if left out.",
+        **common,
+    )
     flags.DEFINE_string(
         "preset", None, "The flags of experiments/presets/<preset>.flags; may be given several times.", **common
     )
@@ -66,6 +74,7 @@ def run_binary(
         signal.signal(signal.SIGTERM, _raise_exit)
         try:
             try:
+                keep_compiled_programs(flags.FLAGS.compilation_cache)
                 prepared = prepare(config_from_flags(config_class), _workdir(flags.FLAGS), flags.FLAGS.resume)
             except (ValueError, OSError) as error:
                 _fail(error)

@@ -26,7 +26,7 @@ from gan_leak.runs.batch import check_batch
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
-from gan_leak.runs.workers import default_workers, keep_compiled_programs, running, tell
+from gan_leak.runs.workers import default_workers, running, tell
 
 _SEEDS = 3
 _CALLS_NAME = "calls.json"
@@ -161,7 +161,6 @@ def execute(prepared: Prepared) -> int:
     ]
     jobs = [job for figure in missing for job in jobs_of(study, figure)]
     try:
-        keep_compiled_programs()
         with running(jobs, prepared.workers or default_workers(), study.instrument_source, study.show) as wait:
             for figure in prepared.figures:
                 path = _section_path(prepared, figure)

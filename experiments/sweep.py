@@ -27,7 +27,7 @@ from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_ato
 from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
 from gan_leak.runs.sweep import Cell, as_csv, make_cells, make_jobs, rows_of
-from gan_leak.runs.workers import default_workers, keep_compiled_programs, running, tell
+from gan_leak.runs.workers import default_workers, running, tell
 
 _CHOICES = frozenset(
     {"partition", "attack", "defense", "schedule", "aggregation", "upload_criterion", "generator_optimizer"}
@@ -120,7 +120,6 @@ def execute(prepared: PreparedSweep) -> int:
     config, cells, directory = prepared
 
     try:
-        keep_compiled_programs()
         accelerator = jax.default_backend() != "cpu"
         most_lanes = config.most_lanes or (_LANES_ON_AN_ACCELERATOR if accelerator else 1)
         jobs = make_jobs(cells, directory.path / "batches", most_lanes)

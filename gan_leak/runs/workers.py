@@ -22,8 +22,8 @@ from typing import NamedTuple
 import jax
 
 from gan_leak.config import AttackConfig
+from gan_leak.machine import usable_cores
 from gan_leak.runs.batch import RESULT_NAME, run_batch
-from gan_leak.runs.directory import usable_cores
 from gan_leak.runs.measurement import InstrumentSource, make_instrument_source
 from gan_leak.runs.setup import prepare_data
 
@@ -42,14 +42,6 @@ class Job(NamedTuple):
 def default_workers() -> int:
     """A worker for each processor core, at most four; one where an accelerator does the work."""
     return min(len(usable_cores()), _MOST_WORKERS) if jax.default_backend() == "cpu" else 1
-
-
-def keep_compiled_programs() -> None:
-    """Turns on JAX's cache of compiled programs, in the user's cache directory, unless one is set already."""
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "gan_leak" / "programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str], None]) -> None:
@@ -135,7 +127,6 @@ def _start_worker(shares: multiprocessing.queues.Queue, parent: int) -> None:
     cores = shares.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    keep_compiled_programs()
 
 
 def _end_without(parent: int) -> None:

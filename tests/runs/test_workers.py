@@ -8,9 +8,9 @@ import time
 import pytest
 
 from gan_leak.config import AttackConfig
+from gan_leak.machine import usable_cores
 from gan_leak.runs import workers
 from gan_leak.runs.batch import RESULT_NAME
-from gan_leak.runs.directory import usable_cores
 from gan_leak.runs.workers import Job, default_workers, run_job, running
 
 

@@ -1,0 +1,65 @@
+"""JAX's cache of compiled programs on disk, so that a run starts with what earlier runs compiled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import platform
+
+import jax
+
+NO_CACHE = "off"
+_DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
+_SETTINGS = {
+    # A run compiles several hundred small programs, which together take as long as the large ones.
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+_PROCESSOR = pathlib.Path("/proc/cpuinfo")
+
+
+def keep_compiled_programs(where: str | None = None) -> None:
+    """Turns on the cache for this process and those it starts: in directory ``where``, or the user's cache directory.
+
+    ``off`` turns it off. Without ``where``, a cache that JAX's own settings name stays as it is, and there is none if
+    the user's cache directory cannot be written. Raises ValueError for a ``where`` that cannot be written.
+    """
+    if where == NO_CACHE:
+        _set({"JAX_ENABLE_COMPILATION_CACHE": "false"})
+    elif where is not None:
+        if not _is_writable(pathlib.Path(where)):
+            raise ValueError(f"compilation_cache={where}: expected a directory that can be written, or {NO_CACHE!r}")
+        _set({_DIRECTORY: str(pathlib.Path(where).absolute()), **_SETTINGS})
+    elif jax.config.values[_DIRECTORY.lower()] is None:
+        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        directory = root / "gan_leak" / "programs" / _machine()
+        if _is_writable(directory):
+            _set({_DIRECTORY: str(directory), **_SETTINGS})
+
+
+def _is_writable(directory: pathlib.Path) -> bool:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(directory, os.W_OK)
+
+
+def _machine() -> str:
+    """A name for processors of one kind: a program compiled for another may use instructions that this one lacks."""
+    abilities = {line for line in _processor_lines() if line.startswith(("flags", "Features", "model name"))}
+    return hashlib.sha256("\n".join([platform.machine(), *sorted(abilities)]).encode()).hexdigest()[:16]
+
+
+def _processor_lines() -> list[str]:
+    return _PROCESSOR.read_text().splitlines() if _PROCESSOR.exists() else [platform.processor()]
+
+
+def _set(settings: dict[str, str]) -> None:
+    # For processes that this one starts, and for this one, which has read its environment already.
+    os.environ.update(settings)
+    for name, text in settings.items():
+        kind = type(jax.config.values[name.lower()])
+        value = text == "true" if kind is bool else text if name == _DIRECTORY else kind(text)
+        jax.config.update(name.lower(), value)
