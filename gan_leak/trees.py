@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +27,8 @@ def subtract(left: PyTree, right: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, left, right)
 
 
-def take(tree: PyTree, index: Array | int) -> PyTree:
-    """Entry ``index`` of the leading axis of every leaf."""
+def take(tree: PyTree, index: Any) -> PyTree:
+    """Entry ``index`` of the leading axis of every leaf; as in NumPy, a slice or an array takes several."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gan_leak import trees
 from gan_leak.collaboration.participant import TurnInfo, init_participant, join, local_sgd, train_and_upload
 from gan_leak.collaboration.schedule import turn_order
 from gan_leak.collaboration.server import add_upload, download, init_server, merge_uploads
+from gan_leak.collaboration.sharding import over_devices
 from gan_leak.config import PARTICIPANT_MAPPINGS
 from gan_leak.types import (
     Array,
@@ -22,8 +22,10 @@ from gan_leak.types import (
     LocalData,
     LocalTraining,
     Model,
+    ParticipantState,
     PyTree,
     RoundAttack,
+    ServerState,
     UploadTransform,
 )
 
@@ -115,17 +117,20 @@ def make_round(
     attack: RoundAttack | None = None,
     adversary: int | None = None,
     participant_mapping: str = "auto",
+    mesh: jax.sharding.Mesh | None = None,
 ) -> RoundFunction:
     """Builds ``round(key, state, data, hyperparameters) -> (state, RoundInfo)`` of Hitaj et al. 2017, Algorithm 1.
 
     In each turn a participant downloads, trains locally and uploads; the adversary first runs one attack step on the
     model it just downloaded and adds the contribution to its local data. Sequential schedules scan over turns;
     ``synchronous`` runs all participants from the same server state by ``participant_mapping`` ('vmap', 'map', 'loop',
-    or 'auto'), which never changes a result beyond float tolerance. ``local_training`` is plain SGD or another way to
-    learn from local data, such as ``gan_leak.defenses.dp_sgd``.
+    or 'auto'), which never changes a result beyond float tolerance; nor does a ``mesh``, over whose devices the
+    participants of a synchronous round are dealt out (``gan_leak.collaboration.sharding``). ``local_training`` is plain
+    SGD or another way to learn from local data, such as ``gan_leak.defenses.dp_sgd``.
 
-    Raises ValueError for an unknown schedule, aggregation or mapping, for averaging in a sequential schedule, for an
-    attack without an adversary, and, when called, for an adversary that is none of the participants.
+    Raises ValueError for an unknown schedule, aggregation or mapping, for averaging or a mesh in a sequential schedule,
+    for an attack without an adversary, and, when called, for an adversary that is none of the participants and for
+    participants that cannot be dealt out evenly.
     """
     if schedule not in ("round_robin", "random_order", "synchronous"):
         raise ValueError(f"schedule={schedule!r}: allowed are 'round_robin', 'random_order', 'synchronous'")
@@ -133,6 +138,8 @@ def make_round(
         raise ValueError(f"aggregation={aggregation!r}: allowed are 'add', 'average'")
     if aggregation == "average" and schedule != "synchronous":
         raise ValueError(f"aggregation='average' with schedule={schedule!r}: averaging needs schedule='synchronous'")
+    if mesh is not None and schedule != "synchronous":
+        raise ValueError(f"mesh={mesh} with schedule={schedule!r}: dealing turns out needs schedule='synchronous'")
     if participant_mapping not in PARTICIPANT_MAPPINGS:
         raise ValueError(f"participant_mapping={participant_mapping!r}: allowed are {PARTICIPANT_MAPPINGS}")
     if (attack is None) != (adversary is None):
@@ -153,7 +160,7 @@ def make_round(
         )
 
     if schedule == "synchronous":
-        return _synchronous_round(train, aggregation, attack, adversary, participant_mapping)
+        return _synchronous_round(train, aggregation, attack, adversary, participant_mapping, mesh)
     return _sequential_round(train, schedule, attack, adversary)
 
 
@@ -206,40 +213,57 @@ def _sequential_round(
 
 
 def _synchronous_round(
-    train: Callable, aggregation: str, attack: RoundAttack | None, adversary: int | None, mapping: str
+    train: Callable,
+    aggregation: str,
+    attack: RoundAttack | None,
+    adversary: int | None,
+    mapping: str,
+    mesh: jax.sharding.Mesh | None,
 ) -> RoundFunction:
+    def begin(
+        key: Array, server: ServerState, participant: Array | int, own: ParticipantState, fraction: Array | float
+    ) -> tuple:
+        key_download, key_attack, key_train = _turn_keys(key, participant)
+        return download(key_download, server, own.params, fraction), key_attack, key_train
+
+    def honest_turns(shared: tuple, each: tuple) -> tuple:
+        key, server, hyperparameters = shared
+
+        def turn(participant: Array, own: ParticipantState, samples: LocalData) -> tuple:
+            downloaded, _, key_train = begin(key, server, participant, own, hyperparameters.download_fraction)
+            return train(key_train, own, downloaded, samples, hyperparameters)
+
+        return _map_participants(turn, mapping, *each)
+
+    if mesh is not None:
+        honest_turns = over_devices(honest_turns, mesh)
+
     def round_fn(
         key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
     ) -> tuple[FederationState, RoundInfo]:
         _check_adversary(adversary, data)
         # As in a sequential round, whose first half draws the order.
         _, key_turns = jax.random.split(key)
-        participants = data.sizes.shape[0]
-
-        def begin(participant: Array | int) -> tuple:
-            own = trees.take(state.participants, participant)
-            key_download, key_attack, key_train = _turn_keys(key_turns, participant)
-            downloaded = download(key_download, state.server, own.params, hyperparameters.download_fraction)
-            return own, downloaded, key_attack, key_train
-
-        def honest_turn(participant: Array) -> tuple:
-            own, downloaded, _, key_train = begin(participant)
-            return train(key_train, own, downloaded, local_data(data, participant), hyperparameters)
-
-        honest = np.array([index for index in range(participants) if index != adversary], np.int32)
-        order = jnp.asarray(np.argsort(np.append(honest, [] if adversary is None else adversary)))
-        results = _map_participants(honest_turn, mapping, jnp.asarray(honest))
+        participants = jnp.arange(data.sizes.shape[0])
+        # In the adversary's place among the others is somebody without data, who does nothing.
+        sizes = data.sizes if adversary is None else data.sizes.at[adversary].set(0)
+        samples = LocalData(data.images, data.labels, jnp.arange(data.labels.shape[1])[None] < sizes[:, None])
+        shared = (key_turns, state.server, hyperparameters)
+        results = honest_turns(shared, (participants, state.participants, samples))
         attack_state, attack_info = state.attack, ()
         if attack is not None and adversary is not None:
-            own, downloaded, key_attack, key_train = begin(adversary)
+            own = trees.take(state.participants, adversary)
+            downloaded, key_attack, key_train = begin(
+                key_turns, state.server, adversary, own, hyperparameters.download_fraction
+            )
             view = InsiderView(downloaded)
             attack_state, contribution, attack_info = attack.step(
                 key_attack, attack_state, view, hyperparameters.attack
             )
-            samples = join(local_data(data, adversary), contribution)
-            result = train(key_train, own, downloaded, samples, hyperparameters)
-            results = jax.tree.map(lambda left, right: jnp.concatenate([left, right[None]]), results, result)
-        states, uploads, turns = trees.take(results, order)
+            own_samples = join(local_data(data, adversary), contribution)
+            result = train(key_train, own, downloaded, own_samples, hyperparameters)
+            results = trees.put(results, adversary, result)
+        states, uploads, turns = results
         server = merge_uploads(
             state.server, uploads, turns.samples, hyperparameters.update_count_decay, aggregation=aggregation
         )

@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from gan_leak import trees
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_rounds
 from gan_leak.collaboration.round import RoundFunction
+from gan_leak.collaboration.sharding import device_mesh, over_devices
 from gan_leak.config import AttackConfig, to_json
 from gan_leak.evaluation.fidelity import nearest_by_l1
 from gan_leak.evaluation.representatives import References, measure_leakage
@@ -136,8 +138,12 @@ def read_result(directory: pathlib.Path) -> BatchResult:
 
 def batch_directory(root: pathlib.Path, configs: Sequence[AttackConfig]) -> pathlib.Path:
     """Where a batch is kept below ``root``: named by all that decides its result, so that equal ones share it."""
-    text = json.dumps([to_json(config) for config in configs], sort_keys=True)
+    text = json.dumps([_deciding(config) for config in configs], sort_keys=True)
     return root / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _deciding(config: AttackConfig) -> dict[str, Any]:
+    return {name: value for name, value in to_json(config).items() if name != "performance"}
 
 
 def take_lanes(result: BatchResult, lanes: slice) -> BatchResult:
@@ -152,7 +158,7 @@ def take_lanes(result: BatchResult, lanes: slice) -> BatchResult:
 
 def _check_directory(directory: pathlib.Path, configs: Sequence[AttackConfig]) -> None:
     path = directory / "lanes.json"
-    text = json.dumps([to_json(config) for config in configs], indent=1) + "\n"
+    text = json.dumps([_deciding(config) for config in configs], indent=1) + "\n"
     if not path.exists():
         write_atomic(path, text.encode())
     elif path.read_text() != text:
@@ -199,29 +205,33 @@ def stack_federations(federations: Sequence[FederationData]) -> FederationData:
     )
 
 
-def make_lanes(round_fn: RoundFunction, mapping: str) -> Callable:
+def make_lanes(round_fn: RoundFunction, mapping: str, mesh: Mesh | None = None) -> Callable:
     """Builds ``lanes(keys, states, data, hyperparameters, count)``: ``count`` rounds of every lane in one program.
 
     All arguments but the count have a leading axis of lanes. ``mapping``: 'vmap', 'map' or 'auto', which never changes
-    a result beyond float tolerance.
+    a result beyond float tolerance; nor does a ``mesh``, over whose devices as many lanes each are dealt out.
     """
     rounds = make_rounds(round_fn, _MOST_ROUNDS_PER_CALL)
+    by_map = mapping == "map" or (mapping == "auto" and jax.default_backend() == "cpu")
 
-    def lanes(keys: Array, states: FederationState, data: FederationData, numbers: Any, count: Array) -> tuple:
+    def of_device(count: Array, entries: tuple) -> tuple:
         def lane(entry: tuple) -> tuple:
             return rounds(*entry, count)
 
-        entries = (keys, states, data, numbers)
-        by_map = mapping == "map" or (mapping == "auto" and jax.default_backend() == "cpu")
         return jax.lax.map(lane, entries) if by_map else jax.vmap(lane)(entries)
+
+    dealt_out = of_device if mesh is None else over_devices(of_device, mesh)
+
+    def lanes(keys: Array, states: FederationState, data: FederationData, numbers: Any, count: Array) -> tuple:
+        return dealt_out(count, (keys, states, data, numbers))
 
     return lanes
 
 
 @functools.lru_cache(maxsize=16)
-def _jitted_lanes(round_fn: RoundFunction, mapping: str) -> Callable:
+def _jitted_lanes(round_fn: RoundFunction, mapping: str, mesh: Mesh | None) -> Callable:
     # Batches of one shape find the program of the first, which otherwise each would trace and compile anew.
-    return jax.jit(make_lanes(round_fn, mapping))
+    return jax.jit(make_lanes(round_fn, mapping, mesh))
 
 
 def _train(
@@ -233,11 +243,16 @@ def _train(
     show: Callable[[int, str], None],
 ) -> BatchResult:
     config = lanes[0].config
-    run = _jitted_lanes(experiment.round, config.performance.seed_mapping)
-    keys = jnp.stack([lane.keys.rounds for lane in lanes])
-    data = stack_federations([lane.data.federation for lane in lanes])
-    numbers = _stack_numbers([build_experiment(lane.config, lane.data).hyperparameters for lane in lanes])
+    mesh = device_mesh() if jax.device_count() > 1 and len(lanes) > 1 else None
+    run = _jitted_lanes(experiment.round, config.performance.seed_mapping, mesh)
     state, records, pictures, seconds = _resume(directory, state, len(lanes))
+    # Devices without a lane of their own repeat the last.
+    filled = [*lanes, *lanes[-1:] * (-len(lanes) % mesh.size if mesh else 0)]
+    keys = jnp.stack([lane.keys.rounds for lane in filled])
+    data = stack_federations([lane.data.federation for lane in filled])
+    numbers = _stack_numbers([build_experiment(lane.config, lane.data).hyperparameters for lane in filled])
+    if len(filled) > len(lanes):
+        state = trees.take(state, np.minimum(np.arange(len(filled)), len(lanes) - 1))
     done = int(state.round[0])
     kept = time.perf_counter()
     show(done, "")
@@ -253,13 +268,13 @@ def _train(
             for lane_records, record in zip(records, measured, strict=True):
                 lane_records.append({"round": done, **record})
             pictures = np.concatenate([pictures, drawn[:, None]], axis=1) if pictures.size else drawn[:, None]
-            _keep(directory, done, state, records, pictures, seconds)
+            _keep(directory, done, trees.take(state, slice(len(lanes))), records, pictures, seconds)
             kept = time.perf_counter()
             show(done, _line(measured))
         else:
             seconds += time.perf_counter() - began
             if time.perf_counter() - kept > _MOST_SECONDS_TO_LOSE:
-                _keep(directory, done, state, records, pictures, seconds)
+                _keep(directory, done, trees.take(state, slice(len(lanes))), records, pictures, seconds)
                 kept = time.perf_counter()
             show(done, "")
     return _finish(lanes, records, pictures, directory, instrument_source, experiment, seconds)

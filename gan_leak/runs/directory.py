@@ -22,6 +22,7 @@ import numpy as np
 
 import gan_leak
 from gan_leak.config import to_json
+from gan_leak.machine import usable_cores
 
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
@@ -34,7 +35,8 @@ class RunDirectory(NamedTuple):
     """A run directory that this process holds locked until ``close_run`` or its end.
 
     resumed: whether the directory already held a run. differences: what has changed since that run began (versions,
-    backend, devices, cores), one readable line each; a resumed run is bit-identical only where there are none.
+    backend, devices, cores, performance options), one readable line each; a resumed run is bit-identical only where
+    there are none.
     """
 
     path: pathlib.Path
@@ -180,6 +182,8 @@ def _begin_or_take_up(workdir: pathlib.Path, config: Any, resume: bool, descript
         write_atomic(path, written.encode())
         return RunDirectory(workdir, False, (), descriptor)
     stored = _read_config(path)
+    # How fast a run goes may change on the way; what it computes may not.
+    performance = _differing(*({"performance": config.pop("performance", {})} for config in (stored["config"], wanted)))
     differing = _differing(stored["config"], wanted)
     if differing:
         shown = "; ".join(f"{name} was {old}, now {new}" for name, old, new in differing[:_SHOWN_DIFFERENCES])
@@ -192,7 +196,8 @@ def _begin_or_take_up(workdir: pathlib.Path, config: Any, resume: bool, descript
     _drop_torn_line(workdir / METRICS_NAME)
     stored.pop("config")
     changes = tuple(
-        f"{name} was {old} when the run began, now {new}" for name, old, new in _differing(stored, environment)
+        f"{name} was {old} when the run began, now {new}"
+        for name, old, new in [*performance, *_differing(stored, environment)]
     )
     return RunDirectory(workdir, True, changes, descriptor)
 
@@ -226,13 +231,6 @@ def _version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def usable_cores() -> list[int]:
-    """The processor cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def _differing(stored: dict[str, Any], wanted: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -9,6 +9,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, make_round, selective_upload
@@ -215,10 +216,11 @@ def _floats(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return to_float(images[indices[:_PRIOR_IMAGES_PER_CLASS]])
 
 
-def build_experiment(config: AttackConfig, data: AttackData) -> Experiment:
+def build_experiment(config: AttackConfig, data: AttackData, mesh: Mesh | None = None) -> Experiment:
     """Builds the models, the attack and the round; the fake class is the output after the real classes.
 
-    Configurations that differ in data and numbers only get the very same functions, so that JAX compiles them once.
+    mesh: the devices over which the participants of a synchronous round are dealt out. Configurations that differ in
+    data and numbers only get the very same functions, so that JAX compiles them once.
     """
     fake_class = len(data.class_names)
     _, height, width, channels = data.private.shape
@@ -242,6 +244,7 @@ def build_experiment(config: AttackConfig, data: AttackData) -> Experiment:
         aggregation=config.aggregation,
         local_epochs=config.local_epochs,
         batch_size=config.batch_size,
+        mesh=mesh,
     )
     attack_numbers = GanAttackHyperParameters(
         config.target_class, fake_class, config.generator_learning_rate, config.generator_averaging
@@ -285,6 +288,7 @@ def _functions(
     aggregation: str,
     local_epochs: int,
     batch_size: int,
+    mesh: Mesh | None,
 ) -> Functions:
     channels = image_shape[-1]
     classifier = classifier_for(image_size, fake_class + 1, channels, implementation=convolution)
@@ -313,5 +317,6 @@ def _functions(
         attack=round_attack,
         adversary=adversary if round_attack else None,
         participant_mapping=participant_mapping,
+        mesh=mesh,
     )
     return Functions(classifier, transform, round_attack, round_fn)

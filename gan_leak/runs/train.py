@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from gan_leak import trees
 from gan_leak.collaboration import RoundInfo, init_federation, make_rounds
-from gan_leak.config import AttackConfig, to_json
+from gan_leak.collaboration.sharding import deal_out, device_mesh, gather, pad_participants
+from gan_leak.config import AttackConfig, to_json, validate
 from gan_leak.evaluation.fidelity import nearest_by_l1
 from gan_leak.evaluation.figures import curves_figure, evolution_figure, reconstructions_figure
 from gan_leak.evaluation.report import render_report
 from gan_leak.evaluation.representatives import DEFINITIONS, References, measure_leakage
+from gan_leak.machine import usable_cores
 from gan_leak.runs import checkpoints
 from gan_leak.runs.directory import (
     RunDirectory,
@@ -39,7 +44,7 @@ from gan_leak.runs.measurement import (
 )
 from gan_leak.runs.progress import Progress, progress
 from gan_leak.runs.setup import AttackData, Experiment, build_experiment, prepare_data
-from gan_leak.types import FederationState
+from gan_leak.types import FederationData, FederationState, PyTree
 
 _KEPT_PER_EVALUATION = 60
 DIVERGED_STATUS = 1
@@ -52,21 +57,42 @@ class PreparedRun(NamedTuple):
     data: AttackData
     experiment: Experiment
     directory: RunDirectory
+    mesh: Mesh | None = None
 
 
-class _Outcome(NamedTuple):
-    """What the report tells: notes, the measures of the last evaluation and of the references beside it."""
+class _Comparison(NamedTuple):
+    """What leakage is measured against, and the measures of what scores one and what scores nothing."""
 
-    notes: tuple[str, ...]
-    comparison: dict[str, dict[str, Any]]
+    references: References | None
+    measures: dict[str, dict[str, Any]]
     judge_test_accuracy: float
+
+
+# Built when first asked for: the judge may have to be trained, and the first rounds need not wait for it.
+_LazyComparison = Callable[[], _Comparison]
 
 
 def prepare(config: AttackConfig, workdir: pathlib.Path, resume: bool) -> PreparedRun:
     """Checks the configuration and the data and opens the run directory; raises ValueError for bad input."""
+    validate(config)
+    _choose_devices(config)
     data = prepare_data(config)
-    experiment = build_experiment(config, data)
-    return PreparedRun(config, data, experiment, open_run(workdir, config, resume=resume))
+    mesh = device_mesh() if config.schedule == "synchronous" and jax.device_count() > 1 else None
+    experiment = build_experiment(config, data, mesh)
+    return PreparedRun(config, data, experiment, open_run(workdir, config, resume=resume), mesh)
+
+
+def _choose_devices(config: AttackConfig) -> None:
+    # An attack runs on one device at a time, and on one that has all cores it is faster.
+    side_by_side = config.schedule == "synchronous" and config.attack == "none"
+    wanted = config.performance.cpu_devices or (len(usable_cores()) if side_by_side else 1)
+    if wanted > 1:
+        try:
+            jax.config.update("jax_num_cpu_devices", wanted)
+        except RuntimeError:
+            # Whoever has used JAX in this process before keeps the devices there are, unless they are asked for.
+            if config.performance.cpu_devices:
+                raise
 
 
 def execute(prepared: PreparedRun) -> int:
@@ -82,7 +108,7 @@ def execute(prepared: PreparedRun) -> int:
 
 
 def _run(prepared: PreparedRun, display: Progress) -> int:
-    config, data, experiment, directory = prepared
+    config, data, experiment, directory, _ = prepared
     keys = run_keys(config.seed)
     for difference in directory.differences:
         display.message(f"not the machine or versions this run began with, so not bit-identical: {difference}")
@@ -90,24 +116,20 @@ def _run(prepared: PreparedRun, display: Progress) -> int:
     state = jax.jit(
         lambda key: init_federation(key, experiment.classifier, experiment.transform, participants, experiment.attack)
     )(keys.init)
-    references, comparison, judge_test_accuracy = _build_references(prepared, keys, state, display)
+    comparison = functools.cache(functools.partial(_compare, prepared, keys, state.attack, display))
     state = _restore(directory, state, display)
-    state, notes = _train(prepared, keys, state, references, display)
-    outcome = _Outcome(notes, comparison, judge_test_accuracy)
-    _finish(prepared, outcome, display)
+    notes = _train(prepared, keys, state, comparison, display)
+    _finish(prepared, notes, comparison(), display)
     return DIVERGED_STATUS if notes else 0
 
 
-def _build_references(
-    prepared: PreparedRun, keys: RunKeys, state: FederationState, display: Progress
-) -> tuple[References | None, dict[str, dict[str, Any]], float]:
-    """What leakage is measured against, and the measures of what scores one and what scores nothing."""
-    config, data, experiment, _ = prepared
+def _compare(prepared: PreparedRun, keys: RunKeys, untrained_attack: PyTree, display: Progress) -> _Comparison:
+    config, data, experiment, *_ = prepared
     if experiment.attack is None:
-        return None, {}, math.nan
+        return _Comparison(None, {}, math.nan)
     instruments = make_instrument_source(display.message)(data)
-    untrained = reconstruct(experiment.attack, keys.prior, state.attack, config.evaluation_samples)
-    return *build_comparison(config, data, instruments, untrained), instruments.judge.test_accuracy
+    untrained = reconstruct(experiment.attack, keys.prior, untrained_attack, config.evaluation_samples)
+    return _Comparison(*build_comparison(config, data, instruments, untrained), instruments.judge.test_accuracy)
 
 
 def _measured(references: References, images: np.ndarray) -> dict[str, Any]:
@@ -126,11 +148,19 @@ def _restore(directory: RunDirectory, state: FederationState, display: Progress)
 
 
 def _train(
-    prepared: PreparedRun, keys: RunKeys, state: FederationState, references: References | None, display: Progress
-) -> tuple[FederationState, tuple[str, ...]]:
-    config, data, experiment, directory = prepared
+    prepared: PreparedRun, keys: RunKeys, state: FederationState, comparison: _LazyComparison, display: Progress
+) -> tuple[str, ...]:
+    config, data, experiment, directory, _ = prepared
     chunk = jax.jit(make_rounds(experiment.round, config.performance.rounds_per_chunk))
+    participants = len(data.federation.sizes)
+    state, federation = _deal_out(state, data.federation, prepared.mesh)
     saved = int(state.round)
+
+    def save(state: FederationState) -> None:
+        if prepared.mesh is not None:
+            state = gather(state, participants)
+        checkpoints.save(directory.path / "checkpoints", int(state.round), state)
+
     try:
         while (done := int(state.round)) < config.rounds:
             intervals = (config.evaluation_interval, config.checkpoint_interval)
@@ -138,31 +168,42 @@ def _train(
             count = min(config.performance.rounds_per_chunk, config.rounds - done, *(end - done for end in ends))
             began = time.perf_counter()
             new_state, infos = jax.block_until_ready(
-                chunk(keys.rounds, state, data.federation, experiment.hyperparameters, count)
+                chunk(keys.rounds, state, federation, experiment.hyperparameters, count)
             )
-            records = _records(done, count, jax.device_get(infos), (time.perf_counter() - began) / count)
+            seconds = (time.perf_counter() - began) / count
+            infos = jax.device_get(infos._replace(turns=trees.take(infos.turns, np.s_[:, :participants])))
+            records = _records(done, count, infos, seconds)
             diverged = [record["round"] for record in records if not _is_finite(record)]
             if diverged:
                 for record in records[: diverged[0] - done - 1]:
                     append_metrics(directory, record)
                 if done > saved:
-                    checkpoints.save(directory.path / "checkpoints", done, state)
-                return state, (_divergence(diverged[0], config),)
+                    save(state)
+                return (_divergence(diverged[0], config),)
             state, done = new_state, done + count
             if done % config.evaluation_interval == 0 or done == config.rounds:
-                records[-1].update(_evaluate(prepared, keys, state, references))
+                records[-1].update(_evaluate(prepared, keys, state, comparison))
             for record in records:
                 append_metrics(directory, record)
             _show(display, records[-1])
             if done % config.checkpoint_interval == 0 or done == config.rounds:
-                checkpoints.save(directory.path / "checkpoints", done, state)
+                save(state)
                 saved = done
     except (KeyboardInterrupt, SystemExit):
         if int(state.round) > saved:
-            checkpoints.save(directory.path / "checkpoints", int(state.round), state)
+            save(state)
         display.message(f"interrupted after round {int(state.round)}; --workdir={directory.path} --resume continues")
         raise
-    return state, ()
+    return ()
+
+
+def _deal_out(
+    state: FederationState, federation: FederationData, mesh: Mesh | None
+) -> tuple[FederationState, FederationData]:
+    if mesh is None:
+        return state, federation
+    padded = state._replace(participants=pad_participants(state.participants, mesh.size))
+    return deal_out(padded, pad_participants(federation, mesh.size), mesh)
 
 
 def _next_multiple(value: int, interval: int) -> int:
@@ -199,12 +240,12 @@ def _divergence(round: int, config: AttackConfig) -> str:
 
 
 def _evaluate(
-    prepared: PreparedRun, keys: RunKeys, state: FederationState, references: References | None
+    prepared: PreparedRun, keys: RunKeys, state: FederationState, comparison: _LazyComparison
 ) -> dict[str, Any]:
-    config, data, experiment, directory = prepared
+    config, data, experiment, directory, _ = prepared
     accuracy = model_accuracy(experiment.classifier, state.server.params, *data.test)
     measured: dict[str, Any] = {"model_accuracy": accuracy}
-    if experiment.attack is not None and references is not None:
+    if experiment.attack is not None and (references := comparison().references) is not None:
         # The same latents every time, so that the pictures of two rounds can be compared.
         key = jax.random.clone(keys.latents)
         images = reconstruct(experiment.attack, key, state.attack, config.evaluation_samples)
@@ -229,9 +270,9 @@ def _show(display: Progress, record: Mapping[str, Any]) -> None:
     )
 
 
-def _finish(prepared: PreparedRun, outcome: _Outcome, display: Progress) -> None:
+def _finish(prepared: PreparedRun, notes: tuple[str, ...], compared: _Comparison, display: Progress) -> None:
     """Writes reconstructions.npz, the figures and the report from what is on disk, and shows the summary."""
-    config, data, _, directory = prepared
+    config, data, _, directory, _ = prepared
     records = read_metrics(directory)
     evaluated = [record["round"] for record in records if "leakage" in record]
     images_by_round = {round: np.load(_evaluation_path(directory, round))["images"] for round in evaluated}
@@ -253,13 +294,14 @@ def _finish(prepared: PreparedRun, outcome: _Outcome, display: Progress) -> None
         path = directory.path / "figures" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, picture)
-    comparison = dict(outcome.comparison)
+    comparison = compared.measures
     if evaluated:
         final = next(record["leakage"] for record in reversed(records) if "leakage" in record)
         comparison = {"reconstructions": final, **comparison}
-    page = _render(prepared, outcome, records, comparison, figures)
+    summary = _summary(compared.judge_test_accuracy, records, comparison)
+    page = _render(prepared, notes, summary, records, comparison, figures)
     write_atomic(directory.path / "report.html", page.encode())
-    for line in _summary_lines(prepared, outcome, records, comparison):
+    for line in _summary_lines(prepared, notes, summary, comparison):
         display.message(line)
 
 
@@ -272,21 +314,21 @@ _CAPTIONS = {
 
 def _render(
     prepared: PreparedRun,
-    outcome: _Outcome,
+    notes: tuple[str, ...],
+    summary: Mapping[str, str],
     records: list[dict[str, Any]],
     comparison: Mapping[str, Mapping[str, Any]],
     figures: Mapping[str, bytes],
 ) -> str:
-    config, data, _, directory = prepared
+    config, data, _, directory, _ = prepared
     environment = json.loads((directory.path / "config.json").read_text())
     environment.pop("config")
     environment["data set SHA-256"] = data.fingerprint
-    notes = list(outcome.notes)
     if not data.target_is_owned:
-        notes.append("Nobody in this federation owns the target class: what scores here is not leakage.")
+        notes += ("Nobody in this federation owns the target class: what scores here is not leakage.",)
     return render_report(
         title=f"GAN attack on {config.dataset}, class {data.class_names[config.target_class]}",
-        summary=_summary(outcome, records, comparison),
+        summary=summary,
         config=to_json(config),
         environment=environment,
         records=records,
@@ -298,7 +340,7 @@ def _render(
 
 
 def _summary(
-    outcome: _Outcome, records: list[dict[str, Any]], comparison: Mapping[str, Mapping[str, Any]]
+    judge_test_accuracy: float, records: list[dict[str, Any]], comparison: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, str]:
     summary: dict[str, str] = {}
     if "reconstructions" in comparison:
@@ -307,7 +349,7 @@ def _summary(
         summary["judge accuracy"] = f"{final['judge_accuracy']:.3f}"
         summary["nearest-neighbour share"] = f"{final['nearest_neighbour_share']:.3f}"
         summary["diversity"] = f"{final['diversity']:.2f}"
-        summary["the judge's own test accuracy"] = f"{outcome.judge_test_accuracy:.4f}"
+        summary["the judge's own test accuracy"] = f"{judge_test_accuracy:.4f}"
     accuracies = [record["model_accuracy"] for record in records if record["model_accuracy"] is not None]
     if accuracies:
         summary["model accuracy"] = f"{accuracies[-1]:.3f}"
@@ -317,13 +359,12 @@ def _summary(
 
 def _summary_lines(
     prepared: PreparedRun,
-    outcome: _Outcome,
-    records: list[dict[str, Any]],
+    notes: tuple[str, ...],
+    summary: Mapping[str, str],
     comparison: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
     path = prepared.directory.path
-    summary = _summary(outcome, records, comparison)
-    lines = [*outcome.notes, "", *(f"{name:32}{value}" for name, value in summary.items())]
+    lines = [*notes, "", *(f"{name:32}{value}" for name, value in summary.items())]
     for name, row in comparison.items():
         lines.append(f"{'leakage score, ' + name:40}{row['leakage_score']:.2f}")
     written = [path / "report.html", path / "reconstructions.npz", path / "metrics.jsonl", path / "figures"]
