@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+from experiments.benchmark import BenchmarkConfig
 from experiments.reproduce import ReproduceConfig
 from experiments.sweep import SweepConfig
 from gan_leak.config import AttackConfig
@@ -24,8 +25,10 @@ def test_every_flag_and_preset_that_it_names_exists():
         *AttackConfig.__dataclass_fields__,
         *ReproduceConfig.__dataclass_fields__,
         *SweepConfig.__dataclass_fields__,
+        *BenchmarkConfig.__dataclass_fields__,
     }
-    assert set(re.findall(r"`?--([a-z0-9_]+)", README)) <= flags | {"workdir", "resume", "preset", "help"}
+    common = {"workdir", "resume", "preset", "compilation_cache", "help"}
+    assert set(re.findall(r"`?--([a-z0-9_]+)", README)) <= flags | common
     for preset in re.findall(r"--preset=([a-z0-9_]+)", README):
         assert pathlib.Path(f"experiments/presets/{preset}.flags").exists()
 

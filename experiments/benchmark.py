@@ -1,0 +1,111 @@
+"""How fast is this machine at what gan_leak does, how fast could it be, and how fast is PyTorch?
+
+python -m experiments.benchmark --workdir=runs/benchmark
+python -m experiments.benchmark --groups=steps --convolutions=blocked,matmul,lax
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.benchmark_cases import GROUPS
+from experiments.benchmark_rivals import torch_is_there
+from experiments.benchmark_rows import as_table, start_rows, time_group
+from experiments.flags import run_binary
+from gan_leak.config import CONVOLUTIONS, PARTICIPANT_MAPPINGS, PerformanceOptions
+from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
+from gan_leak.runs.timing import busy_share, gemm_peak
+from gan_leak.runs.workers import tell
+
+_SECONDS_OF_IDLE_CHECK = 2.0
+_MOST_BUSY = 0.1
+
+
+def _field(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """What is timed and how often."""
+
+    groups: str = _field("all", f"What is timed: 'all' or some of {', '.join(GROUPS)}, with commas between.")
+    repeats: int = _field(7, "How often each case is timed, in turn with the others of its group.")
+    convolutions: str = _field("auto", f"Which of {', '.join(CONVOLUTIONS)}; several are timed in turn.")
+    mappings: str = _field("auto", f"Which of {', '.join(PARTICIPANT_MAPPINGS)}; several are timed in turn.")
+    cpu_devices: int = _field(1, "Devices that a CPU counts as, over which synchronous rounds are dealt out.")
+    pytorch: bool = _field(True, "Whether to time the same work in PyTorch, if it is installed.")
+
+
+class PreparedBenchmark(NamedTuple):
+    """A benchmark whose input has been checked."""
+
+    groups: list[str]
+    options: list[PerformanceOptions]
+    repeats: int
+    pytorch: bool
+    directory: RunDirectory
+
+
+def _chosen(name: str, text: str, allowed: tuple[str, ...]) -> list[str]:
+    chosen = text.split(",")
+    if not set(chosen) <= set(allowed):
+        raise ValueError(f"{name}={text}: expected some of {', '.join(allowed)}, with commas between")
+    return chosen
+
+
+def prepare(config: BenchmarkConfig, workdir: pathlib.Path, resume: bool) -> PreparedBenchmark:
+    """Checks the flags and opens the directory; raises ValueError for bad ones."""
+    for name in ("repeats", "cpu_devices"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}={getattr(config, name)}: expected at least 1")
+    groups = list(GROUPS) if config.groups == "all" else _chosen("groups", config.groups, GROUPS)
+    options = [
+        PerformanceOptions(convolution=convolution, participant_mapping=mapping)
+        for convolution in _chosen("convolutions", config.convolutions, CONVOLUTIONS)
+        for mapping in _chosen("mappings", config.mappings, PARTICIPANT_MAPPINGS)
+    ]
+    # What is found in a cache has no time of compilation.
+    jax.config.update("jax_enable_compilation_cache", False)
+    if config.cpu_devices > 1:
+        jax.config.update("jax_num_cpu_devices", config.cpu_devices)
+    directory = open_run(workdir, config, resume=resume)
+    return PreparedBenchmark(groups, options, config.repeats, config.pytorch and torch_is_there(), directory)
+
+
+def execute(prepared: PreparedBenchmark) -> int:
+    """Times one group after the other, and writes the table anew after each."""
+    path = prepared.directory.path
+    try:
+        busy = busy_share(_SECONDS_OF_IDLE_CHECK)
+        if busy > _MOST_BUSY:
+            tell(f"the machine is {busy:.0%} busy with other work: ratios can be trusted, times cannot")
+        peak = gemm_peak()
+        tell(f"matrix products of this machine: {peak / 1e9:.0f} GFLOP/s")
+        rows: list[dict[str, Any]] = []
+        for group in prepared.groups:
+            tell(f"timing {group} ...")
+            if group == "start":
+                rows += start_rows()
+            else:
+                rows += time_group(
+                    group, prepared.options, repeats=prepared.repeats, peak=peak, pytorch=prepared.pytorch
+                )
+            result = {"gemm_flops": peak, "busy_before": None if math.isnan(busy) else busy, "rows": rows}
+            write_atomic(path / "benchmark.json", json.dumps(result, indent=1, allow_nan=False).encode())
+            write_atomic(path / "benchmark.md", as_table(rows).encode())
+        print(as_table(rows), end="")
+        tell(f"written: {path / 'benchmark.md'}, {path / 'benchmark.json'}")
+    finally:
+        close_run(prepared.directory)
+    return 0
+
+
+if __name__ == "__main__":
+    run_binary(prepare, execute, BenchmarkConfig)

@@ -1,0 +1,206 @@
+"""The benchmark's table says what was timed, its rivals do the same work, and bad input is one line."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import benchmark, benchmark_cases, benchmark_rivals, benchmark_rows
+from experiments.benchmark import BenchmarkConfig
+from experiments.benchmark_cases import Case
+from gan_leak.config import PerformanceOptions
+from gan_leak.models import classifier_for, dcgan_generator
+from gan_leak.runs import timing
+from reference.quick import write_stripes
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def small_cases(group, options):
+    def steps(left):
+        return jax.lax.fori_loop(0, 4, lambda _, carry: jnp.tanh(carry @ left), left)
+
+    assert group == "steps"
+    return [Case("products", "product", steps, (jnp.ones((64, 64)),), 4 * 2 * 64**3, 4, lambda: lambda: None)]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Small cases, a machine of 1 GFLOP/s that nothing else uses, and a rival that does nothing."""
+    monkeypatch.setattr(benchmark_rows, "cases_of", small_cases)
+    monkeypatch.setattr(benchmark_rows, "set_threads", lambda count: None)
+    monkeypatch.setattr(benchmark, "torch_is_there", lambda: True)
+    monkeypatch.setattr(benchmark, "gemm_peak", lambda: 1e9)
+    monkeypatch.setattr(benchmark, "_SECONDS_OF_IDLE_CHECK", 0.0)
+    kept = jax.config.values["jax_enable_compilation_cache"]
+    yield
+    jax.config.update("jax_enable_compilation_cache", kept)
+
+
+def test_a_row_relates_the_time_of_a_unit_to_the_floor_and_to_the_rival(quick, tmp_path, monkeypatch, capsys):
+    """A call of 4 products takes 8 ms: at 1 GFLOP/s the floor is 2.1 ms; the rival takes 16 ms with one thread."""
+    seconds = {"products, PyTorch, 1 threads": 0.016}
+
+    def timed(functions, *, repeats):
+        for function in functions.values():
+            function()
+        return {
+            name: timing.Timing(seconds.get(name, 0.032 if "PyTorch" in name else 0.008), 0.004, repeats)
+            for name in functions
+        }
+
+    monkeypatch.setattr(benchmark_rows, "time_in_turn", timed)
+    config = BenchmarkConfig(groups="steps", repeats=3, convolutions="matmul,lax")
+    assert benchmark.execute(benchmark.prepare(config, tmp_path / "run", False)) == 0
+    result = json.loads((tmp_path / "run" / "benchmark.json").read_text())
+    assert [row["options"] for row in result["rows"]] == ["matmul, auto", "lax, auto"]
+    row = result["rows"][0]
+    assert (row["median_seconds"], row["least_seconds"], row["measurements"]) == (0.002, 0.001, 3)
+    assert row["gflops"] == pytest.approx(4 * 2 * 64**3 / 0.008 / 1e9)
+    assert row["times_the_floor"] == pytest.approx(1.0 / row["gflops"])
+    assert row["pytorch_seconds"] == pytest.approx(0.016 / 4)
+    assert row["ratio_to_pytorch"] == pytest.approx(row["median_seconds"] / row["pytorch_seconds"])
+    assert row["compile_seconds"] > 0
+    assert row["memory_bytes"] >= 2 * 64 * 64 * 4
+    table = (tmp_path / "run" / "benchmark.md").read_text()
+    assert capsys.readouterr().out == table
+    assert "| products | matmul, auto | 2 ms | 1 ms |" in table
+
+
+def test_without_pytorch_the_table_has_no_ratio(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "torch_is_there", lambda: False)
+    prepared = benchmark.prepare(BenchmarkConfig(groups="steps", repeats=1), tmp_path / "run", False)
+    benchmark.execute(prepared)
+    (row,) = json.loads((tmp_path / "run" / "benchmark.json").read_text())["rows"]
+    assert row["ratio_to_pytorch"] is None
+    assert row["times_the_floor"] > 0
+
+
+def test_the_arithmetic_of_a_step_is_that_of_its_layers():
+    """Convolutions, dense layers, their gradients; of the first layer only that of its kernel."""
+    first, second = 2 * 27 * 27 * 25 * 32, 2 * 4 * 4 * 800 * 64
+    hidden, output = 2 * 256 * 200, 2 * 200 * 11
+    for convolution in ("matmul", "lax"):
+        case = benchmark_cases.local_step(32, 2, PerformanceOptions(convolution=convolution))
+        assert case.flops / case.units == 2 * (2 * first + 3 * (second + hidden + output))
+
+
+def test_every_case_of_every_group_can_be_traced(monkeypatch):
+    """A case counts units, and has arithmetic unless it is an upload."""
+    monkeypatch.setattr(benchmark_cases, "_COUNTS", (2,))
+    monkeypatch.setattr(benchmark_cases, "_SAMPLES", (64,))
+    for group in benchmark_cases.GROUPS:
+        for case in benchmark_cases.cases_of(group, PerformanceOptions()):
+            assert jax.tree.leaves(jax.eval_shape(case.function, *case.arguments)), case.name
+            assert case.units >= 1
+            assert (case.flops > 0) == ("upload" not in case.name)
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "experiments.benchmark", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_binary_times_a_group(tmp_path):
+    done = run("--groups=upload", "--repeats=1", f"--workdir={tmp_path}/run")
+    assert done.returncode == 0, done.stderr
+    assert "sparse vector upload, 478665 coordinates, 1 released" in done.stdout
+    assert len(json.loads((tmp_path / "run" / "benchmark.json").read_text())["rows"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--groups=steps,speed", "groups=steps,speed: expected some of steps, rounds"),
+        ("--repeats=0", "repeats=0: expected at least 1"),
+        ("--convolutions=fft", "convolutions=fft: expected some of auto, blocked, matmul, lax"),
+        ("--compilation_cache=/dev/null/here", "compilation_cache=/dev/null/here: expected a directory"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path, flag, message):
+    done = run(flag, f"--workdir={tmp_path}/run")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_first_round_of_the_main_job_is_waited_for(tmp_path):
+    """Its line in the metrics ends the wait; a run that never starts is no time but an error."""
+    stripes = write_stripes(tmp_path / "stripes.npz")
+    few = ["--participant_classes=0,1;2,3", "--target_class=0", "--judge_samples=80", "--batch_size=16"]
+    arguments = [f"--dataset=npz:{stripes}", "--samples_per_participant=40", "--attack=none", *few]
+    assert 0.1 < benchmark_rows.seconds_to_first_round(arguments) < 300
+    with pytest.raises(RuntimeError, match="no round after"):
+        benchmark_rows.seconds_to_first_round(["--dataset=nothing"])
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch")
+
+
+def as_torch(torch, kernel):
+    return torch.tensor(np.asarray(kernel).transpose(3, 2, 0, 1))
+
+
+@pytest.mark.parametrize("image_size", [32, 64])
+def test_the_rival_classifier_is_the_same_network(torch, image_size):
+    """With our parameters in it, it gives our logits."""
+    outputs, blocks = (11, 2) if image_size == 32 else (41, 3)
+    model = classifier_for(image_size, outputs, 1)
+    params = model.init(jax.random.key(0))
+    rival = benchmark_rivals._classifier(image_size, outputs)
+    with torch.no_grad():
+        for index in range(blocks):
+            block = params[f"PooledConvolution_{index}"]
+            rival[3 * index].weight.copy_(as_torch(torch, block["kernel"]))
+            rival[3 * index].bias.copy_(torch.tensor(np.asarray(block["bias"])))
+        channels = params[f"PooledConvolution_{blocks - 1}"]["bias"].size
+        hidden = np.asarray(params["hidden_layer"]["Dense_0"]["kernel"])
+        side = int((hidden.shape[0] / channels) ** 0.5)
+        hidden = hidden.reshape(side, side, channels, -1).transpose(3, 2, 0, 1).reshape(hidden.shape[1], -1)
+        for layer, kernel, name in (
+            (rival[-3], hidden, "hidden_layer"),
+            (rival[-1], np.asarray(params["output_layer"]["Dense_0"]["kernel"]).T, "output_layer"),
+        ):
+            layer.weight.copy_(torch.tensor(kernel))
+            layer.bias.copy_(torch.tensor(np.asarray(params[name]["Dense_0"]["bias"])))
+        images = np.random.default_rng(0).uniform(-1, 1, (3, image_size, image_size, 1)).astype(np.float32)
+        theirs = rival(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    np.testing.assert_allclose(model.apply(params, images), theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("image_size", [32, 64])
+def test_the_rival_generator_has_as_many_parameters(torch, image_size):
+    ours = dcgan_generator(image_size, 1, width=16).init(jax.random.key(0))
+    theirs = benchmark_rivals._generator(image_size, 16)
+    count = sum(parameter.numel() for parameter in theirs.parameters())
+    assert count == sum(leaf.size for leaf in jax.tree.leaves(ours))
+    assert theirs(torch.zeros(2, 100, 1, 1)).shape == (2, 1, image_size, image_size)
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_the_rival_round_trains(torch, average, monkeypatch):
+    """The server's parameters move, by the average of the participants or by their sum."""
+    servers = []
+    classifier = benchmark_rivals._classifier
+
+    def noted(*sizes):
+        servers.append(classifier(*sizes))
+        return servers[-1]
+
+    monkeypatch.setattr(benchmark_rivals, "_classifier", noted)
+    torch.manual_seed(0)
+    run = benchmark_rivals.local_round(32, 11, participants=3, samples=5, batch_size=2, average=average)
+    before = [parameter.detach().clone() for parameter in servers[0].parameters()]
+    run()
+    moved = [
+        float((now - then).detach().abs().max()) for now, then in zip(servers[0].parameters(), before, strict=True)
+    ]
+    assert min(moved) > 0
