@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -65,6 +66,30 @@ def _average(state: GanAttackState, params: PyTree, share: Array | float) -> PyT
     return jax.tree.map(lambda old, new: new + kept * (old - new), state.averaged_generator, params)
 
 
+def _train_generator(
+    key: Array,
+    state: GanAttackState,
+    loss: Callable[[PyTree, Array], Array],
+    optimizer: optax.GradientTransformation,
+    learning_rate: Array | float,
+    *,
+    steps: int,
+    batch_size: int,
+) -> tuple[PyTree, PyTree, Array, Array]:
+    """The generator and its optimiser after ``steps``, the sum of the losses and the last of them."""
+
+    def update(index: Array, carry: tuple) -> tuple:
+        params, optimizer_state, total, _ = carry
+        latents = sample_latents(jax.random.fold_in(key, index), batch_size)
+        value, gradients = jax.value_and_grad(loss)(params, latents)
+        direction, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+        params = jax.tree.map(lambda weight, change: weight - learning_rate * change, params, direction)
+        return params, optimizer_state, total + value, value
+
+    begin = (state.generator, state.optimizer, jnp.zeros(()), jnp.zeros(()))
+    return jax.lax.fori_loop(0, steps, update, begin)
+
+
 def gan_attack(
     classifier: Model,
     generator: Model,
@@ -108,38 +133,26 @@ def gan_attack(
             jnp.zeros((), jnp.int32),
         )
 
-    def loss(params: PyTree, latents: Array, discriminator: PyTree, target_class: Array | int) -> Array:
-        images = generator.apply(params, latents)
-        log_probabilities = jax.nn.log_softmax(classifier.apply(discriminator, images))
-        return -jnp.mean(log_probabilities[:, target_class])
-
     def step(
         key: Array, state: GanAttackState, view: InsiderView, hyperparameters: GanAttackHyperParameters
     ) -> tuple[GanAttackState, Contribution, GanAttackInfo]:
         key_latents, key_fakes = jax.random.split(key)
 
-        def update(index: Array, carry: tuple) -> tuple:
-            params, optimizer_state, total, _ = carry
-            latents = sample_latents(jax.random.fold_in(key_latents, index), generator_batch_size)
-            value, gradients = jax.value_and_grad(loss)(params, latents, view.params, hyperparameters.target_class)
-            direction, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-            rate = hyperparameters.generator_learning_rate
-            params = jax.tree.map(lambda weight, change: weight - rate * change, params, direction)
-            return params, optimizer_state, total + value, value
+        def loss(params: PyTree, latents: Array) -> Array:
+            log_probabilities = jax.nn.log_softmax(classifier.apply(view.params, generator.apply(params, latents)))
+            return -jnp.mean(log_probabilities[:, hyperparameters.target_class])
 
-        params, optimizer_state, total, last = jax.lax.fori_loop(
-            0, generator_steps, update, (state.generator, state.optimizer, jnp.zeros(()), jnp.zeros(()))
+        rate = hyperparameters.generator_learning_rate
+        params, optimizer_state, total, last = _train_generator(
+            key_latents, state, loss, optimizer, rate, steps=generator_steps, batch_size=generator_batch_size
         )
         fakes, fakes_mask = state.fakes, state.fakes_mask
         if fakes_per_round:
             slot = state.steps % fake_memory_rounds
             drawn = sample_images(generator, params, key_fakes, fakes_per_round, generator_batch_size)
             fakes, fakes_mask = fakes.at[slot].set(drawn), fakes_mask.at[slot].set(True)
-        contribution = Contribution(
-            fakes.reshape(-1, *image_shape),
-            jnp.full(fakes_mask.size, hyperparameters.fake_class, jnp.int32),
-            fakes_mask.reshape(-1),
-        )
+        labels = jnp.full(fakes_mask.size, hyperparameters.fake_class, jnp.int32)
+        contribution = Contribution(fakes.reshape(-1, *image_shape), labels, fakes_mask.reshape(-1))
         averaged = _average(state, params, hyperparameters.generator_averaging)
         new_state = GanAttackState(params, averaged, optimizer_state, fakes, fakes_mask, state.steps + 1)
         return new_state, contribution, GanAttackInfo(total / generator_steps, jnp.exp(-last))
