@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -126,7 +124,7 @@ def seconds_to_first_round(arguments: Sequence[str]) -> float:
         workdir = pathlib.Path(directory) / "run"
         command = [sys.executable, "-m", "experiments.gan_attack", f"--workdir={workdir}", *arguments]
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             while not (workdir / "metrics.jsonl").exists():
                 waited = time.perf_counter() - began
@@ -135,7 +133,7 @@ def seconds_to_first_round(arguments: Sequence[str]) -> float:
                 time.sleep(0.01)
             return time.perf_counter() - began
         finally:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.wait()
 
 

@@ -6,15 +6,17 @@ import hashlib
 import os
 import pathlib
 import platform
+from typing import Any
 
 import jax
 
 NO_CACHE = "off"
 _DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
+_ENABLED = "JAX_ENABLE_COMPILATION_CACHE"
 _SETTINGS = {
     # A run compiles several hundred small programs, which together take as long as the large ones.
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.1,
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": -1,
 }
 _PROCESSOR = pathlib.Path("/proc/cpuinfo")
 
@@ -26,11 +28,11 @@ def keep_compiled_programs(where: str | None = None) -> None:
     the user's cache directory cannot be written. Raises ValueError for a ``where`` that cannot be written.
     """
     if where == NO_CACHE:
-        _set({"JAX_ENABLE_COMPILATION_CACHE": "false"})
+        _set({_ENABLED: False})
     elif where is not None:
         if not _is_writable(pathlib.Path(where)):
             raise ValueError(f"compilation_cache={where}: expected a directory that can be written, or {NO_CACHE!r}")
-        _set({_DIRECTORY: str(pathlib.Path(where).absolute()), **_SETTINGS})
+        _set({_ENABLED: True, _DIRECTORY: str(pathlib.Path(where).absolute()), **_SETTINGS})
     elif jax.config.values[_DIRECTORY.lower()] is None:
         root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         directory = root / "gan_leak" / "programs" / _machine()
@@ -56,10 +58,8 @@ def _processor_lines() -> list[str]:
     return _PROCESSOR.read_text().splitlines() if _PROCESSOR.exists() else [platform.processor()]
 
 
-def _set(settings: dict[str, str]) -> None:
+def _set(settings: dict[str, Any]) -> None:
     # For processes that this one starts, and for this one, which has read its environment already.
-    os.environ.update(settings)
-    for name, text in settings.items():
-        kind = type(jax.config.values[name.lower()])
-        value = text == "true" if kind is bool else text if name == _DIRECTORY else kind(text)
+    for name, value in settings.items():
+        os.environ[name] = str(value)
         jax.config.update(name.lower(), value)

@@ -57,6 +57,12 @@ def test_off_is_off(settings):
     assert settings("jax_compilation_cache_dir") is None
 
 
+def test_a_given_directory_counts_where_the_cache_was_off(settings, tmp_path):
+    keep_compiled_programs("off")
+    keep_compiled_programs(str(tmp_path / "given"))
+    assert settings("jax_enable_compilation_cache") is True
+
+
 def test_a_directory_that_cannot_be_written_is_refused_and_the_default_done_without(settings, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"compilation_cache=.*file/inside: expected a directory"):
