@@ -46,6 +46,14 @@ def test_upsampling_equals_torchs_scatter(implementation, side):
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
+def in_three_ways(fun, images, kernels):
+    """Of the first pair alone, of all pairs vmapped, of all pairs in a scan."""
+    plain = jax.jit(fun)(images[0], kernels[0])
+    mapped = jax.jit(jax.vmap(fun))(images, kernels)
+    _, scanned = jax.jit(lambda: jax.lax.scan(lambda carry, pair: (carry, fun(*pair)), 0, (images, kernels)))()
+    return plain, mapped, scanned
+
+
 @pytest.mark.parametrize("operation", [convolve, upsample_convolve])
 def test_gradients_of_matmul_equal_those_of_the_stock_convolution(operation):
     """With respect to images and kernel, for a random cotangent; plainly, vmapped over kernels and inside a scan."""
@@ -56,11 +64,7 @@ def test_gradients_of_matmul_equal_those_of_the_stock_convolution(operation):
             output = operation(images, kernel, implementation=implementation)
             return jnp.sum(output * jnp.cos(jnp.arange(output.size, dtype=jnp.float32)).reshape(output.shape))
 
-        gradient = jax.grad(inner, argnums=(0, 1))
-        plain = jax.jit(gradient)(images[0], kernels[0])
-        mapped = jax.jit(jax.vmap(gradient))(images, kernels)
-        _, scanned = jax.jit(lambda: jax.lax.scan(lambda carry, pair: (carry, gradient(*pair)), 0, (images, kernels)))()
-        return plain, mapped, scanned
+        return in_three_ways(jax.grad(inner, argnums=(0, 1)), images, kernels)
 
     matmul, lax = gradients("matmul"), gradients("lax")
     assert largest_difference(matmul, lax) < 1e-4
@@ -121,11 +125,7 @@ def test_blocks_change_neither_values_nor_gradients(batch, most, block, monkeypa
             output = pooled_convolve(images, kernel, 3, implementation=implementation)
             return jnp.sum(output * jnp.cos(jnp.arange(output.size, dtype=jnp.float32)).reshape(output.shape)), output
 
-        both = jax.value_and_grad(inner, argnums=(0, 1), has_aux=True)
-        plain = jax.jit(both)(images[0], kernels[0])
-        mapped = jax.jit(jax.vmap(both))(images, kernels)
-        _, scanned = jax.jit(lambda: jax.lax.scan(lambda carry, pair: (carry, both(*pair)), 0, (images, kernels)))()
-        return plain, mapped, scanned
+        return in_three_ways(jax.value_and_grad(inner, argnums=(0, 1), has_aux=True), images, kernels)
 
     blocked, lax = everything("blocked"), everything("lax")
     assert largest_difference(blocked, lax) < 1e-4
