@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gan_leak.machine import usable_cores
+from gan_leak.machine import has_core_for_each_device
 from gan_leak.types import Array
 
 IMPLEMENTATIONS = ("auto", "blocked", "matmul", "lax")
@@ -33,8 +33,7 @@ def resolve_implementation(implementation: str) -> str:
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation={implementation!r}: allowed are {', '.join(map(repr, IMPLEMENTATIONS))}")
     if implementation == "auto":
-        core_each = jax.default_backend() == "cpu" and len(usable_cores()) <= jax.local_device_count()
-        return "blocked" if core_each else "matmul"
+        return "blocked" if has_core_for_each_device() else "matmul"
     return implementation
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_leak import machine
 from gan_leak.models import layers
 from gan_leak.models.layers import (
     IMPLEMENTATIONS,
@@ -150,7 +151,7 @@ def test_blocks_have_second_derivatives(monkeypatch):
 
 def test_unknown_implementations_are_refused_and_auto_is_for_the_machine(monkeypatch):
     for cores, expected in ((1, "blocked"), (2, "matmul")):
-        monkeypatch.setattr(layers, "usable_cores", lambda cores=cores: list(range(cores)))
+        monkeypatch.setattr(machine, "usable_cores", lambda cores=cores: list(range(cores)))
         assert resolve_implementation("auto") == (expected if jax.default_backend() == "cpu" else "matmul")
     with pytest.raises(ValueError, match="implementation='fft': allowed are 'auto', 'blocked', 'matmul', 'lax'"):
         resolve_implementation("fft")
