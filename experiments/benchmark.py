@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.benchmark_cases import GROUPS
+from experiments.benchmark_commands import start_rows, sweep_rows
 from experiments.benchmark_rivals import torch_is_there
-from experiments.benchmark_rows import as_table, start_rows, time_group
+from experiments.benchmark_rows import as_table, time_group
 from experiments.flags import run_binary
 from gan_leak.config import CONVOLUTIONS, PARTICIPANT_MAPPINGS, PerformanceOptions
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
@@ -25,6 +26,7 @@ from gan_leak.runs.workers import tell
 
 _SECONDS_OF_IDLE_CHECK = 2.0
 _MOST_BUSY = 0.1
+_FROM_OUTSIDE = {"start": start_rows, "sweep": sweep_rows}
 
 
 def _field(default: Any, help: str) -> Any:
@@ -91,8 +93,8 @@ def execute(prepared: PreparedBenchmark) -> int:
         rows: list[dict[str, Any]] = []
         for group in prepared.groups:
             tell(f"timing {group} ...")
-            if group == "start":
-                rows += start_rows()
+            if group in _FROM_OUTSIDE:
+                rows += _FROM_OUTSIDE[group]()
             else:
                 rows += time_group(
                     group, prepared.options, repeats=prepared.repeats, peak=peak, pytorch=prepared.pytorch

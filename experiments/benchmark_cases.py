@@ -12,7 +12,7 @@ from experiments import benchmark_rivals as rivals
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, selective_upload
 from gan_leak.collaboration.participant import masked_cross_entropy
-from gan_leak.collaboration.sharding import deal_out, device_mesh, pad_participants
+from gan_leak.collaboration.sharding import deal_out, device_mesh
 from gan_leak.config import PerformanceOptions
 from gan_leak.defenses import sparse_vector_upload
 from gan_leak.models import classifier_for, dcgan_generator
@@ -165,8 +165,7 @@ def local_round(
     )
     state = jax.jit(lambda key: init_federation(key, model, transform, participants))(jax.random.key(0))
     if mesh is not None:
-        state = state._replace(participants=pad_participants(state.participants, mesh.size))
-        state, data = deal_out(state, pad_participants(data, mesh.size), mesh)
+        state, data = deal_out(state, data, mesh)
     last = samples % batch_size or batch_size
     flops = samples // batch_size * _step_flops(image_size, batch_size)
     flops += _step_flops(image_size, last) if last < batch_size else 0
@@ -207,8 +206,8 @@ def sparse_vector_upload_of(image_size: int, releases: float) -> Case:
     return Case(f"sparse vector upload, {size} coordinates, {releases:g} released", "upload", upload, (values,), 0)
 
 
-GROUPS = ("steps", "rounds", "upload", "participants", "samples", "start")
-_COUNTS = (2, 8, 32, 128, 512)
+GROUPS = ("steps", "rounds", "upload", "participants", "samples", "start", "sweep")
+_COUNTS = (2, 8, 32, 128, 512, 1000)
 _SAMPLES = (64, 256, 1024, 4096)
 
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +14,6 @@ from gan_leak.config import PerformanceOptions
 from gan_leak.machine import usable_cores
 from gan_leak.runs.timing import Timing, time_in_turn
 
-_MOST_SECONDS_TO_FIRST_ROUND = 300.0
 _COLUMNS = {
     "what": "case",
     "options": "options",
@@ -103,38 +97,6 @@ def _speed(timing: Timing, units: int, flops: int, peak: float, theirs: float | 
         "pytorch_seconds": None if theirs is None else theirs / units,
         "ratio_to_pytorch": None if theirs is None else timing.median / theirs,
     }
-
-
-def start_rows() -> list[dict[str, Any]]:
-    """Seconds from the start of the process to the first finished round, without and with compiled programs kept."""
-    cache = tempfile.mkdtemp()
-    try:
-        return [
-            {"case": f"start to first round, {state} cache", "options": "", "unit": "start", "median_seconds": seconds}
-            for state in ("empty", "warm")
-            for seconds in [seconds_to_first_round(["--compilation_cache", cache])]
-        ]
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
-
-
-def seconds_to_first_round(arguments: Sequence[str]) -> float:
-    """Starts the main job and waits until its first round is written; raises RuntimeError if none ever is."""
-    with tempfile.TemporaryDirectory() as directory:
-        workdir = pathlib.Path(directory) / "run"
-        command = [sys.executable, "-m", "experiments.gan_attack", f"--workdir={workdir}", *arguments]
-        began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            while not (workdir / "metrics.jsonl").exists():
-                waited = time.perf_counter() - began
-                if process.poll() is not None or waited > _MOST_SECONDS_TO_FIRST_ROUND:
-                    raise RuntimeError(f"no round after {waited:.0f} s: {' '.join(command)}")
-                time.sleep(0.01)
-            return time.perf_counter() - began
-        finally:
-            process.kill()
-            process.wait()
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
+from gan_leak.runs.processes import join_processes
 from gan_leak.runs.programs import keep_compiled_programs
 
 PRESETS = pathlib.Path(__file__).parent / "presets"
@@ -59,22 +60,56 @@ def config_from_flags(config_class: type, flag_values: flags.FlagValues = flags.
     return _build(config_class, flag_values)
 
 
+def define_process_flags() -> None:
+    """Defines the flags by which several processes share one run."""
+    common: dict[str, Any] = {"module_name": sys.argv[0]}
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Share the run with the other processes that were started with the same flags; SLURM, Open MPI, Kubernetes and "
+        "TPU pods tell them of each other, elsewhere the next three flags do.",
+        **common,
+    )
+    flags.DEFINE_string("coordinator_address", None, "host:port of process 0.", **common)
+    flags.DEFINE_integer("num_processes", None, "How many processes share the run.", **common)
+    flags.DEFINE_integer("process_id", None, "Which of them this one is; 0 writes the results.", **common)
+
+
+def _join_processes() -> None:
+    values = flags.FLAGS
+    given = {name: values[name].value for name in ("coordinator_address", "num_processes", "process_id")}
+    if values.distributed:
+        join_processes(**given)
+    for name, value in given.items():
+        if value is not None and not values.distributed:
+            raise ValueError(f"{name}={value}: expected together with --distributed")
+
+
 def run_binary(
-    prepare: Callable[[Any, pathlib.Path, bool], Any], execute: Callable[[Any], int | None], config_class: type
+    prepare: Callable[[Any, pathlib.Path, bool], Any],
+    execute: Callable[[Any], int | None],
+    config_class: type,
+    *,
+    many_processes: bool = False,
 ) -> None:
     """Runs ``execute(prepare(config, workdir, resume))`` with flags from the command line, and exits with its status.
 
     ``prepare`` validates: its ValueError or OSError is bad input, told in one line with exit status 2, as are wrong
     flags. An exception of ``execute`` is a defect and keeps its traceback. Ctrl-C and SIGTERM raise KeyboardInterrupt
-    and SystemExit(143) in either, so that ``finally`` cleans up, and exit with 130 and 143.
+    and SystemExit(143) in either, so that ``finally`` cleans up, and exit with 130 and 143. ``many_processes``: whether
+    several processes may share a run.
     """
     define_flags(config_class)
+    if many_processes:
+        define_process_flags()
 
     def main(_: list[str]) -> int:
         signal.signal(signal.SIGTERM, _raise_exit)
         try:
             try:
                 keep_compiled_programs(flags.FLAGS.compilation_cache)
+                if many_processes:
+                    _join_processes()
                 prepared = prepare(config_from_flags(config_class), _workdir(flags.FLAGS), flags.FLAGS.resume)
             except (ValueError, OSError) as error:
                 _fail(error)

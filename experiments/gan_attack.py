@@ -9,4 +9,4 @@ from gan_leak.config import AttackConfig
 from gan_leak.runs.train import execute, prepare
 
 if __name__ == "__main__":
-    run_binary(prepare, execute, AttackConfig)
+    run_binary(prepare, execute, AttackConfig, many_processes=True)

@@ -22,7 +22,7 @@ from gan_leak.evaluation.galleries import interval_figure
 from gan_leak.evaluation.representatives import DEFINITIONS
 from gan_leak.evaluation.surfaces import MOST_PANELS, surface_figure
 from gan_leak.evaluation.sweep_report import render_sweep
-from gan_leak.runs.batch import LANE_FIELDS, read_result
+from gan_leak.runs.batch import LANE_FIELDS, check_batch, read_result
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
@@ -107,6 +107,7 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
     dealt = set()
     for cell in cells:
         validate(cell.lanes[0])
+        check_batch(cell.lanes)
         data = dataclasses.replace(cell.lanes[0], **numbers)
         if data not in dealt:
             prepare_data(cell.lanes[0])

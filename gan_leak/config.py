@@ -94,6 +94,11 @@ class AttackConfig:
         "'active' trains on the fakes as the fake class, 'passive' only watches, 'none' leaves the attack out (Hitaj "
         "et al. 2017, section 9.3).",
     )
+    participants_per_round: int = _field(
+        0,
+        "Participants drawn at random for each round; the others sit it out, and what they keep waits on the disk. 0 = "
+        "all take part in every round (McMahan et al. 2017, Algorithm 1; Hitaj et al. 2017 have all).",
+    )
     rounds: int = _field(100, "Rounds of the collaboration; in each, every participant takes one turn (open).")
     schedule: str = _field(
         "round_robin",
@@ -256,7 +261,9 @@ def validate(config: AttackConfig) -> None:
         _check_at_least(config, name, 1)
     for name in ("generator_width", "fake_memory_rounds", "evaluation_interval", "checkpoint_interval"):
         _check_at_least(config, name, 1)
-    for name in ("seed", "samples_per_participant", "judge_samples", "adversary", "target_class"):
+    for name in ("seed", "samples_per_participant", "participants_per_round", "judge_samples"):
+        _check_at_least(config, name, 0)
+    for name in ("adversary", "target_class"):
         _check_at_least(config, name, 0)
     _check_at_least(config, "evaluation_samples", 2)
     for name in ("upload_fraction", "download_fraction", "update_count_decay"):

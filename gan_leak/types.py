@@ -35,12 +35,14 @@ class FederationData(NamedTuple):
     """Who owns which samples, padded to one length so that participants share an axis.
 
     images: float32 [P, N, H, W, C]; labels: int32 [P, N]; sizes: int32 [P]. Sample ``n`` of participant ``p`` is real
-    exactly where ``n < sizes[p]``; the rest is padding that no result may depend on.
+    exactly where ``n < sizes[p]``; the rest is padding that no result may depend on. participants: int32 [P], who they
+    are, where these are some of a larger federation; -1 is nobody. None: all of it, 0 to P - 1.
     """
 
     images: Array
     labels: Array
     sizes: Array
+    participants: Array | None = None
 
 
 class LocalData(NamedTuple):

@@ -71,15 +71,26 @@ def init_federation(
     """The federation before its first round: server and participants share one initialisation."""
     key_model, key_attack = jax.random.split(key)
     params = model.init(key_model)
-    states = trees.stack([init_participant(params, transform)] * participants)
+    states = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (participants, *leaf.shape)), init_participant(params, transform)
+    )
     attack_state = attack.init(key_attack) if attack else ()
     return FederationState(init_server(params), states, attack_state, jnp.zeros((), jnp.int32))
 
 
-def local_data(data: FederationData, participant: Array | int) -> LocalData:
-    """One participant's share: images [N, H, W, C], labels [N], mask [N]."""
-    images, labels, size = trees.take(data, participant)
+def local_data(data: FederationData, position: Array | int) -> LocalData:
+    """The share of the participant at one position: images [N, H, W, C], labels [N], mask [N]."""
+    images, labels, size, _ = trees.take(data, position)
     return LocalData(images, labels, jnp.arange(labels.shape[0]) < size)
+
+
+def _identities(data: FederationData) -> Array:
+    return jnp.arange(data.sizes.shape[0]) if data.participants is None else data.participants
+
+
+def _position(data: FederationData, adversary: int) -> Array | int:
+    """Where the adversary is; 0 if it is not among these participants."""
+    return adversary if data.participants is None else jnp.argmax(data.participants == adversary)
 
 
 def _map_participants(fun: Callable, mapping: str, *arguments: PyTree) -> PyTree:
@@ -95,8 +106,13 @@ def _map_participants(fun: Callable, mapping: str, *arguments: PyTree) -> PyTree
 
 def _check_adversary(adversary: int | None, data: FederationData) -> None:
     participants = data.sizes.shape[0]
-    if adversary is not None and not 0 <= adversary < participants:
+    # Of those drawn from a larger federation the adversary need not be one.
+    if adversary is not None and data.participants is None and not 0 <= adversary < participants:
         raise ValueError(f"adversary={adversary}: expected 0 to {participants - 1}, one of the participants")
+
+
+def _zeros(shapes: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _turn_keys(key: Array, participant: Array | int) -> tuple[Array, Array, Array]:
@@ -131,6 +147,10 @@ def make_round(
     Raises ValueError for an unknown schedule, aggregation or mapping, for averaging or a mesh in a sequential schedule,
     for an attack without an adversary, and, when called, for an adversary that is none of the participants and for
     participants that cannot be dealt out evenly.
+
+    Where the data are those of some participants of a larger federation, ``state`` holds theirs too, in the same order;
+    a participant draws the same random numbers in a round whoever else takes part. Without the adversary among them the
+    attack rests, and its info is zero.
     """
     if schedule not in ("round_robin", "random_order", "synchronous"):
         raise ValueError(f"schedule={schedule!r}: allowed are 'round_robin', 'random_order', 'synchronous'")
@@ -171,8 +191,7 @@ def _sequential_round(
         assert attack is not None
 
         def skip() -> tuple:
-            shapes = jax.eval_shape(attack.step, key, attack_state, view, numbers)
-            _, contribution, info = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            _, contribution, info = _zeros(jax.eval_shape(attack.step, key, attack_state, view, numbers))
             return attack_state, contribution, info
 
         return jax.lax.cond(participant == adversary, lambda: attack.step(key, attack_state, view, numbers), skip)
@@ -183,13 +202,15 @@ def _sequential_round(
         _check_adversary(adversary, data)
         key_order, key_turns = jax.random.split(key)
         order = turn_order(key_order, schedule, data.sizes.shape[0])
+        identities = _identities(data)
 
-        def turn(carry: tuple, participant: Array) -> tuple[tuple, PyTree]:
+        def turn(carry: tuple, position: Array) -> tuple[tuple, PyTree]:
             server, participants, attack_state = carry
+            participant = identities[position]
             key_download, key_attack, key_train = _turn_keys(key_turns, participant)
-            own = trees.take(participants, participant)
+            own = trees.take(participants, position)
             downloaded = download(key_download, server, own.params, hyperparameters.download_fraction)
-            samples = local_data(data, participant)
+            samples = local_data(data, position)
             attack_info: PyTree = ()
             if attack is not None:
                 attack_state, contribution, attack_info = attack_step(
@@ -198,12 +219,12 @@ def _sequential_round(
                 samples = join(samples, contribution)
             own, upload, info = train(key_train, own, downloaded, samples, hyperparameters)
             server = add_upload(server, upload, hyperparameters.update_count_decay)
-            return (server, trees.put(participants, participant, own), attack_state), (info, attack_info)
+            return (server, trees.put(participants, position, own), attack_state), (info, attack_info)
 
         carry = (state.server, state.participants, state.attack)
         (server, participants, attack_state), infos = jax.lax.scan(turn, carry, order)
         turns, attack_infos = trees.take(infos, jnp.argsort(order))
-        attack_info = () if adversary is None else trees.take(attack_infos, adversary)
+        attack_info = () if adversary is None else trees.take(attack_infos, _position(data, adversary))
         return (
             FederationState(server, participants, attack_state, state.round + 1),
             RoundInfo(turns, attack_info),
@@ -238,31 +259,48 @@ def _synchronous_round(
     if mesh is not None:
         honest_turns = over_devices(honest_turns, mesh)
 
+    def adversary_turn(
+        key: Array, state: FederationState, data: FederationData, hyperparameters: PyTree, results: tuple
+    ) -> tuple:
+        assert attack is not None
+        assert adversary is not None
+        position = _position(data, adversary)
+
+        def turn(results: tuple) -> tuple:
+            own = trees.take(state.participants, position)
+            downloaded, key_attack, key_train = begin(
+                key, state.server, adversary, own, hyperparameters.download_fraction
+            )
+            attack_state, contribution, info = attack.step(
+                key_attack, state.attack, InsiderView(downloaded), hyperparameters.attack
+            )
+            samples = join(local_data(data, position), contribution)
+            result = train(key_train, own, downloaded, samples, hyperparameters)
+            return attack_state, info, trees.put(results, position, result)
+
+        if data.participants is None:
+            return turn(results)
+
+        def absent(results: tuple) -> tuple:
+            return state.attack, _zeros(jax.eval_shape(turn, results)[1]), results
+
+        return jax.lax.cond(jnp.any(data.participants == adversary), turn, absent, results)
+
     def round_fn(
         key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
     ) -> tuple[FederationState, RoundInfo]:
         _check_adversary(adversary, data)
         # As in a sequential round, whose first half draws the order.
         _, key_turns = jax.random.split(key)
-        participants = jnp.arange(data.sizes.shape[0])
+        identities = _identities(data)
         # In the adversary's place among the others is somebody without data, who does nothing.
-        sizes = data.sizes if adversary is None else data.sizes.at[adversary].set(0)
+        sizes = data.sizes if adversary is None else jnp.where(identities == adversary, 0, data.sizes)
         samples = LocalData(data.images, data.labels, jnp.arange(data.labels.shape[1])[None] < sizes[:, None])
         shared = (key_turns, state.server, hyperparameters)
-        results = honest_turns(shared, (participants, state.participants, samples))
+        results = honest_turns(shared, (identities, state.participants, samples))
         attack_state, attack_info = state.attack, ()
         if attack is not None and adversary is not None:
-            own = trees.take(state.participants, adversary)
-            downloaded, key_attack, key_train = begin(
-                key_turns, state.server, adversary, own, hyperparameters.download_fraction
-            )
-            view = InsiderView(downloaded)
-            attack_state, contribution, attack_info = attack.step(
-                key_attack, attack_state, view, hyperparameters.attack
-            )
-            own_samples = join(local_data(data, adversary), contribution)
-            result = train(key_train, own, downloaded, own_samples, hyperparameters)
-            results = trees.put(results, adversary, result)
+            attack_state, attack_info, results = adversary_turn(key_turns, state, data, hyperparameters, results)
         states, uploads, turns = results
         server = merge_uploads(
             state.server, uploads, turns.samples, hyperparameters.update_count_decay, aggregation=aggregation

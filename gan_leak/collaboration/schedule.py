@@ -1,4 +1,4 @@
-"""In which order participants take their turns (Shokri and Shmatikov 2015, parameter exchange protocols)."""
+"""Who takes part in a round, and in which order: the parameter exchange protocols of Shokri and Shmatikov 2015."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from gan_leak.types import Array
+
+
+def draw_cohort(key: Array, participants: int, cohort: int) -> Array:
+    """Who takes part in a round: a uniformly random ``cohort`` of 0 to ``participants`` - 1, in order, int32 [cohort].
+
+    Without replacement, as federated averaging draws its clients (McMahan et al. 2017, Algorithm 1). Raises ValueError
+    if it is empty or larger than all.
+    """
+    if not 1 <= cohort <= participants:
+        raise ValueError(f"cohort={cohort}: expected 1 to {participants}, the number of participants")
+    return jnp.sort(jax.random.permutation(key, participants)[:cohort].astype(jnp.int32))
 
 
 def turn_order(key: Array, schedule: str, participants: int) -> Array:

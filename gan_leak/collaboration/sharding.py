@@ -6,9 +6,12 @@ Inside a device they are mapped as on a single one; between devices travels only
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gan_leak import trees
@@ -46,30 +49,77 @@ def over_devices(fun: Callable, mesh: Mesh) -> Callable:
     return run
 
 
-def pad_participants(tree: PyTree, multiple: int) -> PyTree:
-    """Adds zeros to the leading P axis of data or states, up to the next multiple.
-
-    Who is added has no data (``sizes`` 0), and so uploads and counts nothing.
-    """
-    return jax.tree.map(
-        lambda leaf: jnp.pad(leaf, [(0, -len(leaf) % multiple), *[(0, 0)] * (leaf.ndim - 1)]),
-        tree,
+def rows_between(array: np.ndarray, start: int, stop: int, *, fill: int = 0) -> np.ndarray:
+    """Entries ``start`` to ``stop`` of the first axis, with ``fill`` for those behind its end."""
+    taken = array[start:stop]
+    return np.pad(
+        taken, [(0, stop - start - len(taken)), *[(0, 0)] * (array.ndim - 1)], constant_values=array.dtype.type(fill)
     )
 
 
 def deal_out(state: FederationState, data: FederationData, mesh: Mesh) -> tuple[FederationState, FederationData]:
-    """Places each participant's state and data on its device, and everything else on all of them."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    """Places each participant's state and data on its device, and everything else on all of them.
+
+    To come out even, participants are added who are nobody and have no data, and so upload and count nothing. Of
+    devices of several processes each process reads only the rows of its own participants (``own_positions``).
+    """
     by_participant = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
-    # In the order of its fields: server, participants, attack, round.
-    places = FederationState._make([everywhere, by_participant, everywhere, everywhere])
-    return jax.device_put(state, places), jax.device_put(data, by_participant)
+
+    def spread(leaf: PyTree, fill: int = 0) -> jax.Array:
+        array = np.asarray(leaf)
+        rows = -(-len(array) // mesh.size) * mesh.size
+
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(rows)
+            return rows_between(array, start, stop, fill=fill)
+
+        return jax.make_array_from_callback((rows, *array.shape[1:]), by_participant, part)
+
+    server, attack, round = replicate((state.server, state.attack, state.round), mesh)
+    identities = None if data.participants is None else spread(data.participants, fill=-1)
+    return (
+        FederationState(server, jax.tree.map(spread, state.participants), attack, round),
+        FederationData(spread(data.images), spread(data.labels), spread(data.sizes), identities),
+    )
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The same arrays on every device; every process must have them."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    # jax.device_put has no way to the devices of other processes.
+    def copy(leaf: PyTree) -> jax.Array:
+        if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(copy(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, everywhere, lambda index: array[index])
+
+    return jax.tree.map(copy, tree)
+
+
+def own_positions(participants: int, mesh: Mesh) -> list[int]:
+    """The participants whose devices belong to this process, in the order in which ``deal_out`` deals."""
+    each = -(-participants // mesh.size)
+    own: list[int] = []
+    for place, device in enumerate(mesh.devices.flat):
+        if device.process_index == jax.process_index():
+            own += range(min(place * each, participants), min((place + 1) * each, participants))
+    return own
 
 
 def gather(state: FederationState, participants: int) -> FederationState:
-    """The state of a federation without those whom ``pad_participants`` added, on one device.
+    """The state of a federation without those whom ``deal_out`` added, as NumPy arrays, in every process.
 
     So it can be kept and dealt out again over any number of devices.
     """
-    own = state._replace(participants=trees.take(state.participants, slice(participants)))
-    return jax.device_put(own, jax.local_devices()[0])
+    everyone = multihost_utils.process_allgather(state.participants, tiled=True)
+    server, attack, round = jax.device_get((state.server, state.attack, state.round))
+    return FederationState(server, trees.take(everyone, slice(participants)), attack, round)
+
+
+def round_places(mesh: Mesh) -> tuple[FederationState, NamedSharding]:
+    """Where the results of a round are to lie: states as ``deal_out`` laid them, what is logged on every device."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    by_participant = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
+    places: Any = FederationState._make([everywhere, by_participant, everywhere, everywhere])
+    return places, everywhere

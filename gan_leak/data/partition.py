@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,10 +126,17 @@ def check_adversary_ignorance(labels_of_adversary: np.ndarray, target_class: int
         raise ValueError(f"the adversary owns {owned} images of target_class={target_class}, expected none")
 
 
-def gather(images: np.ndarray, labels: np.ndarray, indices_per_participant: Sequence[np.ndarray]) -> FederationData:
+def gather(
+    images: np.ndarray,
+    labels: np.ndarray,
+    indices_per_participant: Sequence[np.ndarray],
+    *,
+    only: Collection[int] | None = None,
+) -> FederationData:
     """Collect the images uint8 [M, H, W, C] and labels [M] of P participants, padded to the longest.
 
     Returns NumPy arrays: images float32 [P, N, H, W, C] in [-1, 1], labels int32 [P, N], sizes int32 [P]. Padding is 0.
+    With ``only``, the images and labels of all other participants are left out: zeros, which take no memory.
 
     Raises ValueError when there is no participant or no image at all.
     """
@@ -139,6 +146,8 @@ def gather(images: np.ndarray, labels: np.ndarray, indices_per_participant: Sequ
     padded_images = np.zeros((len(sizes), sizes.max(), *images.shape[1:]), np.float32)
     padded_labels = np.zeros((len(sizes), sizes.max()), np.int32)
     for participant, indices in enumerate(indices_per_participant):
+        if only is not None and participant not in only:
+            continue
         padded_images[participant, : len(indices)] = to_float(images[indices])
         padded_labels[participant, : len(indices)] = labels[indices]
     arrays: tuple[Any, Any, Any] = (padded_images, padded_labels, sizes)

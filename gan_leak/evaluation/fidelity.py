@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial.distance import cdist
 
 
 def flatten(images: np.ndarray) -> np.ndarray:
@@ -23,6 +22,9 @@ def nearest_by_l1(images: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarra
 
     images [M, H, W, C], candidates [N, H, W, C] -> (indices [M], mean absolute difference per pixel [M]).
     """
+    # Here, since it takes longer to import than all the rest of this package.
+    from scipy.spatial.distance import cdist
+
     pixels = int(np.prod(np.shape(images)[1:]))
     distances = cdist(flatten(images), flatten(candidates), "cityblock") / pixels
     nearest = np.argmin(distances, axis=1)

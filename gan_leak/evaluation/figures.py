@@ -169,7 +169,14 @@ def _draw_losses(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    _draw_panel(axes, list(_loss_curves(rounds, losses)), "training loss (log)")
+    drawn_anew = any("participants" in record for record in records)
+    curves = [_median_curve(rounds, losses)] if drawn_anew else list(_loss_curves(rounds, losses))
+    _draw_panel(axes, curves, "training loss (log)")
+
+
+def _median_curve(rounds: Sequence[int], losses: np.ndarray) -> _Curve:
+    """The median over those who took part in a round: where others do in every round, nobody has a curve."""
+    return _Curve("median", BLUE, "-", ".", 1.8, list(zip(rounds, map(_median, losses.T), strict=True)))
 
 
 def _loss_curves(rounds: Sequence[int], losses: np.ndarray) -> Iterator[_Curve]:
@@ -180,7 +187,7 @@ def _loss_curves(rounds: Sequence[int], losses: np.ndarray) -> Iterator[_Curve]:
             if index < len(points):
                 yield _Curve(f"participant {index}", colour, style, ".", 1.4, points[index])
         return
-    yield _Curve("median", BLUE, "-", ".", 1.8, list(zip(rounds, map(_median, losses.T), strict=True)))
+    yield _median_curve(rounds, losses)
     for index, curve in enumerate(points):
         label = "_unnamed" if index else f"each of {len(losses)} participants"
         yield _Curve(label, "#B5B5B5", "-", ".", 0.6, curve)

@@ -98,6 +98,9 @@ def check_batch(configs: Sequence[AttackConfig]) -> None:
         raise ValueError("configs: empty, at least one configuration is needed")
     if configs[0].attack == "none":
         raise ValueError("attack='none': expected 'active' or 'passive', since a batch measures leakage")
+    if configs[0].participants_per_round:
+        drawn = configs[0].participants_per_round
+        raise ValueError(f"participants_per_round={drawn}: expected 0, since a batch holds everybody's state in memory")
     for config in configs[1:]:
         for field in dataclasses.fields(AttackConfig):
             values = getattr(configs[0], field.name), getattr(config, field.name)

@@ -43,11 +43,12 @@ class RunKeys(NamedTuple):
     rounds: Array
     latents: Array
     prior: Array
+    cohorts: Array
 
 
 def run_keys(seed: int) -> RunKeys:
     """The keys of the run with this seed."""
-    return RunKeys(*jax.random.split(jax.random.key(seed), 4))
+    return RunKeys(*jax.random.split(jax.random.key(seed), 5))
 
 
 def make_instrument_source(show: Callable[[str], None]) -> InstrumentSource:

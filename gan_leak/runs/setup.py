@@ -15,6 +15,7 @@ from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, make_round, selective_upload
 from gan_leak.collaboration.participant import local_sgd
 from gan_leak.collaboration.round import RoundFunction
+from gan_leak.collaboration.sharding import own_positions
 from gan_leak.config import AttackConfig, validate
 from gan_leak.data import Dataset, gather, load, parse_participant_classes, partition, split_off_judge_pool, to_float
 from gan_leak.defenses import dp_sgd, sparse_vector_upload
@@ -89,8 +90,11 @@ def _load_bundled(name: str, *, image_size: int) -> Dataset:
     return load(name, image_size=image_size)
 
 
-def prepare_data(config: AttackConfig) -> AttackData:
+def prepare_data(config: AttackConfig, mesh: Mesh | None = None) -> AttackData:
     """Loads the data set and deals it out.
+
+    mesh: where all participants will stay on devices of several processes; then each process holds the images of its
+    own participants only.
 
     Raises ValueError for anything about the data that does not fit the configuration.
     """
@@ -104,6 +108,11 @@ def prepare_data(config: AttackConfig) -> AttackData:
     participant_classes = parse_participant_classes(config.participant_classes, num_classes)
     if len(participant_classes) < 2 and config.partition != "centralised":
         raise ValueError(f"participant_classes={config.participant_classes!r}: expected at least two participants")
+    if config.participants_per_round > len(participant_classes):
+        raise ValueError(
+            f"participants_per_round={config.participants_per_round}: expected at most {len(participant_classes)}, the "
+            "number of participants"
+        )
     candidates, judge_indices = split_off_judge_pool(dataset.train_labels, config.judge_samples)
     owned = partition(
         dataset.train_labels,
@@ -121,7 +130,9 @@ def prepare_data(config: AttackConfig) -> AttackData:
     smallest = min(len(indices) for indices in owned if len(indices))
     if config.batch_size > smallest:
         raise ValueError(f"batch_size={config.batch_size}: expected at most {smallest}, the data of one participant")
-    return _assemble(config, dataset, owned, candidates, judge_indices)
+    only = None if mesh is None or config.participants_per_round else own_positions(len(owned), mesh)
+    federation = gather(dataset.train_images, dataset.train_labels, owned, only=only)
+    return _assemble(config, dataset, owned, candidates, judge_indices, federation)
 
 
 def _assemble(
@@ -130,6 +141,7 @@ def _assemble(
     owned: tuple[np.ndarray, ...],
     candidates: np.ndarray,
     judge_indices: np.ndarray,
+    federation: FederationData,
 ) -> AttackData:
     labels = dataset.train_labels
     victims = np.concatenate(
@@ -154,7 +166,7 @@ def _assemble(
     }
     present = np.isin(dataset.test_labels, np.unique(labels[np.concatenate(owned)]))
     return AttackData(
-        federation=gather(dataset.train_images, labels, owned),
+        federation=federation,
         private=to_float(dataset.train_images[private]),
         fresh=fresh,
         judge_pool=Images(dataset.train_images[judge_indices], labels[judge_indices]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -14,9 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gan_leak import trees
-from gan_leak.collaboration import RoundInfo, init_federation, make_rounds
-from gan_leak.collaboration.sharding import deal_out, device_mesh, gather, pad_participants
+from gan_leak.collaboration import RoundInfo
+from gan_leak.collaboration.sharding import device_mesh
 from gan_leak.config import AttackConfig, to_json, validate
 from gan_leak.evaluation.fidelity import nearest_by_l1
 from gan_leak.evaluation.figures import curves_figure, evolution_figure, reconstructions_figure
@@ -42,21 +42,23 @@ from gan_leak.runs.measurement import (
     reconstruct,
     run_keys,
 )
+from gan_leak.runs.placement import Placement, initial_state, place_all, place_cohorts
+from gan_leak.runs.processes import by_itself, leads, share, together
 from gan_leak.runs.progress import Progress, progress
 from gan_leak.runs.setup import AttackData, Experiment, build_experiment, prepare_data
-from gan_leak.types import FederationData, FederationState, PyTree
+from gan_leak.types import FederationState, ParticipantState, PyTree
 
 _KEPT_PER_EVALUATION = 60
 DIVERGED_STATUS = 1
 
 
 class PreparedRun(NamedTuple):
-    """A run whose input has been checked and whose directory is open and locked."""
+    """A run whose input has been checked and whose directory is open and locked, by the process that leads."""
 
     config: AttackConfig
     data: AttackData
     experiment: Experiment
-    directory: RunDirectory
+    directory: RunDirectory | None
     mesh: Mesh | None = None
 
 
@@ -76,10 +78,15 @@ def prepare(config: AttackConfig, workdir: pathlib.Path, resume: bool) -> Prepar
     """Checks the configuration and the data and opens the run directory; raises ValueError for bad input."""
     validate(config)
     _choose_devices(config)
-    data = prepare_data(config)
-    mesh = device_mesh() if config.schedule == "synchronous" and jax.device_count() > 1 else None
-    experiment = build_experiment(config, data, mesh)
-    return PreparedRun(config, data, experiment, open_run(workdir, config, resume=resume), mesh)
+    with together():
+        if config.schedule != "synchronous" and jax.process_count() > 1:
+            raise ValueError(f"schedule={config.schedule!r}: expected 'synchronous' where processes share a round")
+        mesh = device_mesh() if config.schedule == "synchronous" and jax.device_count() > 1 else None
+        data = prepare_data(config, mesh)
+        experiment = build_experiment(config, data, mesh)
+    with together():
+        directory = open_run(workdir, config, resume=resume) if leads() else None
+    return PreparedRun(config, data, experiment, directory, mesh)
 
 
 def _choose_devices(config: AttackConfig) -> None:
@@ -101,26 +108,43 @@ def execute(prepared: PreparedRun) -> int:
     An interruption (KeyboardInterrupt, SystemExit) leaves a checkpoint of the last finished chunk and is raised again.
     """
     try:
-        with progress(prepared.config.rounds, initial=0) as display:
+        with (
+            open(os.devnull, "w") as nowhere,
+            progress(prepared.config.rounds, initial=0, stream=None if leads() else nowhere) as display,
+        ):
             return _run(prepared, display)
     finally:
-        close_run(prepared.directory)
+        if prepared.directory is not None:
+            close_run(prepared.directory)
 
 
 def _run(prepared: PreparedRun, display: Progress) -> int:
     config, data, experiment, directory, _ = prepared
     keys = run_keys(config.seed)
-    for difference in directory.differences:
-        display.message(f"not the machine or versions this run began with, so not bit-identical: {difference}")
-    participants = data.federation.sizes.shape[0]
-    state = jax.jit(
-        lambda key: init_federation(key, experiment.classifier, experiment.transform, participants, experiment.attack)
-    )(keys.init)
+    participants = len(data.federation.sizes)
+    by_cohorts = config.participants_per_round > 0
+    state, initial = initial_state(experiment, keys.init, participants, by_cohorts=by_cohorts)
     comparison = functools.cache(functools.partial(_compare, prepared, keys, state.attack, display))
-    state = _restore(directory, state, display)
-    notes = _train(prepared, keys, state, comparison, display)
-    _finish(prepared, notes, comparison(), display)
+    if directory is not None:
+        state = _restore(directory, state, display)
+    placement = _place(prepared, keys, share(state), initial)
+    notes = _train(prepared, keys, placement, comparison, display)
+    if directory is not None:
+        _finish(prepared, directory, notes, comparison(), display)
     return DIVERGED_STATUS if notes else 0
+
+
+def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial: ParticipantState) -> Placement:
+    config, data, experiment, directory, mesh = prepared
+    common: dict[str, Any] = {
+        "mesh": mesh,
+        "checkpoint_directory": None if directory is None else directory.path / "checkpoints",
+    }
+    if config.participants_per_round:
+        size = config.participants_per_round
+        return place_cohorts(experiment, keys, state, data.federation, initial, cohort_size=size, **common)
+    most = config.performance.rounds_per_chunk
+    return place_all(experiment, keys, state, data.federation, most=most, **common)
 
 
 def _compare(prepared: PreparedRun, keys: RunKeys, untrained_attack: PyTree, display: Progress) -> _Comparison:
@@ -137,9 +161,12 @@ def _measured(references: References, images: np.ndarray) -> dict[str, Any]:
 
 
 def _restore(directory: RunDirectory, state: FederationState, display: Progress) -> FederationState:
+    for difference in directory.differences:
+        display.message(f"not the machine or versions this run began with, so not bit-identical: {difference}")
     if not directory.resumed:
         return state
-    restored = checkpoints.restore_latest(directory.path / "checkpoints", state)
+    template = state if jax.process_count() == 1 else jax.device_get(state)
+    restored = by_itself(checkpoints.restore_latest, directory.path / "checkpoints", template)
     for name in () if restored is None else restored.skipped:
         display.message(f"checkpoint {name} is damaged or unfinished: skipped")
     truncate_metrics(directory, -1 if restored is None else restored.round)
@@ -148,73 +175,65 @@ def _restore(directory: RunDirectory, state: FederationState, display: Progress)
 
 
 def _train(
-    prepared: PreparedRun, keys: RunKeys, state: FederationState, comparison: _LazyComparison, display: Progress
+    prepared: PreparedRun, keys: RunKeys, placement: Placement, comparison: _LazyComparison, display: Progress
 ) -> tuple[str, ...]:
-    config, data, experiment, directory, _ = prepared
-    chunk = jax.jit(make_rounds(experiment.round, config.performance.rounds_per_chunk))
-    participants = len(data.federation.sizes)
-    state, federation = _deal_out(state, data.federation, prepared.mesh)
+    config, directory = prepared.config, prepared.directory
+    state = placement.state
     saved = int(state.round)
 
-    def save(state: FederationState) -> None:
-        if prepared.mesh is not None:
-            state = gather(state, participants)
-        checkpoints.save(directory.path / "checkpoints", int(state.round), state)
+    def keep(records: list[dict[str, Any]]) -> None:
+        if directory is not None:
+            for record in records:
+                append_metrics(directory, record)
 
     try:
         while (done := int(state.round)) < config.rounds:
             intervals = (config.evaluation_interval, config.checkpoint_interval)
             ends = [_next_multiple(done, interval) for interval in intervals]
-            count = min(config.performance.rounds_per_chunk, config.rounds - done, *(end - done for end in ends))
+            count = min(placement.most, config.rounds - done, *(end - done for end in ends))
             began = time.perf_counter()
-            new_state, infos = jax.block_until_ready(
-                chunk(keys.rounds, state, federation, experiment.hyperparameters, count)
-            )
+            new_state, infos, cohort = placement.advance(state, count)
             seconds = (time.perf_counter() - began) / count
-            infos = jax.device_get(infos._replace(turns=trees.take(infos.turns, np.s_[:, :participants])))
-            records = _records(done, count, infos, seconds)
+            records = _records(done, count, infos, seconds, cohort, config.adversary)
             diverged = [record["round"] for record in records if not _is_finite(record)]
             if diverged:
-                for record in records[: diverged[0] - done - 1]:
-                    append_metrics(directory, record)
+                keep(records[: diverged[0] - done - 1])
                 if done > saved:
-                    save(state)
+                    placement.save(state)
                 return (_divergence(diverged[0], config),)
             state, done = new_state, done + count
-            if done % config.evaluation_interval == 0 or done == config.rounds:
-                records[-1].update(_evaluate(prepared, keys, state, comparison))
-            for record in records:
-                append_metrics(directory, record)
+            if directory is not None and (done % config.evaluation_interval == 0 or done == config.rounds):
+                records[-1].update(_evaluate(prepared, directory, keys, state, comparison))
+            keep(records)
             _show(display, records[-1])
             if done % config.checkpoint_interval == 0 or done == config.rounds:
-                save(state)
+                placement.save(state)
                 saved = done
     except (KeyboardInterrupt, SystemExit):
-        if int(state.round) > saved:
-            save(state)
-        display.message(f"interrupted after round {int(state.round)}; --workdir={directory.path} --resume continues")
+        # To save is a thing that all processes do together, and the others may not have been interrupted.
+        if int(state.round) > saved and jax.process_count() == 1:
+            placement.save(state)
+            saved = int(state.round)
+        if directory is not None:
+            display.message(f"interrupted; --workdir={directory.path} --resume continues after round {saved}")
         raise
     return ()
-
-
-def _deal_out(
-    state: FederationState, federation: FederationData, mesh: Mesh | None
-) -> tuple[FederationState, FederationData]:
-    if mesh is None:
-        return state, federation
-    padded = state._replace(participants=pad_participants(state.participants, mesh.size))
-    return deal_out(padded, pad_participants(federation, mesh.size), mesh)
 
 
 def _next_multiple(value: int, interval: int) -> int:
     return (value // interval + 1) * interval
 
 
-def _records(done: int, count: int, infos: RoundInfo, seconds: float) -> list[dict[str, Any]]:
-    attack = infos.attack._asdict() if infos.attack != () else None
+def _records(
+    done: int, count: int, infos: RoundInfo, seconds: float, cohort: np.ndarray | None, adversary: int
+) -> list[dict[str, Any]]:
+    took_part = cohort is None or adversary in cohort
+    attack = infos.attack._asdict() if infos.attack != () and took_part else None
+    who = {} if cohort is None else {"participants": cohort.tolist()}
     return [
         {
             "round": done + index + 1,
+            **who,
             "model_accuracy": None,
             "losses": infos.turns.loss[index].tolist(),
             "uploaded": infos.turns.uploaded[index].tolist(),
@@ -240,9 +259,12 @@ def _divergence(round: int, config: AttackConfig) -> str:
 
 
 def _evaluate(
-    prepared: PreparedRun, keys: RunKeys, state: FederationState, comparison: _LazyComparison
+    prepared: PreparedRun, directory: RunDirectory, keys: RunKeys, state: FederationState, comparison: _LazyComparison
 ) -> dict[str, Any]:
-    config, data, experiment, directory, _ = prepared
+    config, data, experiment, *_, mesh = prepared
+    if mesh is not None:
+        # What lies on all devices would be computed on all of them, and other processes have no part in this.
+        state = state._replace(server=jax.device_get(state.server), attack=jax.device_get(state.attack))
     accuracy = model_accuracy(experiment.classifier, state.server.params, *data.test)
     measured: dict[str, Any] = {"model_accuracy": accuracy}
     if experiment.attack is not None and (references := comparison().references) is not None:
@@ -270,9 +292,11 @@ def _show(display: Progress, record: Mapping[str, Any]) -> None:
     )
 
 
-def _finish(prepared: PreparedRun, notes: tuple[str, ...], compared: _Comparison, display: Progress) -> None:
+def _finish(
+    prepared: PreparedRun, directory: RunDirectory, notes: tuple[str, ...], compared: _Comparison, display: Progress
+) -> None:
     """Writes reconstructions.npz, the figures and the report from what is on disk, and shows the summary."""
-    config, data, _, directory, _ = prepared
+    config, data = prepared.config, prepared.data
     records = read_metrics(directory)
     evaluated = [record["round"] for record in records if "leakage" in record]
     images_by_round = {round: np.load(_evaluation_path(directory, round))["images"] for round in evaluated}
@@ -299,9 +323,9 @@ def _finish(prepared: PreparedRun, notes: tuple[str, ...], compared: _Comparison
         final = next(record["leakage"] for record in reversed(records) if "leakage" in record)
         comparison = {"reconstructions": final, **comparison}
     summary = _summary(compared.judge_test_accuracy, records, comparison)
-    page = _render(prepared, notes, summary, records, comparison, figures)
+    page = _render(prepared, directory, notes, summary, records, comparison, figures)
     write_atomic(directory.path / "report.html", page.encode())
-    for line in _summary_lines(prepared, notes, summary, comparison):
+    for line in _summary_lines(directory, notes, summary, comparison):
         display.message(line)
 
 
@@ -314,13 +338,14 @@ _CAPTIONS = {
 
 def _render(
     prepared: PreparedRun,
+    directory: RunDirectory,
     notes: tuple[str, ...],
     summary: Mapping[str, str],
     records: list[dict[str, Any]],
     comparison: Mapping[str, Mapping[str, Any]],
     figures: Mapping[str, bytes],
 ) -> str:
-    config, data, _, directory, _ = prepared
+    config, data = prepared.config, prepared.data
     environment = json.loads((directory.path / "config.json").read_text())
     environment.pop("config")
     environment["data set SHA-256"] = data.fingerprint
@@ -358,12 +383,12 @@ def _summary(
 
 
 def _summary_lines(
-    prepared: PreparedRun,
+    directory: RunDirectory,
     notes: tuple[str, ...],
     summary: Mapping[str, str],
     comparison: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
-    path = prepared.directory.path
+    path = directory.path
     lines = [*notes, "", *(f"{name:32}{value}" for name, value in summary.items())]
     for name, row in comparison.items():
         lines.append(f"{'leakage score, ' + name:40}{row['leakage_score']:.2f}")

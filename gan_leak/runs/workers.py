@@ -25,10 +25,10 @@ from gan_leak.config import AttackConfig
 from gan_leak.machine import usable_cores
 from gan_leak.runs.batch import RESULT_NAME, run_batch
 from gan_leak.runs.measurement import InstrumentSource, make_instrument_source
+from gan_leak.runs.processes import end_without
 from gan_leak.runs.setup import prepare_data
 
 _MOST_WORKERS = 4
-_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Job(NamedTuple):
@@ -123,14 +123,7 @@ def running(
 def _start_worker(shares: multiprocessing.queues.Queue, parent: int) -> None:
     # Ctrl-C reaches the whole group of processes: the parent ends its workers in its own way.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_without, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_without, args=(parent,), daemon=True).start()
     cores = shares.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-
-
-def _end_without(parent: int) -> None:
-    """Ends this process at once when its parent is gone, so that whoever continues a batch is its only writer."""
-    while os.getppid() == parent:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-    os._exit(1)

@@ -343,6 +343,62 @@ def test_adversary_state_moves_only_at_its_turn():
     assert info.attack.generator_loss.shape == ()
 
 
+def cohort_round(schedule, attack, adversary, cohort, **values):
+    """One round of some of the participants, from the state after a round of all: what all hold before and they after.
+
+    Whoever is -1 is nobody: there to fill a place, with data that must not matter.
+    """
+    before, _ = run(schedule, attack, adversary, rounds=1, **values)
+    rows = np.maximum(cohort, 0)
+    drawn = trees.take(DATA, rows)._replace(participants=jnp.asarray(cohort, jnp.int32))
+    drawn = drawn._replace(sizes=jnp.where(drawn.participants < 0, 0, drawn.sizes))
+    after, info = jitted_round(schedule, attack, adversary, "map", "add")(
+        jax.random.fold_in(jax.random.key(KEY_SEED), 1),
+        before._replace(participants=trees.take(before.participants, rows)),
+        drawn,
+        numbers(attack=attack, **values),
+    )
+    return before, after, info
+
+
+@pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
+@pytest.mark.parametrize(("attack", "adversary"), [("none", None), ("active", 0), ("active", 2)])
+def test_a_round_of_some_is_one_in_which_the_others_have_nothing(schedule, attack, adversary):
+    """Participant 1 owns no image, so that without it the server, and all that the others hold, come out the same."""
+    values = {"upload_fraction": 0.5, "download_fraction": 0.5}
+    whole, whole_info = run(schedule, attack, adversary, rounds=2, **values)
+    for cohort in ([0, 2], [0, 2, -1]):
+        _, part, info = cohort_round(schedule, attack, adversary, cohort, **values)
+        assert largest_difference((part.server, part.attack), (whole.server, whole.attack)) < 1e-6
+        assert (
+            largest_difference(
+                trees.take(part.participants, slice(2)), trees.take(whole.participants, np.array([0, 2]))
+            )
+            < 1e-6
+        )
+        assert (
+            largest_difference(
+                (trees.take(info.turns, slice(2)), info.attack),
+                (trees.take(whole_info.turns, np.array([0, 2])), whole_info.attack),
+            )
+            < 1e-6
+        )
+    assert (
+        largest_difference(whole.server.params, run(schedule, attack, adversary, rounds=1, **values)[0].server.params)
+        > 0.1
+    )
+
+
+@pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
+@pytest.mark.parametrize("cohort", [[1, 2], [1, 2, -1]])
+def test_an_adversary_who_sits_out_does_nothing(schedule, cohort):
+    before, after, info = cohort_round(schedule, "active", 0, cohort)
+    assert same_bits(after.attack, before.attack)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(info.attack))
+    assert info.turns.samples.tolist() == [SIZES[max(who, 0)] * (who >= 0) for who in cohort]
+    assert largest_difference(after.server.params, before.server.params) > 1e-2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

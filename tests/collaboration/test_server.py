@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from gan_leak.collaboration.schedule import turn_order
+from gan_leak.collaboration.schedule import draw_cohort, turn_order
 from gan_leak.collaboration.server import add_upload, download, init_server, merge_uploads
 from gan_leak.types import ServerState, Upload
 from reference.selection import is_some_largest
@@ -115,6 +115,19 @@ def test_turn_orders():
     often = [orders.count(list(order)) for order in itertools.permutations(range(3))]
     assert sum(often) == 3000
     assert scipy.stats.chisquare(often).pvalue > 1e-3
+
+
+def test_a_cohort_is_a_uniformly_random_subset_in_order():
+    """Every pair of five equally often; drawing with replacement, or by neighbours, would show."""
+    keys = jax.random.split(jax.random.key(2), 4000)
+    cohorts = np.asarray(jax.vmap(lambda key: draw_cohort(key, 5, 2))(keys)).tolist()
+    often = [cohorts.count(list(pair)) for pair in itertools.combinations(range(5), 2)]
+    assert sum(often) == 4000
+    assert scipy.stats.chisquare(often).pvalue > 1e-3
+    assert draw_cohort(jax.random.key(0), 4, 4).tolist() == [0, 1, 2, 3]
+    for size in (0, 6):
+        with pytest.raises(ValueError, match=f"cohort={size}: expected 1 to 5, the number of participants"):
+            draw_cohort(jax.random.key(0), 5, size)
 
 
 def test_a_schedule_without_an_order_is_refused():

@@ -6,12 +6,13 @@ import pathlib
 import subprocess
 import sys
 
-import jax.numpy as jnp
+import jax
+import numpy as np
 import pytest
 
-from gan_leak.collaboration import make_round, selective_upload
-from gan_leak.collaboration.sharding import device_mesh, pad_participants
-from reference.small import federation_data, linear_classifier
+from gan_leak.collaboration import init_federation, make_round, selective_upload
+from gan_leak.collaboration.sharding import deal_out, device_mesh, gather, own_positions, rows_between
+from reference.small import federation_data, largest_difference, linear_classifier
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -40,14 +41,22 @@ def test_participants_that_cannot_be_dealt_out_evenly_are_refused(results):
     assert results[-1][0] == "entries=5: expected a multiple of 2, the number of devices"
 
 
-def test_who_is_added_has_no_data():
-    data = federation_data((3, 5))
-    padded = pad_participants(data, 4)
-    assert padded.sizes.tolist() == [3, 5, 0, 0]
-    assert padded.images.shape == (4, *data.images.shape[1:])
-    assert (padded.images[:2] == data.images).all()
-    assert pad_participants(data, 2).images.shape == data.images.shape
-    assert pad_participants(jnp.ones(3, bool), 2).tolist() == [True, True, True, False]
+def test_rows_behind_the_end_are_filled():
+    sizes = np.array([3, 5, 7], np.int32)
+    assert rows_between(sizes, 0, 2).tolist() == [3, 5]
+    assert rows_between(sizes, 2, 4).tolist() == [7, 0]
+    assert rows_between(sizes, 4, 6, fill=-1).tolist() == [-1, -1]
+    assert rows_between(np.ones((3, 2), bool), 2, 5).tolist() == [[True] * 2, [False] * 2, [False] * 2]
+
+
+def test_on_one_device_everybody_belongs_to_this_process_and_comes_back():
+    data, model, transform = federation_data((3, 5)), linear_classifier(), selective_upload("largest")
+    state = init_federation(jax.random.key(0), model, transform, 2)
+    mesh = device_mesh(jax.devices()[:1])
+    assert own_positions(2, mesh) == [0, 1]
+    dealt, shares = deal_out(state, data._replace(participants=np.array([4, 9], np.int32)), mesh)
+    assert shares.participants.tolist() == [4, 9]
+    assert largest_difference(gather(dealt, 2), state) == 0
 
 
 def test_turns_in_order_cannot_be_dealt_out():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import benchmark, benchmark_cases, benchmark_rivals, benchmark_rows
+from experiments import benchmark, benchmark_cases, benchmark_commands, benchmark_rivals, benchmark_rows
 from experiments.benchmark import BenchmarkConfig
 from experiments.benchmark_cases import Case
 from gan_leak.config import PerformanceOptions
@@ -135,9 +135,31 @@ def test_the_first_round_of_the_main_job_is_waited_for(tmp_path):
     stripes = write_stripes(tmp_path / "stripes.npz")
     few = ["--participant_classes=0,1;2,3", "--target_class=0", "--judge_samples=80", "--batch_size=16"]
     arguments = [f"--dataset=npz:{stripes}", "--samples_per_participant=40", "--attack=none", *few]
-    assert 0.1 < benchmark_rows.seconds_to_first_round(arguments) < 300
+    assert 0.1 < benchmark_commands.seconds_to_first_round(arguments) < 300
     with pytest.raises(RuntimeError, match="no round after"):
-        benchmark_rows.seconds_to_first_round(["--dataset=nothing"])
+        benchmark_commands.seconds_to_first_round(["--dataset=nothing"])
+
+
+def test_commands_are_timed_one_after_the_other(monkeypatch):
+    """Each gets its own directory and all share one cache; one that fails is no time but an error."""
+    seen = []
+
+    def recorded(command, **_):
+        seen.append(command)
+        return subprocess.CompletedProcess(command, len(seen) > 26, "", "error: no")
+
+    monkeypatch.setattr(benchmark_commands.subprocess, "run", recorded)
+    rows = benchmark_commands.sweep_rows()
+    assert [row["case"] for row in rows] == ["24 runs, one sweep", "24 runs, a process each"]
+    (swept,) = [command for command in seen if "experiments.sweep" in command]
+    assert {"--upload_fraction=0.03,0.1,0.3,1", "--learning_rate=0.02,0.05", "--num_seeds=3"} <= set(swept)
+    alone = [tuple(command[-3:]) for command in seen[2:]]
+    assert len(set(alone)) == 24
+    assert ("--upload_fraction=0.3", "--learning_rate=0.05", "--seed=2") in alone
+    assert len({command[3] for command in seen[2:]}) == 24
+    assert len({command[command.index("--compilation_cache") + 1] for command in seen[2:]}) == 1
+    with pytest.raises(RuntimeError, match=r"experiments\.gan_attack .*--seed=0: error: no"):
+        benchmark_commands.sweep_rows()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gan_leak import trees
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, selective_upload
-from gan_leak.collaboration.sharding import deal_out, device_mesh, pad_participants
+from gan_leak.collaboration.sharding import deal_out, device_mesh
 from gan_leak.runs.batch import make_lanes
 from reference.small import FAKE_CLASS, IMAGE_SHAPE, federation_data, largest_difference, linear_classifier
 from reference.small import linear_generator as generator
@@ -36,8 +36,7 @@ def compare(mapping, attacked, aggregation, devices):
     def rounds(mesh):
         state, shares = start, data
         if mesh is not None:
-            state = start._replace(participants=pad_participants(start.participants, mesh.size))
-            state, shares = deal_out(state, pad_participants(data, mesh.size), mesh)
+            state, shares = deal_out(start, data, mesh)
         round_fn = jax.jit(
             make_round(
                 model,

@@ -1,0 +1,104 @@
+"""The states of participants who sit a round out: one file each, so that only the disk bounds how many there are.
+
+A table, int32 [P], says by the end of which round a participant's file was written, -1 where it never took part; the
+table goes into the checkpoints. A file is never changed: a checkpoint finds what it was made with, whatever came later.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from gan_leak import trees
+from gan_leak.runs.directory import sync_directory
+from gan_leak.types import ParticipantState, PyTree
+
+_NAME = re.compile(r"participant_(\d+)_round_(\d+)\.npz")
+
+
+def fresh_table(participants: int) -> np.ndarray:
+    """The table before the first round."""
+    return np.full(participants, -1, np.int32)
+
+
+def read_states(
+    directory: pathlib.Path, table: np.ndarray, cohort: np.ndarray, initial: ParticipantState
+) -> ParticipantState:
+    """The states of a cohort, with a leading axis; that of a participant without a file is ``initial``.
+
+    Raises ValueError if a file is missing, damaged or holds a state of other shapes or types than ``initial``.
+    """
+    return stack_states(
+        [
+            initial if table[participant] < 0 else _read(_path(directory, participant, table[participant]), initial)
+            for participant in cohort
+        ]
+    )
+
+
+def stack_states(states: list[ParticipantState]) -> ParticipantState:
+    """States as one, with a leading axis, as NumPy arrays."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+
+
+def write_states(
+    directory: pathlib.Path, table: np.ndarray, cohort: np.ndarray, states: ParticipantState, round: int
+) -> np.ndarray:
+    """Writes a cohort's states at the end of a round; returns the new table. ``keep_states`` makes them durable."""
+    directory.mkdir(exist_ok=True)
+    for position, participant in enumerate(cohort):
+        path = _path(directory, participant, round)
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, *map(np.asarray, jax.tree.leaves(trees.take(states, position))), allow_pickle=False)
+        os.replace(temporary, path)
+    return advance_table(table, cohort, round)
+
+
+def advance_table(table: np.ndarray, cohort: np.ndarray, round: int) -> np.ndarray:
+    """The table after the cohort's files of a round were written."""
+    table = table.copy()
+    table[list(cohort)] = round
+    return table
+
+
+def sync_states(directory: pathlib.Path, table: np.ndarray, since: int) -> None:
+    """Returns when the files that the table names and that were written after round ``since`` are on the disk."""
+    for participant in np.flatnonzero(table > since).tolist():
+        descriptor = os.open(_path(directory, participant, table[participant]), os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    if directory.exists():
+        sync_directory(directory)
+
+
+def delete_unnamed(directory: pathlib.Path, tables: Sequence[np.ndarray]) -> None:
+    """Deletes the files that none of the tables names."""
+    for path in directory.iterdir() if directory.exists() else ():
+        match = _NAME.fullmatch(path.name)
+        if match is None or not any(table[int(match[1])] == int(match[2]) for table in tables):
+            path.unlink()
+
+
+def _path(directory: pathlib.Path, participant: int, round: int) -> pathlib.Path:
+    return directory / f"participant_{participant:06d}_round_{round:06d}.npz"
+
+
+def _read(path: pathlib.Path, initial: ParticipantState) -> ParticipantState:
+    expected, structure = jax.tree.flatten(initial)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            leaves: list[PyTree] = [archive[name] for name in archive.files]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not readable ({error}); --resume from another copy of the directory") from None
+    if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(leaf.shape, leaf.dtype) for leaf in expected]:
+        raise ValueError(f"{path}: holds a state of another structure")
+    return jax.tree.unflatten(structure, leaves)

@@ -1,0 +1,119 @@
+"""Several processes, on one host or many, that run one program: how they find each other, agree and share.
+
+Every process computes; only the first touches the run directory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from gan_leak.types import PyTree
+
+_LONGEST_REFUSAL = 1000
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def join_processes(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Makes this process one of several; what is None comes from SLURM, Open MPI, Kubernetes or the TPU pod.
+
+    It must come before anything is computed. Raises ValueError if a number is out of range, or if something is None and
+    none of these is there to tell it.
+    """
+    if num_processes is not None and num_processes < 1:
+        raise ValueError(f"num_processes={num_processes}: expected at least 1")
+    if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
+        raise ValueError(f"process_id={process_id}: expected 0 to num_processes - 1, {(num_processes or 1) - 1}")
+    try:
+        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    except ValueError as error:
+        raise ValueError(
+            f"distributed=True: no SLURM, Open MPI, Kubernetes or TPU pod tells the processes of each other ({error}); "
+            "expected --coordinator_address, --num_processes and --process_id"
+        ) from None
+
+
+def leads() -> bool:
+    """Whether this process is the one that reads and writes the run directory."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Runs a block in which any process may meet bad input: then all of them raise its ValueError, and none waits.
+
+    An OSError of the block becomes a ValueError where there are several processes.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    own = ""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        own = str(error)
+    encoded = np.zeros(_LONGEST_REFUSAL, np.uint8)
+    refusal = np.frombuffer(own.encode()[:_LONGEST_REFUSAL], np.uint8)
+    encoded[: len(refusal)] = refusal
+    for process, row in enumerate(multihost_utils.process_allgather(encoded)):
+        text = bytes(row).rstrip(b"\0").decode(errors="replace")
+        if text:
+            raise ValueError(text if process == jax.process_index() else f"process {process}: {text}")
+
+
+def share(tree: PyTree) -> PyTree:
+    """The first process's arrays, in every process; of the others only shapes and types count."""
+    return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(jax.device_get(tree))
+
+
+def by_itself(function: Callable, *arguments: Any) -> Any:
+    """The result of a function of a module, found where no other process takes part.
+
+    Orbax saves and loads with all processes of a run, even where only one has anything to save; so it runs in a helper,
+    which is none of them, if there are several.
+    """
+    if jax.process_count() == 1:
+        return function(*arguments)
+    return _helper().submit(function, *arguments).result()
+
+
+@functools.cache
+def _helper() -> concurrent.futures.ProcessPoolExecutor:
+    atexit.register(_end_helper)
+    return concurrent.futures.ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), _begin_helper, (os.getpid(),)
+    )
+
+
+def _end_helper() -> None:
+    _helper().shutdown()
+    # Else the interpreter would drop it after the modules that it needs in order to be dropped.
+    _helper.cache_clear()
+
+
+def _begin_helper(parent: int) -> None:
+    # Ctrl-C reaches the whole group of processes, and what the parent is at the helper finishes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_without, args=(parent,), daemon=True).start()
+    # Accelerators belong to the run.
+    jax.config.update("jax_platforms", "cpu")
+
+
+def end_without(parent: int) -> None:
+    """Ends this process at once when its parent is gone, so that whoever continues its work is the only writer."""
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
