@@ -16,7 +16,10 @@ hypothesis.settings.load_profile("repeatable")
 @pytest.fixture(scope="session", autouse=True)
 def _session_cache(tmp_path_factory):
     """Judges and compiled programs live as long as the session; GAN_LEAK_TEST_CACHE names a directory to keep them."""
-    directory = os.environ.get("GAN_LEAK_TEST_CACHE") or str(tmp_path_factory.mktemp("cache"))
+    session = tmp_path_factory.getbasetemp()
+    # Processes that share the tests have a folder each, side by side.
+    together = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session
+    directory = os.environ.get("GAN_LEAK_TEST_CACHE") or str(together / "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", directory)
         # Runs that differ in nothing but their directory share their programs, in this process and in those it starts.
