@@ -42,20 +42,21 @@ class Placement(NamedTuple):
 
 def initial_state(
     experiment: Experiment, key: Array, participants: int, *, by_cohorts: bool
-) -> tuple[FederationState, ParticipantState]:
-    """The state to start from, as checkpoints hold it, and that of a participant before its first turn.
+) -> tuple[FederationState, ParticipantState | None]:
+    """The state to start from, as checkpoints hold it.
 
-    By cohorts, the place of the participants' states is taken by the table of ``gan_leak.runs.participant_files``.
+    By cohorts, the place of the participants' states is taken by the table of ``gan_leak.runs.participant_files``, and
+    what a participant has before its first turn comes second.
     """
     state = jax.jit(
         lambda key: init_federation(
             key, experiment.classifier, experiment.transform, 1 if by_cohorts else participants, experiment.attack
         )
     )(key)
-    initial = jax.device_get(trees.take(state.participants, 0))
-    if by_cohorts:
-        state = state._replace(participants=participant_files.fresh_table(participants))
-    return state, initial
+    if not by_cohorts:
+        return state, None
+    initial = trees.take(jax.device_get(state.participants), 0)
+    return state._replace(participants=participant_files.fresh_table(participants)), initial
 
 
 def place_all(

@@ -134,13 +134,13 @@ def _run(prepared: PreparedRun, display: Progress) -> int:
     return DIVERGED_STATUS if notes else 0
 
 
-def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial: ParticipantState) -> Placement:
+def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial: ParticipantState | None) -> Placement:
     config, data, experiment, directory, mesh = prepared
     common: dict[str, Any] = {
         "mesh": mesh,
         "checkpoint_directory": None if directory is None else directory.path / "checkpoints",
     }
-    if config.participants_per_round:
+    if initial is not None:
         size = config.participants_per_round
         return place_cohorts(experiment, keys, state, data.federation, initial, cohort_size=size, **common)
     most = config.performance.rounds_per_chunk
