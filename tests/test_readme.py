@@ -29,7 +29,7 @@ def test_every_flag_and_preset_that_it_names_exists():
     }
     common = {"workdir", "resume", "preset", "compilation_cache", "help"}
     of_processes = {"distributed", "coordinator_address", "num_processes", "process_id"}
-    of_others = {"ntasks-per-node", "worker", "command"}
+    of_others = {"ntasks-per-node", "worker", "command", "dist"}
     assert set(re.findall(r"--([a-z][a-z0-9_-]*)", README)) <= flags | common | of_processes | of_others
     for preset in re.findall(r"--preset=([a-z0-9_]+)", README):
         assert pathlib.Path(f"experiments/presets/{preset}.flags").exists()
