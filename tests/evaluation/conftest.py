@@ -1,5 +1,9 @@
 """The real MNIST, the judge that all tests of this folder share, and pictures that show nothing or pretend to."""
 
+import fcntl
+import os
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,9 +35,14 @@ def judge_pool(mnist):
 @pytest.fixture(scope="session")
 def mnist_judge(mnist, mnist_test, judge_pool):
     """The judge of a default run; about a minute to train unless the cache below $XDG_CACHE_HOME has it."""
-    return load_or_train_judge(
-        mnist.train_images[judge_pool], mnist.train_labels[judge_pool], *mnist_test, num_classes=10
-    )
+    cache = pathlib.Path(os.environ["XDG_CACHE_HOME"])
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "judge.lock").open("w") as lock:
+        # Of several processes that test, one trains it and the others wait.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return load_or_train_judge(
+            mnist.train_images[judge_pool], mnist.train_labels[judge_pool], *mnist_test, num_classes=10
+        )
 
 
 @pytest.fixture(scope="session")
