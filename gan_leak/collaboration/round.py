@@ -121,6 +121,14 @@ def _turn_keys(key: Array, participant: Array | int) -> tuple[Array, Array, Arra
     return key_download, key_attack, key_train
 
 
+def _begin_turn(
+    key: Array, server: ServerState, participant: Array | int, own: ParticipantState, hyperparameters: Any
+) -> tuple[PyTree, Array, Array]:
+    """What the participant has downloaded, and its keys for an attack and for training."""
+    key_download, key_attack, key_train = _turn_keys(key, participant)
+    return download(key_download, server, own.params, hyperparameters.download_fraction), key_attack, key_train
+
+
 def make_round(
     model: Model,
     transform: UploadTransform,
@@ -207,9 +215,8 @@ def _sequential_round(
         def turn(carry: tuple, position: Array) -> tuple[tuple, PyTree]:
             server, participants, attack_state = carry
             participant = identities[position]
-            key_download, key_attack, key_train = _turn_keys(key_turns, participant)
             own = trees.take(participants, position)
-            downloaded = download(key_download, server, own.params, hyperparameters.download_fraction)
+            downloaded, key_attack, key_train = _begin_turn(key_turns, server, participant, own, hyperparameters)
             samples = local_data(data, position)
             attack_info: PyTree = ()
             if attack is not None:
@@ -241,50 +248,17 @@ def _synchronous_round(
     mapping: str,
     mesh: jax.sharding.Mesh | None,
 ) -> RoundFunction:
-    def begin(
-        key: Array, server: ServerState, participant: Array | int, own: ParticipantState, fraction: Array | float
-    ) -> tuple:
-        key_download, key_attack, key_train = _turn_keys(key, participant)
-        return download(key_download, server, own.params, fraction), key_attack, key_train
-
     def honest_turns(shared: tuple, each: tuple) -> tuple:
         key, server, hyperparameters = shared
 
         def turn(participant: Array, own: ParticipantState, samples: LocalData) -> tuple:
-            downloaded, _, key_train = begin(key, server, participant, own, hyperparameters.download_fraction)
+            downloaded, _, key_train = _begin_turn(key, server, participant, own, hyperparameters)
             return train(key_train, own, downloaded, samples, hyperparameters)
 
         return _map_participants(turn, mapping, *each)
 
     if mesh is not None:
         honest_turns = over_devices(honest_turns, mesh)
-
-    def adversary_turn(
-        key: Array, state: FederationState, data: FederationData, hyperparameters: PyTree, results: tuple
-    ) -> tuple:
-        assert attack is not None
-        assert adversary is not None
-        position = _position(data, adversary)
-
-        def turn(results: tuple) -> tuple:
-            own = trees.take(state.participants, position)
-            downloaded, key_attack, key_train = begin(
-                key, state.server, adversary, own, hyperparameters.download_fraction
-            )
-            attack_state, contribution, info = attack.step(
-                key_attack, state.attack, InsiderView(downloaded), hyperparameters.attack
-            )
-            samples = join(local_data(data, position), contribution)
-            result = train(key_train, own, downloaded, samples, hyperparameters)
-            return attack_state, info, trees.put(results, position, result)
-
-        if data.participants is None:
-            return turn(results)
-
-        def absent(results: tuple) -> tuple:
-            return state.attack, _zeros(jax.eval_shape(turn, results)[1]), results
-
-        return jax.lax.cond(jnp.any(data.participants == adversary), turn, absent, results)
 
     def round_fn(
         key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
@@ -300,7 +274,9 @@ def _synchronous_round(
         results = honest_turns(shared, (identities, state.participants, samples))
         attack_state, attack_info = state.attack, ()
         if attack is not None and adversary is not None:
-            attack_state, attack_info, results = adversary_turn(key_turns, state, data, hyperparameters, results)
+            attack_state, attack_info, results = _adversary_turn(
+                train, attack, adversary, key_turns, state, data, hyperparameters, results
+            )
         states, uploads, turns = results
         server = merge_uploads(
             state.server, uploads, turns.samples, hyperparameters.update_count_decay, aggregation=aggregation
@@ -308,6 +284,38 @@ def _synchronous_round(
         return FederationState(server, states, attack_state, state.round + 1), RoundInfo(turns, attack_info)
 
     return round_fn
+
+
+def _adversary_turn(
+    train: Callable,
+    attack: RoundAttack,
+    adversary: int,
+    key: Array,
+    state: FederationState,
+    data: FederationData,
+    hyperparameters: Any,
+    results: tuple,
+) -> tuple[PyTree, PyTree, tuple]:
+    """The attack's state and info, and the results of all turns, with the adversary's put in if it takes part."""
+    position = _position(data, adversary)
+
+    def turn(results: tuple) -> tuple:
+        own = trees.take(state.participants, position)
+        downloaded, key_attack, key_train = _begin_turn(key, state.server, adversary, own, hyperparameters)
+        attack_state, contribution, info = attack.step(
+            key_attack, state.attack, InsiderView(downloaded), hyperparameters.attack
+        )
+        samples = join(local_data(data, position), contribution)
+        result = train(key_train, own, downloaded, samples, hyperparameters)
+        return attack_state, info, trees.put(results, position, result)
+
+    if data.participants is None:
+        return turn(results)
+
+    def absent(results: tuple) -> tuple:
+        return state.attack, _zeros(jax.eval_shape(turn, results)[1]), results
+
+    return jax.lax.cond(jnp.any(data.participants == adversary), turn, absent, results)
 
 
 def make_rounds(round_fn: RoundFunction, most: int) -> Callable:

@@ -50,7 +50,7 @@ def stack_states(states: list[ParticipantState]) -> ParticipantState:
 def write_states(
     directory: pathlib.Path, table: np.ndarray, cohort: np.ndarray, states: ParticipantState, round: int
 ) -> np.ndarray:
-    """Writes a cohort's states at the end of a round; returns the new table. ``keep_states`` makes them durable."""
+    """Writes a cohort's states at the end of a round; returns the new table. ``sync_states`` makes them durable."""
     directory.mkdir(exist_ok=True)
     for position, participant in enumerate(cohort):
         path = _path(directory, participant, round)

@@ -110,8 +110,9 @@ def place_cohorts(
     def advance(state: FederationState, count: int) -> tuple[FederationState, RoundInfo, np.ndarray]:
         round, table = int(state.round), np.asarray(state.participants)
         cohort = np.asarray(draw_cohort(jax.random.fold_in(keys.cohorts, round), len(table), cohort_size))
-        states = participant_files.stack_states([initial] * cohort_size)
-        if directory is not None:
+        if directory is None:
+            states = participant_files.stack_states([initial] * cohort_size)
+        else:
             states = participant_files.read_states(directory, table, cohort, initial)
         drawn = trees.take(data, cohort)._replace(participants=cohort)
         full = state._replace(participants=share(states))
