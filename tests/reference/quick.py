@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gan_leak.config import AttackConfig
 from gan_leak.evaluation import judge, representatives
 from gan_leak.models import LATENT_SIZE
 from gan_leak.runs import inversion, measurement, setup
@@ -22,6 +23,23 @@ def write_stripes(path, *, classes=4, per_class=60, channels=0):
         image[height * label : height * label + max(1, height - 2)] = rng.integers(150, 250)
     np.savez(path, images=images, labels=labels)
     return path
+
+
+def small_run(stripes, **changes):
+    """A run of a few rounds on ``write_stripes``: two participants and the attack, unless changed."""
+    settings = {
+        "participant_classes": "0,1;2,3",
+        "target_class": 0,
+        "judge_samples": 80,
+        "batch_size": 16,
+        "rounds": 4,
+        "generator_steps": 1,
+        "generator_batch_size": 8,
+        "fakes_per_round": 16,
+        "evaluation_interval": 2,
+        "evaluation_samples": 12,
+    }
+    return AttackConfig(dataset=f"npz:{stripes}", **settings | changes)
 
 
 def use_linear_networks(patch):

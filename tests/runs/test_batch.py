@@ -12,11 +12,12 @@ import pytest
 from gan_leak import trees
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, make_rounds, selective_upload
-from gan_leak.config import AttackConfig, PerformanceOptions
+from gan_leak.config import PerformanceOptions
 from gan_leak.defenses import sparse_vector_upload
 from gan_leak.runs import batch, checkpoints, setup, train
 from gan_leak.runs.batch import check_batch, make_lanes, run_batch, stack_federations
 from gan_leak.runs.measurement import make_instrument_source
+from reference.quick import small_run
 from reference.small import (
     FAKE_CLASS,
     IMAGE_SHAPE,
@@ -34,21 +35,7 @@ def _linear_networks(linear_networks):
 
 @pytest.fixture(scope="module")
 def config(stripes):
-    return AttackConfig(
-        dataset=f"npz:{stripes}",
-        participant_classes="0,1;2,3",
-        target_class=0,
-        judge_samples=80,
-        samples_per_participant=40,
-        batch_size=16,
-        rounds=4,
-        generator_steps=2,
-        generator_batch_size=8,
-        generator_learning_rate=0.5,
-        fakes_per_round=16,
-        evaluation_interval=2,
-        evaluation_samples=12,
-    )
+    return small_run(stripes, samples_per_participant=40, generator_steps=2, generator_learning_rate=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from gan_leak.config import AttackConfig
 from gan_leak.runs import train
-from reference.quick import use_linear_networks
+from reference.quick import small_run, use_linear_networks
 
 PARTICIPANTS = 6
 
@@ -21,23 +20,17 @@ def _linear_networks(monkeypatch):
 
 @pytest.fixture
 def config(stripes):
-    return AttackConfig(
-        dataset=f"npz:{stripes}",
+    return small_run(
+        stripes,
         participant_classes="0;1;2;3;1,2;2,3",
         adversary=5,
-        target_class=0,
-        judge_samples=80,
         batch_size=8,
         # Each keeps most of its own parameters, so that what was kept between its turns makes a difference.
         download_fraction=0.3,
         upload_fraction=0.5,
         participants_per_round=2,
         rounds=12,
-        generator_steps=1,
-        generator_batch_size=8,
-        fakes_per_round=16,
         evaluation_interval=4,
-        evaluation_samples=12,
         checkpoint_interval=3,
     )
 

@@ -14,6 +14,7 @@ from PIL import Image
 from gan_leak.config import AttackConfig, PerformanceOptions, from_json
 from gan_leak.evaluation.judge import JudgeTraining
 from gan_leak.runs import measurement, train
+from reference.quick import small_run
 
 CLASSES = 4
 
@@ -29,21 +30,7 @@ def _quick_judge():
 
 @pytest.fixture
 def config(stripes):
-    return AttackConfig(
-        dataset=f"npz:{stripes}",
-        participant_classes="0,1;2,3",
-        target_class=0,
-        judge_samples=80,
-        samples_per_participant=0,
-        batch_size=16,
-        rounds=4,
-        generator_steps=1,
-        generator_batch_size=8,
-        fakes_per_round=16,
-        evaluation_interval=2,
-        evaluation_samples=12,
-        checkpoint_interval=2,
-    )
+    return small_run(stripes, samples_per_participant=0, checkpoint_interval=2)
 
 
 def run(config, workdir, resume=False):
