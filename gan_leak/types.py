@@ -148,6 +148,27 @@ class ModelView(NamedTuple):
     params: PyTree
 
 
+class GradientView(NamedTuple):
+    """What the server sees of one participant's step: the parameters that it sent out, and the gradient that came back.
+
+    Of several local steps, the gradient is (params before - params after) / learning rate.
+    """
+
+    params: PyTree
+    gradient: PyTree
+
+
+class SplitView(NamedTuple):
+    """What the cloud sees of one input in split inference, and what it knows of the client's part of the network.
+
+    features: [...], what the client sent. params: the parameters it knows: the client's in the white box, those of its
+    own shadow otherwise.
+    """
+
+    features: Array
+    params: PyTree
+
+
 class Contribution(NamedTuple):
     """What an adversary adds to its own local data in one round: images [F, H, W, C], labels [F], mask bool [F]."""
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from gan_leak.data import bundled
 from gan_leak.data.images import fit
 
-IMAGE_SIZES = (32, 64)
+IMAGE_SIZES = (28, 32, 64)
 NAMES = "'mnist', 'orl_faces', 'tfds:<name>[/<config>]', 'npz:<path>' or 'folder:<path>'"
 
 # The split of a source that comes without a test part: every fifth sample of a class.

@@ -47,14 +47,20 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
-def convolve(images: Array, kernel: Array, *, implementation: str) -> Array:
-    """Convolves images [B, H, W, C] with a kernel [K, K, C, O], stride 1, no padding -> [B, H-K+1, W-K+1, O]."""
+def convolve(images: Array, kernel: Array, *, implementation: str, stride: int = 1) -> Array:
+    """Convolves images [B, H, W, C] with [K, K, C, O], no padding -> [B, H', W', O], H' = (H - K) // stride + 1."""
     implementation = resolve_implementation(implementation)
     if implementation == "lax":
-        return jax.lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=_NHWC)
+        return jax.lax.conv_general_dilated(images, kernel, (stride, stride), "VALID", dimension_numbers=_NHWC)
     size, _, channels, outputs = kernel.shape
-    height, width = images.shape[1] - size + 1, images.shape[2] - size + 1
-    if implementation == "blocked":
+    height, width = ((side - size) // stride + 1 for side in images.shape[1:3])
+    if stride > 1:
+        down, right = stride * (height - 1) + 1, stride * (width - 1) + 1
+        patches = jnp.concatenate(
+            [images[:, i : i + down : stride, j : j + right : stride] for i in range(size) for j in range(size)],
+            axis=-1,
+        )
+    elif implementation == "blocked":
         # First the rows, then the columns: on one core, two copies of few pieces cost less than one of many.
         rows = jnp.concatenate([images[:, i : i + height] for i in range(size)], axis=-1)
         patches = jnp.concatenate([rows[:, :, j : j + width] for j in range(size)], axis=-1)
@@ -190,6 +196,50 @@ class PooledConvolution(nn.Module):
         height, width = (((side - size + 1) // self.pool) * self.pool + size - 1 for side in images.shape[1:3])
         pooled = pooled_convolve(images[:, :height, :width], kernel, self.pool, implementation=self.implementation)
         return jnp.tanh(pooled + bias[None, None, None])
+
+
+class TorchConvolution(nn.Module):
+    """A convolution with Torch's zero padding on all sides, stride, and default initialisation of weights and bias."""
+
+    features: int
+    kernel_size: int
+    padding: int = 0
+    stride: int = 1
+    use_bias: bool = True
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """Images [B, H, W, C] -> [B, H', W', features], H' = (H + 2 padding - kernel_size) // stride + 1."""
+        channels, size = images.shape[-1], self.kernel_size
+        initializer = torch_uniform(size * size * channels)
+        kernel = self.param("kernel", initializer, (size, size, channels, self.features))
+        padded = jnp.pad(images, ((0, 0), *[(self.padding, self.padding)] * 2, (0, 0)))
+        outputs = convolve(padded, kernel, implementation=self.implementation, stride=self.stride)
+        return outputs + self.param("bias", initializer, (self.features,)) if self.use_bias else outputs
+
+
+class TorchTransposedConvolution(nn.Module):
+    """Torch's ConvTranspose2d with its default initialisation; the kernel has the orientation of a convolution's."""
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+    output_padding: int = 0
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """Images [B, H, W, C] -> [B, H', W', features], H' = (H-1) stride - 2 padding + size + output_padding."""
+        size, edge = self.kernel_size, self.kernel_size - 1 - self.padding
+        # Torch takes the outputs for the inputs when it counts the fan-in of a transposed convolution.
+        initializer = torch_uniform(size * size * self.features)
+        kernel = self.param("kernel", initializer, (size, size, images.shape[-1], self.features))
+        bias = self.param("bias", initializer, (self.features,))
+        sides = [(edge, edge + self.output_padding, self.stride - 1)] * 2
+        spread = jax.lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
+        return convolve(spread, kernel, implementation=self.implementation) + bias
 
 
 class TorchDense(nn.Module):

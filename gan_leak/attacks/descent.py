@@ -1,0 +1,120 @@
+"""The loop that optimising attacks share, and the optimiser of the codes that they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gan_leak.types import Array, PyTree
+
+
+class Descent(NamedTuple):
+    """Where a descent ended, its objective there, and the objective before each step [steps]."""
+
+    values: PyTree
+    objective: Array
+    path: Array
+
+
+def minimise(
+    objective: Callable[[PyTree], Array],
+    start: PyTree,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    *,
+    project: Callable[[PyTree], PyTree] | None = None,
+) -> Descent:
+    """Runs ``steps`` of an optimiser on ``objective(values) -> []``, projecting after each; for ``jit`` and ``vmap``.
+
+    What is minimised becomes NaN as soon as the objective or a gradient is, and stays so: nothing hides a divergence.
+    """
+
+    def step(carry: tuple, _: None) -> tuple[tuple, Array]:
+        values, state = carry
+        loss, gradients = jax.value_and_grad(objective)(values)
+        updates, state = optimizer.update(gradients, state, values)
+        values = optax.apply_updates(values, updates)
+        return (values if project is None else project(values), state), loss
+
+    (values, _), path = jax.lax.scan(step, (start, optimizer.init(start)), length=steps)
+    return Descent(values, objective(values), path)
+
+
+class _AmsgradState(NamedTuple):
+    steps: Array
+    mean: PyTree
+    square: PyTree
+    largest: PyTree
+
+
+def amsgrad(
+    learning_rate: float | optax.Schedule, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-3
+) -> optax.GradientTransformation:
+    """AMSGrad as PyTorch 1.0 had it, which He, Zhang and Lee 2019 used with epsilon 1e-3.
+
+    The largest second moment so far is kept without bias correction, and epsilon is added before it is corrected:
+    step = lr * sqrt(1 - beta2^t) / (1 - beta1^t) * mean / (sqrt(largest) + epsilon). With so large an epsilon the
+    first steps are much shorter than in ``optax.amsgrad``.
+    """
+
+    def init(params: PyTree) -> _AmsgradState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return _AmsgradState(jnp.zeros((), jnp.int32), zeros, zeros, zeros)
+
+    def update(gradients: PyTree, state: _AmsgradState, params: PyTree = None) -> tuple[PyTree, _AmsgradState]:
+        count = state.steps + 1
+        mean = jax.tree.map(lambda old, new: beta1 * old + (1 - beta1) * new, state.mean, gradients)
+        square = jax.tree.map(lambda old, new: beta2 * old + (1 - beta2) * new**2, state.square, gradients)
+        largest = jax.tree.map(jnp.maximum, state.largest, square)
+        rate = learning_rate(state.steps) if callable(learning_rate) else learning_rate
+        rate = rate * jnp.sqrt(1 - beta2**count) / (1 - beta1**count)
+        updates = jax.tree.map(lambda first, second: -rate * first / (jnp.sqrt(second) + epsilon), mean, largest)
+        return updates, _AmsgradState(count, mean, square, largest)
+
+    return optax.GradientTransformation(init, update)
+
+
+def halving_rate(learning_rate: float, steps_between: int) -> optax.Schedule:
+    """A learning rate that halves every so many steps."""
+    return lambda step: learning_rate * 0.5 ** (step // steps_between)
+
+
+def fit(
+    key: Array,
+    loss: Callable[[PyTree, PyTree], Array],
+    params: PyTree,
+    data: PyTree,
+    optimizer: optax.GradientTransformation,
+    *,
+    batch_size: int,
+    epochs: int,
+    shuffled: bool = True,
+) -> tuple[PyTree, Array]:
+    """Trains on batches of ``data``, whose leaves have a leading axis [N, ...] -> (params, mean loss of each epoch).
+
+    ``loss(params, batch)``. What does not fill a last batch is left out, another part each epoch if ``shuffled``.
+    Raises ValueError if there is not one batch.
+    """
+    samples = len(jax.tree.leaves(data)[0])
+    steps = samples // batch_size
+    if not steps:
+        raise ValueError(f"batch_size={batch_size}: expected at most {samples}, the number of samples")
+
+    def step(carry: tuple, indices: Array) -> tuple[tuple, Array]:
+        params, state = carry
+        batch = jax.tree.map(lambda leaf: leaf[indices], data)
+        value, gradients = jax.value_and_grad(loss)(params, batch)
+        updates, state = optimizer.update(gradients, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    def epoch(carry: tuple, key: Array) -> tuple[tuple, Array]:
+        order = jax.random.permutation(key, samples) if shuffled else jnp.arange(samples)
+        carry, losses = jax.lax.scan(step, carry, order[: steps * batch_size].reshape(steps, batch_size))
+        return carry, jnp.mean(losses)
+
+    (params, _), losses = jax.lax.scan(epoch, (params, optimizer.init(params)), jax.random.split(key, epochs))
+    return params, losses

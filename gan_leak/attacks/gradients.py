@@ -1,0 +1,100 @@
+"""What attacks on a gradient share: the gradient of a batch, the update of several steps, and the labels it betrays."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_leak import trees
+from gan_leak.types import Array, GradientView, Model, PyTree
+
+
+def soft_cross_entropy(model: Model, params: PyTree, images: Array, labels: Array) -> Array:
+    """Mean over a batch of -sum_k y_k log softmax_k; images [B, H, W, C], labels [B, K], which sum to one."""
+    return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(model.apply(params, images)), axis=-1))
+
+
+def gradient_of(model: Model, params: PyTree, images: Array, labels: Array) -> PyTree:
+    """The gradient of the cross-entropy of a batch; labels [B, K]."""
+    return jax.grad(lambda weights: soft_cross_entropy(model, weights, images, labels))(params)
+
+
+def update_of(
+    model: Model, params: PyTree, images: Array, labels: Array, *, learning_rate: float, steps: int, batch_size: int
+) -> PyTree:
+    """What several local SGD steps upload, in units of a gradient: (params - params after them) / learning_rate.
+
+    The batches [batch_size] follow each other in the order of the images, round and round. One step on the whole batch
+    is its gradient. Raises ValueError if a batch does not divide the images.
+    """
+    if len(images) % batch_size:
+        raise ValueError(f"batch_size={batch_size}: expected a divisor of {len(images)}, the number of images")
+    if steps == 1 and batch_size == len(images):
+        # The difference of parameters before and after has fewer digits.
+        return gradient_of(model, params, images, labels)
+    batches = len(images) // batch_size
+
+    def step(index: Array, current: PyTree) -> PyTree:
+        start = (index % batches) * batch_size
+        chosen = (jax.lax.dynamic_slice_in_dim(values, start, batch_size) for values in (images, labels))
+        gradients = gradient_of(model, current, *chosen)
+        return jax.tree.map(lambda weight, gradient: weight - learning_rate * gradient, current, gradients)
+
+    # Unrolled: what is differentiated again must not be a loop of unknown length.
+    current = params
+    for index in range(steps):
+        current = step(jnp.int32(index), current)
+    return jax.tree.map(lambda change: change / learning_rate, trees.subtract(params, current))
+
+
+def squared_distance(left: PyTree, right: PyTree) -> Array:
+    """The sum of squared differences over all leaves."""
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    return sum((jnp.sum((a - b) ** 2) for a, b in pairs), jnp.zeros(()))
+
+
+def cosine_distance(left: PyTree, right: PyTree) -> Array:
+    """1 - the cosine of the angle between two gradients, all leaves taken together (Geiping et al. 2020)."""
+    pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+    product = sum(jnp.sum(a * b) for a, b in pairs)
+    norms = (jnp.sqrt(sum(jnp.sum(pair[side] ** 2) for pair in pairs)) for side in (0, 1))
+    first, second = norms
+    return 1.0 - product / (first * second)
+
+
+def check_view(view: GradientView) -> None:
+    """Raises ValueError if the gradient is of another model than the parameters, or not finite."""
+    params, gradient = (
+        [(jax.tree_util.keystr(path), jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+        for tree in view
+    )
+    if params != gradient:
+        raise ValueError("gradient: of other shapes than the parameters, expected one of the same model")
+    if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(view.gradient)):
+        raise ValueError("gradient: not finite, expected numbers")
+
+
+def infer_label(last_bias_gradient: Array) -> Array:
+    """The label of a single image, from the gradient [K] of the last layer's bias (Zhao, Mopuri and Bilen 2020, iDLG).
+
+    It is softmax - one-hot: negative at the label and nowhere else. For one image it is exact, whatever the network.
+    """
+    return jnp.argmin(last_bias_gradient)
+
+
+def infer_distinct_labels(last_bias_gradient: Array, batch_size: int) -> np.ndarray:
+    """The labels [batch_size] of a batch, sorted, if the gradient [K] of the last bias tells them beyond doubt.
+
+    Times the batch size it is the sum of the probabilities minus the counts of the labels: a class whose entry is
+    negative is present, and as many negative entries as images are all labels, each once (Yin et al. 2021). With fewer,
+    some class may be present more than once, or hidden behind others' probabilities. Raises ValueError then.
+    """
+    gradient = np.asarray(last_bias_gradient)
+    present = np.flatnonzero(gradient < 0)
+    if len(present) != batch_size:
+        raise ValueError(
+            f"labels: {len(present)} classes show in the gradient of {batch_size} images, expected one for each; give "
+            "the labels, or use an attack that recovers them"
+        )
+    return present

@@ -1,0 +1,303 @@
+"""Split inference from data to numbers: a victim network, its cut, the attacks, and how near their pictures come."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_leak.attacks.descent import amsgrad, fit, halving_rate
+from gan_leak.attacks.inverse_network import train_inverse_network
+from gan_leak.attacks.regularised_likelihood import regularised_likelihood
+from gan_leak.attacks.shadow_model import train_shadow
+from gan_leak.data import Dataset, to_float
+from gan_leak.defenses.feature_noise import FeatureDefense
+from gan_leak.evaluation.fidelity import peak_signal_to_noise, uniform_similarity
+from gan_leak.models.layered import (
+    LayeredModel,
+    SplitModel,
+    he_cifar10,
+    he_lenet,
+    inverse_network_for,
+    shadow_network_for,
+    split_after,
+    whole,
+)
+from gan_leak.types import Array, Model, PyTree, SplitView
+
+QUERIES = ("same set", "same distribution", "random noise")
+SHADOWS = (
+    "same set, same structure",
+    "other set, same structure",
+    "same set, other structure",
+    "other set, other structure",
+)
+
+
+class Likelihood(NamedTuple):
+    """The numbers of one regularised likelihood (released code; He, Zhang and Lee 2019)."""
+
+    iterations: int
+    learning_rate: float
+    total_variation: float
+    magnitude: float = 0.0
+
+
+class Victim(NamedTuple):
+    """A network under attack: how its inputs are made of images in [-1, 1], and what is published of it.
+
+    likelihoods: by split; another split takes ``other``. published: (PSNR, SSIM) by (attack, knowledge, split).
+    """
+
+    name: str
+    network: LayeredModel
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    splits: tuple[str, ...]
+    likelihoods: dict[str, Likelihood]
+    other: Likelihood
+
+
+class SplitData(NamedTuple):
+    """Inputs of the network [N, H, W, C] and labels [N]: the victim's, as many of the same kind, and those to attack.
+
+    chosen: the positions among the tested of the first image of every class.
+    """
+
+    own: tuple[np.ndarray, np.ndarray]
+    others: tuple[np.ndarray, np.ndarray]
+    tested: tuple[np.ndarray, np.ndarray]
+    chosen: np.ndarray
+
+
+class Outcome(NamedTuple):
+    """What an attack drew [M, H, W, C], in [-1, 1], and for each picture its PSNR and SSIM, in two forms."""
+
+    images: np.ndarray
+    psnr: np.ndarray
+    ssim: np.ndarray
+    ssim_by_range: np.ndarray
+
+
+def victim_for(name: str) -> Victim:
+    """The victims of He, Zhang and Lee 2019: 'mnist' or 'cifar10'. Raises ValueError for another."""
+    if name == "mnist":
+        return Victim(
+            name,
+            he_lenet(),
+            (0.5,),
+            (0.5,),
+            ("conv1", "ReLU2"),
+            {
+                "conv1": Likelihood(5000, 1e-2, 0.0),
+                "ReLU2": Likelihood(5000, 1e-2, 1.0),
+                "fc3": Likelihood(5000, 1e-2, 1e3),
+            },
+            Likelihood(5000, 1e-2, 1.0),
+        )
+    if name == "cifar10":
+        ten = Likelihood(5000, 1e-2, 10.0)
+        none = Likelihood(5000, 1e-2, 0.0)
+        return Victim(
+            name,
+            he_cifar10(),
+            (0.485, 0.456, 0.406),
+            (0.229, 0.224, 0.225),
+            ("conv11", "ReLU22", "ReLU32"),
+            {
+                **dict.fromkeys(("conv11", "ReLU11", "conv12", "ReLU12", "pool1", "conv21", "ReLU21"), none),
+                **dict.fromkeys(("conv22", "ReLU22", "pool2"), ten),
+                **dict.fromkeys(("conv31", "ReLU31", "conv32", "ReLU32", "pool3"), Likelihood(5000, 1e-2, 1e3)),
+                "fc1": Likelihood(5000, 1e-3, 1e4),
+            },
+            Likelihood(5000, 1e-2, 1e3),
+        )
+    raise ValueError(f"network={name!r}: expected mnist or cifar10")
+
+
+def as_inputs(victim: Victim, images: np.ndarray) -> np.ndarray:
+    """Images in [-1, 1] as the network takes them: of mean 0 and deviation 1, channel by channel."""
+    return ((images + 1.0) / 2.0 - np.array(victim.mean, np.float32)) / np.array(victim.deviation, np.float32)
+
+
+def as_images(victim: Victim, inputs: Any) -> np.ndarray:
+    """The inverse of ``as_inputs``, cut to [-1, 1]."""
+    units = np.asarray(inputs) * np.array(victim.deviation, np.float32) + np.array(victim.mean, np.float32)
+    return np.clip(2.0 * units - 1.0, -1.0, 1.0)
+
+
+def split_data(victim: Victim, dataset: Dataset, *, samples: int, images: int, rng: np.random.Generator) -> SplitData:
+    """Halves of the training images for the victim and for the adversary, at most ``samples`` each (0 = all).
+
+    Of the test images, the first of every class and the first ``images`` are attacked; all of them test accuracy.
+    Raises ValueError if the images do not fit the network.
+    """
+    shape = dataset.train_images.shape[1:]
+    if shape != victim.network.input_shape:
+        raise ValueError(f"dataset={dataset.name}: images of {shape}, expected {victim.network.input_shape}")
+    order = rng.permutation(len(dataset.train_labels))
+    half = len(order) // 2
+    count = min(samples or half, half)
+
+    def part(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return as_inputs(victim, to_float(images)), labels
+
+    own, others = order[:count], order[half : half + count]
+    firsts = [int(np.flatnonzero(dataset.test_labels == label)[0]) for label in np.unique(dataset.test_labels)]
+    return SplitData(
+        part(dataset.train_images[own], dataset.train_labels[own]),
+        part(dataset.train_images[others], dataset.train_labels[others]),
+        part(dataset.test_images, dataset.test_labels),
+        np.array([*firsts, *range(min(images, len(dataset.test_labels)))]),
+    )
+
+
+def train_victim(
+    key: Array, victim: Victim, data: SplitData, *, epochs: int, batch_size: int = 32, learning_rate: float = 1e-3
+) -> PyTree:
+    """Trains the whole network: cross-entropy, AMSGrad with epsilon 1e-3, its rate halved every 20 epochs."""
+    model = whole(victim.network)
+    key_init, key_fit = jax.random.split(key)
+
+    def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
+        inputs, labels = batch
+        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(model.apply(params, inputs)), labels[:, None], axis=1))
+
+    rate = halving_rate(learning_rate, 20 * (len(data.own[1]) // batch_size))
+    train = jax.jit(
+        lambda key, params, data: fit(key, loss, params, data, amsgrad(rate), batch_size=batch_size, epochs=epochs)
+    )
+    return train(key_fit, model.init(key_init), data.own)[0]
+
+
+def accuracy(model: Callable[[Any], Any], tested: tuple[np.ndarray, np.ndarray], batch_size: int = 500) -> float:
+    """Share of inputs whose label the model gives."""
+    inputs, labels = tested
+    right = sum(
+        int(np.sum(np.argmax(model(inputs[start : start + batch_size]), axis=1) == labels[start : start + batch_size]))
+        for start in range(0, len(labels), batch_size)
+    )
+    return right / len(labels)
+
+
+def white_box(client: Model, params: PyTree, features: Array, shape: tuple[int, ...], numbers: Likelihood) -> Array:
+    """The inputs [M, H, W, C] behind features [M, ...], all in one program."""
+    return _likelihoods(client, tuple(shape), numbers)(params, features)
+
+
+@functools.lru_cache(maxsize=16)
+def _likelihoods(client: Model, shape: tuple[int, int, int], numbers: Likelihood) -> Callable:
+    def one(params: PyTree, features: Array) -> Array:
+        return regularised_likelihood(SplitView(features, params), client, shape, **numbers._asdict())[0]
+
+    return jax.jit(jax.vmap(one, in_axes=(None, 0)))
+
+
+def black_box(
+    key: Array,
+    victim: Victim,
+    split: str,
+    query: Callable[[Any], Array],
+    data: SplitData,
+    knowledge: str,
+    features: Array,
+    *,
+    epochs: int,
+) -> Array:
+    """The inputs behind features, by an inverse network that was taught by queries; knowledge: one of ``QUERIES``."""
+    decoder = inverse_network_for(victim.name, split)
+    inputs = {"same set": data.own[0], "same distribution": data.others[0]}.get(knowledge)
+    if inputs is None:
+        key, key_noise = jax.random.split(key)
+        inputs = np.asarray(jax.random.normal(key_noise, data.own[0].shape))
+    answers = np.concatenate([np.asarray(query(inputs[start : start + 500])) for start in range(0, len(inputs), 500)])
+    train = jax.jit(lambda key, inputs, answers: train_inverse_network(key, decoder, inputs, answers, epochs=epochs))
+    params, _ = train(key, inputs, answers)
+    return jax.jit(decoder.apply)(params, features)
+
+
+def query_free(
+    key: Array,
+    victim: Victim,
+    split: str,
+    parts: SplitModel,
+    params: PyTree,
+    data: SplitData,
+    knowledge: str,
+    features: Array,
+    *,
+    epochs: int,
+) -> Array:
+    """The inputs behind features, by inverting a shadow of the client; knowledge: one of ``SHADOWS``."""
+    whose, structure = knowledge.split(", ")
+    shadow = parts.client if structure == "same structure" else shadow_network_for(victim.name, split)
+    inputs, labels = data.own if whose == "same set" else data.others
+    train = jax.jit(
+        lambda key, params, inputs, labels: train_shadow(
+            key, shadow, parts.cloud, params, inputs, labels, epochs=epochs
+        )
+    )
+    own, _ = train(key, params, inputs, labels)
+    return white_box(shadow, own, features, victim.network.input_shape, Likelihood(500, 0.1, 2.0))
+
+
+def measure(victim: Victim, inputs: Any, originals: np.ndarray) -> Outcome:
+    """How near pictures come to the images they should be; both as inputs of the network."""
+    drawn, real = as_images(victim, inputs), as_images(victim, originals)
+    return Outcome(
+        drawn,
+        peak_signal_to_noise(drawn, real),
+        uniform_similarity(drawn, real),
+        uniform_similarity(drawn, real, by_range=True),
+    )
+
+
+def defended(defense: FeatureDefense, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:
+    """What leaves a client that defends itself: ``(key, inputs) -> features``."""
+    return jax.jit(lambda key, inputs: defense(key, client.apply(params, inputs)))
+
+
+def parts_of(victim: Victim, split: str) -> SplitModel:
+    """Both sides of the victim's network; see ``split_after`` for what is refused."""
+    return split_after(victim.network, split)
+
+
+def published(victim: Victim, attack: str, knowledge: str, split: str) -> tuple[float, float] | None:
+    """PSNR and SSIM that He, Zhang and Lee 2019 report (Tables 3, 4 and 6), if they do."""
+    rows: dict[tuple[str, str], dict[str, tuple[float, float]]] = _PUBLISHED
+    return rows.get((attack, knowledge), {}).get(f"{victim.name} {split}")
+
+
+def _row(*values: Any) -> dict[str, tuple[float, float]]:
+    columns = ("mnist conv1", "mnist ReLU2", "cifar10 conv11", "cifar10 ReLU22", "cifar10 ReLU32")
+    return dict(zip(columns, values, strict=True))
+
+
+_PUBLISHED = {
+    ("white_box", ""): _row((39.69, 0.9969), (15.10, 0.5998), (37.59, 0.9960), (19.47, 0.6940), (13.38, 0.1625)),
+    ("black_box", "same set"): _row(
+        (39.64, 0.9887), (20.35, 0.7334), (49.88, 0.9993), (19.81, 0.6939), (15.42, 0.3124)
+    ),
+    ("black_box", "same distribution"): _row(
+        (40.72, 0.9950), (20.81, 0.8046), (49.02, 0.9992), (19.36, 0.6802), (13.95, 0.2196)
+    ),
+    ("black_box", "random noise"): _row(
+        (14.76, 0.7188), (7.72, 0.4310), (48.59, 0.9996), (12.79, 0.2930), (12.37, 0.0440)
+    ),
+    ("query_free", "same set, same structure"): _row(
+        (17.60, 0.7423), (9.61, 0.4981), (21.16, 0.9104), (12.74, 0.1752), (11.09, 0.0419)
+    ),
+    ("query_free", "other set, same structure"): _row(
+        (21.53, 0.9121), (9.27, 0.4652), (21.45, 0.9145), (11.51, 0.1723), (11.98, 0.0102)
+    ),
+    ("query_free", "same set, other structure"): _row(
+        (12.59, 0.6430), (8.05, 0.3790), (17.55, 0.6344), (12.46, 0.2714), (10.68, 0.0247)
+    ),
+    ("query_free", "other set, other structure"): _row(
+        (17.86, 0.6952), (8.03, 0.3226), (13.06, 0.1553), (11.30, 0.0467), (11.47, 0.0793)
+    ),
+}

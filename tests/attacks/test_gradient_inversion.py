@@ -1,0 +1,173 @@
+"""Attacks on one gradient: what is exact in a closed case, what they share, and that another view gives nothing."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gan_leak.attacks.deep_leakage import deep_leakage
+from gan_leak.attacks.gradients import (
+    check_view,
+    cosine_distance,
+    gradient_of,
+    infer_distinct_labels,
+    infer_label,
+    squared_distance,
+    update_of,
+)
+from gan_leak.attacks.grnn import grnn
+from gan_leak.attacks.inverting_gradients import inverting_gradients
+from gan_leak.models import count_parameters
+from gan_leak.models.gradient_victims import dlg_lenet, grnn_lenet, grnn_resnet18
+from gan_leak.models.grnn_generator import grnn_generator
+from gan_leak.types import GradientView
+from reference.small import CLASSES, IMAGE_SHAPE, largest_difference, linear_classifier
+
+MODEL = linear_classifier()
+PARAMS = MODEL.init(jax.random.key(0))
+
+
+def batch(size, seed=0):
+    images = jax.random.uniform(jax.random.key(seed), (size, *IMAGE_SHAPE))
+    labels = jax.nn.one_hot(jax.random.permutation(jax.random.key(seed + 1), CLASSES)[:size], CLASSES)
+    return images, labels
+
+
+def test_a_linear_model_s_gradient_is_the_image():
+    """Row k of the weights' gradient is the image times the k-th entry of the bias's: the picture is there to read."""
+    images, labels = batch(1)
+    gradient = gradient_of(MODEL, PARAMS, images, labels)
+    read = gradient["kernel"] / gradient["bias"][None]
+    np.testing.assert_allclose(read, np.repeat(images.reshape(-1, 1), CLASSES, axis=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_deep_leakage_finds_the_image_of_a_linear_model(known):
+    images, labels = batch(1)
+    view = GradientView(PARAMS, gradient_of(MODEL, PARAMS, images, labels))
+    found = jax.jit(
+        lambda key: deep_leakage(
+            key, view, MODEL, images.shape, CLASSES, labels=labels if known else None, iterations=300
+        )
+    )(jax.random.key(3))
+    assert float(found.distance) < 1e-8
+    np.testing.assert_allclose(found.images, images, atol=1e-2)
+    assert int(jnp.argmax(found.labels)) == int(jnp.argmax(labels))
+
+
+def test_inverting_gradients_finds_the_image_of_a_linear_model():
+    images, labels = batch(1)
+    view = GradientView(PARAMS, gradient_of(MODEL, PARAMS, images, labels))
+    found = jax.jit(
+        lambda key: inverting_gradients(
+            key, view, MODEL, images.shape, labels, iterations=2000, learning_rate=0.05, total_variation=0.0
+        )
+    )(jax.random.key(3))
+    np.testing.assert_allclose(found.images, images, atol=2e-2)
+    assert float(found.distance) < 1e-4
+
+
+def test_updates_of_one_step_are_gradients_and_of_several_are_a_loop():
+    images, labels = batch(4)
+    rate = 0.3
+    one = update_of(MODEL, PARAMS, images, labels, learning_rate=rate, steps=1, batch_size=4)
+    assert largest_difference(one, gradient_of(MODEL, PARAMS, images, labels)) < 1e-5
+    current = PARAMS
+    for start in (0, 2, 0):
+        gradient = gradient_of(MODEL, current, images[start : start + 2], labels[start : start + 2])
+        current = jax.tree.map(lambda weight, change: weight - rate * change, current, gradient)
+    expected = jax.tree.map(lambda before, after: (before - after) / rate, PARAMS, current)
+    several = update_of(MODEL, PARAMS, images, labels, learning_rate=rate, steps=3, batch_size=2)
+    assert largest_difference(several, expected) < 1e-5
+    with pytest.raises(ValueError, match="batch_size=3: expected a divisor of 4, the number of images"):
+        update_of(MODEL, PARAMS, images, labels, learning_rate=rate, steps=1, batch_size=3)
+
+
+def test_distances_by_hand():
+    left, right = {"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}, {"a": jnp.array([0.0, 2.0]), "b": jnp.array(1.0)}
+    assert float(squared_distance(left, right)) == 9 + 4 + 9
+    assert float(cosine_distance(left, right)) == pytest.approx(1 - 4 / (5 * 5**0.5))
+    assert float(cosine_distance(left, left)) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("label", range(CLASSES))
+def test_the_label_of_one_image_is_exact(label):
+    images, _ = batch(1, seed=label)
+    gradient = gradient_of(MODEL, PARAMS, images, jax.nn.one_hot(jnp.array([label]), CLASSES))
+    assert int(infer_label(gradient["bias"])) == label
+
+
+def test_labels_of_a_batch_are_told_only_beyond_doubt():
+    images, labels = batch(3)
+    wide = jax.tree.map(lambda leaf: 0.1 * leaf, PARAMS)
+    gradient = gradient_of(MODEL, wide, images, labels)["bias"]
+    assert infer_distinct_labels(gradient, 3).tolist() == sorted(np.argmax(labels, axis=1).tolist())
+    twice = gradient_of(MODEL, wide, images, labels[jnp.array([0, 0, 1])])["bias"]
+    with pytest.raises(ValueError, match="labels: 2 classes show in the gradient of 3 images, expected one for each"):
+        infer_distinct_labels(twice, 3)
+
+
+def test_a_gradient_of_another_model_or_without_numbers_is_refused():
+    gradient = gradient_of(MODEL, PARAMS, *batch(1))
+    check_view(GradientView(PARAMS, gradient))
+    with pytest.raises(ValueError, match="gradient: of other shapes than the parameters"):
+        check_view(GradientView(PARAMS, {"bias": gradient["bias"]}))
+    with pytest.raises(ValueError, match="gradient: of other shapes than the parameters"):
+        check_view(GradientView(PARAMS, {**gradient, "bias": gradient["bias"][1:]}))
+    with pytest.raises(ValueError, match="gradient: not finite"):
+        check_view(GradientView(PARAMS, {**gradient, "bias": gradient["bias"].at[0].set(jnp.nan)}))
+
+
+@functools.cache
+def seen_by_grnn():
+    model = dlg_lenet(4, image_size=16, channels=1)
+    params = model.init(jax.random.key(5))
+    image = jnp.zeros((1, 16, 16, 1)).at[0, 4:12, 6:10].set(1.0)
+    label = jax.nn.one_hot(jnp.array([2]), 4)
+    return model, image, label, GradientView(params, gradient_of(model, params, image, label))
+
+
+def test_grnn_draws_the_image_and_tells_the_label():
+    model, image, label, view = seen_by_grnn()
+    generator = grnn_generator(4, image_size=16, channels=1)
+    attack = jax.jit(lambda key, view: grnn(key, view, model, generator, 1, iterations=1500))
+    found = attack(jax.random.key(1), view)
+    assert int(jnp.argmax(found.labels)) == 2
+    error = float(jnp.mean((found.images - image) ** 2))
+    assert error < 0.01
+    # From another participant's gradient it does not draw this one's image.
+    other = GradientView(view.params, gradient_of(model, view.params, image[:, ::-1, ::-1] * 0.2, label))
+    elsewhere = attack(jax.random.key(1), other)
+    assert float(jnp.mean((elsewhere.images - image) ** 2)) > 5 * error
+
+
+def test_an_unknown_loss_is_refused():
+    model, _, _, view = seen_by_grnn()
+    with pytest.raises(ValueError, match="loss='wasserstein': expected one of released, squared"):
+        grnn(jax.random.key(0), view, model, grnn_generator(4, image_size=16, channels=1), 1, loss="wasserstein")
+
+
+@pytest.mark.parametrize(
+    ("network", "parameters"),
+    [
+        (dlg_lenet, (3 * 25 * 12 + 12) + 2 * (12 * 25 * 12 + 12) + 768 * 100 + 100),
+        (grnn_lenet, 456 + 2416 + 48120 + 10164 + 85 * 100),
+    ],
+)
+def test_networks_have_the_published_sizes(network, parameters):
+    params = network(100).init(jax.random.key(0))
+    assert count_parameters(params) == parameters
+    values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
+    assert -0.5 <= values.min() < -0.49
+    assert 0.49 < values.max() <= 0.5
+
+
+def test_the_generator_and_the_resnet_have_the_published_sizes():
+    generator = grnn_generator(10).init(jax.random.key(0))
+    labels = count_parameters(generator["label_layer"])
+    assert count_parameters(generator) - labels == 710_988
+    resnet = jax.eval_shape(grnn_resnet18(10).init, jax.random.key(0))
+    # The usual ResNet-18 for small images with ten classes.
+    assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(resnet)) == 11_173_962

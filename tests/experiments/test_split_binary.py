@@ -1,0 +1,76 @@
+"""The binary for split inference: every attack runs, resumes, and refuses what cannot be."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    """An npz data set of 28 pixels: class k has a bright square in its own place."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 30)
+    images = rng.integers(0, 40, (120, 28, 28), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[4 + 10 * (label // 2) :][:8, 4 + 10 * (label % 2) :][:, :8] = rng.integers(150, 250)
+    path = tmp_path_factory.mktemp("data") / "squares.npz"
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+def run(squares, workdir, *flags):
+    command = [sys.executable, "-m", "experiments.split_inference", f"--workdir={workdir}"]
+    command += [f"--dataset=npz:{squares}", "--epochs=2", "--attack_epochs=2", "--images=2", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_all_attacks_from_flags_to_report(squares, tmp_path):
+    done = run(squares, tmp_path / "run", "--splits=conv1")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [row["attack"] for row in rows] == ["white_box"] + ["black_box"] * 3 + ["query_free"] * 4
+    # Shallow features, known layers: nearly everything comes back.
+    assert rows[0]["psnr"] > 25
+    assert rows[0]["psnr"] > rows[-1]["psnr"]
+    assert rows[0]["published"] == [39.69, 0.9969]
+    assert (tmp_path / "run" / "report.html").read_text().count("data:image/png;base64,") == 1
+    before = (tmp_path / "run" / "rows" / "000.npz").stat().st_mtime_ns
+    assert run(squares, tmp_path / "run", "--splits=conv1", "--resume").returncode == 0
+    assert (tmp_path / "run" / "rows" / "000.npz").stat().st_mtime_ns == before
+
+
+def test_a_defence_is_swept(squares, tmp_path):
+    flags = ("--splits=conv1", "--attacks=white_box", "--defense=dropout", "--strengths=0,0.9")
+    done = run(squares, tmp_path / "run", *flags)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [row["strength"] for row in rows] == [0.0, 0.9]
+    assert rows[0]["psnr"] > rows[1]["psnr"] + 3
+    assert all(row["published"] is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--network=vgg"], "network='vgg': expected mnist or cifar10"),
+        (["--splits=conv9"], "split='conv9': expected one of conv1, ReLU1, pool1"),
+        (["--splits=pool1", "--attacks=black_box"], "split='pool1': expected one of conv1, ReLU2"),
+        (["--attacks=white_box,magic"], "attacks=white_box,magic: expected some of white_box"),
+        (["--defense=prayer"], "defense=prayer: expected one of none, gaussian"),
+        (["--defense=dropout", "--strengths=1"], "strengths=1: expected numbers from 0 to below 1"),
+        (["--epochs=0"], "epochs=0: expected at least 1"),
+        (["--network=cifar10"], "dataset=npz:"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(squares, tmp_path, flags, message):
+    done = run(squares, tmp_path / "run", *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
