@@ -79,8 +79,9 @@ class BatchNorm(nn.Module):
         axes = tuple(range(values.ndim - 1))
         scale = self.param("scale", nn.initializers.ones, (values.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (values.shape[-1],))
-        centred = values - jnp.mean(values, axes)
-        return centred * jax.lax.rsqrt(jnp.mean(centred**2, axes) + 1e-5) * scale + bias
+        centred = values - jnp.mean(values, axes, keepdims=True)
+        normal = centred * jax.lax.rsqrt(jnp.mean(centred**2, axes, keepdims=True) + 1e-5)
+        return normal * jnp.expand_dims(scale, axes) + jnp.expand_dims(bias, axes)
 
 
 class _SigmoidBlock(nn.Module):

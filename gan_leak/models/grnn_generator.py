@@ -62,7 +62,7 @@ class _Generator(nn.Module):
         initializer = torch_uniform(2 * features * 16)
         kernel = self.param("kernel", initializer, (noise.shape[-1], 4, 4, 2 * features))
         bias = self.param("bias", initializer, (2 * features,))
-        values = _gated(jnp.einsum("bz,zhwc->bhwc", noise, kernel) + bias)
+        values = _gated(jnp.einsum("bz,zhwc->bhwc", noise, kernel) + bias[None, None, None])
         while values.shape[1] < self.image_size:
             last = values.shape[1] == self.image_size // 2
             features = self.channels if last else features // 2

@@ -216,7 +216,9 @@ class TorchConvolution(nn.Module):
         kernel = self.param("kernel", initializer, (size, size, channels, self.features))
         padded = jnp.pad(images, ((0, 0), *[(self.padding, self.padding)] * 2, (0, 0)))
         outputs = convolve(padded, kernel, implementation=self.implementation, stride=self.stride)
-        return outputs + self.param("bias", initializer, (self.features,)) if self.use_bias else outputs
+        if not self.use_bias:
+            return outputs
+        return outputs + self.param("bias", initializer, (self.features,))[None, None, None]
 
 
 class TorchTransposedConvolution(nn.Module):
@@ -239,7 +241,7 @@ class TorchTransposedConvolution(nn.Module):
         bias = self.param("bias", initializer, (self.features,))
         sides = [(edge, edge + self.output_padding, self.stride - 1)] * 2
         spread = jax.lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
-        return convolve(spread, kernel, implementation=self.implementation) + bias
+        return convolve(spread, kernel, implementation=self.implementation) + bias[None, None, None]
 
 
 class TorchDense(nn.Module):

@@ -77,7 +77,7 @@ def test_amsgrad_is_that_of_pytorch_1_0():
         mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
         largest = max(largest, square)
         rate = 0.1 * (1 - 0.999**step) ** 0.5 / (1 - 0.9**step)
-        assert float(update) == pytest.approx(-rate * mean / (largest**0.5 + 1e-3), rel=1e-5)
+        assert float(update) == pytest.approx(-rate * mean / (largest**0.5 + 1e-3), rel=1e-4)
 
 
 def test_a_descent_reports_its_path_and_keeps_to_its_range():
@@ -122,7 +122,8 @@ def test_an_inverse_network_learns_the_way_back_and_only_from_its_pairs():
 def test_a_shadow_learns_to_serve_the_cloud_which_stays_as_it_was():
     client, cloud = linear(8), Model(lambda key: jax.random.normal(key, (8, 4)), lambda params, values: values @ params)
     key = jax.random.key(3)
-    params, cloud_params, inputs = client.init(key), cloud.init(key), images(256)
+    key_client, key_cloud = jax.random.split(key)
+    params, cloud_params, inputs = client.init(key_client), cloud.init(key_cloud), images(256)
     labels = jnp.argmax(cloud.apply(cloud_params, client.apply(params, inputs)), axis=1)
     shadow, losses = train_shadow(
         jax.random.key(4), client, cloud, cloud_params, inputs, labels, epochs=40, learning_rate=1e-2

@@ -80,12 +80,11 @@ def test_they_compose():
 
 def test_what_a_client_does_to_its_features():
     features = jnp.asarray(np.random.default_rng(1).normal(size=(4, SIZE // 4)).astype(np.float32))
-    key = jax.random.key(3)
     for defense, distribution in ((gaussian_noise, scipy.stats.norm), (laplace_noise, scipy.stats.laplace)):
-        noise = np.asarray(defense(0.5)(key, features) - features).ravel()
+        noise = np.asarray(defense(0.5)(jax.random.key(3), features) - features).ravel()
         assert scipy.stats.kstest(noise, distribution(scale=0.5).cdf).pvalue > 1e-3
         assert scipy.stats.kstest(noise, distribution(scale=0.6).cdf).pvalue < 1e-6
-    dropped = np.asarray(dropout(0.3)(key, features))
+    dropped = np.asarray(dropout(0.3)(jax.random.key(4), features))
     zero = dropped == 0
     assert scipy.stats.binomtest(int(zero.sum()), SIZE, 0.3).pvalue > 1e-3
     # As released: what is kept is not made larger.
