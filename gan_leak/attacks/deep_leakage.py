@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gan_leak.attacks.descent import limited_memory_bfgs
 from gan_leak.attacks.gradients import gradient_of, squared_distance
 from gan_leak.types import Array, GradientView, Model, PyTree
 
@@ -65,7 +66,7 @@ def deep_leakage(
         gradient = gradient_of(model, view.params, dummy["images"], labels_of(dummy))
         return squared_distance(gradient, view.gradient)
 
-    optimizer = optax.lbfgs(1.0, memory_size=memory, linesearch=None)
+    optimizer = limited_memory_bfgs(memory=memory)
 
     def step(path: _Path, _: None) -> tuple[_Path, Array]:
         value, gradients = jax.value_and_grad(objective)(path.dummy)

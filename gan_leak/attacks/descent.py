@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gan_leak import trees
 from gan_leak.types import Array, PyTree
 
 
@@ -74,6 +75,67 @@ def amsgrad(
         rate = rate * jnp.sqrt(1 - beta2**count) / (1 - beta1**count)
         updates = jax.tree.map(lambda first, second: -rate * first / (jnp.sqrt(second) + epsilon), mean, largest)
         return updates, _AmsgradState(count, mean, square, largest)
+
+    return optax.GradientTransformation(init, update)
+
+
+class _QuasiNewtonState(NamedTuple):
+    """What L-BFGS remembers: all in one vector [D] each, pairs newest last [memory, D]."""
+
+    started: Array
+    gradient: Array
+    move: Array
+    moves: Array
+    changes: Array
+    inverses: Array
+    scale: Array
+
+
+def limited_memory_bfgs(*, memory: int = 100, learning_rate: float = 1.0) -> optax.GradientTransformation:
+    """L-BFGS without a line search, as PyTorch's: what DLG and iDLG are released with.
+
+    Pairs of a move s and a change of gradient y count only if s.y > 1e-10, where ``optax.lbfgs`` takes all, and goes
+    uphill after one of negative curvature; the first move has an L1 norm of at most ``learning_rate``; where a
+    direction no longer descends by 1e-9 or no entry of the gradient exceeds 1e-7, it stays.
+    """
+
+    def init(params: PyTree) -> _QuasiNewtonState:
+        zeros = jnp.zeros_like(trees.ravel(params)[0])
+        pairs = jnp.zeros((memory, *zeros.shape), zeros.dtype)
+        return _QuasiNewtonState(
+            jnp.zeros((), bool), zeros, zeros, pairs, pairs, jnp.zeros(memory, zeros.dtype), jnp.ones((), zeros.dtype)
+        )
+
+    def update(gradients: PyTree, state: _QuasiNewtonState, params: PyTree = None) -> tuple[PyTree, _QuasiNewtonState]:
+        gradient, unravel = trees.ravel(gradients)
+        change = gradient - state.gradient
+        curvature = jnp.vdot(change, state.move)
+        counts = state.started & (curvature > 1e-10)
+
+        def remember(history: Array, newest: Array) -> Array:
+            return jnp.where(counts, jnp.concatenate([history[1:], newest[None]]), history)
+
+        moves, changes = remember(state.moves, state.move), remember(state.changes, change)
+        inverses = remember(state.inverses, 1.0 / jnp.where(counts, curvature, 1.0))
+        scale = jnp.where(counts, curvature / jnp.where(counts, jnp.vdot(change, change), 1.0), state.scale)
+
+        def newest_first(rest: Array, pair: tuple) -> tuple[Array, Array]:
+            move, change, inverse = pair
+            weight = inverse * jnp.vdot(move, rest)
+            return rest - weight * change, weight
+
+        def oldest_first(direction: Array, pair: tuple) -> tuple[Array, None]:
+            move, change, inverse, weight = pair
+            return direction + move * (weight - inverse * jnp.vdot(change, direction)), None
+
+        # A place that is not filled yet has an inverse of zero, and changes nothing.
+        rest, weights = jax.lax.scan(newest_first, gradient, (moves, changes, inverses), reverse=True)
+        direction, _ = jax.lax.scan(oldest_first, scale * rest, (moves, changes, inverses, weights))
+        first = jnp.minimum(1.0, 1.0 / jnp.maximum(jnp.sum(jnp.abs(gradient)), jnp.finfo(gradient.dtype).tiny))
+        move = -learning_rate * jnp.where(state.started, 1.0, first) * direction
+        done = (jnp.vdot(gradient, direction) < 1e-9) | (jnp.max(jnp.abs(gradient)) <= 1e-7)
+        move = jnp.where(done, 0.0, move)
+        return unravel(move), _QuasiNewtonState(jnp.ones((), bool), gradient, move, moves, changes, inverses, scale)
 
     return optax.GradientTransformation(init, update)
 
