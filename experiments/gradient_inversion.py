@@ -1,237 +1,257 @@
 """How much of its images does a participant's gradient give away? (DLG, iDLG, Inverting Gradients, GRNN)
 
 python -m experiments.gradient_inversion --attack=grnn --workdir=runs/grnn
-python -m experiments.gradient_inversion --attack=dlg --network=dlg_lenet --defense=pruning --strengths=0.1,0.5
+python -m experiments.gradient_inversion --attack=dlg --network=dlg_lenet --defenses=none,pruning:0.2,gaussian:0.01
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.flags import run_binary
+from experiments.reconstructions import (
+    Defense,
+    Drawn,
+    keep_row,
+    option,
+    parse_defenses,
+    parse_numbers,
+    tell_row,
+    write_results,
+)
 from gan_leak.attacks.gradients import check_view
-from gan_leak.data import load, to_float
-from gan_leak.evaluation.criteria import summarise
-from gan_leak.evaluation.gradient_report import render_gradient_inversion
+from gan_leak.attacks.grnn import LOSSES
+from gan_leak.data import Dataset, load
+from gan_leak.evaluation.reconstruction_report import measured_row
 from gan_leak.runs import gradient_inversion as inversion
-from gan_leak.runs.directory import RunDirectory, close_run, npz_bytes, open_run, write_atomic
+from gan_leak.runs.directory import RunDirectory, close_run, open_run
 from gan_leak.runs.workers import tell
-from gan_leak.types import GradientView
+from gan_leak.types import Array, GradientView, Model
 
+TITLE = "Attacks on one gradient"
 # By attack: iterations, and the weight of total variation.
 _DEFAULTS = {"dlg": (6000, 0.0), "idlg": (6000, 0.0), "inverting_gradients": (4800, 1e-4), "grnn": (1000, 1e-3)}
-
-
-def _field(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
+# L-BFGS remembers 200 batches: beyond this a participant takes more than 200 MB.
+_LARGEST_DLG_BATCH = 64
+_IMAGES_AT_A_TIME = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class GradientConfig:
-    """Participants who each send one gradient, or the update of several steps, of a fresh network."""
+    """Participants who each send one gradient, or the update of several steps, of a network of their own."""
 
-    attack: str = _field("grnn", f"One of {', '.join(inversion.ATTACKS)}.")
-    network: str = _field("grnn_lenet", f"Whose gradient it is: one of {', '.join(inversion.NETWORKS)}.")
-    dataset: str = _field("mnist", "Data set, as in the main job.")
-    image_size: int = _field(32, "Side of the images in pixels.")
-    channels: int = _field(3, "1, or 3: grey images repeated, as in the released code of GRNN.")
-    experiments: int = _field(20, "Participants, each with the next images of the training set and a fresh network.")
-    batch_size: int = _field(1, "Images of one participant.")
-    local_steps: int = _field(1, "SGD steps that a participant takes before it sends; 1 is a plain gradient.")
-    local_batch_size: int = _field(0, "Images of one step; 0 = all of them.")
-    local_learning_rate: float = _field(0.1, "Learning rate of several steps (Geiping et al. 2020: 1e-4).")
-    labels: str = _field(
+    attack: str = option("grnn", f"One of {', '.join(inversion.ATTACKS)}.")
+    network: str = option("dlg_lenet", f"Whose gradient it is: one of {', '.join(inversion.NETWORKS)}.")
+    initialisation: str = option(
+        "wide", "Of the network: 'wide', U(-0.5, 0.5) as the authors of DLG and GRNN, or 'torch', the usual one."
+    )
+    dataset: str = option("mnist", "Data set, as in the main job.")
+    image_size: int = option(32, "Side of the images in pixels.")
+    channels: int = option(3, "1, or 3: grey images repeated, as in the released code of GRNN.")
+    batch_sizes: str = option("1", "Images of one participant; several with commas between, each a row.")
+    images: int = option(20, "Images that are attacked: as many participants as it takes.")
+    local_steps: int = option(1, "SGD steps that a participant takes before it sends; 1 is a plain gradient.")
+    local_batch_size: int = option(0, "Images of one step; 0 = all of them.")
+    local_learning_rate: float = option(0.1, "Learning rate of several steps (Geiping et al. 2020: 1e-4).")
+    labels: str = option(
         "known", "What inverting_gradients is told: 'known' labels, or 'inferred' from the gradient; idlg infers them."
     )
-    iterations: int = _field(0, "Iterations of the attack; 0 = its own (6000, 6000, 4800, 1000).")
-    total_variation: float = _field(-1.0, "Weight of total variation; -1 = the attack's own.")
-    restarts: int = _field(1, "Starts of the attack, of which that counts whose gradient comes nearest.")
-    lanes: int = _field(0, "Experiments that share a program at a time; 0 = all of a batch of one image, else one.")
-    defense: str = _field("none", f"What a participant does to its gradient: none, {', '.join(inversion.DEFENSES)}.")
-    strengths: str = _field("0.01", "Of the defence, each a row of its own: deviation, scale, norm, share or bits.")
-    seed: int = _field(0, "Seed of everything random.")
+    iterations: int = option(0, "Iterations of the attack; 0 = its own (6000, 6000, 4800, 1000).")
+    total_variation: float = option(-1.0, "Weight of total variation; -1 = the attack's own.")
+    noise_size: int = option(128, "Of GRNN's generator.")
+    loss: str = option("released", f"Of GRNN: one of {', '.join(LOSSES)}.")
+    restarts: int = option(1, "Starts of the attack, of which that counts whose gradient comes nearest.")
+    lanes: int = option(0, "Participants that share a program at a time; 0 = so many that they have 20 images.")
+    defenses: str = option(
+        "none", f"What a participant does to its gradient: none, or of {', '.join(inversion.DEFENSES)} with :strength."
+    )
+    utility_steps: int = option(0, "Training steps on defended gradients that tell each defence's accuracy; 0 = none.")
+    seed: int = option(0, "Seed of everything random.")
+
+
+class Setting(NamedTuple):
+    """One row of the table: who is attacked, behind which defence, and which labels [E, B, K] the attack is given."""
+
+    victims: inversion.Victims
+    defense: Defense
+    labels: Array
 
 
 class PreparedInversion(NamedTuple):
     """Attacks whose input has been checked."""
 
     config: GradientConfig
-    victims: inversion.Victims
-    strengths: list[float]
+    dataset: Dataset
+    model: Model
+    settings: list[Setting]
     directory: RunDirectory
-
-
-def _strengths(config: GradientConfig) -> list[float]:
-    if config.defense == "none":
-        return [0.0]
-    if config.defense not in inversion.DEFENSES:
-        raise ValueError(f"defense={config.defense}: expected one of none, {', '.join(inversion.DEFENSES)}")
-    try:
-        strengths = [float(part) for part in config.strengths.split(",")]
-    except ValueError:
-        strengths = []
-    allowed = {
-        "pruning": lambda share: 0.0 <= share < 1.0,
-        "quantisation": lambda bits: bits in range(1, 17),
-        "clipping": lambda norm: norm > 0.0,
-    }.get(config.defense, lambda strength: 0.0 <= strength < float("inf"))
-    if not strengths or not all(map(allowed, strengths)):
-        raise ValueError(f"strengths={config.strengths}: expected numbers that {config.defense} can have, with commas")
-    return strengths
 
 
 def _check(config: GradientConfig) -> None:
     for name, choices in {
         "attack": inversion.ATTACKS,
-        "network": inversion.NETWORKS,
         "labels": ("known", "inferred"),
+        "loss": LOSSES,
         "channels": (1, 3),
     }.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"{name}={getattr(config, name)}: expected one of {', '.join(map(str, choices))}")
-    for name in ("experiments", "batch_size", "local_steps", "restarts"):
+    for name in ("images", "local_steps", "restarts", "noise_size"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 1")
-    for name in ("iterations", "lanes", "seed", "local_batch_size"):
+    for name in ("iterations", "lanes", "seed", "local_batch_size", "utility_steps"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
     if not 0.0 < config.local_learning_rate < float("inf"):
         raise ValueError(f"local_learning_rate={config.local_learning_rate}: expected a finite number above 0")
-    if config.attack == "idlg" and config.batch_size > 1:
-        raise ValueError(f"batch_size={config.batch_size}: expected 1 with idlg, which infers one label")
     if config.local_steps > 1 and config.attack != "inverting_gradients":
         raise ValueError(
             f"local_steps={config.local_steps}: expected 1 with {config.attack}, which imitates a gradient"
         )
-    if config.batch_size % (config.local_batch_size or config.batch_size):
-        raise ValueError(f"local_batch_size={config.local_batch_size}: expected a divisor of {config.batch_size}")
+    most = {"idlg": (1, ", which infers one label"), "dlg": (_LARGEST_DLG_BATCH, ", which remembers 200 batches")}
+    for size in parse_numbers("batch_sizes", config.batch_sizes):
+        largest, reason = most.get(config.attack, (size, ""))
+        if size > largest:
+            raise ValueError(f"batch_sizes={size}: expected at most {largest} with {config.attack}{reason}")
+        if size % (config.local_batch_size or size):
+            raise ValueError(f"local_batch_size={config.local_batch_size}: expected a divisor of {size}")
+
+
+def _how(config: GradientConfig) -> inversion.Observation:
+    return inversion.Observation(config.local_steps, config.local_learning_rate, config.local_batch_size)
+
+
+def _views(config: GradientConfig, model: Model, setting: Setting, num_classes: int) -> GradientView:
+    """What the participants send, with a leading axis of participants; the same networks whatever the defence."""
+    defense = setting.defense
+    transform = None if defense.name == "none" else inversion.DEFENSES[defense.name](defense.strength)
+    encoded = jax.nn.one_hot(setting.victims.labels, num_classes)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), len(encoded))
+
+    @jax.jit
+    def observe_all(keys: Array, images: Array, labels: Array) -> GradientView:
+        return jax.lax.map(
+            lambda entry: inversion.observe(entry[0], model, entry[1], entry[2], _how(config), transform),
+            (keys, images, labels),
+        )
+
+    return observe_all(keys, setting.victims.images, encoded)
+
+
+def _settings(config: GradientConfig, dataset: Dataset, model: Model) -> list[Setting]:
+    """All rows, each of whose undefended gradients has been looked at."""
+    num_classes = len(dataset.class_names)
+    defenses = parse_defenses(config.defenses, inversion.DEFENSES)
+    found = []
+    for size in parse_numbers("batch_sizes", config.batch_sizes):
+        victims = inversion.victims_from(
+            dataset, batch_size=size, images=config.images, channels=config.channels, seed=config.seed
+        )
+        labels = jax.nn.one_hot(victims.labels, num_classes)
+        views = _views(config, model, Setting(victims, Defense(), labels), num_classes)
+        check_view(views)
+        for defense in defenses:
+            if config.attack == "idlg" or (config.attack == "inverting_gradients" and config.labels == "inferred"):
+                seen = _views(config, model, Setting(victims, defense, labels), num_classes)
+                inferred = [
+                    inversion.infer_labels(num_classes, jax.tree.map(lambda leaf, at=at: leaf[at], seen), size)
+                    for at in range(len(labels))
+                ]
+                labels = jax.nn.one_hot(np.stack(inferred), num_classes)
+            found.append(Setting(victims, defense, labels))
+    return found
 
 
 def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> PreparedInversion:
-    """Checks the flags and the data and opens the directory; raises ValueError for bad input."""
+    """Checks the flags, the data and the gradients and opens the directory; raises ValueError for bad input."""
     _check(config)
-    strengths = _strengths(config)
+    parse_defenses(config.defenses, inversion.DEFENSES)
     dataset = load(config.dataset, image_size=config.image_size)
-    wanted = config.experiments * config.batch_size
-    if wanted > len(dataset.train_labels):
-        raise ValueError(
-            f"experiments={config.experiments}: expected at most {len(dataset.train_labels)} images in all"
-        )
-    images = (to_float(dataset.train_images[:wanted]) + 1.0) / 2.0
-    if images.shape[-1] == 1:
-        images = np.repeat(images, config.channels, axis=-1)
-    if images.shape[-1] != config.channels:
-        raise ValueError(f"channels={config.channels}: expected {images.shape[-1]}, as {config.dataset} has")
-    shape = (config.experiments, config.batch_size)
-    victims = inversion.Victims(
-        images.reshape(*shape, *images.shape[1:]),
-        dataset.train_labels[:wanted].reshape(shape),
-        config.network,
-        len(dataset.class_names),
+    model = inversion.network_for(
+        config.network, config.initialisation, len(dataset.class_names), config.image_size, config.channels
     )
-    inversion.network_for(config.network, victims.num_classes, config.image_size, config.channels)
-    return PreparedInversion(config, victims, strengths, open_run(workdir, config, resume=resume))
+    settings = _settings(config, dataset, model)
+    return PreparedInversion(config, dataset, model, settings, open_run(workdir, config, resume=resume))
 
 
 def execute(prepared: PreparedInversion) -> int:
     """Runs the rows that are not there yet, and writes the table anew after each."""
-    config, victims, strengths, directory = prepared
+    directory = prepared.directory
     try:
-        rows: list[dict[str, Any]] = []
-        pictures: dict[str, np.ndarray] = {}
-        for index, strength in enumerate(strengths):
-            path = directory.path / "rows" / f"{index:03d}.npz"
-            if not path.exists():
-                path.parent.mkdir(exist_ok=True)
-                write_atomic(path, npz_bytes(**_attack(config, victims, strength, index)._asdict()))
-            saved = inversion.Result(**np.load(path, allow_pickle=False))
-            rows.append(_row(config, strength, saved))
-            pictures[rows[-1]["name"]] = saved.images.reshape(-1, *saved.images.shape[2:])
-            ssim, success = rows[-1]["ssim"]["mean"], rows[-1]["success"]["mean"]
-            tell(f"{rows[-1]['name']}: SSIM {ssim:.3f}, recovered {success:.0%}")
-            write_atomic(directory.path / "results.json", json.dumps(rows, indent=1, allow_nan=False).encode())
-        originals = victims.images.reshape(-1, *victims.images.shape[2:])
-        environment = json.loads((directory.path / "config.json").read_text())
-        page = render_gradient_inversion(rows, pictures, originals, environment)
-        write_atomic(directory.path / "report.html", page.encode())
+        write_results(directory, TITLE, run_settings(prepared))
         tell(f"written: {directory.path / 'report.html'}, {directory.path / 'results.json'}")
     finally:
         close_run(directory)
     return 0
 
 
-def _attack(config: GradientConfig, victims: inversion.Victims, strength: float, index: int) -> inversion.Result:
-    model = inversion.network_for(config.network, victims.num_classes, config.image_size, config.channels)
-    # The same networks whatever the defence, so that rows can be compared.
-    key_victims, key_attack = jax.random.split(jax.random.key(config.seed))
-    local_batch_size = config.local_batch_size or config.batch_size
-    strong = int(strength) if config.defense == "quantisation" else strength
-    transform = None if config.defense == "none" else inversion.DEFENSES[config.defense](strong)
-    encoded = jax.nn.one_hot(jnp.asarray(victims.labels), victims.num_classes)
-
-    @jax.jit
-    def observe(key: jax.Array, images: jax.Array, labels: jax.Array) -> GradientView:
-        return inversion.observe(
-            key,
-            model,
-            images,
-            labels,
-            steps=config.local_steps,
-            learning_rate=config.local_learning_rate,
-            local_batch_size=local_batch_size,
-            transform=transform,
+def run_settings(prepared: PreparedInversion) -> list[Drawn]:
+    """Every setting with its row and pictures, from the directory where it is there."""
+    config, _, _, settings, directory = prepared
+    drawn: list[Drawn] = []
+    for index, setting in enumerate(settings):
+        saved = keep_row(directory, index, functools.partial(_attack, prepared, setting, index))
+        images = saved.pop("images")
+        batch = setting.victims.labels.shape[1]
+        defended = "" if setting.defense.name == "none" else f", {setting.defense}"
+        row = measured_row(f"{config.attack}, {config.network}, batch {batch}{defended}", "attack", saved)
+        pictures, originals = (
+            2.0 * values.reshape(-1, *values.shape[2:]) - 1.0 for values in (images, setting.victims.images)
         )
+        drawn.append(Drawn({**row, "seeds": len(images)}, originals, pictures, setting.defense))
+        tell_row(row)
+        write_results(directory, TITLE, drawn)
+    return drawn
 
-    keys = jax.random.split(key_victims, len(victims.images))
-    views = [observe(*entry) for entry in zip(keys, jnp.asarray(victims.images), encoded, strict=True)]
-    for view in views:
-        check_view(view)
-    if config.attack == "idlg" or (config.attack == "inverting_gradients" and config.labels == "inferred"):
-        inferred = np.stack([inversion.infer_labels(config.network, view, config.batch_size) for view in views])
-        encoded = jax.nn.one_hot(jnp.asarray(inferred), victims.num_classes)
+
+def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[str, np.ndarray]:
+    """All arrays that a row and its pictures are made of."""
+    config, dataset, model, _, directory = prepared
+    num_classes = len(dataset.class_names)
     iterations, total_variation = _DEFAULTS[config.attack]
-    found = inversion.run_attack(
-        jax.random.fold_in(key_attack, index),
+    iterations = config.iterations or iterations
+    batch = setting.victims.labels.shape[1]
+    attack = inversion.attack_for(
         config.attack,
         model,
-        victims,
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *views),
-        encoded,
-        iterations=config.iterations or iterations,
+        setting.victims.images.shape[1:],
+        num_classes,
+        iterations=iterations,
         total_variation=total_variation if config.total_variation < 0 else config.total_variation,
-        restarts=config.restarts,
-        lanes=config.lanes or (len(views) if config.batch_size == 1 else 1),
-        update=inversion.gradient_update(config.local_learning_rate, config.local_steps, local_batch_size, model),
+        noise_size=config.noise_size,
+        loss=config.loss,
+        how=_how(config),
     )
-    return inversion.measure(found, victims)
-
-
-def _row(config: GradientConfig, strength: float, saved: inversion.Result) -> dict[str, Any]:
-    """Means over participants with 95% intervals; of a batch, the mean over its images comes first."""
-    defended = "" if config.defense == "none" else f", {config.defense} {strength:g}"
-    measures = {
-        # An image that is recovered to the bit has no finite PSNR; 100 dB stands for it.
-        "psnr": np.minimum(saved.psnr, 100.0),
-        "group_psnr": np.minimum(saved.group_psnr, 100.0),
-        "rmse": saved.rmse,
-        "ssim": saved.ssim,
-        "success": saved.ssim >= inversion.SUCCESS,
-        "label_accuracy": saved.label_right,
-    }
-    means = {name: values.astype(float).mean(axis=1) for name, values in measures.items()}
-    return {
-        "name": f"{config.attack}, {config.network}, batch {config.batch_size}{defended}",
-        "defense": config.defense,
-        "strength": strength,
-        **{name: summarise(values.tolist())._asdict() for name, values in means.items()},
-    }
+    key_attack, key_utility = (jax.random.fold_in(jax.random.key(config.seed), part) for part in (1, 2))
+    found = inversion.run_attack(
+        jax.random.fold_in(key_attack, index),
+        attack,
+        _views(config, model, setting, num_classes),
+        setting.labels,
+        iterations=iterations,
+        restarts=config.restarts,
+        lanes=config.lanes or max(1, _IMAGES_AT_A_TIME // batch),
+        keep=directory.path / "rows" / f"{index:03d}.part.npz",
+        progress=lambda done, left: tell(f"  iteration {done}/{iterations}, {left:.0f} s left"),
+    )
+    result = inversion.measure(found, setting.victims)
+    kept = {"images": result.images, **result.measures._asdict()}
+    kept |= {f"control_{name}": values for name, values in result.other_measures._asdict().items()}
+    if config.utility_steps:
+        # Trained from the usual initialisation, whatever the attacked one.
+        network = inversion.network_for(config.network, "torch", num_classes, config.image_size, config.channels)
+        defense = setting.defense
+        transform = None if defense.name == "none" else inversion.DEFENSES[defense.name](defense.strength)
+        steps = config.utility_steps
+        accuracy = inversion.utility(key_utility, network, transform, dataset, channels=config.channels, steps=steps)
+        kept["model_accuracy"] = np.array(accuracy)
+    return kept
 
 
 if __name__ == "__main__":

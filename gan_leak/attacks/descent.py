@@ -21,28 +21,39 @@ class Descent(NamedTuple):
     path: Array
 
 
-def minimise(
+class Position(NamedTuple):
+    """Where a descent is: the values sought, and what the optimiser remembers."""
+
+    values: PyTree
+    optimizer: PyTree
+
+
+def descend(
     objective: Callable[[PyTree], Array],
-    start: PyTree,
     optimizer: optax.GradientTransformation,
-    steps: int,
-    *,
+    position: Position,
     project: Callable[[PyTree], PyTree] | None = None,
+) -> tuple[Position, Array]:
+    """One step of an optimiser on ``objective(values) -> []``, then ``project`` -> (position, objective before it)."""
+    loss, gradients = jax.value_and_grad(objective)(position.values)
+    updates, state = optimizer.update(gradients, position.optimizer, position.values)
+    values = optax.apply_updates(position.values, updates)
+    return Position(values if project is None else project(values), state), loss
+
+
+def minimise(
+    objective: Callable[[PyTree], Array], start: PyTree, optimizer: optax.GradientTransformation, steps: int
 ) -> Descent:
-    """Runs ``steps`` of an optimiser on ``objective(values) -> []``, projecting after each; for ``jit`` and ``vmap``.
+    """Runs ``steps`` of an optimiser on ``objective(values) -> []``; for ``jit`` and ``vmap``.
 
     What is minimised becomes NaN as soon as the objective or a gradient is, and stays so: nothing hides a divergence.
     """
-
-    def step(carry: tuple, _: None) -> tuple[tuple, Array]:
-        values, state = carry
-        loss, gradients = jax.value_and_grad(objective)(values)
-        updates, state = optimizer.update(gradients, state, values)
-        values = optax.apply_updates(values, updates)
-        return (values if project is None else project(values), state), loss
-
-    (values, _), path = jax.lax.scan(step, (start, optimizer.init(start)), length=steps)
-    return Descent(values, objective(values), path)
+    last, path = jax.lax.scan(
+        lambda position, _: descend(objective, optimizer, position),
+        Position(start, optimizer.init(start)),
+        length=steps,
+    )
+    return Descent(last.values, objective(last.values), path)
 
 
 class _AmsgradState(NamedTuple):

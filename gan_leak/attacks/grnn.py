@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from gan_leak.attacks.deep_leakage import GradientInversion
-from gan_leak.attacks.descent import minimise
-from gan_leak.attacks.gradients import gradient_of, squared_distance
+from gan_leak.attacks.descent import Position, descend
+from gan_leak.attacks.gradients import GradientInversion, IterativeAttack, gradient_of, squared_distance
 from gan_leak.attacks.priors import squared_total_variation
-from gan_leak.models.grnn_generator import Generator
+from gan_leak.models.grnn_generator import Generated, Generator
 from gan_leak.types import Array, GradientView, Model, PyTree
 
 LOSSES = ("released", "squared")
 
 
+class _Training(NamedTuple):
+    noise: Array
+    position: Position
+
+
 def grnn(
-    key: Array,
-    view: GradientView,
     model: Model,
     generator: Generator,
     batch_size: int,
     *,
     noise_size: int = 128,
-    iterations: int = 1000,
     learning_rate: float = 1e-4,
     total_variation: Array | float = 1e-3,
     loss: str = "released",
-) -> GradientInversion:
+) -> IterativeAttack:
     """Seeks a batch whose gradient is ``view.gradient``, as the output of a generator for noise that is kept.
 
     loss: 'released' is ||d||^2 + ||d|| + total_variation * TV for the difference d of the gradients, all parameters
@@ -38,21 +41,32 @@ def grnn(
     """
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r}: expected one of {', '.join(LOSSES)}")
-    key_noise, key_generator = jax.random.split(key)
-    noise = jax.random.normal(key_noise, (batch_size, noise_size))
-
-    def distance(params: PyTree) -> Array:
-        return squared_distance(gradient_of(model, view.params, *generator.apply(params, noise)), view.gradient)
-
-    def objective(params: PyTree) -> Array:
-        images, labels = generator.apply(params, noise)
-        squared = squared_distance(gradient_of(model, view.params, images, labels), view.gradient)
-        # The norm has no gradient at zero, where nothing is left to do.
-        norm = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
-        prior = total_variation * 2.0 * jnp.mean(squared_total_variation(images))
-        return squared + prior + (norm if loss == "released" else 0.0)
-
     optimizer = optax.rmsprop(learning_rate, decay=0.99, eps=1e-8, momentum=0.99, eps_in_sqrt=False)
-    descent = minimise(objective, generator.init(key_generator), optimizer, iterations)
-    images, labels = generator.apply(descent.values, noise)
-    return GradientInversion(images, labels, distance(descent.values), descent.path)
+
+    def distance(generated: Generated, view: GradientView) -> Array:
+        return squared_distance(gradient_of(model, view.params, *generated), view.gradient)
+
+    def start(key: Array, view: GradientView, labels: Array) -> _Training:
+        key_noise, key_generator = jax.random.split(key)
+        params = generator.init(key_generator)
+        return _Training(
+            jax.random.normal(key_noise, (batch_size, noise_size)), Position(params, optimizer.init(params))
+        )
+
+    def step(training: _Training, view: GradientView, labels: Array) -> tuple[_Training, Array]:
+        def objective(params: PyTree) -> Array:
+            generated = generator.apply(params, training.noise)
+            squared = distance(generated, view)
+            # The norm has no gradient at zero, where nothing is left to do.
+            norm = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
+            prior = total_variation * 2.0 * jnp.mean(squared_total_variation(generated.images))
+            return squared + prior + (norm if loss == "released" else 0.0)
+
+        position, value = descend(objective, optimizer, training.position)
+        return training._replace(position=position), value
+
+    def read(training: _Training, view: GradientView, labels: Array) -> GradientInversion:
+        generated = generator.apply(training.position.values, training.noise)
+        return GradientInversion(*generated, distance(generated, view))
+
+    return IterativeAttack(start, step, read)

@@ -17,6 +17,11 @@ def euclidean_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares, 0.0))
 
 
+def nearest(images: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """The index [M] of the candidate [N, H, W, C] that is nearest to each image [M, H, W, C] on pixels."""
+    return np.argmin(euclidean_distances(flatten(images), flatten(candidates)), axis=1)
+
+
 def nearest_by_l1(images: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest candidate of each image in L1, as Hitaj et al. 2017, section 9.2.1, show it above a reconstruction.
 

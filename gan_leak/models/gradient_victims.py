@@ -1,7 +1,7 @@
 """The networks whose gradients are inverted: the sigmoid LeNets of DLG and GRNN, and GRNN's sigmoid ResNet-18.
 
-Sigmoids, because second derivatives of ReLU networks vanish; every parameter drawn from U(-0.5, 0.5), because a network
-at its usual initialisation hides its inputs better (Zhu, Liu and Han 2019, released code; Ren, Deng and Xie 2022).
+Sigmoids, because second derivatives of ReLU networks vanish. ``drawn_widely`` draws every parameter from U(-0.5, 0.5),
+as the authors do (Zhu, Liu and Han 2019, released code; Ren, Deng and Xie 2022); else networks start as in Torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def dlg_lenet(num_classes: int, *, image_size: int = 32, channels: int = 3, impl
         return TorchConvolution(12, 5, padding=2, stride=stride, implementation=implementation)
 
     steps = [layer for stride in (2, 2, 1) for layer in (convolution(stride), nn.sigmoid)]
-    return _drawn_widely(_numbered([*steps, _flatten, TorchDense(num_classes)], image_size, channels))
+    return _numbered([*steps, _flatten, TorchDense(num_classes)], image_size, channels)
 
 
 def grnn_lenet(num_classes: int, *, image_size: int = 32, channels: int = 3, implementation: str = "auto") -> Model:
@@ -36,12 +36,12 @@ def grnn_lenet(num_classes: int, *, image_size: int = 32, channels: int = 3, imp
         for layer in (TorchConvolution(features, 5, implementation=implementation), nn.sigmoid, _halve)
     ]
     steps += [_flatten, TorchDense(120), nn.sigmoid, TorchDense(84), nn.sigmoid, TorchDense(num_classes)]
-    return _drawn_widely(_numbered(steps, image_size, channels))
+    return _numbered(steps, image_size, channels)
 
 
 def grnn_resnet18(num_classes: int, *, image_size: int = 32, channels: int = 3, implementation: str = "auto") -> Model:
     """GRNN's ResNet-18 for small images: sigmoids in the place of every ReLU, BatchNorm by the batch at hand."""
-    return _drawn_widely(as_model(_SigmoidResNet(num_classes, implementation), (image_size, image_size, channels)))
+    return as_model(_SigmoidResNet(num_classes, implementation), (image_size, image_size, channels))
 
 
 def _numbered(steps: list[Layer], image_size: int, channels: int) -> Model:
@@ -50,7 +50,9 @@ def _numbered(steps: list[Layer], image_size: int, channels: int) -> Model:
     )
 
 
-def _drawn_widely(model: Model) -> Model:
+def drawn_widely(model: Model) -> Model:
+    """The model with every parameter drawn from U(-0.5, 0.5)."""
+
     def init(key: Array) -> PyTree:
         leaves, structure = jax.tree.flatten(jax.eval_shape(model.init, key))
         keys = jax.random.split(key, len(leaves))

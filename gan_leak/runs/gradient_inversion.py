@@ -2,87 +2,167 @@
 
 from __future__ import annotations
 
-import functools
+import io
+import pathlib
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from gan_leak import trees
-from gan_leak.attacks.deep_leakage import GradientInversion, deep_leakage
-from gan_leak.attacks.gradients import infer_distinct_labels, infer_label, update_of
+from gan_leak.attacks.deep_leakage import deep_leakage
+from gan_leak.attacks.gradients import (
+    GradientInversion,
+    IterativeAttack,
+    advance,
+    gradient_of,
+    infer_distinct_labels,
+    infer_label,
+    update_of,
+)
 from gan_leak.attacks.grnn import grnn
 from gan_leak.attacks.inverting_gradients import inverting_gradients
+from gan_leak.data import Dataset, to_float
 from gan_leak.defenses import gradient_defenses
 from gan_leak.evaluation.fidelity import (
     group_psnr,
     match,
+    nearest,
     peak_signal_to_noise,
     root_mean_square_error,
     uniform_similarity,
 )
 from gan_leak.models import mnist_classifier
-from gan_leak.models.gradient_victims import dlg_lenet, grnn_lenet, grnn_resnet18
+from gan_leak.models.gradient_victims import dlg_lenet, drawn_widely, grnn_lenet, grnn_resnet18
 from gan_leak.models.grnn_generator import grnn_generator
-from gan_leak.types import Array, GradientView, Model, Upload, UploadTransform
+from gan_leak.runs.directory import npz_bytes, write_atomic
+from gan_leak.types import Array, GradientView, Model, PyTree, Upload, UploadTransform
 
 ATTACKS = ("dlg", "idlg", "inverting_gradients", "grnn")
 NETWORKS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18", "mnist_classifier")
+INITIALISATIONS = ("wide", "torch")
 DEFENSES: dict[str, Callable[[Any], UploadTransform]] = {
     "gaussian": gradient_defenses.add_gaussian,
     "laplace": gradient_defenses.add_laplace,
     "clipping": gradient_defenses.clip_norm,
     "pruning": gradient_defenses.prune_smallest,
-    "quantisation": gradient_defenses.quantise,
+    "quantisation": lambda bits: gradient_defenses.quantise(int(bits)),
 }
 # A picture that is this alike counts as recovered: the rule in the released evaluation code of GRNN's group.
 SUCCESS = 0.6
-_LAST_BIAS = {"dlg_lenet": "layer7", "grnn_lenet": "layer11", "mnist_classifier": "output_layer"}
+_MOST_GALLERY_IMAGES = 2000
+_SECONDS_OF_A_CALL = 20.0
 
 
 class Victims(NamedTuple):
-    """E experiments of one participant each: images [E, B, H, W, C] in [0, 1], labels [E, B], and the network."""
+    """E participants with a batch each: images [E, B, H, W, C] in [0, 1] and labels [E, B].
 
-    images: np.ndarray
-    labels: np.ndarray
-    network: str
-    num_classes: int
-
-
-class Result(NamedTuple):
-    """What an attack drew of E batches, matched to the originals: images [E, B, H, W, C]; by image, [E, B].
-
-    label_right: whether the label is told; batch_label_right has no order, so that a batch's labels count as a set.
+    other_images, other_labels: as many that the attack on the same participant has not seen. gallery: further images
+    [G, H, W, C] and labels [G], in which somebody may look for what was recovered.
     """
 
     images: np.ndarray
+    labels: np.ndarray
+    other_images: np.ndarray
+    other_labels: np.ndarray
+    gallery_images: np.ndarray
+    gallery_labels: np.ndarray
+
+
+class Observation(NamedTuple):
+    """How a participant arrives at what it sends: SGD steps and their learning rate, the images of one step."""
+
+    steps: int
+    learning_rate: float
+    batch_size: int
+
+
+class Measures(NamedTuple):
+    """How near each matched picture comes to its original [E, B].
+
+    recovered: an SSIM of at least 0.6. label_right: whether the label is told. identified: whether the nearest image of
+    the gallery is of the right class.
+    """
+
     psnr: np.ndarray
-    group_psnr: np.ndarray
-    rmse: np.ndarray
     ssim: np.ndarray
+    recovered: np.ndarray
     label_right: np.ndarray
-    distance: np.ndarray
+    identified: np.ndarray
+    rmse: np.ndarray
+    group_psnr: np.ndarray
 
 
-def network_for(name: str, num_classes: int, image_size: int, channels: int) -> Model:
+class Result(NamedTuple):
+    """What an attack drew, in the order of the originals [E, B, H, W, C], and how near it comes.
+
+    other_measures: the same pictures held against images that the attack has not seen.
+    """
+
+    images: np.ndarray
+    measures: Measures
+    other_measures: Measures
+
+
+def network_for(name: str, initialisation: str, num_classes: int, image_size: int, channels: int) -> Model:
     """A victim network on images in [0, 1]. Raises ValueError for an unknown one and for a size that does not fit."""
-    if name == "dlg_lenet":
-        return dlg_lenet(num_classes, image_size=image_size, channels=channels)
-    if name == "grnn_lenet":
-        return grnn_lenet(num_classes, image_size=image_size, channels=channels)
-    if name == "grnn_resnet18":
-        return grnn_resnet18(num_classes, image_size=image_size, channels=channels)
+    if initialisation not in INITIALISATIONS:
+        raise ValueError(f"initialisation={initialisation}: expected one of {', '.join(INITIALISATIONS)}")
+    sizes: dict[str, Any] = {"image_size": image_size, "channels": channels}
     if name == "mnist_classifier":
         if image_size != 32:
-            raise ValueError(f"image_size={image_size}: expected 32 with network 'mnist_classifier'")
-        model = mnist_classifier(num_classes, channels=channels)
-        return Model(model.init, lambda params, images: model.apply(params, 2.0 * images - 1.0))
-    raise ValueError(f"network={name!r}: expected one of {', '.join(NETWORKS)}")
+            raise ValueError(f"image_size={image_size}: expected 32 with network mnist_classifier")
+        classifier = mnist_classifier(num_classes, channels=channels)
+        model = Model(classifier.init, lambda params, images: classifier.apply(params, 2.0 * images - 1.0))
+    elif name in NETWORKS:
+        make = {"dlg_lenet": dlg_lenet, "grnn_lenet": grnn_lenet, "grnn_resnet18": grnn_resnet18}[name]
+        model = make(num_classes, **sizes)
+    else:
+        raise ValueError(f"network={name}: expected one of {', '.join(NETWORKS)}")
+    return drawn_widely(model) if initialisation == "wide" else model
 
 
-def defended(transform: UploadTransform, key: Array, gradient: Any) -> Any:
+def victims_from(dataset: Dataset, *, batch_size: int, images: int, channels: int, seed: int) -> Victims:
+    """Participants with different training images, chosen at random: as few as hold ``images`` altogether.
+
+    Raises ValueError if there are not enough, for all of them and a batch that is held against them.
+    """
+    participants = -(-images // batch_size)
+    wanted = participants * batch_size
+    available = len(dataset.train_labels)
+    needed = max(wanted, 2 * batch_size)
+    if needed >= available:
+        raise ValueError(f"batch_size={batch_size}, images={images}: expected fewer than {available} images in all")
+    if dataset.train_images.shape[-1] not in (1, channels):
+        raise ValueError(
+            f"channels={channels}: expected {dataset.train_images.shape[-1]}, as the images of {dataset.name} have"
+        )
+    order = np.random.default_rng(seed).permutation(available)[: needed + _MOST_GALLERY_IMAGES]
+
+    def chosen(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        picked = (to_float(dataset.train_images[places]) + 1.0) / 2.0
+        return np.broadcast_to(picked, (*picked.shape[:3], channels)).copy(), dataset.train_labels[places]
+
+    def in_batches(values: np.ndarray) -> np.ndarray:
+        return values.reshape(participants, batch_size, *values.shape[1:])
+
+    own_images, own_labels = chosen(order[:wanted])
+    # The next participant's; of a single one, images that nobody sent.
+    other_images, other_labels = chosen(np.roll(order[:needed], -batch_size)[:wanted])
+    return Victims(
+        in_batches(own_images),
+        in_batches(own_labels),
+        in_batches(other_images),
+        in_batches(other_labels),
+        *chosen(order[needed:]),
+    )
+
+
+def defended(transform: UploadTransform, key: Array, gradient: PyTree) -> PyTree:
     """A gradient as it leaves through an upload transform."""
     flat, unravel = trees.ravel(gradient)
     everything = Upload(flat, jnp.ones(flat.shape, bool))
@@ -91,44 +171,37 @@ def defended(transform: UploadTransform, key: Array, gradient: Any) -> Any:
 
 
 def observe(
-    key: Array,
-    model: Model,
-    images: Array,
-    labels: Array,
-    *,
-    steps: int,
-    learning_rate: float,
-    local_batch_size: int,
-    transform: UploadTransform | None,
+    key: Array, model: Model, images: Array, labels: Array, how: Observation, transform: UploadTransform | None
 ) -> GradientView:
     """A fresh model and what one participant with these images [B, H, W, C] and labels [B, K] sends back."""
     key_model, key_defense = jax.random.split(key)
     params = model.init(key_model)
     seen = update_of(
-        model, params, images, labels, learning_rate=learning_rate, steps=steps, batch_size=local_batch_size
+        model,
+        params,
+        images,
+        labels,
+        learning_rate=how.learning_rate,
+        steps=how.steps,
+        batch_size=how.batch_size or len(images),
     )
     return GradientView(params, seen if transform is None else defended(transform, key_defense, seen))
 
 
-def last_bias_gradient(network: str, view: GradientView) -> Array:
-    """The gradient of the last layer's bias, which tells labels; raises ValueError where this is not known."""
-    if network not in _LAST_BIAS:
-        raise ValueError(f"network={network!r}: labels can be inferred for {', '.join(_LAST_BIAS)}")
-    (bias,) = [
-        leaf
-        for path, leaf in jax.tree_util.tree_flatten_with_path(view.gradient[_LAST_BIAS[network]])[0]
-        if path[-1].key == "bias"
-    ]
-    return bias
+def last_bias_gradient(num_classes: int, view: GradientView) -> Array:
+    """The gradient [K] of the last layer's bias, which tells labels; raises ValueError if no single leaf can be it."""
+    biases = [leaf for leaf in jax.tree.leaves(view.gradient) if leaf.shape == (num_classes,)]
+    if len(biases) != 1:
+        raise ValueError(f"labels: {len(biases)} gradients of shape ({num_classes},), expected one to infer them from")
+    return biases[0]
 
 
-def infer_labels(network: str, view: GradientView, batch_size: int) -> np.ndarray:
+def infer_labels(num_classes: int, view: GradientView, batch_size: int) -> np.ndarray:
     """The labels [B] of a batch, sorted, as its gradient tells them; raises ValueError where it does not."""
-    bias = last_bias_gradient(network, view)
+    bias = last_bias_gradient(num_classes, view)
     return np.asarray(infer_label(bias))[None] if batch_size == 1 else infer_distinct_labels(bias, batch_size)
 
 
-@functools.lru_cache(maxsize=8)
 def attack_for(
     name: str,
     model: Model,
@@ -137,93 +210,161 @@ def attack_for(
     *,
     iterations: int,
     total_variation: float,
-    update: Callable | None = None,
-) -> Callable[[Array, GradientView, Array], GradientInversion]:
-    """``attack(key, view, labels [B, K]) -> GradientInversion``; DLG and GRNN do not look at the labels."""
+    noise_size: int,
+    loss: str,
+    how: Observation,
+) -> IterativeAttack:
+    """One of ``ATTACKS`` on batches of ``shape`` [B, H, W, C], with the settings that concern it."""
     if name == "grnn":
-        generator = grnn_generator(num_classes, image_size=shape[1], channels=shape[3])
-        return lambda key, view, labels: grnn(
-            key, view, model, generator, shape[0], iterations=iterations, total_variation=total_variation
-        )
+        generator = grnn_generator(num_classes, image_size=shape[1], channels=shape[3], noise_size=noise_size)
+        return grnn(model, generator, shape[0], noise_size=noise_size, total_variation=total_variation, loss=loss)
     if name == "inverting_gradients":
-        return lambda key, view, labels: inverting_gradients(
-            key, view, model, shape, labels, iterations=iterations, total_variation=total_variation, update=update
-        )
-    known = name == "idlg"
-    return lambda key, view, labels: deep_leakage(
-        key, view, model, shape, num_classes, labels=labels if known else None, iterations=iterations
-    )
+        update = None
+        if how.steps > 1:
 
+            def update(params: PyTree, images: Array, labels: Array) -> PyTree:
+                size = how.batch_size or len(images)
+                rate = how.learning_rate
+                return update_of(model, params, images, labels, learning_rate=rate, steps=how.steps, batch_size=size)
 
-def measure(found: GradientInversion, victims: Victims) -> Result:
-    """Matches what was found, with a leading axis of experiments, to the originals, and measures each pair."""
-    pictures, psnrs, groups, errors, similarities, told = [], [], [], [], [], []
-    for images, labels, originals, truth in zip(
-        np.asarray(found.images), np.asarray(found.labels), victims.images, victims.labels, strict=True
-    ):
-        images = np.nan_to_num(images, nan=0.5, posinf=1.0, neginf=0.0)
-        order = np.argsort(match(images, originals))
-        drawn, real = 2.0 * np.clip(images[order], 0.0, 1.0) - 1.0, 2.0 * originals - 1.0
-        pictures.append((drawn + 1.0) / 2.0)
-        psnrs.append(peak_signal_to_noise(drawn, real))
-        groups.append(group_psnr(drawn, real))
-        errors.append(root_mean_square_error(drawn, real))
-        similarities.append(uniform_similarity(drawn, real))
-        told.append(np.argmax(labels[order], axis=1) == truth)
-    stacked = [np.stack(values) for values in (pictures, psnrs, groups, errors, similarities, told)]
-    return Result._make([*stacked, np.asarray(found.distance)])
+        return inverting_gradients(model, shape, iterations=iterations, total_variation=total_variation, update=update)
+    return deep_leakage(model, shape, num_classes, labels_known=name == "idlg")
 
 
 def run_attack(
     key: Array,
-    name: str,
-    model: Model,
-    victims: Victims,
+    attack: IterativeAttack,
     views: GradientView,
     labels: Array,
     *,
     iterations: int,
-    total_variation: float,
     restarts: int,
     lanes: int,
-    update: Callable | None = None,
+    keep: pathlib.Path,
+    progress: Callable[[int, float], None],
 ) -> GradientInversion:
-    """Attacks every experiment, ``lanes`` at a time in one program; of several restarts the nearest gradient counts."""
-    experiments, batch = victims.images.shape[:2]
-    attack = attack_for(
-        name,
-        model,
-        (batch, *victims.images.shape[2:]),
-        victims.num_classes,
-        iterations=iterations,
-        total_variation=total_variation,
-        update=update,
-    )
+    """Attacks every participant, ``lanes`` at a time in one program; of the restarts the nearest gradient counts.
+
+    views, labels [E, B, K]: with a leading axis of participants. keep: a file for what is reached on the way, from
+    which another call goes on, and which is removed at the end. ``progress(iterations done, seconds left)``.
+    """
+    participants = len(labels)
+    keys = jax.random.split(key, participants * restarts)
+    views, labels = jax.tree.map(lambda leaf: jnp.repeat(leaf, restarts, axis=0), (views, labels))
 
     @jax.jit
-    def all_of_them(keys: Array, views: GradientView, labels: Array) -> GradientInversion:
-        return jax.lax.map(lambda entry: attack(*entry), (keys, views, labels), batch_size=lanes)
+    def begin(keys: Array, views: GradientView, labels: Array) -> PyTree:
+        return jax.lax.map(lambda lane: attack.start(*lane), (keys, views, labels), batch_size=lanes)
 
-    best: GradientInversion | None = None
-    for restart in range(restarts):
-        found = all_of_them(jax.random.split(jax.random.fold_in(key, restart), experiments), views, labels)
-        if best is None:
-            best = found
-        else:
-            nearer = found.distance < best.distance
-            best = jax.tree.map(
-                lambda new, old, nearer=nearer: jnp.where(nearer.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-                found,
-                best,
+    @jax.jit
+    def go_on(states: PyTree, views: GradientView, labels: Array, steps: Array) -> PyTree:
+        return jax.lax.map(
+            lambda lane: advance(attack, lane[0], lane[1], lane[2], steps), (states, views, labels), batch_size=lanes
+        )
+
+    @jax.jit
+    def read(states: PyTree, views: GradientView, labels: Array) -> GradientInversion:
+        return jax.lax.map(lambda lane: attack.read(*lane), (states, views, labels), batch_size=lanes)
+
+    done, states = _taken_up(keep, jax.eval_shape(begin, keys, views, labels))
+    if not done:
+        states = begin(keys, views, labels)
+    steps, compiled = 1, False
+    while done < iterations:
+        began = time.monotonic()
+        steps = min(steps, iterations - done)
+        states = jax.block_until_ready(go_on(states, views, labels, jnp.int32(steps)))
+        seconds = time.monotonic() - began
+        done += steps
+        if compiled:
+            progress(done, seconds / steps * (iterations - done))
+        if compiled and seconds > _SECONDS_OF_A_CALL / 4 and done < iterations:
+            leaves = {f"leaf_{index}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(states))}
+            write_atomic(keep, npz_bytes(done=np.array(done), **leaves))
+        # The first call compiles, so that its time says nothing.
+        steps = max(1, min(10 * steps, round(steps * _SECONDS_OF_A_CALL / seconds))) if compiled else 10
+        compiled = True
+    found = read(states, views, labels)
+    keep.unlink(missing_ok=True)
+    distances = jnp.where(jnp.isnan(found.distance), jnp.inf, found.distance).reshape(participants, restarts)
+    best = jnp.argmin(distances, axis=1) + restarts * jnp.arange(participants)
+    return trees.take(found, best)
+
+
+def _taken_up(keep: pathlib.Path, shapes: PyTree) -> tuple[int, PyTree]:
+    """Iterations done and states, if the file holds any of these shapes."""
+    if not keep.exists():
+        return 0, None
+    saved = np.load(io.BytesIO(keep.read_bytes()), allow_pickle=False)
+    leaves, structure = jax.tree.flatten(shapes)
+    loaded = [saved[f"leaf_{index}"] for index in range(len(leaves))]
+    return int(saved["done"]), jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in loaded])
+
+
+def measure(found: GradientInversion, victims: Victims) -> Result:
+    """Matches what was found, with a leading axis of participants, to the originals, and measures each pair."""
+    images = np.clip(np.nan_to_num(np.asarray(found.images), nan=0.5, posinf=1.0, neginf=0.0), 0.0, 1.0)
+    told = np.argmax(np.asarray(found.labels), axis=-1)
+    own, order = _compared(images, told, victims.images, victims.labels, victims)
+    others, _ = _compared(images, told, victims.other_images, victims.other_labels, victims)
+    return Result(np.stack([drawn[places] for drawn, places in zip(images, order, strict=True)]), own, others)
+
+
+def _compared(
+    images: np.ndarray, told: np.ndarray, originals: np.ndarray, labels: np.ndarray, victims: Victims
+) -> tuple[Measures, list[np.ndarray]]:
+    measured, orders = [], []
+    for drawn, answers, real, truth in zip(images, told, originals, labels, strict=True):
+        order = np.argsort(match(drawn, real))
+        left, right = 2.0 * drawn[order] - 1.0, 2.0 * real - 1.0
+        similarity = uniform_similarity(left, right)
+        identities = victims.gallery_labels[nearest(drawn[order], victims.gallery_images)]
+        measured.append(
+            Measures(
+                peak_signal_to_noise(left, right),
+                similarity,
+                similarity >= SUCCESS,
+                answers[order] == truth,
+                identities == truth,
+                root_mean_square_error(left, right),
+                group_psnr(left, right),
             )
-    assert best is not None
-    return best
+        )
+        orders.append(order)
+    return Measures(*map(np.stack, zip(*measured, strict=True))), orders
 
 
-def gradient_update(learning_rate: float, steps: int, local_batch_size: int, model: Model) -> Callable | None:
-    """What the attack has to imitate if a participant took several steps: ``update(params, images, labels)``."""
-    if steps == 1:
-        return None
-    return lambda params, images, labels: update_of(
-        model, params, images, labels, learning_rate=learning_rate, steps=steps, batch_size=local_batch_size
-    )
+def utility(
+    key: Array, model: Model, transform: UploadTransform | None, dataset: Dataset, *, channels: int, steps: int
+) -> float:
+    """Accuracy on test images after training on gradients that went through the defence.
+
+    Each step takes the gradient of 32 training images, as one participant sends it, and applies it by Adam with rate
+    1e-3, from the usual initialisation.
+    """
+    num_classes = len(dataset.class_names)
+    key_model, key_steps = jax.random.split(key)
+    optimizer = optax.adam(1e-3)
+    params = model.init(key_model)
+
+    def prepared(images: Array) -> Array:
+        units = images.astype(jnp.float32) / 255.0
+        return jnp.broadcast_to(units, (*units.shape[:3], channels))
+
+    @jax.jit
+    def train(params: PyTree, images: Array, labels: Array) -> PyTree:
+        def step(carry: tuple, key: Array) -> tuple[tuple, None]:
+            params, state = carry
+            key_batch, key_defense = jax.random.split(key)
+            chosen = jax.random.randint(key_batch, (32,), 0, len(labels))
+            gradient = gradient_of(model, params, prepared(images[chosen]), jax.nn.one_hot(labels[chosen], num_classes))
+            sent = gradient if transform is None else defended(transform, key_defense, gradient)
+            updates, state = optimizer.update(sent, state)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key_steps, steps))[0][0]
+
+    params = train(params, jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
+    tested = slice(2000)
+    answers = jax.jit(model.apply)(params, prepared(jnp.asarray(dataset.test_images[tested])))
+    return float(np.mean(np.argmax(np.asarray(answers), axis=1) == dataset.test_labels[tested]))

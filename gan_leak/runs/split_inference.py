@@ -37,6 +37,8 @@ SHADOWS = (
     "other set, other structure",
 )
 
+QUERY_FREE_ITERATIONS = 500
+
 
 class Likelihood(NamedTuple):
     """The numbers of one regularised likelihood (released code; He, Zhang and Lee 2019)."""
@@ -75,12 +77,17 @@ class SplitData(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an attack drew [M, H, W, C], in [-1, 1], and for each picture its PSNR and SSIM, in two forms."""
+    """What an attack drew [M, H, W, C], in [-1, 1], and for each picture its PSNR and SSIM, the latter in two forms.
+
+    control_psnr, control_ssim: the same held against the next image instead, which is of another class among the first.
+    """
 
     images: np.ndarray
     psnr: np.ndarray
     ssim: np.ndarray
     ssim_by_range: np.ndarray
+    control_psnr: np.ndarray
+    control_ssim: np.ndarray
 
 
 def victim_for(name: str) -> Victim:
@@ -231,6 +238,7 @@ def query_free(
     features: Array,
     *,
     epochs: int,
+    iterations: int = QUERY_FREE_ITERATIONS,
 ) -> Array:
     """The inputs behind features, by inverting a shadow of the client; knowledge: one of ``SHADOWS``."""
     whose, structure = knowledge.split(", ")
@@ -242,17 +250,20 @@ def query_free(
         )
     )
     own, _ = train(key, params, inputs, labels)
-    return white_box(shadow, own, features, victim.network.input_shape, Likelihood(500, 0.1, 2.0))
+    return white_box(shadow, own, features, victim.network.input_shape, Likelihood(iterations, 0.1, 2.0))
 
 
 def measure(victim: Victim, inputs: Any, originals: np.ndarray) -> Outcome:
     """How near pictures come to the images they should be; both as inputs of the network."""
     drawn, real = as_images(victim, inputs), as_images(victim, originals)
+    other = np.roll(real, -1, axis=0)
     return Outcome(
         drawn,
         peak_signal_to_noise(drawn, real),
         uniform_similarity(drawn, real),
         uniform_similarity(drawn, real, by_range=True),
+        peak_signal_to_noise(drawn, other),
+        uniform_similarity(drawn, other),
     )
 
 

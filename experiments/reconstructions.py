@@ -1,0 +1,133 @@
+"""What the binaries share whose attacks draw single images: defences by name, rows that resume, tables and reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gan_leak.evaluation.reconstruction_report import pictures_figure, render_reconstructions, trade_off_figure
+from gan_leak.runs.directory import RunDirectory, npz_bytes, write_atomic
+from gan_leak.runs.workers import tell
+
+
+class Defense(NamedTuple):
+    """A defence and its strength, or none."""
+
+    name: str = "none"
+    strength: float = 0.0
+
+    def __str__(self) -> str:
+        return self.name if self.name == "none" else f"{self.name} {self.strength:g}"
+
+
+class Drawn(NamedTuple):
+    """A setting that ran: its row of the table, and originals and pictures [M, H, W, C] in [-1, 1]."""
+
+    row: dict[str, Any]
+    originals: np.ndarray
+    pictures: np.ndarray
+    defense: Defense
+
+
+# What a strength may be, where it is not any number from 0.
+_STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "clipping": (lambda norm: norm > 0, "above 0"),
+    "pruning": (lambda share: share < 1, "from 0 to below 1"),
+    "dropout": (lambda rate: rate < 1, "from 0 to below 1"),
+    "quantisation": (lambda bits: bits in range(1, 17), "a whole number from 1 to 16"),
+}
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of a configuration with the help text of its flag."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def parse_defenses(text: str, known: Collection[str]) -> list[Defense]:
+    """Reads 'none,gaussian:0.1,pruning:0.5'; raises ValueError for another defence or a strength it cannot have."""
+    found = []
+    for part in text.split(","):
+        name, colon, number = part.strip().partition(":")
+        if name == "none" and not colon:
+            found.append(Defense())
+            continue
+        if name not in known or not colon:
+            raise ValueError(f"defenses={part.strip()}: expected none, or {', '.join(known)} with :strength")
+        allowed, wanted = _STRENGTHS.get(name, (lambda strength: True, "at least 0"))
+        try:
+            strength = float(number)
+        except ValueError:
+            strength = math.nan
+        if not (0.0 <= strength < math.inf and allowed(strength)):
+            raise ValueError(f"defenses={part.strip()}: expected a strength {wanted}")
+        found.append(Defense(name, strength))
+    return found
+
+
+def parse_numbers(name: str, text: str) -> list[int]:
+    """Reads whole numbers from 1 with commas between; raises ValueError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"{name}={text}: expected whole numbers from 1, with commas between")
+    return [int(part) for part in parts]
+
+
+def keep_row(directory: RunDirectory, index: int, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """The arrays of a row: read where they are already, computed and kept where not."""
+    path = directory.path / "rows" / f"{index:03d}.npz"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, npz_bytes(**compute()))
+    with np.load(path, allow_pickle=False) as saved:
+        return dict(saved)
+
+
+def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -> None:
+    """Writes results.json, the pictures and report.html anew, from the settings that ran so far."""
+    rows = [entry.row for entry in drawn]
+    write_atomic(directory.path / "results.json", json.dumps(rows, indent=1, allow_nan=False).encode())
+    pictures = picture_files(drawn)
+    folder = directory.path / "figures"
+    folder.mkdir(exist_ok=True)
+    for place, image in enumerate(pictures.values()):
+        write_atomic(folder / f"{place}.png", image)
+    environment = json.loads((directory.path / "config.json").read_text())
+    page = render_reconstructions(title, rows, pictures, environment)
+    write_atomic(directory.path / "report.html", page.encode())
+
+
+def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
+    """By caption: the first images and what every setting drew of them, and leakage over utility where it is known."""
+    found = {}
+    groups: dict[bytes, list[Drawn]] = {}
+    for entry in drawn:
+        groups.setdefault(entry.originals.tobytes(), []).append(entry)
+    for group in groups.values():
+        named = {entry.row["name"]: entry.pictures for entry in group}
+        caption = f"Private images, and what was drawn of them: {group[0].row['name']}" + (
+            f" to {group[-1].row['name']}." if len(group) > 1 else "."
+        )
+        found[caption] = pictures_figure(group[0].originals, named)
+    series: dict[str, list[tuple[str, float, float]]] = {}
+    for entry in drawn:
+        metrics = entry.row["metrics"]
+        if "model_accuracy" in metrics:
+            point = (f"{entry.defense.strength:g}", metrics["model_accuracy"]["mean"], metrics["ssim"]["mean"])
+            series.setdefault(entry.defense.name, []).append(point)
+    if len(series) > 1:
+        found["Leakage over utility, by defence; the numbers are strengths."] = trade_off_figure(series)
+    return found
+
+
+def tell_row(row: Mapping[str, Any]) -> None:
+    """Shows a row that is finished in a line of progress."""
+    metrics = row["metrics"]
+    words = [
+        f"{name.replace('_', ' ')} {metrics[name]['mean']:.3f}" for name in ("ssim", "recovered") if name in metrics
+    ]
+    tell(f"{row['name']}: PSNR {metrics['psnr']['mean']:.2f} dB, {', '.join(words)}")
