@@ -204,7 +204,7 @@ def run_settings(prepared: PreparedInversion) -> list[Drawn]:
         pictures, originals = (
             2.0 * values.reshape(-1, *values.shape[2:]) - 1.0 for values in (images, setting.victims.images)
         )
-        drawn.append(Drawn({**row, "seeds": len(images)}, originals, pictures, setting.defense))
+        drawn.append(Drawn(row, originals, pictures, setting.defense))
         tell_row(row)
         write_results(directory, TITLE, drawn)
     return drawn
@@ -242,7 +242,8 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
     )
     result = inversion.measure(found, setting.victims)
     kept = {"images": result.images, **result.measures._asdict()}
-    kept |= {f"control_{name}": values for name, values in result.other_measures._asdict().items()}
+    for name in ("psnr", "ssim", "recovered", "label_right", "identified"):
+        kept[f"control_{name}"] = getattr(result.other_measures, name)
     if config.utility_steps:
         # Trained from the usual initialisation, whatever the attacked one.
         network = inversion.network_for(config.network, "torch", num_classes, config.image_size, config.channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.flags import config_from_arguments, preset_text
@@ -92,33 +93,36 @@ FIGURES = (
 
 
 def select_figures(text: str) -> tuple[Figure, ...]:
-    """The figures that ``--figures`` asks for, 'all' or numbers separated by commas, in the paper's order.
+    """The figures of this paper that ``--figures`` asks for, 'all' or numbers separated by commas, in its order."""
+    wanted = {part.strip() for part in text.split(",")}
+    return tuple(figure for figure in FIGURES if wanted == {"all"} or figure.number in wanted)
 
-    Raises ValueError for one that there is not.
+
+def check_names(text: str, known: Sequence[str]) -> None:
+    """Raises ValueError for a part of ``--figures`` that there is not."""
+    for number in [] if text.strip() == "all" else text.split(","):
+        if number.strip() not in known:
+            raise ValueError(f"figures={number.strip()}: expected all, or some of {', '.join(known)}")
+
+
+def read_claim(preset: str, *, nearest: bool = True) -> Claim:
+    """The claim and criteria in the head of a preset; raises ValueError for a head that lacks one.
+
+    nearest: whether it has to name the nearest setting that works.
     """
-    known = [figure.number for figure in FIGURES]
-    wanted = known if text.strip() == "all" else [part.strip() for part in text.split(",")]
-    for number in wanted:
-        if number not in known:
-            raise ValueError(f"figures={number}: expected all, or some of {', '.join(known)}")
-    return tuple(figure for figure in FIGURES if figure.number in wanted)
-
-
-def read_claim(preset: str) -> Claim:
-    """The claim and criteria in the head of a preset; raises ValueError for a head that lacks one."""
     found: dict[str, str] = {}
     for line in preset_text(preset).splitlines():
         name, colon, value = line.removeprefix("#").strip().partition(": ")
         if line.startswith("#") and colon and name in _FIELDS:
             found[_FIELDS[name]] = value.strip()
-    missing = [name for name, field in _FIELDS.items() if field not in found]
+    missing = [name for name, field in _FIELDS.items() if field not in found and (nearest or field != "nearest")]
     if missing:
         raise ValueError(f"preset={preset}: its head lacks {', '.join(missing)}")
     return Claim(
         found["claim"],
         parse_criterion(found["reproduced_if"]),
         parse_criterion(found["partly_if"]),
-        found["nearest"],
+        found.get("nearest", ""),
         found["quick"],
     )
 

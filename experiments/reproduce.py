@@ -1,4 +1,4 @@
-"""Every experiment of Hitaj, Ateniese and Perez-Cruz (CCS 2017), each claim beside what was measured.
+"""Every experiment of Hitaj, Ateniese and Perez-Cruz (CCS 2017) and of the papers after it, claims beside measures.
 
 python -m experiments.reproduce --scale=quick --workdir=runs/reproduce
 python -m experiments.reproduce --scale=paper --figures=6,7 --workdir=runs/paper
@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 import gan_leak
 from experiments.flags import run_binary
-from experiments.paper import FIGURES, SCALES, Figure, select_figures
+from experiments.other_papers import TABLES, Table, TableRun, check_table, table_basis, table_entry
+from experiments.paper import FIGURES, SCALES, Figure, check_names, select_figures
 from experiments.sections import Section, Study, basis_of, batches_of, jobs_of, make_section
+from gan_leak.evaluation.reconstruction_report import DEFINITIONS as RECONSTRUCTION_DEFINITIONS
 from gan_leak.evaluation.representatives import DEFINITIONS
 from gan_leak.evaluation.reproduction_report import render_reproduction
 from gan_leak.evaluation.reproduction_results import FORMAT
@@ -30,6 +32,7 @@ from gan_leak.runs.workers import default_workers, running, tell
 
 _SEEDS = 3
 _CALLS_NAME = "calls.json"
+_NUMBERS = tuple(section.number for section in (*FIGURES, *TABLES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +41,12 @@ class ReproduceConfig:
 
     figures: str = dataclasses.field(
         default="all",
-        metadata={"help": "'all', or numbers separated by commas: " + ", ".join(figure.number for figure in FIGURES)},
+        metadata={"help": "'all', or numbers separated by commas: " + ", ".join(_NUMBERS)},
     )
     scale: str = dataclasses.field(
         default="quick",
         metadata={
-            "help": "'quick': shortened runs of the nearest settings that work, less than 40 minutes on two CPU cores; "
+            "help": "'quick': shortened runs of the nearest settings that work, about 45 minutes on two CPU cores; "
             "'paper': the paper's own hyper-parameters beside them, at full length.",
             "choices": SCALES,
         },
@@ -62,7 +65,8 @@ class ReproduceConfig:
         metadata={"help": "Processes that run settings side by side; 0 = one a core, at most 4; one on a GPU."},
     )
     cifar10: str = dataclasses.field(
-        default="tfds:cifar10", metadata={"help": "Where CIFAR-10 is, for Figure 3: a data set as --dataset takes it."}
+        default="tfds:cifar10",
+        metadata={"help": "Where CIFAR-10 is, for two sections: a data set as --dataset takes it."},
     )
 
 
@@ -73,6 +77,7 @@ class Prepared(NamedTuple):
     """
 
     figures: tuple[Figure, ...]
+    tables: tuple[Table, ...]
     study: Study
     directory: RunDirectory
     unavailable: dict[str, str]
@@ -84,7 +89,10 @@ class Prepared(NamedTuple):
 def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Prepared:
     """Checks flags, presets and data, and opens the directory; raises ValueError for bad input."""
     began = time.monotonic()
+    check_names(config.figures, _NUMBERS)
     figures = select_figures(config.figures)
+    wanted = {part.strip() for part in config.figures.split(",")}
+    tables = tuple(table for table in TABLES if wanted == {"all"} or table.number in wanted)
     if config.num_seeds == 1:
         raise ValueError("num_seeds=1: expected at least 2, since the verdicts rest on intervals over seeds")
     for name in ("num_seeds", "most_samples", "most_rounds", "workers"):
@@ -114,6 +122,13 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
                 if config.figures != "all" or configs[0].dataset != ReproduceConfig.cifar10:
                     raise
                 unavailable[figure.number] = str(error)
+    for table in tables:
+        try:
+            check_table(TableRun(config.scale, workdir, config.cifar10), table)
+        except (ValueError, OSError) as error:
+            if config.figures != "all" or config.cifar10 != ReproduceConfig.cifar10:
+                raise
+            unavailable[table.number] = str(error)
     _check_version(workdir)
     # What a directory holds may grow from one call to the next, with CIFAR-10 brought along in between.
     default = ReproduceConfig()
@@ -127,7 +142,7 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
         raise ValueError(f"workdir={workdir}: {other[0]}; choose another --workdir")
     for change in directory.differences:
         tell(f"not the machine or versions this reproduction began with: {change}")
-    return Prepared(figures, study, directory, unavailable, config.workers, calls, began)
+    return Prepared(figures, tables, study, directory, unavailable, config.workers, calls, began)
 
 
 def _earlier_calls(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -171,19 +186,39 @@ def execute(prepared: Prepared) -> int:
                     study.show(f"figure {figure.number}: {figure.title}")
                     _write_section(path, make_section(study, figure, wait))
                 _write_report(prepared)
+        for table in prepared.tables:
+            _make_table(prepared, table)
+            _write_report(prepared)
         study.show(f"written: {directory.path / 'report.html'}, {directory.path / 'results.json'}")
     finally:
         close_run(directory)
     return 0
 
 
+def _make_table(prepared: Prepared, table: Table) -> None:
+    """Runs a section of another paper in this process, unless the directory holds it."""
+    study, path = prepared.study, _section_path(prepared, table)
+    run = TableRun(study.scale, prepared.directory.path / "tables", study.cifar10)
+    basis = table_basis(run, table)
+    if table.number in prepared.unavailable:
+        study.show(f"{table.number}: not run, {prepared.unavailable[table.number]}")
+        _write_error(path, table, prepared.unavailable[table.number])
+    elif not _holds(path, basis):
+        study.show(f"{table.number}: {table.title}")
+        _write_section(path, Section(*table_entry(run, table), {}, basis))
+
+
 def _is_finished(prepared: Prepared, figure: Figure) -> bool:
     """Whether the directory holds the section that this call would make, from the same batches and criteria."""
-    path = _section_path(prepared, figure) / "section.json"
-    return path.exists() and json.loads(path.read_text())["basis"] == basis_of(prepared.study, figure)
+    return _holds(_section_path(prepared, figure), basis_of(prepared.study, figure))
 
 
-def _section_path(prepared: Prepared, figure: Figure) -> pathlib.Path:
+def _holds(path: pathlib.Path, basis: str) -> bool:
+    section = path / "section.json"
+    return section.exists() and json.loads(section.read_text())["basis"] == basis
+
+
+def _section_path(prepared: Prepared, figure: Figure | Table) -> pathlib.Path:
     return prepared.directory.path / "figures" / figure.number
 
 
@@ -201,7 +236,7 @@ def _write_section(path: pathlib.Path, section: Section) -> None:
     write_atomic(path / "section.json", json.dumps(kept, allow_nan=False).encode())
 
 
-def _write_error(path: pathlib.Path, figure: Figure, error: str) -> None:
+def _write_error(path: pathlib.Path, figure: Figure | Table, error: str) -> None:
     path.mkdir(parents=True, exist_ok=True)
     entry = {"figure": figure.number, "title": figure.title, "claim": "", "error": f"Not run: {error}"}
     write_atomic(path / "error.json", json.dumps(entry).encode())
@@ -211,7 +246,7 @@ def _write_report(prepared: Prepared) -> None:
     entries: list[dict[str, Any]] = []
     judges: dict[str, Any] = {}
     pictures: dict[str, dict[str, bytes]] = {}
-    for figure in FIGURES:
+    for figure in (*FIGURES, *TABLES):
         path = _section_path(prepared, figure)
         if (path / "section.json").exists():
             kept = json.loads((path / "section.json").read_text())
@@ -235,7 +270,7 @@ def _write_report(prepared: Prepared) -> None:
         "command": "; ".join(dict.fromkeys(call["command"] for call in calls)),
         "environment": environment,
         "seconds": sum(call["seconds"] for call in calls),
-        "definitions": dict(DEFINITIONS),
+        "definitions": {**DEFINITIONS, **RECONSTRUCTION_DEFINITIONS},
         "judges": judges,
         "figures": entries,
     }

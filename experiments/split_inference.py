@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -123,7 +123,7 @@ def execute(prepared: PreparedSplit) -> int:
 def run_settings(prepared: PreparedSplit) -> list[Drawn]:
     """Every setting with its row and pictures, from the directory where it is there."""
     _, victim, data, settings, directory = prepared
-    params = _victim_params(prepared)
+    params = functools.cache(functools.partial(_victim_params, prepared))
     inputs = data.tested[0][data.chosen]
     classes = len(np.unique(data.tested[1]))
     drawn: list[Drawn] = []
@@ -131,7 +131,7 @@ def run_settings(prepared: PreparedSplit) -> list[Drawn]:
         saved = keep_row(directory, index, functools.partial(_attack, prepared, setting, params, inputs, index))
         row = measured_row(str(setting), "attack", _measures(victim, setting, saved, classes))
         originals = split.as_images(victim, inputs)
-        drawn.append(Drawn({**row, "seeds": 1}, originals, saved["images"], setting.defense))
+        drawn.append(Drawn(row, originals, saved["images"], setting.defense))
         tell_row(row)
         write_results(directory, TITLE, drawn)
     return drawn
@@ -152,10 +152,11 @@ def _victim_params(prepared: PreparedSplit) -> Any:
 
 
 def _attack(
-    prepared: PreparedSplit, setting: Setting, params: Any, originals: np.ndarray, index: int
+    prepared: PreparedSplit, setting: Setting, victim_params: Callable[[], Any], originals: np.ndarray, index: int
 ) -> dict[str, np.ndarray]:
     """Everything that a row and its picture are made of."""
     config, victim, data, *_ = prepared
+    params = victim_params()
     key, key_defense = (
         jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), part), index) for part in (1, 2)
     )

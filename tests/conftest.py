@@ -2,6 +2,9 @@
 
 import os
 
+# Nearly all time goes into compiling programs that run for milliseconds. Also for the processes that tests start.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
 import hypothesis
 import jax
 import pytest

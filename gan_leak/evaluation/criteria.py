@@ -36,6 +36,11 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "l1_to_nearest": (0.0, 2.0),
     "ssim_to_nearest": (-1.0, 1.0),
     "diversity": (0.0, math.inf),
+    **dict.fromkeys(
+        (f"{role}{name}" for role in ("", "control_") for name in ("recovered", "label_right", "identified")),
+        (0.0, 1.0),
+    ),
+    **dict.fromkeys(("ssim", "control_ssim", "ssim_by_range", "ssim_of_others", "published_ssim"), (-1.0, 1.0)),
 }
 
 # Nesting costs a character a level, so that nothing this short is too deep to be evaluated.

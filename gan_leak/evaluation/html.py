@@ -35,6 +35,17 @@ _LABELS = {
     "nearest_neighbour_share": "nearest-neighbour share",
     "l1_to_nearest": "L1 to nearest private",
     "ssim_to_nearest": "SSIM to nearest private",
+    "psnr": "PSNR in dB",
+    "ssim": "SSIM",
+    "ssim_by_range": "SSIM by range",
+    "psnr_of_others": "PSNR of others",
+    "ssim_of_others": "SSIM of others",
+    "published_psnr": "published PSNR",
+    "published_ssim": "published SSIM",
+    "control_psnr": "control PSNR",
+    "control_ssim": "control SSIM",
+    "rmse": "root mean square error",
+    "group_psnr": "group's PSNR",
 }
 
 _STYLE = """

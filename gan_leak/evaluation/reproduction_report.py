@@ -30,7 +30,7 @@ from gan_leak.evaluation.reproduction_results import check_results
 PAPER_VARIANT = "the paper's hyper-parameters"
 NEAREST_VARIANT = "nearest setting that works"
 
-_TITLE = "Reproduction of Hitaj et al. (2017)"
+_TITLE = "Reproduction of published attacks"
 _SCORE = "leakage_score"
 _DASH = "\N{EN DASH}"
 # A badge must be read without colour, by its sign and its word.
@@ -150,8 +150,9 @@ def _lead(results: Mapping[str, Any]) -> str:
     seeds = results["num_seeds"]
     runs = "once, which gives no intervals" if seeds == 1 else f"with {seeds} seeds"
     return (
-        '<p class="lead">Deep Models Under the GAN: Information Leakage from Collaborative Deep Learning (CCS 2017). '
-        f"Each experiment below was run {runs} beside its controls, and judged by the criteria that it shows.</p>\n"
+        '<p class="lead">Deep Models Under the GAN: Information Leakage from Collaborative Deep Learning (CCS 2017), '
+        f"run {runs}, and the attacks on split inference and on single gradients that followed it, each on several "
+        "images. Every experiment stands beside its controls and is judged by the criteria that it shows.</p>\n"
     )
 
 
@@ -180,12 +181,13 @@ def _overview(entries: Sequence[Mapping[str, Any]]) -> str:
     if not entries:
         return ""
     variants = _variants(verdict for entry in entries for verdict in entry.get("verdicts", ()))
-    heads = ["figure", "the paper's claim", "setting", *(f"leakage score, {variant}" for variant in variants)]
+    heads = ["figure", "the paper's claim", "setting", *(f"measured, {variant}" for variant in variants)]
     body = "".join(_overview_rows(place, entry, variants) for place, entry in enumerate(entries))
     return (
         table([*heads, "best control"], body, "overview")
-        + '<p class="explained">Leakage score: mean and two-sided 95% Student-t interval over the seeds, shown within '
-        "[0, 1]. Best control: the one with the highest mean.</p>\n"
+        + '<p class="explained">Measured: the leakage score, unless another measure is named; mean and two-sided 95% '
+        "Student-t interval over the seeds, or over the images, shown within the range of the measure. Best control: "
+        "the one with the highest mean, or what the same pictures score against images that were not seen.</p>\n"
     )
 
 
@@ -209,7 +211,10 @@ def _setting_cells(entry: Mapping[str, Any], setting: str, variants: Sequence[st
     cells = [f'<td class="setting">{escape(setting)}</td>']
     for variant in variants:
         judged = [verdict for verdict in verdicts if verdict["variant"] == variant]
-        scores = "".join(_score(_judged_row(entry, verdict)) + _badge(verdict["verdict"]) for verdict in judged)
+        scores = "".join(
+            _score(_judged_row(entry, verdict), verdict.get("measure", _SCORE)) + _badge(verdict["verdict"])
+            for verdict in judged
+        )
         cells.append(f"<td>{scores}</td>" if scores else f'<td class="missing">{NOT_AVAILABLE}</td>')
     return "".join(cells) + _control_cell(entry, verdicts)
 
@@ -224,6 +229,8 @@ def _judged_row(entry: Mapping[str, Any], verdict: Mapping[str, Any]) -> Mapping
 
 
 def _control_cell(entry: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]]) -> str:
+    if "control_measure" in verdicts[0]:
+        return f"<td>{_score(_judged_row(entry, verdicts[0]), verdicts[0]['control_measure'])}</td>"
     controls = [row for row in entry.get("rows", ()) if row["role"] == "control"]
     named = {name for verdict in verdicts for name in verdict.get("controls", ())}
     beside = [row for row in entry.get("rows", ()) if row["name"] in named]
@@ -239,8 +246,10 @@ def _mean_score(row: Mapping[str, Any]) -> float:
     return or_gap(row["metrics"].get(_SCORE, {}).get("mean"))
 
 
-def _score(row: Mapping[str, Any] | None) -> str:
-    return f'<span class="score">{_measured(_SCORE, (row or {"metrics": {}})["metrics"].get(_SCORE))}</span> '
+def _score(row: Mapping[str, Any] | None, metric: str = _SCORE) -> str:
+    named = "" if metric == _SCORE else f'<span class="beside">{escape(label(metric))}</span>'
+    measured = _measured(metric, (row or {"metrics": {}})["metrics"].get(metric))
+    return f'<span class="score">{measured}</span>{named} '
 
 
 def _figure_section(place: int, entry: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
@@ -301,13 +310,14 @@ def _reason(text: str) -> str:
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Writes the measures of each row with their intervals; rows: as in the results of a reproduction."""
     metrics = sorted(dict.fromkeys(metric for row in rows for metric in row["metrics"]), key=rank)
+    counted = [count for count in ("rounds", "seeds") if any(count in row for row in rows)]
     body = []
     for row in rows:
         name = f'{escape(row["name"])} <span class="role">{row["role"]}</span>'
         measured = "".join(f"<td>{_measured(metric, row['metrics'].get(metric))}</td>" for metric in metrics)
-        counts = cell(row.get("rounds")) + cell(row.get("seeds"))
+        counts = "".join(cell(row.get(count)) for count in counted)
         body.append(f'<tr class="{row["role"]}"><th scope="row">{name}</th>{counts}{measured}</tr>\n')
-    heads = ["", "rounds", "seeds", *map(label, metrics)]
+    heads = ["", *counted, *map(label, metrics)]
     return table(heads, "".join(body), "numbers measured") if body else ""
 
 

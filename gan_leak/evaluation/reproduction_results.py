@@ -115,7 +115,13 @@ _VERDICT = _fields(
         "partly_if": _text,
         "because": _list_of(_text),
     },
-    {"claim": _text, "row": _text, "controls": _list_of(_text)},
+    {
+        "claim": _text,
+        "row": _text,
+        "controls": _list_of(_text),
+        "measure": _text,
+        "control_measure": _text,
+    },
 )
 _PRIVACY = _fields(
     {"name": _text, "mechanism": _text},

@@ -10,18 +10,20 @@ import pytest
 from gan_leak.attacks.deep_leakage import deep_leakage
 from gan_leak.attacks.descent import limited_memory_bfgs, minimise
 from gan_leak.attacks.gradients import (
+    advance,
     check_view,
     cosine_distance,
     gradient_of,
     infer_distinct_labels,
     infer_label,
+    invert,
     squared_distance,
     update_of,
 )
 from gan_leak.attacks.grnn import grnn
 from gan_leak.attacks.inverting_gradients import inverting_gradients
 from gan_leak.models import count_parameters
-from gan_leak.models.gradient_victims import dlg_lenet, grnn_lenet, grnn_resnet18
+from gan_leak.models.gradient_victims import dlg_lenet, drawn_widely, grnn_lenet, grnn_resnet18
 from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.types import GradientView
 from reference.small import CLASSES, IMAGE_SHAPE, largest_difference, linear_classifier
@@ -50,10 +52,10 @@ def test_deep_leakage_finds_the_image_of_a_linear_model(known):
     images, labels = batch(1)
     view = GradientView(PARAMS, gradient_of(MODEL, PARAMS, images, labels))
 
-    def attack(key):
-        return deep_leakage(key, view, MODEL, images.shape, CLASSES, labels=labels if known else None, iterations=300)
-
-    starts = jax.jit(jax.vmap(attack))(jax.random.split(jax.random.key(3), 8))
+    attack = deep_leakage(MODEL, images.shape, CLASSES, labels_known=known)
+    starts = jax.jit(jax.vmap(lambda key: invert(key, attack, view, labels, 300)))(
+        jax.random.split(jax.random.key(3), 8)
+    )
     found = jax.tree.map(lambda leaf: leaf[jnp.argmin(starts.distance)], starts)
     assert float(found.distance) < 1e-8
     np.testing.assert_allclose(found.images, images, atol=1e-3)
@@ -91,11 +93,8 @@ def test_the_quasi_newton_steps_are_those_of_torch():
 def test_inverting_gradients_finds_the_image_of_a_linear_model():
     images, labels = batch(1)
     view = GradientView(PARAMS, gradient_of(MODEL, PARAMS, images, labels))
-    found = jax.jit(
-        lambda key: inverting_gradients(
-            key, view, MODEL, images.shape, labels, iterations=2000, learning_rate=0.05, total_variation=0.0
-        )
-    )(jax.random.key(3))
+    attack = inverting_gradients(MODEL, images.shape, iterations=2000, learning_rate=0.05, total_variation=0.0)
+    found = jax.jit(lambda key: invert(key, attack, view, labels, 2000))(jax.random.key(3))
     np.testing.assert_allclose(found.images, images, atol=2e-2)
     assert float(found.distance) < 1e-4
 
@@ -154,7 +153,7 @@ def test_a_gradient_of_another_model_or_without_numbers_is_refused():
 @functools.cache
 def seen_by_grnn():
     model = dlg_lenet(4, image_size=16, channels=1)
-    params = model.init(jax.random.key(5))
+    params = drawn_widely(model).init(jax.random.key(5))
     image = jnp.zeros((1, 16, 16, 1)).at[0, 4:12, 6:10].set(1.0)
     label = jax.nn.one_hot(jnp.array([2]), 4)
     return model, image, label, GradientView(params, gradient_of(model, params, image, label))
@@ -163,7 +162,8 @@ def seen_by_grnn():
 def test_grnn_draws_the_image_and_tells_the_label():
     model, image, label, view = seen_by_grnn()
     generator = grnn_generator(4, image_size=16, channels=1)
-    attack = jax.jit(lambda key, view: grnn(key, view, model, generator, 1, iterations=1500))
+    method = grnn(model, generator, 1)
+    attack = jax.jit(lambda key, view: invert(key, method, view, label, 1500))
     found = attack(jax.random.key(1), view)
     assert int(jnp.argmax(found.labels)) == 2
     error = float(jnp.mean((found.images - image) ** 2))
@@ -174,10 +174,36 @@ def test_grnn_draws_the_image_and_tells_the_label():
     assert float(jnp.mean((elsewhere.images - image) ** 2)) > 5 * error
 
 
+def test_an_attack_may_be_told_in_parts():
+    """What a long run keeps is all that it needs."""
+    model, image, label, view = seen_by_grnn()
+    for attack in (
+        grnn(model, grnn_generator(4, image_size=16, channels=1), 1),
+        deep_leakage(model, image.shape, 4),
+        inverting_gradients(model, image.shape, iterations=30),
+    ):
+        go_on = jax.jit(functools.partial(advance, attack))
+        state = attack.start(jax.random.key(2), view, label)
+        whole = go_on(state, view, label, jnp.int32(12))
+        parts = go_on(go_on(state, view, label, jnp.int32(5)), view, label, jnp.int32(7))
+        assert largest_difference(whole, parts) == 0
+
+
+def test_attacks_that_recover_labels_do_not_look_at_them():
+    """Labels of NaN, wherever an attack is not told any, change nothing."""
+    model, image, label, view = seen_by_grnn()
+    hidden = jnp.full_like(label, jnp.nan)
+    for attack in (grnn(model, grnn_generator(4, image_size=16, channels=1), 1), deep_leakage(model, image.shape, 4)):
+        run = jax.jit(lambda labels, attack=attack: invert(jax.random.key(2), attack, view, labels, 3))
+        assert largest_difference(run(label), run(hidden)) == 0
+    told = deep_leakage(model, image.shape, 4, labels_known=True)
+    assert jnp.isnan(invert(jax.random.key(2), told, view, hidden, 3).labels).all()
+
+
 def test_an_unknown_loss_is_refused():
-    model, _, _, view = seen_by_grnn()
+    model = seen_by_grnn()[0]
     with pytest.raises(ValueError, match="loss='wasserstein': expected one of released, squared"):
-        grnn(jax.random.key(0), view, model, grnn_generator(4, image_size=16, channels=1), 1, loss="wasserstein")
+        grnn(model, grnn_generator(4, image_size=16, channels=1), 1, loss="wasserstein")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +214,7 @@ def test_an_unknown_loss_is_refused():
     ],
 )
 def test_networks_have_the_published_sizes(network, parameters):
-    params = network(100).init(jax.random.key(0))
+    params = drawn_widely(network(100)).init(jax.random.key(0))
     assert count_parameters(params) == parameters
     values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
     assert -0.5 <= values.min() < -0.49

@@ -108,8 +108,8 @@ def test_verdicts_stand_first_in_a_table_with_scores_and_best_control():
         "figure",
         "the paper's claim",
         "setting",
-        "leakage score, the paper's hyper-parameters",
-        "leakage score, nearest setting that works",
+        "measured, the paper's hyper-parameters",
+        "measured, nearest setting that works",
         "best control",
     ]
     assert first == [
@@ -128,8 +128,21 @@ def test_a_verdict_may_name_its_row_and_controls():
     entry = figure_six()
     entry["verdicts"] = [verdict("six", "our own", "partly", row="unowned", controls=["fresh", "6 (a), passive"])]
     heads, line = tables(render_reproduction(results(entry), {}))["figure"]
-    assert heads[3] == "leakage score, our own"
+    assert heads[3] == "measured, our own"
     assert line[2:] == ["six", "0.210 (0.185-0.235) ◐ partly", "0.990 (0.965-1.000) fresh"]
+
+
+def test_a_verdict_may_name_another_measure_and_its_control():
+    entry = figure_six()
+    metrics = {
+        "psnr": {"mean": 20.0, "low": 18.0, "high": 22.0, "values": [18.0, 22.0]},
+        "control_psnr": {"mean": 8.0, "low": 7.0, "high": 9.0, "values": [7.0, 9.0]},
+    }
+    entry["rows"].append({"name": "drawn", "role": "attack", "metrics": metrics})
+    judged = verdict("drawn", "our own", "reproduced", row="drawn")
+    entry["verdicts"] = [{**judged, "measure": "psnr", "control_measure": "control_psnr"}]
+    _, line = tables(render_reproduction(results(entry), {}))["figure"]
+    assert line[2:] == ["drawn", "20 (18-22) PSNR in dB ✓ reproduced", "8 (7-9) control PSNR"]
 
 
 def test_summary_counts_the_verdicts_of_each_variant():

@@ -17,7 +17,11 @@ from gan_leak.runs.batch import LANE_FIELDS, run_batch
 from gan_leak.runs.measurement import make_instrument_source
 from reference.quick import use_linear_networks, write_stripes
 
-PRESETS = sorted(path.stem for path in pathlib.Path("experiments/presets").glob("*.flags"))
+PRESETS = sorted(
+    path.stem
+    for path in pathlib.Path("experiments/presets").glob("*.flags")
+    if "experiments.gan_attack" in path.read_text().splitlines()[0]
+)
 SHORT = (
     *("--rounds=1", "--evaluation_interval=1", "--evaluation_samples=16", "--samples_per_participant=128"),
     *("--batch_size=2", "--generator_steps=1", "--generator_batch_size=8", "--generator_width=8"),

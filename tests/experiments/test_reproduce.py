@@ -370,6 +370,7 @@ def two_figures(monkeypatch):
     figures = paper.select_figures("3,10")
     monkeypatch.setattr(paper, "FIGURES", figures)
     monkeypatch.setattr(reproduce, "FIGURES", figures)
+    monkeypatch.setattr(reproduce, "TABLES", ())
 
 
 def test_without_cifar_10_all_other_figures_are_made_and_with_it_the_missing_one(

@@ -34,11 +34,15 @@ def test_all_attacks_from_flags_to_report(squares, tmp_path):
     done = run(squares, tmp_path / "run", "--splits=conv1")
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [row["attack"] for row in rows] == ["white_box"] + ["black_box"] * 3 + ["query_free"] * 4
-    # Shallow features, known layers: nearly everything comes back.
-    assert rows[0]["psnr"] > 25
-    assert rows[0]["psnr"] > rows[-1]["psnr"]
-    assert rows[0]["published"] == [39.69, 0.9969]
+    assert [row["name"].split(", ")[1] for row in rows] == ["white box"] + ["black box"] * 3 + ["query free"] * 4
+    # Shallow features, known layers: nearly everything comes back, and nothing of another image.
+    first = rows[0]["metrics"]
+    assert first["psnr"]["mean"] > 25
+    assert first["psnr"]["mean"] > rows[-1]["metrics"]["psnr"]["mean"]
+    assert first["psnr"]["mean"] > first["control_psnr"]["mean"] + 10
+    assert first["published_psnr"]["mean"] == 39.69
+    assert len(first["psnr"]["values"]) == 4
+    assert len(first["psnr_of_others"]["values"]) == 2
     assert (tmp_path / "run" / "report.html").read_text().count("data:image/png;base64,") == 1
     before = (tmp_path / "run" / "rows" / "000.npz").stat().st_mtime_ns
     assert run(squares, tmp_path / "run", "--splits=conv1", "--resume").returncode == 0
@@ -46,13 +50,13 @@ def test_all_attacks_from_flags_to_report(squares, tmp_path):
 
 
 def test_a_defence_is_swept(squares, tmp_path):
-    flags = ("--splits=conv1", "--attacks=white_box", "--defense=dropout", "--strengths=0,0.9")
+    flags = ("--splits=conv1", "--attacks=white_box", "--defenses=dropout:0,dropout:0.9")
     done = run(squares, tmp_path / "run", *flags)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [row["strength"] for row in rows] == [0.0, 0.9]
-    assert rows[0]["psnr"] > rows[1]["psnr"] + 3
-    assert all(row["published"] is None for row in rows)
+    assert [row["name"].rsplit(" ", 1)[1] for row in rows] == ["0", "0.9"]
+    assert rows[0]["metrics"]["psnr"]["mean"] > rows[1]["metrics"]["psnr"]["mean"] + 3
+    assert all("published_psnr" not in row["metrics"] for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +66,8 @@ def test_a_defence_is_swept(squares, tmp_path):
         (["--splits=conv9"], "split='conv9': expected one of conv1, ReLU1, pool1"),
         (["--splits=pool1", "--attacks=black_box"], "split='pool1': expected one of conv1, ReLU2"),
         (["--attacks=white_box,magic"], "attacks=white_box,magic: expected some of white_box"),
-        (["--defense=prayer"], "defense=prayer: expected one of none, gaussian"),
-        (["--defense=dropout", "--strengths=1"], "strengths=1: expected numbers from 0 to below 1"),
+        (["--defenses=prayer:1"], "defenses=prayer:1: expected none, or gaussian"),
+        (["--defenses=dropout:1"], "defenses=dropout:1: expected a strength from 0 to below 1"),
         (["--epochs=0"], "epochs=0: expected at least 1"),
         (["--network=cifar10"], "dataset=npz:"),
     ],
