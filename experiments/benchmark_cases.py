@@ -206,7 +206,7 @@ def sparse_vector_upload_of(image_size: int, releases: float) -> Case:
     return Case(f"sparse vector upload, {size} coordinates, {releases:g} released", "upload", upload, (values,), 0)
 
 
-GROUPS = ("steps", "rounds", "upload", "participants", "samples", "start", "sweep")
+GROUPS = ("steps", "rounds", "upload", "inversions", "participants", "samples", "start", "sweep")
 _COUNTS = (2, 8, 32, 128, 512, 1000)
 _SAMPLES = (64, 256, 1024, 4096)
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from experiments.benchmark_cases import Case, cases_of
+from experiments.benchmark_inversions import inversion_cases
 from experiments.benchmark_rivals import set_threads
 from gan_leak.config import PerformanceOptions
 from gan_leak.machine import usable_cores
@@ -39,7 +40,7 @@ def time_group(
     rows: dict[str, dict[str, Any]] = {}
     rivals: dict[str, list[str]] = {}
     for choice in options:
-        for case in cases_of(group, choice):
+        for case in inversion_cases(choice) if group == "inversions" else cases_of(group, choice):
             name = f"{case.name}, {_shown(choice)}"
             functions[name], rows[name] = _compile(case, _shown(choice))
             if pytorch and case.rival is not None and case.name not in rivals:

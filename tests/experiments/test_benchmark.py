@@ -1,5 +1,6 @@
 """The benchmark's table says what was timed, its rivals do the same work, and bad input is one line."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -10,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import benchmark, benchmark_cases, benchmark_commands, benchmark_rivals, benchmark_rows
+from experiments import (
+    benchmark,
+    benchmark_cases,
+    benchmark_commands,
+    benchmark_inversions,
+    benchmark_rivals,
+    benchmark_rows,
+)
 from experiments.benchmark import BenchmarkConfig
 from experiments.benchmark_cases import Case
 from gan_leak.config import PerformanceOptions
@@ -95,7 +103,8 @@ def test_every_case_of_every_group_can_be_traced(monkeypatch):
     monkeypatch.setattr(benchmark_cases, "_COUNTS", (2,))
     monkeypatch.setattr(benchmark_cases, "_SAMPLES", (64,))
     for group in benchmark_cases.GROUPS:
-        for case in benchmark_cases.cases_of(group, PerformanceOptions()):
+        inversions = benchmark_inversions.inversion_cases if group == "inversions" else None
+        for case in (inversions or functools.partial(benchmark_cases.cases_of, group))(PerformanceOptions()):
             assert jax.tree.leaves(jax.eval_shape(case.function, *case.arguments)), case.name
             assert case.units >= 1
             assert (case.flops > 0) == ("upload" not in case.name)
@@ -226,3 +235,39 @@ def test_the_rival_round_trains(torch, average, monkeypatch):
         float((now - then).detach().abs().max()) for now, then in zip(servers[0].parameters(), before, strict=True)
     ]
     assert min(moved) > 0
+
+
+def test_the_rivals_of_the_inversions_do_the_same(torch):
+    """The same network and generator give the same images, labels and gradients; every rival runs."""
+    from gan_leak.attacks.gradients import gradient_of
+    from gan_leak.models.gradient_victims import dlg_lenet
+    from gan_leak.models.grnn_generator import grnn_generator
+
+    model, module = dlg_lenet(10), benchmark_inversions.lenet_rival()
+    params = model.init(jax.random.key(0))
+    layers = [params[name] for name in params]
+    with torch.no_grad():
+        for theirs, ours in zip((module[0], module[2], module[4]), layers, strict=False):
+            theirs.weight.copy_(as_torch(torch, ours["kernel"]))
+            theirs.bias.copy_(torch.tensor(np.asarray(ours["bias"])))
+    images = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
+    theirs = module[:6](torch.tensor(images.transpose(0, 3, 1, 2))).detach().numpy()
+    ours = images
+    for layer in layers[:3]:
+        stride = 2 if ours.shape[1] > 8 else 1
+        padded = np.pad(ours, ((0, 0), (2, 2), (2, 2), (0, 0)))
+        ours = jax.nn.sigmoid(
+            jax.lax.conv_general_dilated(
+                padded, layer["kernel"], (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            + layer["bias"]
+        )
+    np.testing.assert_allclose(np.asarray(ours).transpose(0, 3, 1, 2), theirs, rtol=1e-4)
+    assert jax.tree.structure(gradient_of(model, params, images, np.eye(10)[:2])) == jax.tree.structure(params)
+    drawn, labels = benchmark_inversions.generator_rival()
+    sizes = [sum(parameter.numel() for parameter in branch.parameters()) for branch in (drawn, labels)]
+    ours = grnn_generator(10).init(jax.random.key(0))
+    assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(ours))
+    for rival in (benchmark_inversions.dlg_rival, benchmark_inversions.grnn_rival):
+        rival()()
+    benchmark_inversions.white_box_rival(2)()

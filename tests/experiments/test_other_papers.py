@@ -16,6 +16,7 @@ from gan_leak.evaluation.criteria import evaluate_criterion
 from gan_leak.evaluation.reproduction_results import check_results
 from gan_leak.models.grnn_generator import Generated, Generator
 from gan_leak.runs import gradient_inversion as inversion
+from gan_leak.runs import split_inference as split
 from gan_leak.types import Model
 
 NAMES = {preset: table for table in TABLES for preset in table.settings.values()}
