@@ -42,7 +42,7 @@ def _white_box(performance: PerformanceOptions, count: int = 10) -> Case:
 
         def one(params: Any, features: jax.Array) -> jax.Array:
             view = SplitView(features, params)
-            return regularised_likelihood(view, client, network.input_shape, iterations=_STEPS, total_variation=1.0)[0]
+            return regularised_likelihood(view, client, (28, 28, 1), iterations=_STEPS, total_variation=1.0)[0]
 
         return jax.vmap(one, in_axes=(None, 0)), (params, features)
 
