@@ -247,7 +247,7 @@ def _mean_score(row: Mapping[str, Any]) -> float:
 
 
 def _score(row: Mapping[str, Any] | None, metric: str = _SCORE) -> str:
-    named = "" if metric == _SCORE else f'<span class="beside">{escape(label(metric))}</span>'
+    named = "" if metric == _SCORE else f' <span class="beside">{escape(label(metric))}</span>'
     measured = _measured(metric, (row or {"metrics": {}})["metrics"].get(metric))
     return f'<span class="score">{measured}</span>{named} '
 

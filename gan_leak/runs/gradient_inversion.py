@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pathlib
 import time
@@ -202,6 +203,7 @@ def infer_labels(num_classes: int, view: GradientView, batch_size: int) -> np.nd
     return np.asarray(infer_label(bias))[None] if batch_size == 1 else infer_distinct_labels(bias, batch_size)
 
 
+@functools.lru_cache(maxsize=8)
 def attack_for(
     name: str,
     model: Model,
@@ -231,6 +233,27 @@ def attack_for(
     return deep_leakage(model, shape, num_classes, labels_known=name == "idlg")
 
 
+@functools.lru_cache(maxsize=8)
+def _programs(attack: IterativeAttack, lanes: int) -> tuple[Callable, Callable, Callable]:
+    """The three parts of an attack over a leading axis, compiled once for all rows of a table."""
+
+    @jax.jit
+    def begin(keys: Array, views: GradientView, labels: Array) -> PyTree:
+        return jax.lax.map(lambda lane: attack.start(*lane), (keys, views, labels), batch_size=lanes)
+
+    @jax.jit
+    def go_on(states: PyTree, views: GradientView, labels: Array, steps: Array) -> PyTree:
+        return jax.lax.map(
+            lambda lane: advance(attack, lane[0], lane[1], lane[2], steps), (states, views, labels), batch_size=lanes
+        )
+
+    @jax.jit
+    def read(states: PyTree, views: GradientView, labels: Array) -> GradientInversion:
+        return jax.lax.map(lambda lane: attack.read(*lane), (states, views, labels), batch_size=lanes)
+
+    return begin, go_on, read
+
+
 def run_attack(
     key: Array,
     attack: IterativeAttack,
@@ -252,20 +275,7 @@ def run_attack(
     keys = jax.random.split(key, participants * restarts)
     views, labels = jax.tree.map(lambda leaf: jnp.repeat(leaf, restarts, axis=0), (views, labels))
 
-    @jax.jit
-    def begin(keys: Array, views: GradientView, labels: Array) -> PyTree:
-        return jax.lax.map(lambda lane: attack.start(*lane), (keys, views, labels), batch_size=lanes)
-
-    @jax.jit
-    def go_on(states: PyTree, views: GradientView, labels: Array, steps: Array) -> PyTree:
-        return jax.lax.map(
-            lambda lane: advance(attack, lane[0], lane[1], lane[2], steps), (states, views, labels), batch_size=lanes
-        )
-
-    @jax.jit
-    def read(states: PyTree, views: GradientView, labels: Array) -> GradientInversion:
-        return jax.lax.map(lambda lane: attack.read(*lane), (states, views, labels), batch_size=lanes)
-
+    begin, go_on, read = _programs(attack, lanes)
     done, states = _taken_up(keep, jax.eval_shape(begin, keys, views, labels))
     if not done:
         states = begin(keys, views, labels)

@@ -274,7 +274,13 @@ def defended(defense: FeatureDefense, client: Model, params: PyTree) -> Callable
 
 def parts_of(victim: Victim, split: str) -> SplitModel:
     """Both sides of the victim's network; see ``split_after`` for what is refused."""
-    return split_after(victim.network, split)
+    return _parts(victim.name, split)
+
+
+@functools.lru_cache(maxsize=16)
+def _parts(name: str, split: str) -> SplitModel:
+    # The same functions each time, so that what is compiled for them serves again.
+    return split_after(victim_for(name).network, split)
 
 
 def published(victim: Victim, attack: str, knowledge: str, split: str) -> tuple[float, float] | None:

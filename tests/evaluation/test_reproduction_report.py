@@ -142,7 +142,7 @@ def test_a_verdict_may_name_another_measure_and_its_control():
     judged = verdict("drawn", "our own", "reproduced", row="drawn")
     entry["verdicts"] = [{**judged, "measure": "psnr", "control_measure": "control_psnr"}]
     _, line = tables(render_reproduction(results(entry), {}))["figure"]
-    assert line[2:] == ["drawn", "20 (18-22) PSNR in dB ✓ reproduced", "8 (7-9) control PSNR"]
+    assert line[2:] == ["drawn", "20.0 (18.0-22.0) PSNR in dB ✓ reproduced", "8.00 (7.00-9.00) control PSNR"]
 
 
 def test_summary_counts_the_verdicts_of_each_variant():

@@ -68,13 +68,14 @@ def small(tmp_path, monkeypatch):
             if table.binary is split_inference:
                 few = {"epochs": 1, "attack_epochs": 1, "iterations": 2, "images": 2, "samples": 64}
                 few["dataset"] = thin if config.network == "mnist" else colour
-                if config.network == "cifar10":
-                    few |= {"attacks": "white_box", "splits": "conv11"}
+                # All attacks run in the test of the binary.
+                few |= {"attacks": "white_box", "splits": "conv1" if config.network == "mnist" else "conv11"}
                 found[label] = dataclasses.replace(config, **few)
             else:
                 sizes = ",".join(str(min(int(size), 8)) for size in config.batch_sizes.split(","))
                 few = {"dataset": grey, "images": 2, "iterations": 3, "batch_sizes": sizes}
                 few["utility_steps"] = min(config.utility_steps, 2)
+                few["defenses"] = ",".join(config.defenses.split(",")[:3])
                 found[label] = dataclasses.replace(config, **few)
         return found
 
