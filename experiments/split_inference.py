@@ -191,7 +191,7 @@ def _attack(
             epochs=config.attack_epochs,
             iterations=config.iterations or split.QUERY_FREE_ITERATIONS,
         )
-    outcome = split.measure(victim, inputs, originals)
+    outcome = split.measure(victim, inputs, originals, data.tested[0][data.unseen])
     cloud = jax.jit(lambda inputs: parts.cloud.apply(params, send(key_accuracy, inputs)))
     return {**outcome._asdict(), "accuracy": np.array(split.accuracy(cloud, data.tested))}
 

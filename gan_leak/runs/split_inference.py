@@ -67,19 +67,21 @@ class Victim(NamedTuple):
 class SplitData(NamedTuple):
     """Inputs of the network [N, H, W, C] and labels [N]: the victim's, as many of the same kind, and those to attack.
 
-    chosen: the positions among the tested of the first image of every class.
+    chosen: the positions among the tested of the first image of every class, and then of the first images. unseen: for
+    each of those the next of another class [M], which its attack has not seen.
     """
 
     own: tuple[np.ndarray, np.ndarray]
     others: tuple[np.ndarray, np.ndarray]
     tested: tuple[np.ndarray, np.ndarray]
     chosen: np.ndarray
+    unseen: np.ndarray
 
 
 class Outcome(NamedTuple):
     """What an attack drew [M, H, W, C], in [-1, 1], and for each picture its PSNR and SSIM, the latter in two forms.
 
-    control_psnr, control_ssim: the same held against the next image instead, which is of another class among the first.
+    control_psnr, control_ssim: the same held against an image that the attack has not seen.
     """
 
     images: np.ndarray
@@ -155,11 +157,19 @@ def split_data(victim: Victim, dataset: Dataset, *, samples: int, images: int, r
 
     own, others = order[:count], order[half : half + count]
     firsts = [int(np.flatnonzero(dataset.test_labels == label)[0]) for label in np.unique(dataset.test_labels)]
+    chosen = np.array([*firsts, *range(min(images, len(dataset.test_labels)))])
+    labels = dataset.test_labels[chosen]
+    around = [np.roll(chosen, -place) for place in range(len(chosen))]
+    unseen = [
+        next(place for place in after if dataset.test_labels[place] != label)
+        for after, label in zip(around, labels, strict=True)
+    ]
     return SplitData(
         part(dataset.train_images[own], dataset.train_labels[own]),
         part(dataset.train_images[others], dataset.train_labels[others]),
         part(dataset.test_images, dataset.test_labels),
-        np.array([*firsts, *range(min(images, len(dataset.test_labels)))]),
+        chosen,
+        np.array(unseen),
     )
 
 
@@ -253,10 +263,9 @@ def query_free(
     return white_box(shadow, own, features, victim.network.input_shape, Likelihood(iterations, 0.1, 2.0))
 
 
-def measure(victim: Victim, inputs: Any, originals: np.ndarray) -> Outcome:
-    """How near pictures come to the images they should be; both as inputs of the network."""
-    drawn, real = as_images(victim, inputs), as_images(victim, originals)
-    other = np.roll(real, -1, axis=0)
+def measure(victim: Victim, inputs: Any, originals: np.ndarray, unseen: np.ndarray) -> Outcome:
+    """How near pictures come to the images they should be, and to unseen ones; all as inputs of the network."""
+    drawn, real, other = (as_images(victim, values) for values in (inputs, originals, unseen))
     return Outcome(
         drawn,
         peak_signal_to_noise(drawn, real),
