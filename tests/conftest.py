@@ -1,16 +1,18 @@
 """Every test runs with the checks that JAX leaves off, and hypothesis draws the same examples in every run."""
 
+import contextlib
 import os
-
-# Nearly all time goes into compiling programs that run for milliseconds. Also for the processes that tests start.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import hypothesis
 import jax
 import pytest
 
+from gan_leak.evaluation import judge
+
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Nearly all time goes into compiling programs that run for milliseconds.
+jax.config.update("jax_disable_most_optimizations", True)
 
 hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=40, derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")
@@ -33,4 +35,29 @@ def _session_cache(tmp_path_factory):
             patch.setenv(name, value)
         jax.config.update("jax_compilation_cache_dir", f"{directory}/jax")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        yield
+
+
+@contextlib.contextmanager
+def optimised():
+    """Within, programs are compiled as they are for users."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _judges_are_trained_as_for_users():
+    """A judge takes a minute to run, and how far it resists optimised pictures hangs on its rounding."""
+    train = judge.train_judge
+
+    def train_optimised(*arguments):
+        with optimised():
+            return train(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "train_judge", train_optimised)
         yield

@@ -14,6 +14,13 @@ from gan_leak.config import AttackConfig
 from gan_leak.evaluation.judge import load_or_train_judge
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs_as_for_users():
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(scope="session")
 def mnist():
     """The whole of MNIST, as uint8."""

@@ -104,10 +104,17 @@ def test_every_case_of_every_group_can_be_traced(monkeypatch):
     monkeypatch.setattr(benchmark_cases, "_SAMPLES", (64,))
     for group in benchmark_cases.GROUPS:
         inversions = benchmark_inversions.inversion_cases if group == "inversions" else None
-        for case in (inversions or functools.partial(benchmark_cases.cases_of, group))(PerformanceOptions()):
-            assert jax.tree.leaves(jax.eval_shape(case.function, *case.arguments)), case.name
-            assert case.units >= 1
-            assert (case.flops > 0) == ("upload" not in case.name)
+        make = inversions or functools.partial(benchmark_cases.cases_of, group)
+
+        def call_all(make=make):
+            # Within one trace, so that not even the first states have to be compiled.
+            cases = make(PerformanceOptions())
+            for case in cases:
+                assert case.units >= 1
+                assert (case.flops > 0) == ("upload" not in case.name), case.name
+            return [case.function(*case.arguments) for case in cases]
+
+        assert all(map(jax.tree.leaves, jax.eval_shape(call_all)))
 
 
 def run(*arguments):
