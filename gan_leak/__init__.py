@@ -13,13 +13,19 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AttackConfig": "gan_leak.config",
     "GanAttackHyperParameters": "gan_leak.attacks",
+    "GradientView": "gan_leak.types",
     "ModelView": "gan_leak.types",
     "RoundHyperParameters": "gan_leak.collaboration",
+    "SplitView": "gan_leak.types",
     "build_references": "gan_leak.evaluation.representatives",
     "classifier_for": "gan_leak.models",
     "dcgan_generator": "gan_leak.models",
+    "deep_leakage": "gan_leak.attacks",
     "gan_attack": "gan_leak.attacks",
+    "grnn": "gan_leak.attacks",
     "init_federation": "gan_leak.collaboration",
+    "invert": "gan_leak.attacks",
+    "inverting_gradients": "gan_leak.attacks",
     "load": "gan_leak.data",
     "load_or_train_judge": "gan_leak.evaluation.judge",
     "make_round": "gan_leak.collaboration",
@@ -28,7 +34,10 @@ _PUBLIC = {
     "mlp_classifier": "gan_leak.models",
     "model_inversion": "gan_leak.attacks",
     "partition": "gan_leak.data",
+    "regularised_likelihood": "gan_leak.attacks",
     "selective_upload": "gan_leak.collaboration",
+    "train_inverse_network": "gan_leak.attacks",
+    "train_shadow": "gan_leak.attacks",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -4,7 +4,9 @@ import pathlib
 import re
 
 from experiments.benchmark import BenchmarkConfig
+from experiments.gradient_inversion import GradientConfig
 from experiments.reproduce import ReproduceConfig
+from experiments.split_inference import SplitConfig
 from experiments.sweep import SweepConfig
 from gan_leak.config import AttackConfig
 
@@ -26,6 +28,8 @@ def test_every_flag_and_preset_that_it_names_exists():
         *ReproduceConfig.__dataclass_fields__,
         *SweepConfig.__dataclass_fields__,
         *BenchmarkConfig.__dataclass_fields__,
+        *SplitConfig.__dataclass_fields__,
+        *GradientConfig.__dataclass_fields__,
     }
     common = {"workdir", "resume", "preset", "compilation_cache", "help"}
     of_processes = {"distributed", "coordinator_address", "num_processes", "process_id"}
