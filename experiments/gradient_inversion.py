@@ -72,15 +72,24 @@ class GradientConfig:
         "none", f"What a participant does to its gradient: none, or of {', '.join(inversion.DEFENSES)} with :strength."
     )
     utility_steps: int = option(0, "Training steps on defended gradients that tell each defence's accuracy; 0 = none.")
+    gradient: str = option(
+        "",
+        "npz file with what a participant of yours sent, attacked instead: arrays params/<layer>/<name> and "
+        "gradient/<layer>/<name> of the network; the data set only tells the classes.",
+    )
     seed: int = option(0, "Seed of everything random.")
 
 
 class Setting(NamedTuple):
-    """One row of the table: who is attacked, behind which defence, and which labels [E, B, K] the attack is given."""
+    """One row of the table: who is attacked, behind which defence, and which labels [E, B, K] the attack is given.
 
-    victims: inversion.Victims
+    Of a gradient that was brought along, nobody knows the victims; it is ``brought``.
+    """
+
+    victims: inversion.Victims | None
     defense: Defense
     labels: Array
+    brought: GradientView | None = None
 
 
 class PreparedInversion(NamedTuple):
@@ -121,17 +130,26 @@ def _check(config: GradientConfig) -> None:
             raise ValueError(f"batch_sizes={size}: expected at most {largest} with {config.attack}{reason}")
         if size % (config.local_batch_size or size):
             raise ValueError(f"local_batch_size={config.local_batch_size}: expected a divisor of {size}")
+    if config.gradient:
+        if "," in config.batch_sizes:
+            raise ValueError(f"batch_sizes={config.batch_sizes}: expected one with --gradient")
+        if config.defenses != "none" or config.utility_steps:
+            raise ValueError(f"defenses={config.defenses}: expected none, and no --utility_steps, with --gradient")
+        if config.attack == "inverting_gradients" and config.labels == "known":
+            raise ValueError("labels=known: expected inferred with --gradient, whose labels nobody tells")
 
 
 def _how(config: GradientConfig) -> inversion.Observation:
     return inversion.Observation(config.local_steps, config.local_learning_rate, config.local_batch_size)
 
 
-def _views(config: GradientConfig, model: Model, setting: Setting, num_classes: int) -> GradientView:
+def _views(config: GradientConfig, model: Model, setting: Setting) -> GradientView:
     """What the participants send, with a leading axis of participants; the same networks whatever the defence."""
+    if setting.victims is None:
+        return jax.tree.map(lambda leaf: leaf[None], setting.brought)
     defense = setting.defense
     transform = None if defense.name == "none" else inversion.DEFENSES[defense.name](defense.strength)
-    encoded = jax.nn.one_hot(setting.victims.labels, num_classes)
+    encoded = jax.nn.one_hot(setting.victims.labels, setting.labels.shape[-1])
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), len(encoded))
 
     @jax.jit
@@ -147,25 +165,35 @@ def _views(config: GradientConfig, model: Model, setting: Setting, num_classes: 
 def _settings(config: GradientConfig, dataset: Dataset, model: Model) -> list[Setting]:
     """All rows, each of whose undefended gradients has been looked at."""
     num_classes = len(dataset.class_names)
-    defenses = parse_defenses(config.defenses, inversion.DEFENSES)
+    sizes = parse_numbers("batch_sizes", config.batch_sizes)
+    if config.gradient:
+        brought = inversion.load_view(pathlib.Path(config.gradient), model)
+        check_view(brought)
+        unknown = Setting(None, Defense(), jax.numpy.zeros((1, *sizes, num_classes)), brought)
+        return [_with_labels(config, model, unknown)]
     found = []
-    for size in parse_numbers("batch_sizes", config.batch_sizes):
+    for size in sizes:
         victims = inversion.victims_from(
             dataset, batch_size=size, images=config.images, channels=config.channels, seed=config.seed
         )
-        labels = jax.nn.one_hot(victims.labels, num_classes)
-        views = _views(config, model, Setting(victims, Defense(), labels), num_classes)
-        check_view(views)
-        for defense in defenses:
-            if config.attack == "idlg" or (config.attack == "inverting_gradients" and config.labels == "inferred"):
-                seen = _views(config, model, Setting(victims, defense, labels), num_classes)
-                inferred = [
-                    inversion.infer_labels(num_classes, jax.tree.map(lambda leaf, at=at: leaf[at], seen), size)
-                    for at in range(len(labels))
-                ]
-                labels = jax.nn.one_hot(np.stack(inferred), num_classes)
-            found.append(Setting(victims, defense, labels))
+        known = Setting(victims, Defense(), jax.nn.one_hot(victims.labels, num_classes))
+        check_view(_views(config, model, known))
+        for defense in parse_defenses(config.defenses, inversion.DEFENSES):
+            found.append(_with_labels(config, model, known._replace(defense=defense)))
     return found
+
+
+def _with_labels(config: GradientConfig, model: Model, setting: Setting) -> Setting:
+    """The setting with the labels that the attack is given: those it knows, or those that the gradient tells."""
+    if config.attack != "idlg" and not (config.attack == "inverting_gradients" and config.labels == "inferred"):
+        return setting
+    _, size, num_classes = setting.labels.shape
+    views = _views(config, model, setting)
+    inferred = [
+        inversion.infer_labels(num_classes, jax.tree.map(lambda leaf, at=at: leaf[at], views), size)
+        for at in range(len(setting.labels))
+    ]
+    return setting._replace(labels=jax.nn.one_hot(np.stack(inferred), num_classes))
 
 
 def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> PreparedInversion:
@@ -198,12 +226,14 @@ def run_settings(prepared: PreparedInversion) -> list[Drawn]:
     for index, setting in enumerate(settings):
         saved = keep_row(directory, index, functools.partial(_attack, prepared, setting, index))
         images = saved.pop("images")
-        batch = setting.victims.labels.shape[1]
+        batch = setting.labels.shape[1]
         defended = "" if setting.defense.name == "none" else f", {setting.defense}"
+        saved.pop("labels", None)
         row = measured_row(f"{config.attack}, {config.network}, batch {batch}{defended}", "attack", saved)
-        pictures, originals = (
-            2.0 * values.reshape(-1, *values.shape[2:]) - 1.0 for values in (images, setting.victims.images)
-        )
+        known = images if setting.victims is None else setting.victims.images
+        pictures, originals = (2.0 * values.reshape(-1, *values.shape[2:]) - 1.0 for values in (images, known))
+        if setting.victims is None:
+            originals = originals[:0]
         drawn.append(Drawn(row, originals, pictures, setting.defense))
         tell_row(row)
         write_results(directory, TITLE, drawn)
@@ -216,11 +246,11 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
     num_classes = len(dataset.class_names)
     iterations, total_variation = _DEFAULTS[config.attack]
     iterations = config.iterations or iterations
-    batch = setting.victims.labels.shape[1]
+    batch = setting.labels.shape[1]
     attack = inversion.attack_for(
         config.attack,
         model,
-        setting.victims.images.shape[1:],
+        (batch, config.image_size, config.image_size, config.channels),
         num_classes,
         iterations=iterations,
         total_variation=total_variation if config.total_variation < 0 else config.total_variation,
@@ -232,7 +262,7 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
     found = inversion.run_attack(
         jax.random.fold_in(key_attack, index),
         attack,
-        _views(config, model, setting, num_classes),
+        _views(config, model, setting),
         setting.labels,
         iterations=iterations,
         restarts=config.restarts,
@@ -240,6 +270,9 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
         keep=directory.path / "rows" / f"{index:03d}.part.npz",
         progress=lambda done, left: tell(f"  iteration {done}/{iterations}, {left:.0f} s left"),
     )
+    if setting.victims is None:
+        told = np.argmax(np.asarray(found.labels), axis=-1)
+        return {"images": inversion.shown(found), "labels": told, "distance": np.asarray(found.distance)}
     result = inversion.measure(found, setting.victims)
     kept = {"images": result.images, **result.measures._asdict()}
     for name in ("psnr", "ssim", "recovered", "label_right", "identified"):

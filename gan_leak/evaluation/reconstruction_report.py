@@ -39,6 +39,7 @@ DEFINITIONS = {
     "group_psnr": "10 log10(255^2 / that root): what the group of GRNN reports as PSNR.",
     "ssim_by_range": "SSIM with the range that a reconstruction happens to have, as He et al. 2019 computed it.",
     "published_psnr": "What the authors report for this setting, where they do.",
+    "distance": "Between the gradient of what was drawn and the one seen: squared, or one minus the cosine.",
     "model_accuracy": "Accuracy of the network with the defence in place, on test images.",
 }
 
@@ -86,8 +87,11 @@ def render_reconstructions(
 
 
 def pictures_figure(originals: np.ndarray, drawn: Mapping[str, np.ndarray], *, title: str = "") -> bytes:
-    """A row of tiles for the originals [M, H, W, C] and one for each setting, images in [-1, 1], as PNG."""
-    rows = [Row("private", BLACK, framed_tiles(originals[:_MOST_SHOWN]), 0)]
+    """A row of tiles for the originals [M, H, W, C], if any are known, and one for each setting, as PNG.
+
+    Images are in [-1, 1].
+    """
+    rows = [Row("private", BLACK, framed_tiles(originals[:_MOST_SHOWN]), 0)] if len(originals) else []
     rows += [Row(name, BLUE, framed_tiles(images[:_MOST_SHOWN]), 6) for name, images in drawn.items()]
     return grid_png(rows, title)
 

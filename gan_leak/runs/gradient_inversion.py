@@ -189,6 +189,29 @@ def observe(
     return GradientView(params, seen if transform is None else defended(transform, key_defense, seen))
 
 
+def load_view(path: pathlib.Path, model: Model) -> GradientView:
+    """What a participant sent, from a file with arrays ``params/<layer>/<name>`` and ``gradient/<layer>/<name>``.
+
+    Raises ValueError if they are not those of the model, and OSError or ValueError for a file that cannot be read.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    names = ["/".join(entry.key for entry in place) for place, _ in leaves]
+    with np.load(path, allow_pickle=False) as saved:
+        if other := {f"{part}/{name}" for part in GradientView._fields for name in names} ^ set(saved.files):
+            first = min(other)
+            problem = "holds" if first in saved.files else "lacks"
+            raise ValueError(f"gradient={path}: {problem} {first}, expected the arrays of the network")
+        trees_of_view = []
+        for part in GradientView._fields:
+            arrays = [np.asarray(saved[f"{part}/{name}"], np.float32) for name in names]
+            for name, array, (_, leaf) in zip(names, arrays, leaves, strict=True):
+                if array.shape != leaf.shape:
+                    raise ValueError(f"gradient={path}: {part}/{name} of shape {array.shape}, expected {leaf.shape}")
+            trees_of_view.append(jax.tree.unflatten(structure, [jnp.asarray(array) for array in arrays]))
+    return GradientView(*trees_of_view)
+
+
 def last_bias_gradient(num_classes: int, view: GradientView) -> Array:
     """The gradient [K] of the last layer's bias, which tells labels; raises ValueError if no single leaf can be it."""
     biases = [leaf for leaf in jax.tree.leaves(view.gradient) if leaf.shape == (num_classes,)]
@@ -311,9 +334,14 @@ def _taken_up(keep: pathlib.Path, shapes: PyTree) -> tuple[int, PyTree]:
     return int(saved["done"]), jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in loaded])
 
 
+def shown(found: GradientInversion) -> np.ndarray:
+    """The images that were found, as far as they can be shown: in [0, 1], grey where they are not finite."""
+    return np.clip(np.nan_to_num(np.asarray(found.images), nan=0.5, posinf=1.0, neginf=0.0), 0.0, 1.0)
+
+
 def measure(found: GradientInversion, victims: Victims) -> Result:
     """Matches what was found, with a leading axis of participants, to the originals, and measures each pair."""
-    images = np.clip(np.nan_to_num(np.asarray(found.images), nan=0.5, posinf=1.0, neginf=0.0), 0.0, 1.0)
+    images = shown(found)
     told = np.argmax(np.asarray(found.labels), axis=-1)
     own, order = _compared(images, told, victims.images, victims.labels, victims)
     others, _ = _compared(images, told, victims.other_images, victims.other_labels, victims)

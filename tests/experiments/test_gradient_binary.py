@@ -2,12 +2,18 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from experiments import gradient_inversion
+from experiments.flags import config_from_arguments
+from gan_leak.attacks.gradients import gradient_of
+from gan_leak.models.gradient_victims import dlg_lenet, drawn_widely
 from reference.quick import write_stripes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -66,6 +72,68 @@ def test_an_attack_from_flags_to_report(stripes, tmp_path, flags):
         assert (tmp_path / "run" / "rows" / "000.npz").stat().st_mtime_ns == before
 
 
+def own_gradient(path, change=lambda arrays: None):
+    """A file with what a participant sent, and the image it was computed from."""
+    model = dlg_lenet(4, image_size=32, channels=1)
+    params = drawn_widely(model).init(jax.random.key(0))
+    image = np.zeros((1, 32, 32, 1), np.float32)
+    image[0, 8:16, 4:28] = 0.9
+    gradient = gradient_of(model, params, image, np.eye(4, dtype=np.float32)[[2]])
+    arrays = {
+        "/".join((part, *(entry.key for entry in place))): np.array(leaf)
+        for part, tree in (("params", params), ("gradient", gradient))
+        for place, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
+    change(arrays)
+    np.savez(path, **arrays)
+    return image
+
+
+def test_a_gradient_of_one_s_own(stripes, tmp_path):
+    image = own_gradient(tmp_path / "mine.npz")
+    done = run(stripes, tmp_path / "run", "--attack=idlg", f"--gradient={tmp_path / 'mine.npz'}", "--iterations=400")
+    assert done.returncode == 0, done.stderr
+    saved = np.load(tmp_path / "run" / "rows" / "000.npz", allow_pickle=False)
+    assert saved["labels"].tolist() == [[2]]
+    assert float(saved["distance"][0]) < 1.0
+    assert np.corrcoef(saved["images"].ravel(), image.ravel())[0, 1] > 0.8
+    (row,) = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert list(row["metrics"]) == ["distance"]
+    assert (tmp_path / "run" / "report.html").read_text().count("data:image/png;base64,") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        (lambda arrays: arrays.pop("gradient/layer0/bias"), [], "lacks gradient/layer0/bias, expected"),
+        (lambda arrays: arrays.update({"params/more": np.zeros(1)}), [], "holds params/more, expected the arrays"),
+        (
+            lambda arrays: arrays.update({"gradient/layer7/Dense_0/bias": np.zeros(3)}),
+            [],
+            "gradient/layer7/Dense_0/bias of shape (3,), expected (4,)",
+        ),
+        (
+            lambda arrays: arrays["gradient/layer7/Dense_0/bias"].fill(np.nan),
+            [],
+            "gradient: not finite, expected numbers",
+        ),
+        (lambda arrays: None, ["--network=grnn_lenet"], "expected the arrays of the network"),
+        (lambda arrays: None, ["--attack=inverting_gradients"], "labels=known: expected inferred with --gradient"),
+        (lambda arrays: None, ["--batch_sizes=1,2"], "batch_sizes=1,2: expected one with --gradient"),
+        (lambda arrays: None, ["--defenses=pruning:0.1"], "defenses=pruning:0.1: expected none"),
+    ],
+)
+def test_a_gradient_of_another_model_is_refused(stripes, tmp_path, change, flags, message):
+    """In this process, which is how the binary refuses it, at a fraction of the time."""
+    own_gradient(tmp_path / "mine.npz", change)
+    arguments = [f"--dataset=npz:{stripes}", "--channels=1", f"--gradient={tmp_path / 'mine.npz'}", *flags]
+    config = config_from_arguments(gradient_inversion.GradientConfig, arguments)
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        gradient_inversion.prepare(config, tmp_path / "run", False)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -91,9 +159,18 @@ def test_an_attack_from_flags_to_report(stripes, tmp_path, flags):
         ),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(stripes, tmp_path, flags, message):
-    done = run(stripes, tmp_path / "run", *flags)
+def test_bad_input_is_refused_in_one_line(stripes, tmp_path, flags, message):
+    config = config_from_arguments(
+        gradient_inversion.GradientConfig, [f"--dataset=npz:{stripes}", "--channels=1", "--images=2", *flags]
+    )
+    with pytest.raises(ValueError, match="^" + re.escape(message)) as raised:
+        gradient_inversion.prepare(config, tmp_path / "run", False)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_input_is_one_line_and_status_2(stripes, tmp_path):
+    done = run(stripes, tmp_path / "run", "--batch_sizes=0")
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {message}")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr == "error: batch_sizes=0: expected whole numbers from 1, with commas between\n"
     assert not (tmp_path / "run").exists()

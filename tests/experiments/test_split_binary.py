@@ -2,11 +2,15 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+from experiments import split_inference
+from experiments.flags import config_from_arguments
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -72,9 +76,17 @@ def test_a_defence_is_swept(squares, tmp_path):
         (["--network=cifar10"], "dataset=npz:"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(squares, tmp_path, flags, message):
-    done = run(squares, tmp_path / "run", *flags)
+def test_bad_input_is_refused_in_one_line(squares, tmp_path, flags, message):
+    config = config_from_arguments(split_inference.SplitConfig, [f"--dataset=npz:{squares}", *flags])
+    with pytest.raises(ValueError, match="^" + re.escape(message)) as raised:
+        split_inference.prepare(config, tmp_path / "run", False)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_input_is_one_line_and_status_2(squares, tmp_path):
+    done = run(squares, tmp_path / "run", "--splits=conv9")
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.startswith("error: split='conv9': expected one of conv1, ReLU1, pool1")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
