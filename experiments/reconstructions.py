@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gan_leak.evaluation.html import label
 from gan_leak.evaluation.reconstruction_report import pictures_figure, render_reconstructions, trade_off_figure
 from gan_leak.runs.directory import RunDirectory, npz_bytes, write_atomic
 from gan_leak.runs.workers import tell
@@ -126,8 +127,6 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
 
 def tell_row(row: Mapping[str, Any]) -> None:
     """Shows a row that is finished in a line of progress."""
-    metrics = row["metrics"]
-    words = [
-        f"{name.replace('_', ' ')} {metrics[name]['mean']:.3f}" for name in ("ssim", "recovered") if name in metrics
-    ]
-    tell(f"{row['name']}: PSNR {metrics['psnr']['mean']:.2f} dB, {', '.join(words)}")
+    named = ("psnr", "ssim", "recovered", "distance")
+    words = [f"{label(name)} {row['metrics'][name]['mean']:.3g}" for name in named if name in row["metrics"]]
+    tell(f"{row['name']}: {', '.join(words)}")

@@ -46,7 +46,7 @@ def deep_leakage(
         dummy: PyTree = {"images": jax.random.normal(key_images, shape)}
         if not labels_known:
             dummy["logits"] = jax.random.normal(key_labels, (shape[0], num_classes))
-        return _Search(Position(dummy, optimizer.init(dummy)), dummy, jnp.asarray(jnp.inf))
+        return _Search(Position(dummy, optimizer.init(dummy)), dummy, jnp.full((), jnp.inf, jnp.float32))
 
     def step(search: _Search, view: GradientView, labels: Array) -> tuple[_Search, Array]:
         def objective(dummy: PyTree) -> Array:
