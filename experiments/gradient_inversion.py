@@ -22,6 +22,7 @@ from experiments.reconstructions import (
     option,
     parse_defenses,
     parse_numbers,
+    run_and_report,
     tell_row,
     write_results,
 )
@@ -30,7 +31,7 @@ from gan_leak.attacks.grnn import LOSSES
 from gan_leak.data import Dataset, load
 from gan_leak.evaluation.reconstruction_report import measured_row
 from gan_leak.runs import gradient_inversion as inversion
-from gan_leak.runs.directory import RunDirectory, close_run, open_run
+from gan_leak.runs.directory import RunDirectory, open_run
 from gan_leak.runs.workers import tell
 from gan_leak.types import Array, GradientView, Model
 
@@ -210,13 +211,7 @@ def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> Prep
 
 def execute(prepared: PreparedInversion) -> int:
     """Runs the rows that are not there yet, and writes the table anew after each."""
-    directory = prepared.directory
-    try:
-        write_results(directory, TITLE, run_settings(prepared))
-        tell(f"written: {directory.path / 'report.html'}, {directory.path / 'results.json'}")
-    finally:
-        close_run(directory)
-    return 0
+    return run_and_report(prepared.directory, TITLE, functools.partial(run_settings, prepared))
 
 
 def run_settings(prepared: PreparedInversion) -> list[Drawn]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gan_leak.evaluation.html import label
 from gan_leak.evaluation.reconstruction_report import pictures_figure, render_reconstructions, trade_off_figure
-from gan_leak.runs.directory import RunDirectory, npz_bytes, write_atomic
+from gan_leak.runs.directory import RunDirectory, close_run, npz_bytes, write_atomic
 from gan_leak.runs.workers import tell
 
 
@@ -100,6 +100,16 @@ def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -
     environment = json.loads((directory.path / "config.json").read_text())
     page = render_reconstructions(title, rows, pictures, environment)
     write_atomic(directory.path / "report.html", page.encode())
+
+
+def run_and_report(directory: RunDirectory, title: str, run: Callable[[], Sequence[Drawn]]) -> int:
+    """Runs the settings, writes what they give and says where; the directory is free again whatever happens."""
+    try:
+        write_results(directory, title, run())
+        tell(f"written: {directory.path / 'report.html'}, {directory.path / 'results.json'}")
+    finally:
+        close_run(directory)
+    return 0
 
 
 def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:

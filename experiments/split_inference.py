@@ -16,13 +16,22 @@ import jax
 import numpy as np
 
 from experiments.flags import run_binary
-from experiments.reconstructions import Defense, Drawn, keep_row, option, parse_defenses, tell_row, write_results
+from experiments.reconstructions import (
+    Defense,
+    Drawn,
+    keep_row,
+    option,
+    parse_defenses,
+    run_and_report,
+    tell_row,
+    write_results,
+)
 from gan_leak.data import Dataset, load
 from gan_leak.defenses.feature_noise import dropout, gaussian_noise, laplace_noise
 from gan_leak.evaluation.reconstruction_report import measured_row
 from gan_leak.models.layered import inverse_network_for, shadow_network_for
 from gan_leak.runs import split_inference as split
-from gan_leak.runs.directory import RunDirectory, close_run, npz_bytes, open_run, write_atomic
+from gan_leak.runs.directory import RunDirectory, npz_bytes, open_run, write_atomic
 from gan_leak.runs.workers import tell
 
 TITLE = "Split inference"
@@ -111,13 +120,7 @@ def prepare(config: SplitConfig, workdir: pathlib.Path, resume: bool) -> Prepare
 
 def execute(prepared: PreparedSplit) -> int:
     """Trains the victim, runs the attacks that are not there yet, and writes the table anew after each."""
-    directory = prepared.directory
-    try:
-        write_results(directory, TITLE, run_settings(prepared))
-        tell(f"written: {directory.path / 'report.html'}, {directory.path / 'results.json'}")
-    finally:
-        close_run(directory)
-    return 0
+    return run_and_report(prepared.directory, TITLE, functools.partial(run_settings, prepared))
 
 
 def run_settings(prepared: PreparedSplit) -> list[Drawn]:
