@@ -50,8 +50,8 @@ TABLES = (
         "he_defenses",
         "Noise and dropout on features (He, Zhang and Lee 2019 and 2020)",
         split_inference,
-        {"He et al., defences": "he_defenses"},
-        "psnr",
+        {"He et al., noise": "he_noise", "He et al., dropout": "he_dropout"},
+        "ssim",
     ),
     Table(
         "dlg",

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 
 import hypothesis
 import jax
@@ -16,6 +17,23 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=40, derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+# Processes that share the tests take whole files, in this order: a long one at the end would keep the others waiting.
+LONGEST = (
+    *("runs/test_train", "experiments/test_many_processes", "evaluation/test_judge", "experiments/test_gan_attack"),
+    *("experiments/test_gradient_binary", "experiments/test_other_papers", "experiments/test_reproduce"),
+    *("experiments/test_split_binary", "experiments/test_benchmark", "runs/test_batch", "runs/test_cohorts"),
+    *("collaboration/test_sharding", "experiments/test_many_devices", "collaboration/test_round", "runs/test_faces"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = str(item.path.relative_to(pathlib.Path(__file__).parent).with_suffix(""))
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

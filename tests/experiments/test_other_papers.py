@@ -136,7 +136,7 @@ def test_every_preset_is_a_setting_or_stands_behind_one():
     heads = {path.stem: path.read_text().splitlines()[0] for path in PRESETS.glob("*.flags")}
     ours = {name for name, head in heads.items() if "experiments.gan_attack" not in head}
     behind = {read_claim(preset, nearest=False).quick for preset in NAMES}
-    assert ours == {*NAMES, *behind, "gradient_defenses"}
+    assert ours == {*NAMES, *behind, "gradient_defenses", "he_defenses", "quick_he_defenses"}
 
 
 @pytest.mark.parametrize("scale", ["quick", "paper"])

@@ -35,8 +35,10 @@ def run(squares, workdir, *flags):
 
 
 def test_all_attacks_from_flags_to_report(squares, tmp_path):
-    done = run(squares, tmp_path / "run", "--splits=conv1")
-    assert done.returncode == 0, done.stderr
+    """In this process, as the binary runs it."""
+    few = ("--splits=conv1", "--epochs=2", "--attack_epochs=2", "--images=2")
+    config = config_from_arguments(split_inference.SplitConfig, [f"--dataset=npz:{squares}", *few])
+    assert split_inference.execute(split_inference.prepare(config, tmp_path / "run", False)) == 0
     rows = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [row["name"].split(", ")[1] for row in rows] == ["white box"] + ["black box"] * 3 + ["query free"] * 4
     # Shallow features, known layers: nearly everything comes back, and nothing of another image.
@@ -49,7 +51,7 @@ def test_all_attacks_from_flags_to_report(squares, tmp_path):
     assert len(first["psnr_of_others"]["values"]) == 2
     assert (tmp_path / "run" / "report.html").read_text().count("data:image/png;base64,") == 1
     before = (tmp_path / "run" / "rows" / "000.npz").stat().st_mtime_ns
-    assert run(squares, tmp_path / "run", "--splits=conv1", "--resume").returncode == 0
+    assert split_inference.execute(split_inference.prepare(config, tmp_path / "run", True)) == 0
     assert (tmp_path / "run" / "rows" / "000.npz").stat().st_mtime_ns == before
 
 
