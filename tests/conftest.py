@@ -21,10 +21,11 @@ hypothesis.settings.load_profile("repeatable")
 
 # Processes that share the tests take whole files, in this order: a long one at the end would keep the others waiting.
 LONGEST = (
-    *("runs/test_train", "experiments/test_many_processes", "evaluation/test_judge", "experiments/test_gan_attack"),
-    *("experiments/test_gradient_binary", "experiments/test_other_papers", "experiments/test_reproduce"),
-    *("experiments/test_split_binary", "experiments/test_benchmark", "runs/test_batch", "runs/test_cohorts"),
-    *("collaboration/test_sharding", "experiments/test_many_devices", "collaboration/test_round", "runs/test_faces"),
+    *("evaluation/test_judge", "experiments/test_many_processes", "experiments/test_reproduce", "runs/test_batch"),
+    *("experiments/test_gradient_binary", "runs/test_train", "experiments/test_gan_attack", "runs/test_faces"),
+    *("experiments/test_other_papers", "runs/test_cohorts", "evaluation/test_representatives"),
+    *("collaboration/test_sharding", "experiments/test_many_devices", "collaboration/test_round"),
+    *("experiments/test_split_binary", "experiments/test_benchmark"),
 )
 
 

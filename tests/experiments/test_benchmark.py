@@ -122,6 +122,7 @@ def run(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_binary_times_a_group(tmp_path):
     done = run("--groups=upload", "--repeats=1", f"--workdir={tmp_path}/run")
     assert done.returncode == 0, done.stderr

@@ -82,6 +82,7 @@ def assert_both_end_well(both):
     return said
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does(stripes, tmp_path):
     expected = alone(tmp_path, stripes)
     assert_both_end_well(begin_both(tmp_path, stripes))

@@ -19,6 +19,7 @@ from gan_leak.runs import gradient_inversion as inversion
 from gan_leak.runs import split_inference as split
 from gan_leak.types import Model
 
+LONG = ("he_cifar10", "dlg", "gradient_defenses")
 NAMES = {preset: table for table in TABLES for preset in table.settings.values()}
 
 
@@ -83,7 +84,13 @@ def small(tmp_path, monkeypatch):
     return colour
 
 
-@pytest.mark.parametrize("table", TABLES, ids=[table.number for table in TABLES])
+@pytest.mark.parametrize(
+    "table",
+    [
+        pytest.param(table, marks=[pytest.mark.slow] if table.number in LONG else [], id=table.number)
+        for table in TABLES
+    ],
+)
 def test_every_table_becomes_rows_verdicts_and_pictures(small, tmp_path, table):
     run = TableRun("quick", tmp_path / "tables", small)
     entry, pictures = table_entry(run, table)

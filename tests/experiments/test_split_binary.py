@@ -55,6 +55,7 @@ def test_all_attacks_from_flags_to_report(squares, tmp_path):
     assert (tmp_path / "run" / "rows" / "000.npz").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_defence_is_swept(squares, tmp_path):
     flags = ("--splits=conv1", "--attacks=white_box", "--defenses=dropout:0,dropout:0.9")
     done = run(squares, tmp_path / "run", *flags)

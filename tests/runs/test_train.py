@@ -99,7 +99,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypat
     assert results(tmp_path / "parts") == results(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_to_the_same_bits(config, tmp_path, signal_number):
     """SIGKILL at a random moment after the first checkpoint; SIGTERM leaves in order, with 143."""
     config = dataclasses.replace(config, rounds=30, attack="none", evaluation_interval=30, checkpoint_interval=3)
@@ -127,6 +127,7 @@ def test_chunks_of_rounds_do_not_change_the_results(config, tmp_path):
     assert results(tmp_path / "three") == results(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_the_stock_convolution_gives_the_same_run_to_float_tolerance(config, tmp_path):
     config = dataclasses.replace(config, rounds=2)
     run(config, tmp_path / "matmul")
