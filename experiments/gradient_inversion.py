@@ -211,7 +211,7 @@ def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> Prep
 
 def execute(prepared: PreparedInversion) -> int:
     """Runs the rows that are not there yet, and writes the table anew after each."""
-    return run_and_report(prepared.directory, TITLE, functools.partial(run_settings, prepared))
+    return run_and_report(prepared.directory, functools.partial(run_settings, prepared))
 
 
 def run_settings(prepared: PreparedInversion) -> list[Drawn]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.flags import config_from_arguments, preset_text
 from gan_leak.config import AttackConfig
@@ -92,10 +92,10 @@ FIGURES = (
 )
 
 
-def select_figures(text: str) -> tuple[Figure, ...]:
-    """The figures of this paper that ``--figures`` asks for, 'all' or numbers separated by commas, in its order."""
+def select_figures(text: str, sections: Sequence[Any] = FIGURES) -> tuple[Any, ...]:
+    """The sections that ``--figures`` asks for, 'all' or numbers separated by commas, in the order of ``sections``."""
     wanted = {part.strip() for part in text.split(",")}
-    return tuple(figure for figure in FIGURES if wanted == {"all"} or figure.number in wanted)
+    return tuple(section for section in sections if wanted == {"all"} or section.number in wanted)
 
 
 def check_names(text: str, known: Sequence[str]) -> None:

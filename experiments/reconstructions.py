@@ -102,10 +102,10 @@ def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -
     write_atomic(directory.path / "report.html", page.encode())
 
 
-def run_and_report(directory: RunDirectory, title: str, run: Callable[[], Sequence[Drawn]]) -> int:
-    """Runs the settings, writes what they give and says where; the directory is free again whatever happens."""
+def run_and_report(directory: RunDirectory, run: Callable[[], Sequence[Drawn]]) -> int:
+    """Runs the settings, which write what they give, and says where; the directory is free again whatever happens."""
     try:
-        write_results(directory, title, run())
+        run()
         tell(f"written: {directory.path / 'report.html'}, {directory.path / 'results.json'}")
     finally:
         close_run(directory)

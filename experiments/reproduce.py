@@ -90,9 +90,7 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
     """Checks flags, presets and data, and opens the directory; raises ValueError for bad input."""
     began = time.monotonic()
     check_names(config.figures, _NUMBERS)
-    figures = select_figures(config.figures)
-    wanted = {part.strip() for part in config.figures.split(",")}
-    tables = tuple(table for table in TABLES if wanted == {"all"} or table.number in wanted)
+    figures, tables = select_figures(config.figures, FIGURES), select_figures(config.figures, TABLES)
     if config.num_seeds == 1:
         raise ValueError("num_seeds=1: expected at least 2, since the verdicts rest on intervals over seeds")
     for name in ("num_seeds", "most_samples", "most_rounds", "workers"):

@@ -120,7 +120,7 @@ def prepare(config: SplitConfig, workdir: pathlib.Path, resume: bool) -> Prepare
 
 def execute(prepared: PreparedSplit) -> int:
     """Trains the victim, runs the attacks that are not there yet, and writes the table anew after each."""
-    return run_and_report(prepared.directory, TITLE, functools.partial(run_settings, prepared))
+    return run_and_report(prepared.directory, functools.partial(run_settings, prepared))
 
 
 def run_settings(prepared: PreparedSplit) -> list[Drawn]:
@@ -128,12 +128,12 @@ def run_settings(prepared: PreparedSplit) -> list[Drawn]:
     _, victim, data, settings, directory = prepared
     params = functools.cache(functools.partial(_victim_params, prepared))
     inputs = data.tested[0][data.chosen]
+    originals = split.as_images(victim, inputs)
     classes = len(np.unique(data.tested[1]))
     drawn: list[Drawn] = []
     for index, setting in enumerate(settings):
         saved = keep_row(directory, index, functools.partial(_attack, prepared, setting, params, inputs, index))
         row = measured_row(str(setting), "attack", _measures(victim, setting, saved, classes))
-        originals = split.as_images(victim, inputs)
         drawn.append(Drawn(row, originals, saved["images"], setting.defense))
         tell_row(row)
         write_results(directory, TITLE, drawn)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from gan_leak.attacks.descent import amsgrad, fit, halving_rate
 from gan_leak.types import Array, Model, PyTree
@@ -35,7 +36,7 @@ def train_shadow(
     def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
         inputs, labels = batch
         logits = cloud.apply(cloud_params, shadow.apply(params, inputs))
-        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
     rate = halving_rate(learning_rate, epochs_between_halvings * (len(inputs) // batch_size))
     return fit(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from gan_leak.attacks.descent import amsgrad, fit, halving_rate
 from gan_leak.attacks.inverse_network import train_inverse_network
@@ -182,7 +183,7 @@ def train_victim(
 
     def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
         inputs, labels = batch
-        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(model.apply(params, inputs)), labels[:, None], axis=1))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(model.apply(params, inputs), labels))
 
     rate = halving_rate(learning_rate, 20 * (len(data.own[1]) // batch_size))
     train = jax.jit(

@@ -21,8 +21,11 @@ from experiments import (
 )
 from experiments.benchmark import BenchmarkConfig
 from experiments.benchmark_cases import Case
+from gan_leak.attacks.gradients import gradient_of
 from gan_leak.config import PerformanceOptions
 from gan_leak.models import classifier_for, dcgan_generator
+from gan_leak.models.gradient_victims import dlg_lenet
+from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.runs import timing
 from reference.quick import write_stripes
 
@@ -246,36 +249,32 @@ def test_the_rival_round_trains(torch, average, monkeypatch):
 
 
 def test_the_rivals_of_the_inversions_do_the_same(torch):
-    """The same network and generator give the same images, labels and gradients; every rival runs."""
-    from gan_leak.attacks.gradients import gradient_of
-    from gan_leak.models.gradient_victims import dlg_lenet
-    from gan_leak.models.grnn_generator import grnn_generator
-
+    """With the same parameters the network has the same gradients; the generator is as large; every rival runs."""
     model, module = dlg_lenet(10), benchmark_inversions.lenet_rival()
     params = model.init(jax.random.key(0))
-    layers = [params[name] for name in params]
+    convolutions = list(zip((module[0], module[2], module[4]), ("layer0", "layer2", "layer4"), strict=True))
+    dense = params["layer7"]["Dense_0"]
     with torch.no_grad():
-        for theirs, ours in zip((module[0], module[2], module[4]), layers, strict=False):
-            theirs.weight.copy_(as_torch(torch, ours["kernel"]))
-            theirs.bias.copy_(torch.tensor(np.asarray(ours["bias"])))
+        for theirs, name in convolutions:
+            theirs.weight.copy_(as_torch(torch, params[name]["kernel"]))
+            theirs.bias.copy_(torch.tensor(np.asarray(params[name]["bias"])))
+        # Torch flattens channels first.
+        kernel = np.asarray(dense["kernel"]).reshape(8, 8, 12, 10).transpose(2, 0, 1, 3).reshape(768, 10)
+        module[7].weight.copy_(torch.tensor(kernel.T.copy()))
+        module[7].bias.copy_(torch.tensor(np.asarray(dense["bias"])))
     images = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
-    theirs = module[:6](torch.tensor(images.transpose(0, 3, 1, 2))).detach().numpy()
-    ours = images
-    for layer in layers[:3]:
-        stride = 2 if ours.shape[1] > 8 else 1
-        padded = np.pad(ours, ((0, 0), (2, 2), (2, 2), (0, 0)))
-        ours = jax.nn.sigmoid(
-            jax.lax.conv_general_dilated(
-                padded, layer["kernel"], (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-            + layer["bias"]
-        )
-    np.testing.assert_allclose(np.asarray(ours).transpose(0, 3, 1, 2), theirs, rtol=1e-4)
-    assert jax.tree.structure(gradient_of(model, params, images, np.eye(10)[:2])) == jax.tree.structure(params)
-    drawn, labels = benchmark_inversions.generator_rival()
-    sizes = [sum(parameter.numel() for parameter in branch.parameters()) for branch in (drawn, labels)]
-    ours = grnn_generator(10).init(jax.random.key(0))
-    assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(ours))
+    labels = np.eye(10, dtype=np.float32)[[3, 7]]
+    ours = gradient_of(model, params, images, labels)
+    theirs = benchmark_inversions._gradient_of_rival(
+        module, torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(labels)
+    )
+    for place, (_, name) in enumerate(convolutions):
+        expected = np.asarray(ours[name]["kernel"]).transpose(3, 2, 0, 1)
+        np.testing.assert_allclose(theirs[2 * place].detach().numpy(), expected, rtol=1e-3, atol=1e-6)
+    drawn, labelled = benchmark_inversions.generator_rival()
+    sizes = [parameter.numel() for branch in (drawn, labelled) for parameter in branch.parameters()]
+    generator = grnn_generator(10).init(jax.random.key(0))
+    assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(generator))
     for rival in (benchmark_inversions.dlg_rival, benchmark_inversions.grnn_rival):
         rival()()
     benchmark_inversions.white_box_rival(2)()
