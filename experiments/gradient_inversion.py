@@ -24,6 +24,7 @@ from experiments.reconstructions import (
     parse_numbers,
     run_and_report,
     tell_row,
+    weight_or_own,
     write_results,
 )
 from gan_leak.attacks.gradients import check_view
@@ -38,6 +39,8 @@ from gan_leak.types import Array, GradientView, Model
 TITLE = "Attacks on one gradient"
 # By attack: iterations, and the weight of total variation.
 _DEFAULTS = {"dlg": (6000, 0.0), "idlg": (6000, 0.0), "inverting_gradients": (4800, 1e-4), "grnn": (1000, 1e-3)}
+# GRNN has its own for the ResNet-18 (released code).
+_RESIDUAL_TOTAL_VARIATION = 1e-6
 # L-BFGS remembers 200 batches: beyond this a participant takes more than 200 MB.
 _LARGEST_DLG_BATCH = 64
 _IMAGES_AT_A_TIME = 20
@@ -125,6 +128,7 @@ def _check(config: GradientConfig) -> None:
             f"local_steps={config.local_steps}: expected 1 with {config.attack}, which imitates a gradient"
         )
     most = {"idlg": (1, ", which infers one label"), "dlg": (_LARGEST_DLG_BATCH, ", which remembers 200 batches")}
+    _total_variation(config)
     for size in parse_numbers("batch_sizes", config.batch_sizes):
         largest, reason = most.get(config.attack, (size, ""))
         if size > largest:
@@ -138,6 +142,12 @@ def _check(config: GradientConfig) -> None:
             raise ValueError(f"defenses={config.defenses}: expected none, and no --utility_steps, with --gradient")
         if config.attack == "inverting_gradients" and config.labels == "known":
             raise ValueError("labels=known: expected inferred with --gradient, whose labels nobody tells")
+
+
+def _total_variation(config: GradientConfig) -> float:
+    residual = (config.attack, config.network) == ("grnn", "grnn_resnet18")
+    own = _RESIDUAL_TOTAL_VARIATION if residual else _DEFAULTS[config.attack][1]
+    return weight_or_own("total_variation", config.total_variation, own)
 
 
 def _how(config: GradientConfig) -> inversion.Observation:
@@ -239,8 +249,7 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
     """All arrays that a row and its pictures are made of."""
     config, dataset, model, _, directory = prepared
     num_classes = len(dataset.class_names)
-    iterations, total_variation = _DEFAULTS[config.attack]
-    iterations = config.iterations or iterations
+    iterations = config.iterations or _DEFAULTS[config.attack][0]
     batch = setting.labels.shape[1]
     attack = inversion.attack_for(
         config.attack,
@@ -248,7 +257,7 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
         (batch, config.image_size, config.image_size, config.channels),
         num_classes,
         iterations=iterations,
-        total_variation=total_variation if config.total_variation < 0 else config.total_variation,
+        total_variation=_total_variation(config),
         noise_size=config.noise_size,
         loss=config.loss,
         how=_how(config),

@@ -78,6 +78,15 @@ def parse_numbers(name: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def weight_or_own(name: str, weight: float, own: float) -> float:
+    """The weight that a flag gives, or, for -1, the attack's own; raises ValueError for a weight that is none."""
+    if weight == -1.0:
+        return own
+    if not 0.0 <= weight < float("inf"):
+        raise ValueError(f"{name}={weight}: expected -1 or a finite number from 0")
+    return weight
+
+
 def keep_row(directory: RunDirectory, index: int, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, Any]:
     """The arrays of a row: read where they are already, computed and kept where not."""
     path = directory.path / "rows" / f"{index:03d}.npz"

@@ -24,6 +24,7 @@ from experiments.reconstructions import (
     parse_defenses,
     run_and_report,
     tell_row,
+    weight_or_own,
     write_results,
 )
 from gan_leak.data import Dataset, load
@@ -54,6 +55,9 @@ class SplitConfig:
     epochs: int = option(10, "Passes over its images by the victim (He, Zhang and Lee 2019: 50).")
     attack_epochs: int = option(10, "Passes over its images by an inverse network or a shadow (50 there).")
     iterations: int = option(0, "Steps of a white-box or query-free inversion; 0 = the paper's, 5000 and 500.")
+    total_variation: float = option(
+        -1.0, "Weight of total variation in a white-box inversion; -1 = the released code's, of the split."
+    )
     images: int = option(100, "Test images that are attacked, beside the first of every class.")
     seed: int = option(0, "Seed of everything random.")
 
@@ -109,6 +113,7 @@ def prepare(config: SplitConfig, workdir: pathlib.Path, resume: bool) -> Prepare
     for name, lowest in least.items():
         if getattr(config, name) < lowest:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least {lowest}")
+    weight_or_own("total_variation", config.total_variation, 0.0)
     victim = split.victim_for(config.network)
     settings = list(_settings(config, victim))
     dataset: Dataset = load(config.dataset, image_size=victim.network.input_shape[0])
@@ -171,7 +176,10 @@ def _attack(
     features = send(key_features, originals)
     if setting.attack == "white_box":
         numbers = victim.likelihoods.get(setting.split, victim.other)
-        numbers = numbers._replace(iterations=config.iterations or numbers.iterations)
+        numbers = numbers._replace(
+            iterations=config.iterations or numbers.iterations,
+            total_variation=weight_or_own("total_variation", config.total_variation, numbers.total_variation),
+        )
         inputs = split.white_box(parts.client, params, features, victim.network.input_shape, numbers)
     elif setting.attack == "black_box":
 

@@ -146,6 +146,7 @@ def test_a_gradient_of_another_model_is_refused(stripes, tmp_path, change, flags
         (["--images=1000"], "batch_size=1, images=1000: expected fewer than 192 images in all"),
         (["--attack=idlg", "--batch_sizes=2"], "batch_sizes=2: expected at most 1 with idlg"),
         (["--attack=dlg", "--batch_sizes=65"], "batch_sizes=65: expected at most 64 with dlg"),
+        (["--total_variation=-0.5"], "total_variation=-0.5: expected -1 or a finite number from 0"),
         (["--local_steps=2"], "local_steps=2: expected 1 with grnn"),
         (["--batch_sizes=4", "--local_batch_size=3"], "local_batch_size=3: expected a divisor of 4"),
         (["--defenses=prayer:1"], "defenses=prayer:1: expected none, or gaussian"),
