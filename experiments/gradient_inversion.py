@@ -264,7 +264,8 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
     )
     key_attack, key_utility = (jax.random.fold_in(jax.random.key(config.seed), part) for part in (1, 2))
     found = inversion.run_attack(
-        jax.random.fold_in(key_attack, index),
+        # By batch, so that a row is the same whichever others are asked for, and every defence meets the same starts.
+        jax.random.fold_in(key_attack, batch - 1),
         attack,
         _views(config, model, setting),
         setting.labels,
