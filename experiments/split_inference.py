@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -71,8 +72,10 @@ class Setting(NamedTuple):
     defense: Defense
 
     def __str__(self) -> str:
-        parts = (self.split, self.attack.replace("_", " "), self.knowledge)
-        return ", ".join(filter(None, (*parts, "" if self.defense.name == "none" else str(self.defense))))
+        return self.undefended() if self.defense.name == "none" else f"{self.undefended()}, {self.defense}"
+
+    def undefended(self) -> str:
+        return ", ".join(filter(None, (self.split, self.attack.replace("_", " "), self.knowledge)))
 
 
 class PreparedSplit(NamedTuple):
@@ -137,7 +140,7 @@ def run_settings(prepared: PreparedSplit) -> list[Drawn]:
     classes = len(np.unique(data.tested[1]))
     drawn: list[Drawn] = []
     for index, setting in enumerate(settings):
-        saved = keep_row(directory, index, functools.partial(_attack, prepared, setting, params, inputs, index))
+        saved = keep_row(directory, index, functools.partial(_attack, prepared, setting, params, inputs))
         row = measured_row(str(setting), "attack", _measures(victim, setting, saved, classes))
         drawn.append(Drawn(row, originals, saved["images"], setting.defense))
         tell_row(row)
@@ -160,16 +163,15 @@ def _victim_params(prepared: PreparedSplit) -> Any:
 
 
 def _attack(
-    prepared: PreparedSplit, setting: Setting, victim_params: Callable[[], Any], originals: np.ndarray, index: int
+    prepared: PreparedSplit, setting: Setting, victim_params: Callable[[], Any], originals: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Everything that a row and its picture are made of."""
     config, victim, data, *_ = prepared
     params = victim_params()
-    key, key_defense = (
-        jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), part), index) for part in (1, 2)
-    )
+    # By name, so that a row is the same whichever others are asked for, and every defence meets the same attack.
+    named = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(setting.undefended().encode()))
     # What a query is answered with, and what the cloud classifies, is defended as well, with noise of its own.
-    key_features, key_query, key_accuracy = jax.random.split(key_defense, 3)
+    key, key_features, key_accuracy = jax.random.split(named, 3)
     parts = split.parts_of(victim, setting.split)
     protect = DEFENSES.get(setting.defense.name, lambda strength: lambda key, features: features)
     send = split.defended(protect(setting.defense.strength), parts.client, params)
@@ -182,12 +184,8 @@ def _attack(
         )
         inputs = split.white_box(parts.client, params, features, victim.network.input_shape, numbers)
     elif setting.attack == "black_box":
-
-        def query(inputs: np.ndarray) -> jax.Array:
-            return send(key_query, inputs)
-
         inputs = split.black_box(
-            key, victim, setting.split, query, data, setting.knowledge, features, epochs=config.attack_epochs
+            key, victim, setting.split, send, data, setting.knowledge, features, epochs=config.attack_epochs
         )
     else:
         inputs = split.query_free(
@@ -202,9 +200,9 @@ def _attack(
             epochs=config.attack_epochs,
             iterations=config.iterations or split.QUERY_FREE_ITERATIONS,
         )
-    outcome = split.measure(victim, inputs, originals, data.tested[0][data.unseen])
-    cloud = jax.jit(lambda inputs: parts.cloud.apply(params, send(key_accuracy, inputs)))
-    return {**outcome._asdict(), "accuracy": np.array(split.accuracy(cloud, data.tested))}
+    outcome = split.measure(victim, inputs, data)
+    cloud = jax.jit(lambda key, inputs: parts.cloud.apply(params, send(key, inputs)))
+    return {**outcome._asdict(), "accuracy": np.array(split.accuracy(key_accuracy, cloud, data.tested))}
 
 
 def _measures(
@@ -212,7 +210,7 @@ def _measures(
 ) -> dict[str, np.ndarray | float]:
     """By measure: over the first image of every class, as in the paper, over the others, and what is published."""
     found: dict[str, np.ndarray | float] = {}
-    for measure in ("psnr", "ssim", "ssim_by_range", "control_psnr", "control_ssim"):
+    for measure in split.Outcome._fields[1:]:
         found[measure] = saved[measure][:classes]
     if len(saved["psnr"]) > classes:
         found |= {f"{measure}_of_others": saved[measure][classes:] for measure in ("psnr", "ssim")}

@@ -40,7 +40,9 @@ RANGES: Mapping[str, tuple[float, float]] = {
         (f"{role}{name}" for role in ("", "control_") for name in ("recovered", "label_right", "identified")),
         (0.0, 1.0),
     ),
-    **dict.fromkeys(("ssim", "control_ssim", "ssim_by_range", "ssim_of_others", "published_ssim"), (-1.0, 1.0)),
+    **dict.fromkeys(
+        ("ssim", "control_ssim", "class_ssim", "ssim_by_range", "ssim_of_others", "published_ssim"), (-1.0, 1.0)
+    ),
 }
 
 # Nesting costs a character a level, so that nothing this short is too deep to be evaluated.

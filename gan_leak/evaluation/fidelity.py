@@ -83,7 +83,8 @@ def uniform_similarity(images: np.ndarray, originals: np.ndarray, *, by_range: b
 
     left, right = ((np.clip(values, -1.0, 1.0).astype(np.float64) + 1.0) / 2.0 for values in (images, originals))
     window, covariance_norm = 7, 49.0 / 48.0
-    spans = np.ptp(left, axis=(1, 2, 3)) if by_range else np.ones(len(left))
+    # Of one colour, a reconstruction has no range.
+    spans = np.maximum(np.ptp(left, axis=(1, 2, 3)), 1e-6) if by_range else np.ones(len(left))
     first, second = (((factor * spans) ** 2)[:, None, None, None] for factor in (0.01, 0.03))
 
     def average(values: np.ndarray) -> np.ndarray:

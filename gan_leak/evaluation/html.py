@@ -44,6 +44,8 @@ _LABELS = {
     "published_ssim": "published SSIM",
     "control_psnr": "control PSNR",
     "control_ssim": "control SSIM",
+    "class_psnr": "class mean's PSNR",
+    "class_ssim": "class mean's SSIM",
     "rmse": "root mean square error",
     "group_psnr": "group's PSNR",
 }

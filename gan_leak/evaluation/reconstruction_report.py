@@ -32,6 +32,8 @@ DEFINITIONS = {
     "recovered": "Share of images with an SSIM of at least 0.6, the rule of the released evaluation code of GRNN.",
     "control_psnr": "The same pictures held against other private images, which their attack has not seen. So for each "
     "measure that begins with control: what has not seen an image scores this much.",
+    "class_psnr": "Of the mean of the class in the place of what was drawn, which is what one scores who learns the "
+    "class and no more. So class_ssim.",
     "label_right": "Share of images whose label the attack tells, after matching.",
     "identified": "Share of pictures whose nearest image, of 2,000 that were not attacked, has the right label: a "
     "person's other photographs, or another image of the digit.",
@@ -49,7 +51,7 @@ def measured_row(name: str, role: str, measures: Mapping[str, Any]) -> dict[str,
     metrics = {}
     for measure, values in measures.items():
         numbers = np.asarray(values, np.float64).reshape(-1)
-        if measure.endswith("psnr"):
+        if "psnr" in measure:
             numbers = np.minimum(numbers, _MOST_DECIBELS)
         metrics[measure] = _as_json(summarise(numbers.tolist())._asdict())
     return {"name": name, "role": role, "metrics": metrics}

@@ -39,6 +39,8 @@ SHADOWS = (
 )
 
 QUERY_FREE_ITERATIONS = 500
+NUM_CLASSES = 10
+BATCH_SIZE = 32
 
 
 class Likelihood(NamedTuple):
@@ -51,9 +53,9 @@ class Likelihood(NamedTuple):
 
 
 class Victim(NamedTuple):
-    """A network under attack: how its inputs are made of images in [-1, 1], and what is published of it.
+    """A network under attack, how its inputs are made of images in [-1, 1], and the paper's splits.
 
-    likelihoods: by split; another split takes ``other``. published: (PSNR, SSIM) by (attack, knowledge, split).
+    likelihoods: by split; another split takes ``other``.
     """
 
     name: str
@@ -68,8 +70,9 @@ class Victim(NamedTuple):
 class SplitData(NamedTuple):
     """Inputs of the network [N, H, W, C] and labels [N]: the victim's, as many of the same kind, and those to attack.
 
-    chosen: the positions among the tested of the first image of every class, and then of the first images. unseen: for
-    each of those the next of another class [M], which its attack has not seen.
+    chosen: the positions among the tested of the first image of every class, and then of the first others. unseen: for
+    each of those the next of another class [M], which its attack has not seen. class_means: for each the mean of the
+    adversary's images of its class [M, H, W, C], which is what one draws who learns the class and no more.
     """
 
     own: tuple[np.ndarray, np.ndarray]
@@ -77,12 +80,14 @@ class SplitData(NamedTuple):
     tested: tuple[np.ndarray, np.ndarray]
     chosen: np.ndarray
     unseen: np.ndarray
+    class_means: np.ndarray
 
 
 class Outcome(NamedTuple):
     """What an attack drew [M, H, W, C], in [-1, 1], and for each picture its PSNR and SSIM, the latter in two forms.
 
-    control_psnr, control_ssim: the same held against an image that the attack has not seen.
+    control_psnr, control_ssim: the same held against an image that the attack has not seen. class_psnr, class_ssim: of
+    the class's mean in the place of what was drawn.
     """
 
     images: np.ndarray
@@ -91,6 +96,8 @@ class Outcome(NamedTuple):
     ssim_by_range: np.ndarray
     control_psnr: np.ndarray
     control_ssim: np.ndarray
+    class_psnr: np.ndarray
+    class_ssim: np.ndarray
 
 
 def victim_for(name: str) -> Victim:
@@ -105,7 +112,6 @@ def victim_for(name: str) -> Victim:
             {
                 "conv1": Likelihood(5000, 1e-2, 0.0),
                 "ReLU2": Likelihood(5000, 1e-2, 1.0),
-                "fc3": Likelihood(5000, 1e-2, 1e3),
             },
             Likelihood(5000, 1e-2, 1.0),
         )
@@ -135,47 +141,71 @@ def as_inputs(victim: Victim, images: np.ndarray) -> np.ndarray:
 
 
 def as_images(victim: Victim, inputs: Any) -> np.ndarray:
-    """The inverse of ``as_inputs``, cut to [-1, 1]."""
-    units = np.asarray(inputs) * np.array(victim.deviation, np.float32) + np.array(victim.mean, np.float32)
+    """The inverse of ``as_inputs``, cut to [-1, 1]; what is not a number becomes the mean colour."""
+    units = np.nan_to_num(np.asarray(inputs), nan=0.0) * np.array(victim.deviation, np.float32) + np.array(
+        victim.mean, np.float32
+    )
     return np.clip(2.0 * units - 1.0, -1.0, 1.0)
 
 
 def split_data(victim: Victim, dataset: Dataset, *, samples: int, images: int, rng: np.random.Generator) -> SplitData:
     """Halves of the training images for the victim and for the adversary, at most ``samples`` each (0 = all).
 
-    Of the test images, the first of every class and the first ``images`` are attacked; all of them test accuracy.
-    Raises ValueError if the images do not fit the network.
+    Of the test images, the first of every class and the first ``images`` others are attacked; all of them test
+    accuracy. Raises ValueError if the images do not fit the network, or are fewer than a batch.
     """
     shape = dataset.train_images.shape[1:]
     if shape != victim.network.input_shape:
         raise ValueError(f"dataset={dataset.name}: images of {shape}, expected {victim.network.input_shape}")
+    if not 2 <= len(dataset.class_names) <= NUM_CLASSES:
+        raise ValueError(f"dataset={dataset.name}: {len(dataset.class_names)} classes, expected 2 to {NUM_CLASSES}")
+    if 0 < samples < BATCH_SIZE:
+        raise ValueError(f"samples={samples}: expected 0, for all, or at least a batch of {BATCH_SIZE}")
     order = rng.permutation(len(dataset.train_labels))
     half = len(order) // 2
     count = min(samples or half, half)
+    if count < BATCH_SIZE:
+        raise ValueError(f"dataset={dataset.name}: {len(order)} training images, expected at least {2 * BATCH_SIZE}")
 
     def part(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return as_inputs(victim, to_float(images)), labels
 
     own, others = order[:count], order[half : half + count]
     firsts = [int(np.flatnonzero(dataset.test_labels == label)[0]) for label in np.unique(dataset.test_labels)]
-    chosen = np.array([*firsts, *range(min(images, len(dataset.test_labels)))])
+    beside = np.setdiff1d(np.arange(len(dataset.test_labels)), firsts)[:images]
+    chosen = np.array([*firsts, *beside])
     labels = dataset.test_labels[chosen]
     around = [np.roll(chosen, -place) for place in range(len(chosen))]
     unseen = [
         next(place for place in after if dataset.test_labels[place] != label)
         for after, label in zip(around, labels, strict=True)
     ]
+    adversarys = part(dataset.train_images[others], dataset.train_labels[others])
     return SplitData(
         part(dataset.train_images[own], dataset.train_labels[own]),
-        part(dataset.train_images[others], dataset.train_labels[others]),
+        adversarys,
         part(dataset.test_images, dataset.test_labels),
         chosen,
         np.array(unseen),
+        _class_means(adversarys, labels),
     )
 
 
+def _class_means(known: tuple[np.ndarray, np.ndarray], labels: np.ndarray) -> np.ndarray:
+    """For each label the mean of the known inputs of its class, of all where there are none."""
+    inputs, classes = known
+    means = {label: inputs[classes == label] for label in np.unique(labels)}
+    return np.stack([np.mean(means[label] if len(means[label]) else inputs, axis=0) for label in labels])
+
+
 def train_victim(
-    key: Array, victim: Victim, data: SplitData, *, epochs: int, batch_size: int = 32, learning_rate: float = 1e-3
+    key: Array,
+    victim: Victim,
+    data: SplitData,
+    *,
+    epochs: int,
+    batch_size: int = BATCH_SIZE,
+    learning_rate: float = 1e-3,
 ) -> PyTree:
     """Trains the whole network: cross-entropy, AMSGrad with epsilon 1e-3, its rate halved every 20 epochs."""
     model = whole(victim.network)
@@ -192,14 +222,24 @@ def train_victim(
     return train(key_fit, model.init(key_init), data.own)[0]
 
 
-def accuracy(model: Callable[[Any], Any], tested: tuple[np.ndarray, np.ndarray], batch_size: int = 500) -> float:
-    """Share of inputs whose label the model gives."""
+def answers(key: Array, model: Callable[[Array, Any], Array], inputs: np.ndarray, batch_size: int = 500) -> np.ndarray:
+    """What ``model(key, inputs [B, ...])`` says to inputs [N, ...], batch by batch, each with a key of its own."""
+    said: np.ndarray | None = None
+    for start in range(0, len(inputs), batch_size):
+        part = np.asarray(model(jax.random.fold_in(key, start), inputs[start : start + batch_size]))
+        if said is None:
+            # In place, since features of all images of CIFAR-10 fill a third of a machine's memory.
+            said = np.empty((len(inputs), *part.shape[1:]), part.dtype)
+        said[start : start + len(part)] = part
+    if said is None:
+        raise ValueError("inputs: none, expected at least one")
+    return said
+
+
+def accuracy(key: Array, model: Callable[[Array, Any], Array], tested: tuple[np.ndarray, np.ndarray]) -> float:
+    """Share of inputs whose label ``model(key, inputs)`` gives."""
     inputs, labels = tested
-    right = sum(
-        int(np.sum(np.argmax(model(inputs[start : start + batch_size]), axis=1) == labels[start : start + batch_size]))
-        for start in range(0, len(labels), batch_size)
-    )
-    return right / len(labels)
+    return float(np.mean(np.argmax(answers(key, model, inputs), axis=1) == labels))
 
 
 def white_box(client: Model, params: PyTree, features: Array, shape: tuple[int, ...], numbers: Likelihood) -> Array:
@@ -219,22 +259,24 @@ def black_box(
     key: Array,
     victim: Victim,
     split: str,
-    query: Callable[[Any], Array],
+    query: Callable[[Array, Any], Array],
     data: SplitData,
     knowledge: str,
     features: Array,
     *,
     epochs: int,
 ) -> Array:
-    """The inputs behind features, by an inverse network that was taught by queries; knowledge: one of ``QUERIES``."""
+    """The inputs behind features, by an inverse network that was taught by queries; knowledge: one of ``QUERIES``.
+
+    ``query(key, inputs) -> features``, as the client sends them.
+    """
     decoder = inverse_network_for(victim.name, split)
     inputs = {"same set": data.own[0], "same distribution": data.others[0]}.get(knowledge)
+    key, key_noise, key_query = jax.random.split(key, 3)
     if inputs is None:
-        key, key_noise = jax.random.split(key)
         inputs = np.asarray(jax.random.normal(key_noise, data.own[0].shape))
-    answers = np.concatenate([np.asarray(query(inputs[start : start + 500])) for start in range(0, len(inputs), 500)])
     train = jax.jit(lambda key, inputs, answers: train_inverse_network(key, decoder, inputs, answers, epochs=epochs))
-    params, _ = train(key, inputs, answers)
+    params, _ = train(key, inputs, answers(key_query, query, inputs))
     return jax.jit(decoder.apply)(params, features)
 
 
@@ -264,9 +306,11 @@ def query_free(
     return white_box(shadow, own, features, victim.network.input_shape, Likelihood(iterations, 0.1, 2.0))
 
 
-def measure(victim: Victim, inputs: Any, originals: np.ndarray, unseen: np.ndarray) -> Outcome:
-    """How near pictures come to the images they should be, and to unseen ones; all as inputs of the network."""
-    drawn, real, other = (as_images(victim, values) for values in (inputs, originals, unseen))
+def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:
+    """How near the inputs that were drawn [M, H, W, C] come to the chosen images, and to those that were not seen."""
+    images = data.tested[0]
+    every = (inputs, images[data.chosen], images[data.unseen], data.class_means)
+    drawn, real, other, means = (as_images(victim, values) for values in every)
     return Outcome(
         drawn,
         peak_signal_to_noise(drawn, real),
@@ -274,6 +318,8 @@ def measure(victim: Victim, inputs: Any, originals: np.ndarray, unseen: np.ndarr
         uniform_similarity(drawn, real, by_range=True),
         peak_signal_to_noise(drawn, other),
         uniform_similarity(drawn, other),
+        peak_signal_to_noise(means, real),
+        uniform_similarity(means, real),
     )
 
 

@@ -1,6 +1,7 @@
 """Split inference from data to numbers: whose images are whose, and that no attack sees more than it may."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +35,36 @@ def test_victim_and_adversary_have_different_images_and_the_first_of_each_class_
     rows = {tuple(image.ravel()[:20]) for image in data.own[0]}
     assert not rows & {tuple(image.ravel()[:20]) for image in data.others[0]}
     assert data.tested[1][data.chosen[:10]].tolist() == list(range(10))
-    assert data.chosen[10:].tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match=r"dataset=noise: images of \(28, 28, 1\), expected \(32, 32, 3\)"):
-        split_data(victim_for("cifar10"), dataset(), samples=0, images=0, rng=np.random.default_rng(0))
+    # The first ten are one of each class; the others come after them.
+    assert sorted(data.chosen[:10].tolist()) == list(range(10))
+    assert data.chosen[10:].tolist() == [10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("victim", "change", "samples", "message"),
+    [
+        ("cifar10", {}, 0, "dataset=noise: images of (28, 28, 1), expected (32, 32, 3)"),
+        ("mnist", {"class_names": ("0",)}, 0, "dataset=noise: 1 classes, expected 2 to 10"),
+        ("mnist", {"class_names": tuple("abcdefghijk")}, 0, "dataset=noise: 11 classes, expected 2 to 10"),
+        ("mnist", {}, 31, "samples=31: expected 0, for all, or at least a batch of 32"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(victim, change, samples, message):
+    data = dataset()._replace(**change)
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        split_data(victim_for(victim), data, samples=samples, images=0, rng=np.random.default_rng(0))
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(ValueError, match="dataset=noise: 60 training images, expected at least 64"):
+        split_data(VICTIM, dataset(60), samples=0, images=0, rng=np.random.default_rng(0))
+
+
+def test_the_class_mean_is_of_the_adversarys_images():
+    data, _ = prepared()
+    inputs, labels = data.others
+    for place, label in zip(range(13), data.tested[1][data.chosen], strict=True):
+        np.testing.assert_allclose(data.class_means[place], inputs[labels == label].mean(0), atol=1e-6)
 
 
 def test_inputs_and_images_are_the_same_in_two_scales():
@@ -92,11 +120,11 @@ def test_the_black_box_sees_answers_only():
     data, params = prepared()
     asked = []
 
-    def query(inputs):
+    def query(key, inputs):
         asked.append(np.asarray(inputs))
         return parts_of(VICTIM, "conv1").client.apply(params, inputs)
 
-    features = query(data.tested[0][:2])
+    features = query(jax.random.key(0), data.tested[0][:2])
     found = split.black_box(jax.random.key(1), VICTIM, "conv1", query, data, "same distribution", features, epochs=1)
     assert found.shape == (2, 28, 28, 1)
     np.testing.assert_array_equal(np.concatenate(asked[1:]), data.others[0])
@@ -109,7 +137,36 @@ def test_a_picture_of_another_image_scores_less():
     data, _ = prepared()
     inputs = data.tested[0][data.chosen]
     assert (data.tested[1][data.unseen] != data.tested[1][data.chosen]).all()
-    outcome = split.measure(VICTIM, inputs, inputs, data.tested[0][data.unseen])
+    outcome = split.measure(VICTIM, inputs, data)
     assert np.isinf(outcome.psnr).all()
     np.testing.assert_allclose(outcome.ssim, 1.0)
     assert (outcome.control_ssim < 0.3).all()
+    # One who draws the mean of the class scores what stands beside it.
+    means = split.measure(VICTIM, data.class_means, data)
+    np.testing.assert_array_equal(means.psnr, outcome.class_psnr)
+    np.testing.assert_array_equal(means.ssim, outcome.class_ssim)
+
+
+def test_a_picture_that_is_not_a_number_counts_as_grey():
+    data, _ = prepared()
+    broken = data.tested[0][data.chosen].copy()
+    broken[0] = np.nan
+    outcome = split.measure(VICTIM, broken, data)
+    grey = split.measure(VICTIM, np.zeros_like(broken), data)
+    assert outcome.psnr[0] == grey.psnr[0]
+    assert all(np.isfinite(values).all() for values in grey)
+
+
+def test_every_batch_of_answers_has_a_key_of_its_own():
+    inputs = np.zeros((12, 3), np.float32)
+    said = split.answers(
+        jax.random.key(0), lambda key, inputs: inputs + jax.random.normal(key, inputs.shape), inputs, batch_size=5
+    )
+    assert said.shape == (12, 3)
+    assert len(np.unique(said.round(6))) == 36
+    share = split.accuracy(
+        jax.random.key(0),
+        lambda key, inputs: jax.nn.one_hot(inputs, 3),
+        (np.array([0, 1, 2, 1]), np.array([0, 1, 2, 2])),
+    )
+    assert share == 0.75
