@@ -18,23 +18,25 @@ from experiments.flags import run_binary
 from experiments.reconstructions import (
     Defense,
     Drawn,
+    defended_name,
     keep_row,
     option,
     parse_defenses,
     parse_numbers,
+    part_of_row,
     run_and_report,
     tell_row,
     weight_or_own,
     write_results,
 )
-from gan_leak.attacks.gradients import check_view
+from gan_leak.attacks.gradients import IterativeAttack, check_view
 from gan_leak.attacks.grnn import LOSSES
 from gan_leak.data import Dataset, load
 from gan_leak.evaluation.reconstruction_report import measured_row
 from gan_leak.runs import gradient_inversion as inversion
 from gan_leak.runs.directory import RunDirectory, open_run
 from gan_leak.runs.workers import tell
-from gan_leak.types import Array, GradientView, Model
+from gan_leak.types import Array, GradientView, Model, UploadTransform
 
 TITLE = "Attacks on one gradient"
 # By attack: iterations, and the weight of total variation.
@@ -135,6 +137,11 @@ def _check(config: GradientConfig) -> None:
             raise ValueError(f"batch_sizes={size}: expected at most {largest} with {config.attack}{reason}")
         if size % (config.local_batch_size or size):
             raise ValueError(f"local_batch_size={config.local_batch_size}: expected a divisor of {size}")
+        if config.local_steps * (config.local_batch_size or size) < size:
+            raise ValueError(
+                f"local_batch_size={config.local_batch_size}: expected so many that {config.local_steps} local steps "
+                f"use all {size} images"
+            )
     if config.gradient:
         if "," in config.batch_sizes:
             raise ValueError(f"batch_sizes={config.batch_sizes}: expected one with --gradient")
@@ -145,9 +152,34 @@ def _check(config: GradientConfig) -> None:
 
 
 def _total_variation(config: GradientConfig) -> float:
+    if config.attack in ("dlg", "idlg") and config.total_variation != -1.0:
+        raise ValueError(f"total_variation={config.total_variation}: expected -1 with {config.attack}, which has none")
     residual = (config.attack, config.network) == ("grnn", "grnn_resnet18")
     own = _RESIDUAL_TOTAL_VARIATION if residual else _DEFAULTS[config.attack][1]
     return weight_or_own("total_variation", config.total_variation, own)
+
+
+def _iterations(config: GradientConfig) -> int:
+    return config.iterations or _DEFAULTS[config.attack][0]
+
+
+def _attack_for(config: GradientConfig, model: Model, num_classes: int, batch: int) -> IterativeAttack:
+    """The attack on batches of this size; raises ValueError if it cannot draw such images."""
+    return inversion.attack_for(
+        config.attack,
+        model,
+        (batch, config.image_size, config.image_size, config.channels),
+        num_classes,
+        iterations=_iterations(config),
+        total_variation=_total_variation(config),
+        noise_size=config.noise_size,
+        loss=config.loss,
+        how=_how(config),
+    )
+
+
+def _transform(defense: Defense) -> UploadTransform | None:
+    return None if defense.name == "none" else inversion.DEFENSES[defense.name](defense.strength)
 
 
 def _how(config: GradientConfig) -> inversion.Observation:
@@ -158,8 +190,7 @@ def _views(config: GradientConfig, model: Model, setting: Setting) -> GradientVi
     """What the participants send, with a leading axis of participants; the same networks whatever the defence."""
     if setting.victims is None:
         return jax.tree.map(lambda leaf: leaf[None], setting.brought)
-    defense = setting.defense
-    transform = None if defense.name == "none" else inversion.DEFENSES[defense.name](defense.strength)
+    transform = _transform(setting.defense)
     encoded = jax.nn.one_hot(setting.victims.labels, setting.labels.shape[-1])
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), len(encoded))
 
@@ -215,6 +246,8 @@ def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> Prep
     model = inversion.network_for(
         config.network, config.initialisation, len(dataset.class_names), config.image_size, config.channels
     )
+    for size in parse_numbers("batch_sizes", config.batch_sizes):
+        _attack_for(config, model, len(dataset.class_names), size)
     settings = _settings(config, dataset, model)
     return PreparedInversion(config, dataset, model, settings, open_run(workdir, config, resume=resume))
 
@@ -226,20 +259,21 @@ def execute(prepared: PreparedInversion) -> int:
 
 def run_settings(prepared: PreparedInversion) -> list[Drawn]:
     """Every setting with its row and pictures, from the directory where it is there."""
-    config, _, _, settings, directory = prepared
+    config, dataset, _, settings, directory = prepared
     drawn: list[Drawn] = []
     for index, setting in enumerate(settings):
         saved = keep_row(directory, index, functools.partial(_attack, prepared, setting, index))
         images = saved.pop("images")
-        batch = setting.labels.shape[1]
-        defended = "" if setting.defense.name == "none" else f", {setting.defense}"
-        saved.pop("labels", None)
-        row = measured_row(f"{config.attack}, {config.network}, batch {batch}{defended}", "attack", saved)
+        undefended = f"{config.attack}, {config.network}, batch {setting.labels.shape[1]}"
+        if setting.victims is None:
+            told = ", ".join(dataset.class_names[label] for label in saved.pop("labels").ravel())
+            undefended += f", labels told: {told}"
+        row = measured_row(defended_name(undefended, setting.defense), "attack", saved)
         known = images if setting.victims is None else setting.victims.images
         pictures, originals = (2.0 * values.reshape(-1, *values.shape[2:]) - 1.0 for values in (images, known))
         if setting.victims is None:
             originals = originals[:0]
-        drawn.append(Drawn(row, originals, pictures, setting.defense))
+        drawn.append(Drawn(row, originals, pictures, undefended, setting.defense))
         tell_row(row)
         write_results(directory, TITLE, drawn)
     return drawn
@@ -249,19 +283,9 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
     """All arrays that a row and its pictures are made of."""
     config, dataset, model, _, directory = prepared
     num_classes = len(dataset.class_names)
-    iterations = config.iterations or _DEFAULTS[config.attack][0]
+    iterations = _iterations(config)
     batch = setting.labels.shape[1]
-    attack = inversion.attack_for(
-        config.attack,
-        model,
-        (batch, config.image_size, config.image_size, config.channels),
-        num_classes,
-        iterations=iterations,
-        total_variation=_total_variation(config),
-        noise_size=config.noise_size,
-        loss=config.loss,
-        how=_how(config),
-    )
+    attack = _attack_for(config, model, num_classes, batch)
     key_attack, key_utility = (jax.random.fold_in(jax.random.key(config.seed), part) for part in (1, 2))
     found = inversion.run_attack(
         # By batch, so that a row is the same whichever others are asked for, and every defence meets the same starts.
@@ -272,22 +296,24 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
         iterations=iterations,
         restarts=config.restarts,
         lanes=config.lanes or max(1, _IMAGES_AT_A_TIME // batch),
-        keep=directory.path / "rows" / f"{index:03d}.part.npz",
+        keep=part_of_row(directory, index),
         progress=lambda done, left: tell(f"  iteration {done}/{iterations}, {left:.0f} s left"),
     )
     if setting.victims is None:
         told = np.argmax(np.asarray(found.labels), axis=-1)
         return {"images": inversion.shown(found), "labels": told, "distance": np.asarray(found.distance)}
     result = inversion.measure(found, setting.victims)
-    kept = {"images": result.images, **result.measures._asdict()}
-    for name in ("psnr", "ssim", "recovered", "label_right", "identified"):
-        kept[f"control_{name}"] = getattr(result.other_measures, name)
+    measures = result.measures._asdict()
+    controls = {name: getattr(result.other_measures, name) for name in inversion.CONTROLS}
+    if config.attack == "inverting_gradients" and config.labels == "known":
+        # It was given them.
+        del measures["label_right"], controls["label_right"]
+    kept = {"images": result.images, **measures}
+    kept |= {f"control_{name}": values for name, values in controls.items()}
     if config.utility_steps:
         # Trained from the usual initialisation, whatever the attacked one.
         network = inversion.network_for(config.network, "torch", num_classes, config.image_size, config.channels)
-        defense = setting.defense
-        transform = None if defense.name == "none" else inversion.DEFENSES[defense.name](defense.strength)
-        steps = config.utility_steps
+        transform, steps = _transform(setting.defense), config.utility_steps
         accuracy = inversion.utility(key_utility, network, transform, dataset, channels=config.channels, steps=steps)
         kept["model_accuracy"] = np.array(accuracy)
     return kept

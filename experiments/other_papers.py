@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import time
@@ -133,7 +134,7 @@ def table_entry(run: TableRun, table: Table) -> tuple[dict[str, Any], dict[str, 
     verdicts: list[dict[str, Any]] = []
     pictures: dict[str, bytes] = {}
     for label, config in configurations_of(run, table).items():
-        drawn = _run(table.binary, config, run.directory / table.settings[label])
+        drawn = _run(table.binary, config, _workdir(run, table.settings[label], config))
         named = [entry.row | {"name": f"{label}: {entry.row['name']}"} for entry in drawn]
         rows += named
         pictures |= {f"{label}. {caption}": image for caption, image in picture_files(drawn).items()}
@@ -156,6 +157,12 @@ def table_entry(run: TableRun, table: Table) -> tuple[dict[str, Any], dict[str, 
         "error": None,
     }
     return entry, pictures
+
+
+def _workdir(run: TableRun, preset: str, config: Any) -> pathlib.Path:
+    """Named by all that decides the result as well, so that what is changed and resumed begins anew."""
+    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return run.directory / f"{preset}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _run(binary: ModuleType, config: Any, workdir: pathlib.Path) -> list[Drawn]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gan_leak.evaluation.html import label
+from gan_leak.evaluation.html import label, number
 from gan_leak.evaluation.reconstruction_report import pictures_figure, render_reconstructions, trade_off_figure
 from gan_leak.runs.directory import RunDirectory, close_run, npz_bytes, write_atomic
 from gan_leak.runs.workers import tell
@@ -27,11 +28,15 @@ class Defense(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A setting that ran: its row of the table, and originals and pictures [M, H, W, C] in [-1, 1]."""
+    """A setting that ran: its row of the table, and originals and pictures [M, H, W, C] in [-1, 1].
+
+    undefended: the name of the setting without its defence, which settings have in common that differ in nothing else.
+    """
 
     row: dict[str, Any]
     originals: np.ndarray
     pictures: np.ndarray
+    undefended: str
     defense: Defense
 
 
@@ -78,6 +83,11 @@ def parse_numbers(name: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def defended_name(undefended: str, defense: Defense) -> str:
+    """The name of a row: that of its setting, and the defence if there is one."""
+    return undefended if defense.name == "none" else f"{undefended}, {defense}"
+
+
 def weight_or_own(name: str, weight: float, own: float) -> float:
     """The weight that a flag gives, or, for -1, the attack's own; raises ValueError for a weight that is none."""
     if weight == -1.0:
@@ -87,12 +97,21 @@ def weight_or_own(name: str, weight: float, own: float) -> float:
     return weight
 
 
+def part_of_row(directory: RunDirectory, index: int) -> pathlib.Path:
+    """Where a long computation of a row may keep what it has reached."""
+    return directory.path / "rows" / f"{index:03d}.part.npz"
+
+
 def keep_row(directory: RunDirectory, index: int, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """The arrays of a row: read where they are already, computed and kept where not."""
+    """The arrays of a row: read where they are already, computed and kept where not.
+
+    What a computation left behind on its way is removed when its result is there, not before.
+    """
     path = directory.path / "rows" / f"{index:03d}.npz"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, npz_bytes(**compute()))
+    part_of_row(directory, index).unlink(missing_ok=True)
     with np.load(path, allow_pickle=False) as saved:
         return dict(saved)
 
@@ -133,19 +152,21 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
             f" to {group[-1].row['name']}." if len(group) > 1 else "."
         )
         found[caption] = pictures_figure(group[0].originals, named)
-    series: dict[str, list[tuple[str, float, float]]] = {}
+    charts: dict[str, dict[str, list[tuple[str, float, float]]]] = {}
     for entry in drawn:
         metrics = entry.row["metrics"]
         if "model_accuracy" in metrics:
             point = (f"{entry.defense.strength:g}", metrics["model_accuracy"]["mean"], metrics["ssim"]["mean"])
-            series.setdefault(entry.defense.name, []).append(point)
-    if len(series) > 1:
-        found["Leakage over utility, by defence; the numbers are strengths."] = trade_off_figure(series)
+            charts.setdefault(entry.undefended, {}).setdefault(entry.defense.name, []).append(point)
+    for name, series in charts.items():
+        if len(series) > 1:
+            caption = f"Leakage over utility, by defence, {name}; the numbers are strengths."
+            found[caption] = trade_off_figure(series, title=name)
     return found
 
 
 def tell_row(row: Mapping[str, Any]) -> None:
     """Shows a row that is finished in a line of progress."""
     named = ("psnr", "ssim", "recovered", "distance")
-    words = [f"{label(name)} {row['metrics'][name]['mean']:.3g}" for name in named if name in row["metrics"]]
+    words = [f"{label(name)} {number(row['metrics'][name]['mean'])}" for name in named if name in row["metrics"]]
     tell(f"{row['name']}: {', '.join(words)}")

@@ -20,6 +20,7 @@ from experiments.flags import run_binary
 from experiments.reconstructions import (
     Defense,
     Drawn,
+    defended_name,
     keep_row,
     option,
     parse_defenses,
@@ -72,7 +73,7 @@ class Setting(NamedTuple):
     defense: Defense
 
     def __str__(self) -> str:
-        return self.undefended() if self.defense.name == "none" else f"{self.undefended()}, {self.defense}"
+        return defended_name(self.undefended(), self.defense)
 
     def undefended(self) -> str:
         return ", ".join(filter(None, (self.split, self.attack.replace("_", " "), self.knowledge)))
@@ -142,7 +143,7 @@ def run_settings(prepared: PreparedSplit) -> list[Drawn]:
     for index, setting in enumerate(settings):
         saved = keep_row(directory, index, functools.partial(_attack, prepared, setting, params, inputs))
         row = measured_row(str(setting), "attack", _measures(victim, setting, saved, classes))
-        drawn.append(Drawn(row, originals, saved["images"], setting.defense))
+        drawn.append(Drawn(row, originals, saved["images"], setting.undefended(), setting.defense))
         tell_row(row)
         write_results(directory, TITLE, drawn)
     return drawn

@@ -98,19 +98,23 @@ def cosine_distance(left: PyTree, right: PyTree) -> Array:
     product = sum(jnp.sum(a * b) for a, b in pairs)
     norms = (jnp.sqrt(sum(jnp.sum(pair[side] ** 2) for pair in pairs)) for side in (0, 1))
     first, second = norms
-    return 1.0 - product / (first * second)
+    # A defence may leave nothing of a gradient, and what has no direction is at a right angle to everything.
+    return 1.0 - product / jnp.maximum(first * second, jnp.finfo(jnp.float32).tiny)
 
 
 def check_view(view: GradientView) -> None:
-    """Raises ValueError if the gradient is of another model than the parameters, or not finite."""
+    """Raises ValueError if the gradient is of another model than the parameters, zero, or either is not finite."""
     params, gradient = (
         [(jax.tree_util.keystr(path), jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
         for tree in view
     )
     if params != gradient:
         raise ValueError("gradient: of other shapes than the parameters, expected one of the same model")
-    if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(view.gradient)):
-        raise ValueError("gradient: not finite, expected numbers")
+    for name, tree in (("gradient", view.gradient), ("params", view.params)):
+        if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree)):
+            raise ValueError(f"{name}: not finite, expected numbers")
+    if not any(np.any(leaf) for leaf in jax.tree.leaves(view.gradient)):
+        raise ValueError("gradient: zero everywhere, expected one that tells something")
 
 
 def infer_label(last_bias_gradient: Array) -> Array:

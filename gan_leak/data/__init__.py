@@ -8,7 +8,7 @@ from gan_leak.data.partition import (
     partition,
     split_off_judge_pool,
 )
-from gan_leak.data.sources import Dataset, load
+from gan_leak.data.sources import Dataset, load, read_archive
 
 __all__ = [
     "Dataset",
@@ -18,6 +18,7 @@ __all__ = [
     "load",
     "parse_participant_classes",
     "partition",
+    "read_archive",
     "split_off_judge_pool",
     "to_float",
     "to_uint8",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,17 +122,22 @@ def _load_npz(name: str, path: Path, image_size: int) -> Dataset:
 
 
 def _read_npz(name: str, path: Path) -> dict[str, np.ndarray]:
-    wanted = ("images", "labels", "test_images", "test_labels")
+    try:
+        return read_archive(path, ("images", "labels", "test_images", "test_labels"))
+    except ValueError as error:
+        raise ValueError(f"dataset={name!r}: cannot read {path} ({error}); expected an npz without pickles") from error
+
+
+def read_archive(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, or those of them that are wanted; raises ValueError if it cannot be read."""
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, not an npz archive")
-            return {key: archive[key] for key in wanted if key in archive}
+            return {key: archive[key] for key in archive.files if wanted is None or key in wanted}
     except Exception as error:  # a damaged archive fails in any layer: zip, inflate, array header, pickle refused
-        raise ValueError(
-            f"dataset={name!r}: cannot read {path} ({_reason(error)}); expected an npz without pickles"
-        ) from error
+        raise ValueError(_reason(error)) from error
 
 
 def _npz_samples(name: str, arrays: dict[str, np.ndarray], prefix: str, image_size: int) -> _Samples:

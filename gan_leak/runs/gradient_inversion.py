@@ -27,7 +27,7 @@ from gan_leak.attacks.gradients import (
 )
 from gan_leak.attacks.grnn import grnn
 from gan_leak.attacks.inverting_gradients import inverting_gradients
-from gan_leak.data import Dataset, to_float
+from gan_leak.data import Dataset, read_archive, to_float
 from gan_leak.defenses import gradient_defenses
 from gan_leak.evaluation.fidelity import (
     group_psnr,
@@ -55,6 +55,8 @@ DEFENSES: dict[str, Callable[[Any], UploadTransform]] = {
 }
 # A picture that is this alike counts as recovered: the rule in the released evaluation code of GRNN's group.
 SUCCESS = 0.6
+# Measures that are also taken of images that the attack has not seen.
+CONTROLS = ("psnr", "ssim", "recovered", "label_right", "identified")
 _MOST_GALLERY_IMAGES = 2000
 _SECONDS_OF_A_CALL = 20.0
 
@@ -192,23 +194,26 @@ def observe(
 def load_view(path: pathlib.Path, model: Model) -> GradientView:
     """What a participant sent, from a file with arrays ``params/<layer>/<name>`` and ``gradient/<layer>/<name>``.
 
-    Raises ValueError if they are not those of the model, and OSError or ValueError for a file that cannot be read.
+    Raises ValueError if they are not those of the model, or if the file cannot be read.
     """
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
     names = ["/".join(entry.key for entry in place) for place, _ in leaves]
-    with np.load(path, allow_pickle=False) as saved:
-        if other := {f"{part}/{name}" for part in GradientView._fields for name in names} ^ set(saved.files):
-            first = min(other)
-            problem = "holds" if first in saved.files else "lacks"
-            raise ValueError(f"gradient={path}: {problem} {first}, expected the arrays of the network")
-        trees_of_view = []
-        for part in GradientView._fields:
-            arrays = [np.asarray(saved[f"{part}/{name}"], np.float32) for name in names]
-            for name, array, (_, leaf) in zip(names, arrays, leaves, strict=True):
-                if array.shape != leaf.shape:
-                    raise ValueError(f"gradient={path}: {part}/{name} of shape {array.shape}, expected {leaf.shape}")
-            trees_of_view.append(jax.tree.unflatten(structure, [jnp.asarray(array) for array in arrays]))
+    try:
+        saved = {name: np.asarray(array, np.float32) for name, array in read_archive(path).items()}
+    except ValueError as error:
+        raise ValueError(f"gradient={path}: {error}, expected an npz of numbers") from error
+    if other := {f"{part}/{name}" for part in GradientView._fields for name in names} ^ set(saved):
+        first = min(other)
+        problem = "holds" if first in saved else "lacks"
+        raise ValueError(f"gradient={path}: {problem} {first}, expected the arrays of the network")
+    trees_of_view = []
+    for part in GradientView._fields:
+        arrays = [saved[f"{part}/{name}"] for name in names]
+        for name, array, (_, leaf) in zip(names, arrays, leaves, strict=True):
+            if array.shape != leaf.shape:
+                raise ValueError(f"gradient={path}: {part}/{name} of shape {array.shape}, expected {leaf.shape}")
+        trees_of_view.append(jax.tree.unflatten(structure, [jnp.asarray(array) for array in arrays]))
     return GradientView(*trees_of_view)
 
 
@@ -292,7 +297,7 @@ def run_attack(
     """Attacks every participant, ``lanes`` at a time in one program; of the restarts the nearest gradient counts.
 
     views, labels [E, B, K]: with a leading axis of participants. keep: a file for what is reached on the way, from
-    which another call goes on, and which is removed at the end. ``progress(iterations done, seconds left)``.
+    which another call goes on; the caller removes it. ``progress(iterations done, seconds left)``.
     """
     participants = len(labels)
     keys = jax.random.split(key, participants * restarts)
@@ -311,14 +316,13 @@ def run_attack(
         done += steps
         if compiled:
             progress(done, seconds / steps * (iterations - done))
-        if compiled and seconds > _SECONDS_OF_A_CALL / 4 and done < iterations:
+        if compiled and seconds > _SECONDS_OF_A_CALL / 4:
             leaves = {f"leaf_{index}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(states))}
             write_atomic(keep, npz_bytes(done=np.array(done), **leaves))
         # The first call compiles, so that its time says nothing.
         steps = max(1, min(10 * steps, round(steps * _SECONDS_OF_A_CALL / seconds))) if compiled else 10
         compiled = True
     found = read(states, views, labels)
-    keep.unlink(missing_ok=True)
     distances = jnp.where(jnp.isnan(found.distance), jnp.inf, found.distance).reshape(participants, restarts)
     best = jnp.argmin(distances, axis=1) + restarts * jnp.arange(participants)
     return trees.take(found, best)

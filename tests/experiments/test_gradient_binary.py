@@ -66,6 +66,8 @@ def test_an_attack_from_flags_to_report(stripes, tmp_path, flags):
     assert not list((tmp_path / "run" / "rows").glob("*.part.npz"))
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1
+    given = "--attack=inverting_gradients" in flags and "--labels=inferred" not in flags
+    assert all(("label_right" in row["metrics"]) is not given for row in rows)
     if "--attack=idlg" in flags:
         assert rows[0]["metrics"]["label_right"]["mean"] == 1
         # What is there is not computed again.
@@ -101,6 +103,7 @@ def test_a_gradient_of_one_s_own(stripes, tmp_path):
     assert np.corrcoef(saved["images"].ravel(), image.ravel())[0, 1] > 0.8
     (row,) = json.loads((tmp_path / "run" / "results.json").read_text())
     assert list(row["metrics"]) == ["distance"]
+    assert row["name"].endswith("labels told: 2")
     assert (tmp_path / "run" / "report.html").read_text().count("data:image/png;base64,") == 1
 
 
@@ -119,6 +122,12 @@ def test_a_gradient_of_one_s_own(stripes, tmp_path):
             [],
             "gradient: not finite, expected numbers",
         ),
+        (lambda arrays: arrays["params/layer7/Dense_0/bias"].fill(np.nan), [], "params: not finite, expected numbers"),
+        (
+            lambda arrays: [arrays[name].fill(0) for name in arrays if name.startswith("gradient")],
+            [],
+            "gradient: zero everywhere, expected one that tells something",
+        ),
         (lambda arrays: None, ["--network=grnn_lenet"], "expected the arrays of the network"),
         (lambda arrays: None, ["--attack=inverting_gradients"], "labels=known: expected inferred with --gradient"),
         (lambda arrays: None, ["--batch_sizes=1,2"], "batch_sizes=1,2: expected one with --gradient"),
@@ -136,6 +145,29 @@ def test_a_gradient_of_another_model_is_refused(stripes, tmp_path, change, flags
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut", "a single array", "words"])
+def test_a_file_that_cannot_be_read_is_refused(stripes, tmp_path, damage):
+    path = tmp_path / "mine.npz"
+    own_gradient(path)
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "a single array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        own_gradient(path, lambda arrays: arrays.update({"gradient/layer0/bias": np.array(["a"])}))
+    config = config_from_arguments(
+        gradient_inversion.GradientConfig, [f"--dataset=npz:{stripes}", "--channels=1", f"--gradient={path}"]
+    )
+    with pytest.raises(ValueError, match=re.escape(f"gradient={path}: ")) as raised:
+        gradient_inversion.prepare(config, tmp_path / "run", False)
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).endswith("expected an npz of numbers")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -146,6 +178,12 @@ def test_a_gradient_of_another_model_is_refused(stripes, tmp_path, change, flags
         (["--images=1000"], "batch_size=1, images=1000: expected fewer than 192 images in all"),
         (["--attack=idlg", "--batch_sizes=2"], "batch_sizes=2: expected at most 1 with idlg"),
         (["--attack=dlg", "--batch_sizes=65"], "batch_sizes=65: expected at most 64 with dlg"),
+        (["--image_size=28"], "image_size=28: expected a power of two"),
+        (
+            ["--batch_sizes=4", "--local_batch_size=2"],
+            "local_batch_size=2: expected so many that 1 local steps use all 4 images",
+        ),
+        (["--attack=dlg", "--total_variation=0.1"], "total_variation=0.1: expected -1 with dlg, which has none"),
         (["--total_variation=-0.5"], "total_variation=-0.5: expected -1 or a finite number from 0"),
         (["--local_steps=2"], "local_steps=2: expected 1 with grnn"),
         (["--batch_sizes=4", "--local_batch_size=3"], "local_batch_size=3: expected a divisor of 4"),

@@ -1,0 +1,73 @@
+"""What the binaries for single gradients and split inference share: rows that are kept, charts, and flags."""
+
+import types
+
+import numpy as np
+import pytest
+
+from experiments.reconstructions import (
+    Defense,
+    Drawn,
+    defended_name,
+    keep_row,
+    part_of_row,
+    picture_files,
+    tell_row,
+    weight_or_own,
+)
+from gan_leak.evaluation.reconstruction_report import measured_row
+
+IMAGES = np.zeros((2, 8, 8, 1), np.float32)
+
+
+def drawn(undefended, defense, **measures):
+    row = measured_row(defended_name(undefended, defense), "attack", {"ssim": [0.1, 0.2], **measures})
+    return Drawn(row, IMAGES, IMAGES, undefended, defense)
+
+
+def test_what_was_reached_stays_until_the_row_is_there(tmp_path):
+    directory = types.SimpleNamespace(path=tmp_path)
+    part = part_of_row(directory, 3)
+
+    def die():
+        part.write_bytes(b"hours of work")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        keep_row(directory, 3, die)
+    assert part.exists()
+    kept = keep_row(directory, 3, lambda: {"images": IMAGES})
+    assert not part.exists()
+    np.testing.assert_array_equal(kept["images"], IMAGES)
+    again = keep_row(directory, 3, lambda: pytest.fail("computed twice"))
+    np.testing.assert_array_equal(again["images"], IMAGES)
+
+
+def test_every_setting_with_several_defences_has_a_chart_of_its_own():
+    defenses = (Defense(), Defense("dropout", 0.5), Defense("dropout", 0.9))
+    shallow = [drawn("conv1", defense, model_accuracy=0.9) for defense in defenses]
+    deep = [drawn("ReLU2", defense, model_accuracy=0.9) for defense in defenses[:2]]
+    alone = [drawn("pool1", Defense(), model_accuracy=0.9), drawn("fc1", defenses[1])]
+    captions = [caption for caption in picture_files([*shallow, *deep, *alone]) if caption.startswith("Leakage")]
+    assert [caption.split(", ")[2] for caption in captions] == [
+        "conv1; the numbers are strengths.",
+        "ReLU2; the numbers are strengths.",
+    ]
+
+
+def test_a_measure_that_nothing_could_be_told_of_is_said_to_be_missing(capfd):
+    tell_row(measured_row("broken", "attack", {"distance": [np.nan], "psnr": [3.0]}))
+    assert "broken: PSNR in dB 3, distance n/a" in "".join(capfd.readouterr())
+
+
+def test_exact_pictures_count_with_100_decibels_in_every_measure():
+    for name in ("psnr", "control_psnr", "psnr_of_others", "class_psnr"):
+        assert measured_row("row", "attack", {name: [np.inf, 50.0]})["metrics"][name]["mean"] == 75.0
+
+
+def test_a_weight_is_given_or_the_attack_s_own():
+    assert weight_or_own("total_variation", -1.0, 0.3) == 0.3
+    assert weight_or_own("total_variation", 0.0, 0.3) == 0.0
+    for bad in (-0.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"total_variation={bad}: expected -1 or a finite number from 0"):
+            weight_or_own("total_variation", bad, 0.3)
