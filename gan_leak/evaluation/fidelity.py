@@ -22,6 +22,32 @@ def nearest(images: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     return np.argmin(euclidean_distances(flatten(images), flatten(candidates)), axis=1)
 
 
+def singled_out(images: np.ndarray, originals: np.ndarray, labels: np.ndarray, known: tuple) -> np.ndarray:
+    """Whether each image [M, H, W, C] correlates most with its very original, of all known images of its class -> [M].
+
+    originals [M]: positions among the known images; labels [M]: their classes; known: images [N, H, W, C] and classes
+    [N]. Brightness and contrast do not count. What correlates with nothing, or with two images alike, singles out none.
+    """
+    candidates, classes = known
+    drawn = _centred(flatten(images))
+    found = np.zeros(len(images), bool)
+    for label in np.unique(labels):
+        mine, alike = np.flatnonzero(labels == label), np.flatnonzero(classes == label)
+        correlations = drawn[mine] @ _centred(flatten(candidates[alike])).T
+        own = alike[None] == np.asarray(originals)[mine][:, None]
+        others = np.max(correlations, axis=1, initial=-1.0, where=~own)
+        found[mine] = np.max(correlations, axis=1, initial=-1.0, where=own) > others
+    return found
+
+
+def _centred(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [M, F] of mean 0 and length 1, or 0."""
+    shifted = vectors.astype(np.float64) - np.mean(vectors, axis=1, keepdims=True, dtype=np.float64)
+    lengths = np.linalg.norm(shifted, axis=1, keepdims=True)
+    # Of one colour, but for rounding.
+    return np.where(lengths > 1e-6, shifted / np.maximum(lengths, 1e-6), 0.0)
+
+
 def nearest_by_l1(images: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest candidate of each image in L1, as Hitaj et al. 2017, section 9.2.1, show it above a reconstruction.
 

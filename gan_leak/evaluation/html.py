@@ -46,6 +46,7 @@ _LABELS = {
     "control_ssim": "control SSIM",
     "class_psnr": "class mean's PSNR",
     "class_ssim": "class mean's SSIM",
+    "class_singled_out": "singled out by class mean",
     "rmse": "root mean square error",
     "group_psnr": "group's PSNR",
 }

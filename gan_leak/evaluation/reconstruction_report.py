@@ -32,9 +32,11 @@ DEFINITIONS = {
     "recovered": "Share of images with an SSIM of at least 0.6, the rule of the released evaluation code of GRNN.",
     "control_psnr": "The same pictures held against other private images, which their attack has not seen. So for each "
     "measure that begins with control: what has not seen an image scores this much.",
+    "singled_out": "Share of pictures that correlate with the very image more than with any other test image of its "
+    "class.",
     "class_psnr": "Of the mean of the class in the place of what was drawn, which is what one scores who learns the "
     "class and no more. So class_ssim.",
-    "label_right": "Share of images whose label the attack tells, after matching.",
+    "label_right": "Share of images whose label the attack tells, after matching; none where labels were given.",
     "identified": "Share of pictures whose nearest image, of 2,000 that were not attacked, has the right label: a "
     "person's other photographs, or another image of the digit.",
     "rmse": "Root of the mean squared error in grey levels of 0 to 255: what the group of GRNN reports as MSE.",

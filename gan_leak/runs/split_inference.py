@@ -17,7 +17,7 @@ from gan_leak.attacks.regularised_likelihood import regularised_likelihood
 from gan_leak.attacks.shadow_model import train_shadow
 from gan_leak.data import Dataset, to_float
 from gan_leak.defenses.feature_noise import FeatureDefense
-from gan_leak.evaluation.fidelity import peak_signal_to_noise, uniform_similarity
+from gan_leak.evaluation.fidelity import peak_signal_to_noise, singled_out, uniform_similarity
 from gan_leak.models.layered import (
     LayeredModel,
     SplitModel,
@@ -86,18 +86,22 @@ class SplitData(NamedTuple):
 class Outcome(NamedTuple):
     """What an attack drew [M, H, W, C], in [-1, 1], and for each picture its PSNR and SSIM, the latter in two forms.
 
-    control_psnr, control_ssim: the same held against an image that the attack has not seen. class_psnr, class_ssim: of
-    the class's mean in the place of what was drawn.
+    singled_out: whether it correlates most with the very image, of all test images of its class. Names with control:
+    the same held against an image that the attack has not seen. With class: of the class's mean in the place of what
+    was drawn.
     """
 
     images: np.ndarray
     psnr: np.ndarray
     ssim: np.ndarray
     ssim_by_range: np.ndarray
+    singled_out: np.ndarray
     control_psnr: np.ndarray
     control_ssim: np.ndarray
+    control_singled_out: np.ndarray
     class_psnr: np.ndarray
     class_ssim: np.ndarray
+    class_singled_out: np.ndarray
 
 
 def victim_for(name: str) -> Victim:
@@ -308,19 +312,19 @@ def query_free(
 
 def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:
     """How near the inputs that were drawn [M, H, W, C] come to the chosen images, and to those that were not seen."""
-    images = data.tested[0]
-    every = (inputs, images[data.chosen], images[data.unseen], data.class_means)
-    drawn, real, other, means = (as_images(victim, values) for values in every)
-    return Outcome(
-        drawn,
-        peak_signal_to_noise(drawn, real),
-        uniform_similarity(drawn, real),
-        uniform_similarity(drawn, real, by_range=True),
-        peak_signal_to_noise(drawn, other),
-        uniform_similarity(drawn, other),
-        peak_signal_to_noise(means, real),
-        uniform_similarity(means, real),
-    )
+    drawn, means, tested = (as_images(victim, values) for values in (inputs, data.class_means, data.tested[0]))
+    labels = data.tested[1]
+
+    def compared(images: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return (
+            peak_signal_to_noise(images, tested[places]),
+            uniform_similarity(images, tested[places]),
+            singled_out(images, places, labels[places], (tested, labels)),
+        )
+
+    psnr, ssim, singled = compared(drawn, data.chosen)
+    by_range = uniform_similarity(drawn, tested[data.chosen], by_range=True)
+    return Outcome(drawn, psnr, ssim, by_range, singled, *compared(drawn, data.unseen), *compared(means, data.chosen))
 
 
 def defended(defense: FeatureDefense, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:

@@ -7,7 +7,13 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from gan_leak.evaluation.fidelity import euclidean_distances, flatten, nearest_by_l1, structural_similarity
+from gan_leak.evaluation.fidelity import (
+    euclidean_distances,
+    flatten,
+    nearest_by_l1,
+    singled_out,
+    structural_similarity,
+)
 
 SIDES = st.integers(1, 5)
 COUNTS = st.integers(1, 6)
@@ -113,3 +119,36 @@ def test_ssim_equals_a_naive_float64_implementation(mnist_test, noise):
     right = np.clip(left + noise * _uniform(2, *left.shape), -1, 1)
     naive = [_naive_ssim(x[..., 0], y[..., 0]) for x, y in zip(left, right, strict=True)]
     np.testing.assert_allclose(structural_similarity(left, right), naive, atol=1e-3)
+
+
+def test_the_very_image_is_singled_out_whatever_its_brightness():
+    known = _uniform(0, 30, 6, 6, 1)
+    classes = np.arange(30) % 3
+    places = np.array([4, 7, 20])
+    dim = 0.1 * known[places] + 0.4
+    assert singled_out(dim, places, classes[places], (known, classes)).tolist() == [True, True, True]
+    # Held against another image of the class, and as what tells nothing.
+    assert not singled_out(dim, places + 3, classes[places], (known, classes)).any()
+    flat = np.full((3, 6, 6, 1), 0.1, np.float32)
+    assert not singled_out(flat, places, classes[places], (known, classes)).any()
+    # A negative correlates with everything else more.
+    assert not singled_out(-dim, places, classes[places], (known, classes)).any()
+
+
+def test_of_two_equal_images_none_is_singled_out():
+    known = np.repeat(_uniform(1, 2, 6, 6, 1), [2, 1], axis=0)
+    found = singled_out(known, np.arange(3), np.zeros(3, int), (known, np.zeros(3, int)))
+    assert found.tolist() == [False, False, True]
+
+
+def test_singling_out_equals_a_loop_over_correlation_coefficients():
+    known, classes = _uniform(2, 40, 5, 5, 1), np.arange(40) % 4
+    places = np.arange(12)
+    drawn = known[places] + 2.0 * _uniform(3, 12, 5, 5, 1)
+    expected = []
+    for image, place in zip(drawn, places, strict=True):
+        alike = np.flatnonzero(classes == classes[place])
+        best = max(alike, key=lambda other: np.corrcoef(image.ravel(), known[other].ravel())[0, 1])
+        expected.append(bool(best == place))
+    assert 0 < sum(expected) < 12
+    assert singled_out(drawn, places, classes[places], (known, classes)).tolist() == expected

@@ -140,11 +140,16 @@ def test_a_picture_of_another_image_scores_less():
     outcome = split.measure(VICTIM, inputs, data)
     assert np.isinf(outcome.psnr).all()
     np.testing.assert_allclose(outcome.ssim, 1.0)
+    assert outcome.singled_out.all()
+    # One in eight by chance, as there are eight of a class.
+    assert outcome.control_singled_out.mean() < 0.5
     assert (outcome.control_ssim < 0.3).all()
     # One who draws the mean of the class scores what stands beside it.
     means = split.measure(VICTIM, data.class_means, data)
     np.testing.assert_array_equal(means.psnr, outcome.class_psnr)
     np.testing.assert_array_equal(means.ssim, outcome.class_ssim)
+    np.testing.assert_array_equal(means.singled_out, outcome.class_singled_out)
+    assert means.class_singled_out.sum() <= 2
 
 
 def test_a_picture_that_is_not_a_number_counts_as_grey():
