@@ -56,7 +56,7 @@ class SplitConfig:
     samples: int = option(0, "Most training images of the victim, and as many of the adversary; 0 = half of all each.")
     epochs: int = option(10, "Passes over its images by the victim (He, Zhang and Lee 2019: 50).")
     attack_epochs: int = option(10, "Passes over its images by an inverse network or a shadow (50 there).")
-    iterations: int = option(0, "Steps of a white-box or query-free inversion; 0 = the paper's, 5000 and 500.")
+    iterations: int = option(0, "Steps of a white-box or query-free inversion; 0 = the released code's, 5000 and 500.")
     total_variation: float = option(
         -1.0, "Weight of total variation in a white-box inversion; -1 = the released code's, of the split."
     )
