@@ -46,7 +46,7 @@ class ReproduceConfig:
     scale: str = dataclasses.field(
         default="quick",
         metadata={
-            "help": "'quick': shortened runs of the nearest settings that work, about 45 minutes on two CPU cores; "
+            "help": "'quick': shortened runs of the nearest settings that work, about 50 minutes on two CPU cores; "
             "'paper': the paper's own hyper-parameters beside them, at full length.",
             "choices": SCALES,
         },
