@@ -161,7 +161,7 @@ def split_data(victim: Victim, dataset: Dataset, *, samples: int, images: int, r
     shape = dataset.train_images.shape[1:]
     if shape != victim.network.input_shape:
         raise ValueError(f"dataset={dataset.name}: images of {shape}, expected {victim.network.input_shape}")
-    if not 2 <= len(dataset.class_names) <= NUM_CLASSES:
+    if len(dataset.class_names) > NUM_CLASSES or len(np.unique(dataset.test_labels)) < 2:
         raise ValueError(f"dataset={dataset.name}: {len(dataset.class_names)} classes, expected 2 to {NUM_CLASSES}")
     if 0 < samples < BATCH_SIZE:
         raise ValueError(f"samples={samples}: expected 0, for all, or at least a batch of {BATCH_SIZE}")
@@ -184,14 +184,14 @@ def split_data(victim: Victim, dataset: Dataset, *, samples: int, images: int, r
         next(place for place in after if dataset.test_labels[place] != label)
         for after, label in zip(around, labels, strict=True)
     ]
-    adversarys = part(dataset.train_images[others], dataset.train_labels[others])
+    adversary = part(dataset.train_images[others], dataset.train_labels[others])
     return SplitData(
         part(dataset.train_images[own], dataset.train_labels[own]),
-        adversarys,
+        adversary,
         part(dataset.test_images, dataset.test_labels),
         chosen,
         np.array(unseen),
-        _class_means(adversarys, labels),
+        _class_means(adversary, labels),
     )
 
 

@@ -57,7 +57,7 @@ def test_every_setting_with_several_defences_has_a_chart_of_its_own():
 
 def test_a_measure_that_nothing_could_be_told_of_is_said_to_be_missing(capfd):
     tell_row(measured_row("broken", "attack", {"distance": [np.nan], "psnr": [3.0]}))
-    assert "broken: PSNR in dB 3, distance n/a" in "".join(capfd.readouterr())
+    assert "broken: PSNR in dB 3.00, distance n/a" in "".join(capfd.readouterr())
 
 
 def test_exact_pictures_count_with_100_decibels_in_every_measure():

@@ -44,7 +44,12 @@ def test_victim_and_adversary_have_different_images_and_the_first_of_each_class_
     ("victim", "change", "samples", "message"),
     [
         ("cifar10", {}, 0, "dataset=noise: images of (28, 28, 1), expected (32, 32, 3)"),
-        ("mnist", {"class_names": ("0",)}, 0, "dataset=noise: 1 classes, expected 2 to 10"),
+        (
+            "mnist",
+            {"class_names": ("0",), "test_labels": np.zeros(80, np.int32)},
+            0,
+            "dataset=noise: 1 classes, expected 2 to 10",
+        ),
         ("mnist", {"class_names": tuple("abcdefghijk")}, 0, "dataset=noise: 11 classes, expected 2 to 10"),
         ("mnist", {}, 31, "samples=31: expected 0, for all, or at least a batch of 32"),
     ],
