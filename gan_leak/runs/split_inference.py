@@ -146,9 +146,8 @@ def as_inputs(victim: Victim, images: np.ndarray) -> np.ndarray:
 
 def as_images(victim: Victim, inputs: Any) -> np.ndarray:
     """The inverse of ``as_inputs``, cut to [-1, 1]; what is not a number becomes the mean colour."""
-    units = np.nan_to_num(np.asarray(inputs), nan=0.0) * np.array(victim.deviation, np.float32) + np.array(
-        victim.mean, np.float32
-    )
+    mean, deviation = (np.array(values, np.float32) for values in (victim.mean, victim.deviation))
+    units = np.nan_to_num(np.asarray(inputs), nan=0.0) * deviation + mean
     return np.clip(2.0 * units - 1.0, -1.0, 1.0)
 
 
@@ -198,8 +197,13 @@ def split_data(victim: Victim, dataset: Dataset, *, samples: int, images: int, r
 def _class_means(known: tuple[np.ndarray, np.ndarray], labels: np.ndarray) -> np.ndarray:
     """For each label the mean of the known inputs of its class, of all where there are none."""
     inputs, classes = known
-    means = {label: inputs[classes == label] for label in np.unique(labels)}
-    return np.stack([np.mean(means[label] if len(means[label]) else inputs, axis=0) for label in labels])
+
+    def mean(label: int) -> np.ndarray:
+        alike = inputs[classes == label]
+        return np.mean(alike if len(alike) else inputs, axis=0)
+
+    means = {label: mean(label) for label in np.unique(labels)}
+    return np.stack([means[label] for label in labels])
 
 
 def train_victim(
