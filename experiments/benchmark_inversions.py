@@ -42,7 +42,8 @@ def _white_box(performance: PerformanceOptions, count: int = 10) -> Case:
 
         def one(params: Any, features: jax.Array) -> jax.Array:
             view = SplitView(features, params)
-            return regularised_likelihood(view, client, (28, 28, 1), iterations=_STEPS, total_variation=1.0)[0]
+            search = regularised_likelihood(client, (28, 28, 1), total_variation=1.0)
+            return jax.lax.fori_loop(0, _STEPS, lambda _, at: search.step(at, view)[0], search.start()).values
 
         return jax.vmap(one, in_axes=(None, 0)), (params, features)
 

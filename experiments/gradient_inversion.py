@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 from typing import NamedTuple
 
@@ -31,10 +32,12 @@ from experiments.reconstructions import (
 )
 from gan_leak.attacks.gradients import IterativeAttack, check_view
 from gan_leak.attacks.grnn import LOSSES
+from gan_leak.config import check_seed
 from gan_leak.data import Dataset, load
 from gan_leak.evaluation.reconstruction_report import measured_row
 from gan_leak.runs import gradient_inversion as inversion
 from gan_leak.runs.directory import RunDirectory, open_run
+from gan_leak.runs.parts import Course
 from gan_leak.runs.workers import tell
 from gan_leak.types import Array, GradientView, Model, UploadTransform
 
@@ -120,9 +123,10 @@ def _check(config: GradientConfig) -> None:
     for name in ("images", "local_steps", "restarts", "noise_size"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 1")
-    for name in ("iterations", "lanes", "seed", "local_batch_size", "utility_steps"):
+    for name in ("iterations", "lanes", "local_batch_size", "utility_steps"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
+    check_seed(config.seed)
     if not 0.0 < config.local_learning_rate < float("inf"):
         raise ValueError(f"local_learning_rate={config.local_learning_rate}: expected a finite number above 0")
     if config.local_steps > 1 and config.attack != "inverting_gradients":
@@ -215,9 +219,7 @@ def _settings(config: GradientConfig, dataset: Dataset, model: Model) -> list[Se
         return [_with_labels(config, model, unknown)]
     found = []
     for size in sizes:
-        victims = inversion.victims_from(
-            dataset, batch_size=size, images=config.images, channels=config.channels, seed=config.seed
-        )
+        victims = _victims(config, dataset, size)
         known = Setting(victims, Defense(), jax.nn.one_hot(victims.labels, num_classes))
         check_view(_views(config, model, known))
         for defense in parse_defenses(config.defenses, inversion.DEFENSES):
@@ -232,24 +234,42 @@ def _with_labels(config: GradientConfig, model: Model, setting: Setting) -> Sett
     _, size, num_classes = setting.labels.shape
     views = _views(config, model, setting)
     inferred = [
-        inversion.infer_labels(num_classes, jax.tree.map(lambda leaf, at=at: leaf[at], views), size)
+        inversion.infer_labels(config.network, num_classes, jax.tree.map(lambda leaf, at=at: leaf[at], views), size)
         for at in range(len(setting.labels))
     ]
     return setting._replace(labels=jax.nn.one_hot(np.stack(inferred), num_classes))
+
+
+def load_data(config: GradientConfig) -> tuple[Dataset, Model]:
+    """The data set and the network that fits it; raises ValueError or OSError where they do not go together."""
+    dataset = load(config.dataset, image_size=config.image_size)
+    model = inversion.network_for(
+        config.network, config.initialisation, len(dataset.class_names), config.image_size, config.channels
+    )
+    for size in () if config.gradient else parse_numbers("batch_sizes", config.batch_sizes):
+        _victims(config, dataset, size)
+    return dataset, model
+
+
+def _victims(config: GradientConfig, dataset: Dataset, size: int) -> inversion.Victims:
+    return inversion.victims_from(
+        dataset, batch_size=size, images=config.images, channels=config.channels, seed=config.seed
+    )
 
 
 def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> PreparedInversion:
     """Checks the flags, the data and the gradients and opens the directory; raises ValueError for bad input."""
     _check(config)
     parse_defenses(config.defenses, inversion.DEFENSES)
-    dataset = load(config.dataset, image_size=config.image_size)
-    model = inversion.network_for(
-        config.network, config.initialisation, len(dataset.class_names), config.image_size, config.channels
-    )
+    dataset, model = load_data(config)
     for size in parse_numbers("batch_sizes", config.batch_sizes):
         _attack_for(config, model, len(dataset.class_names), size)
     settings = _settings(config, dataset, model)
-    return PreparedInversion(config, dataset, model, settings, open_run(workdir, config, resume=resume))
+    inputs = {"dataset": dataset.fingerprint}
+    if config.gradient:
+        inputs["gradient"] = hashlib.sha256(pathlib.Path(config.gradient).read_bytes()).hexdigest()
+    directory = open_run(workdir, config, resume=resume, inputs=inputs)
+    return PreparedInversion(config, dataset, model, settings, directory)
 
 
 def execute(prepared: PreparedInversion) -> int:
@@ -262,7 +282,7 @@ def run_settings(prepared: PreparedInversion) -> list[Drawn]:
     config, dataset, _, settings, directory = prepared
     drawn: list[Drawn] = []
     for index, setting in enumerate(settings):
-        saved = keep_row(directory, index, functools.partial(_attack, prepared, setting, index))
+        saved, seconds = keep_row(directory, index, functools.partial(_attack, prepared, setting, index))
         images = saved.pop("images")
         undefended = f"{config.attack}, {config.network}, batch {setting.labels.shape[1]}"
         if setting.victims is None:
@@ -273,7 +293,7 @@ def run_settings(prepared: PreparedInversion) -> list[Drawn]:
         pictures, originals = (2.0 * values.reshape(-1, *values.shape[2:]) - 1.0 for values in (images, known))
         if setting.victims is None:
             originals = originals[:0]
-        drawn.append(Drawn(row, originals, pictures, undefended, setting.defense))
+        drawn.append(Drawn(row, originals, pictures, undefended, setting.defense, seconds))
         tell_row(row)
         write_results(directory, TITLE, drawn)
     return drawn
@@ -283,7 +303,6 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
     """All arrays that a row and its pictures are made of."""
     config, dataset, model, _, directory = prepared
     num_classes = len(dataset.class_names)
-    iterations = _iterations(config)
     batch = setting.labels.shape[1]
     attack = _attack_for(config, model, num_classes, batch)
     key_attack, key_utility = (jax.random.fold_in(jax.random.key(config.seed), part) for part in (1, 2))
@@ -293,11 +312,10 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
         attack,
         _views(config, model, setting),
         setting.labels,
-        iterations=iterations,
+        iterations=_iterations(config),
         restarts=config.restarts,
         lanes=config.lanes or max(1, _IMAGES_AT_A_TIME // batch),
-        keep=part_of_row(directory, index),
-        progress=lambda done, left: tell(f"  iteration {done}/{iterations}, {left:.0f} s left"),
+        course=Course(part_of_row(directory, index), tell),
     )
     if setting.victims is None:
         told = np.argmax(np.asarray(found.labels), axis=-1)
@@ -309,7 +327,7 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
         # It was given them.
         del measures["label_right"], controls["label_right"]
     kept = {"images": result.images, **measures}
-    kept |= {f"control_{name}": values for name, values in controls.items()}
+    kept |= {f"control_{name}": values for name, values in controls.items()} | result.baselines
     if config.utility_steps:
         # Trained from the usual initialisation, whatever the attacked one.
         network = inversion.network_for(config.network, "torch", num_classes, config.image_size, config.channels)

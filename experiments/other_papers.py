@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
-import time
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,7 +15,6 @@ from experiments import gradient_inversion, split_inference
 from experiments.flags import config_from_arguments
 from experiments.paper import Claim, read_claim
 from experiments.reconstructions import Drawn, picture_files
-from gan_leak.data import load
 from gan_leak.evaluation.criteria import decide, explain, measurements
 from gan_leak.evaluation.galleries import interval_figure
 from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT
@@ -112,15 +111,23 @@ def _arguments(run: TableRun, preset: str) -> list[str]:
 
 def check_table(run: TableRun, table: Table) -> None:
     """Raises ValueError or OSError for a data set of a table that cannot be had."""
-    for dataset in {config.dataset for config in configurations_of(run, table).values()}:
-        load(dataset, image_size=32)
+    for config in configurations_of(run, table).values():
+        _fingerprint(table.binary, config)
+
+
+@functools.cache
+def _fingerprint(binary: ModuleType, config: Any) -> str:
+    """The digest of a data set, which has been found to fit."""
+    return str(binary.load_data(config)[0].fingerprint)
 
 
 def table_basis(run: TableRun, table: Table) -> str:
-    """All that decides a section, as text: the settings, and which claims they are held against."""
-    configs = {label: dataclasses.asdict(config) for label, config in configurations_of(run, table).items()}
+    """All that decides a section, as text: the settings, their data, and which claims they are held against."""
+    configurations = configurations_of(run, table)
+    configs = {label: dataclasses.asdict(config) for label, config in configurations.items()}
+    data = {label: _fingerprint(table.binary, config) for label, config in configurations.items()}
     claims = [_claim_texts(read_claim(preset, nearest=False)) for preset in table.settings.values()]
-    return json.dumps({"configs": configs, "claims": claims})
+    return json.dumps({"configs": configs, "data": data, "claims": claims})
 
 
 def _claim_texts(claim: Claim) -> list[str]:
@@ -129,12 +136,13 @@ def _claim_texts(claim: Claim) -> list[str]:
 
 def table_entry(run: TableRun, table: Table) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Runs a table, or what is left of it -> (its entry in results.json, pictures by caption)."""
-    began = time.monotonic()
+    seconds = 0.0
     rows: list[dict[str, Any]] = []
     verdicts: list[dict[str, Any]] = []
     pictures: dict[str, bytes] = {}
     for label, config in configurations_of(run, table).items():
-        drawn = _run(table.binary, config, _workdir(run, table.settings[label], config))
+        drawn = _run(table.binary, config, _workdir(run, table, label, config))
+        seconds += sum(entry.seconds for entry in drawn)
         named = [entry.row | {"name": f"{label}: {entry.row['name']}"} for entry in drawn]
         rows += named
         pictures |= {f"{label}. {caption}": image for caption, image in picture_files(drawn).items()}
@@ -149,7 +157,7 @@ def table_entry(run: TableRun, table: Table) -> tuple[dict[str, Any], dict[str, 
         "title": table.title,
         "claim": " ".join(dict.fromkeys(read_claim(preset, nearest=False).claim for preset in table.settings.values())),
         "setup": f"Each row is a setting of {commands}.",
-        "seconds": time.monotonic() - began,
+        "seconds": seconds,
         "verdicts": verdicts,
         "rows": rows,
         "privacy": [],
@@ -159,10 +167,10 @@ def table_entry(run: TableRun, table: Table) -> tuple[dict[str, Any], dict[str, 
     return entry, pictures
 
 
-def _workdir(run: TableRun, preset: str, config: Any) -> pathlib.Path:
+def _workdir(run: TableRun, table: Table, label: str, config: Any) -> pathlib.Path:
     """Named by all that decides the result as well, so that what is changed and resumed begins anew."""
-    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
-    return run.directory / f"{preset}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    text = json.dumps([dataclasses.asdict(config), _fingerprint(table.binary, config)], sort_keys=True)
+    return run.directory / f"{table.settings[label]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _run(binary: ModuleType, config: Any, workdir: pathlib.Path) -> list[Drawn]:

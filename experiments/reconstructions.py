@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ class Drawn(NamedTuple):
     """A setting that ran: its row of the table, and originals and pictures [M, H, W, C] in [-1, 1].
 
     undefended: the name of the setting without its defence, which settings have in common that differ in nothing else.
+    seconds: how long it took, in this call or an earlier one.
     """
 
     row: dict[str, Any]
@@ -38,6 +40,7 @@ class Drawn(NamedTuple):
     pictures: np.ndarray
     undefended: str
     defense: Defense
+    seconds: float
 
 
 # What a strength may be, where it is not any number from 0.
@@ -102,18 +105,24 @@ def part_of_row(directory: RunDirectory, index: int) -> pathlib.Path:
     return directory.path / "rows" / f"{index:03d}.part.npz"
 
 
-def keep_row(directory: RunDirectory, index: int, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """The arrays of a row: read where they are already, computed and kept where not.
+def keep_row(
+    directory: RunDirectory, index: int, compute: Callable[[], Mapping[str, np.ndarray]]
+) -> tuple[dict[str, Any], float]:
+    """The arrays of a row, read where they are already, computed and kept where not; and the seconds that took.
 
     What a computation left behind on its way is removed when its result is there, not before.
     """
     path = directory.path / "rows" / f"{index:03d}.npz"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, npz_bytes(**compute()))
+        began = time.monotonic()
+        computed = compute()
+        write_atomic(path, npz_bytes(**computed, seconds=np.array(time.monotonic() - began)))
     part_of_row(directory, index).unlink(missing_ok=True)
     with np.load(path, allow_pickle=False) as saved:
-        return dict(saved)
+        arrays = dict(saved)
+    seconds = float(arrays.pop("seconds"))
+    return arrays, seconds
 
 
 def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -> None:
@@ -133,6 +142,8 @@ def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -
 def run_and_report(directory: RunDirectory, run: Callable[[], Sequence[Drawn]]) -> int:
     """Runs the settings, which write what they give, and says where; the directory is free again whatever happens."""
     try:
+        for difference in directory.differences:
+            tell(f"not the machine or versions this run began with: {difference}")
         run()
         tell(f"written: {directory.path / 'report.html'}, {directory.path / 'results.json'}")
     finally:

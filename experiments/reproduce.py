@@ -197,11 +197,10 @@ def _make_table(prepared: Prepared, table: Table) -> None:
     """Runs a section of another paper in this process, unless the directory holds it."""
     study, path = prepared.study, _section_path(prepared, table)
     run = TableRun(study.scale, prepared.directory.path / "tables", study.cifar10)
-    basis = table_basis(run, table)
     if table.number in prepared.unavailable:
         study.show(f"{table.number}: not run, {prepared.unavailable[table.number]}")
         _write_error(path, table, prepared.unavailable[table.number])
-    elif not _holds(path, basis):
+    elif not _holds(path, basis := table_basis(run, table)):
         study.show(f"{table.number}: {table.title}")
         _write_section(path, Section(*table_entry(run, table), {}, basis))
 

@@ -24,17 +24,20 @@ from experiments.reconstructions import (
     keep_row,
     option,
     parse_defenses,
+    part_of_row,
     run_and_report,
     tell_row,
     weight_or_own,
     write_results,
 )
+from gan_leak.config import check_seed
 from gan_leak.data import Dataset, load
 from gan_leak.defenses.feature_noise import dropout, gaussian_noise, laplace_noise
 from gan_leak.evaluation.reconstruction_report import measured_row
 from gan_leak.models.layered import inverse_network_for, shadow_network_for
 from gan_leak.runs import split_inference as split
-from gan_leak.runs.directory import RunDirectory, npz_bytes, open_run, write_atomic
+from gan_leak.runs.directory import RunDirectory, open_run
+from gan_leak.runs.parts import Course, read_tree, write_tree
 from gan_leak.runs.workers import tell
 
 TITLE = "Split inference"
@@ -111,20 +114,27 @@ def _settings(config: SplitConfig, victim: split.Victim) -> Iterator[Setting]:
                     yield Setting(layer, attack, known, defense)
 
 
+def load_data(config: SplitConfig) -> tuple[Dataset, split.SplitData]:
+    """The data set, and whose image is whose; raises ValueError or OSError for one that does not fit the network."""
+    victim = split.victim_for(config.network)
+    dataset = load(config.dataset, image_size=victim.network.input_shape[0])
+    rng = np.random.default_rng(config.seed)
+    return dataset, split.split_data(victim, dataset, samples=config.samples, images=config.images, rng=rng)
+
+
 def prepare(config: SplitConfig, workdir: pathlib.Path, resume: bool) -> PreparedSplit:
     """Checks the flags and the data and opens the directory; raises ValueError for bad input."""
-    least = {"samples": 0, "epochs": 1, "attack_epochs": 1, "iterations": 0, "images": 0, "seed": 0}
+    least = {"samples": 0, "epochs": 1, "attack_epochs": 1, "iterations": 0, "images": 0}
     for name, lowest in least.items():
         if getattr(config, name) < lowest:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least {lowest}")
+    check_seed(config.seed)
     weight_or_own("total_variation", config.total_variation, 0.0)
     victim = split.victim_for(config.network)
     settings = list(_settings(config, victim))
-    dataset: Dataset = load(config.dataset, image_size=victim.network.input_shape[0])
-    data = split.split_data(
-        victim, dataset, samples=config.samples, images=config.images, rng=np.random.default_rng(config.seed)
-    )
-    return PreparedSplit(config, victim, data, settings, open_run(workdir, config, resume=resume))
+    dataset, data = load_data(config)
+    directory = open_run(workdir, config, resume=resume, inputs={"dataset": dataset.fingerprint})
+    return PreparedSplit(config, victim, data, settings, directory)
 
 
 def execute(prepared: PreparedSplit) -> int:
@@ -141,9 +151,11 @@ def run_settings(prepared: PreparedSplit) -> list[Drawn]:
     classes = len(np.unique(data.tested[1]))
     drawn: list[Drawn] = []
     for index, setting in enumerate(settings):
-        saved = keep_row(directory, index, functools.partial(_attack, prepared, setting, params, inputs))
+        saved, seconds = keep_row(
+            directory, index, functools.partial(_attack, prepared, setting, index, params, inputs)
+        )
         row = measured_row(str(setting), "attack", _measures(victim, setting, saved, classes))
-        drawn.append(Drawn(row, originals, saved["images"], setting.undefended(), setting.defense))
+        drawn.append(Drawn(row, originals, saved["images"], setting.undefended(), setting.defense, seconds))
         tell_row(row)
         write_results(directory, TITLE, drawn)
     return drawn
@@ -154,20 +166,22 @@ def _victim_params(prepared: PreparedSplit) -> Any:
     config, victim, data, _, directory = prepared
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     path = directory.path / "victim.npz"
-    if not path.exists():
+    params = read_tree(path, jax.eval_shape(victim.network.init, key))
+    if params is None:
         tell(f"training the victim on {len(data.own[1])} images ...")
-        leaves = jax.tree.leaves(split.train_victim(key, victim, data, epochs=config.epochs))
-        write_atomic(path, npz_bytes(**{f"leaf_{place}": np.asarray(leaf) for place, leaf in enumerate(leaves)}))
-    shapes, structure = jax.tree.flatten(jax.eval_shape(victim.network.init, key))
-    with np.load(path, allow_pickle=False) as saved:
-        return jax.tree.unflatten(structure, [saved[f"leaf_{place}"] for place in range(len(shapes))])
+        part = path.with_name("victim.part.npz")
+        params = split.train_victim(key, victim, data, epochs=config.epochs, course=Course(part, tell))
+        write_tree(path, params)
+        part.unlink(missing_ok=True)
+    return params
 
 
 def _attack(
-    prepared: PreparedSplit, setting: Setting, victim_params: Callable[[], Any], originals: np.ndarray
+    prepared: PreparedSplit, setting: Setting, index: int, victim_params: Callable[[], Any], originals: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Everything that a row and its picture are made of."""
-    config, victim, data, *_ = prepared
+    config, victim, data, _, directory = prepared
+    course = Course(part_of_row(directory, index), tell)
     params = victim_params()
     # By name, so that a row is the same whichever others are asked for, and every defence meets the same attack.
     named = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(setting.undefended().encode()))
@@ -183,10 +197,18 @@ def _attack(
             iterations=config.iterations or numbers.iterations,
             total_variation=weight_or_own("total_variation", config.total_variation, numbers.total_variation),
         )
-        inputs = split.white_box(parts.client, params, features, victim.network.input_shape, numbers)
+        inputs = split.white_box(parts.client, params, features, victim.network.input_shape, numbers, course)
     elif setting.attack == "black_box":
         inputs = split.black_box(
-            key, victim, setting.split, send, data, setting.knowledge, features, epochs=config.attack_epochs
+            key,
+            victim,
+            setting.split,
+            send,
+            data,
+            setting.knowledge,
+            features,
+            epochs=config.attack_epochs,
+            course=course,
         )
     else:
         inputs = split.query_free(
@@ -199,6 +221,7 @@ def _attack(
             setting.knowledge,
             features,
             epochs=config.attack_epochs,
+            course=course,
             iterations=config.iterations or split.QUERY_FREE_ITERATIONS,
         )
     outcome = split.measure(victim, inputs, data)

@@ -22,6 +22,8 @@ IMAGE_SIZES = (32, 64)
 CONVOLUTIONS = ("auto", "blocked", "matmul", "lax")
 PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
 SEED_MAPPINGS = ("auto", "vmap", "map")
+# Beyond, jax.random.key overflows.
+LARGEST_SEED = 2**63 - 1
 
 
 def _field(default: Any, help: str) -> Any:
@@ -240,6 +242,12 @@ def _decode_value(field_type: Any, value: Any, name: str) -> Any:
     raise ValueError(f"{name}={value!r}: expected {field_type.__name__}")
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a number that makes no random key."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed={seed}: expected 0 to {LARGEST_SEED}")
+
+
 def validate(config: AttackConfig) -> None:
     """Checks every value that can be judged without the data.
 
@@ -261,7 +269,8 @@ def validate(config: AttackConfig) -> None:
         _check_at_least(config, name, 1)
     for name in ("generator_width", "fake_memory_rounds", "evaluation_interval", "checkpoint_interval"):
         _check_at_least(config, name, 1)
-    for name in ("seed", "samples_per_participant", "participants_per_round", "judge_samples"):
+    check_seed(config.seed)
+    for name in ("samples_per_participant", "participants_per_round", "judge_samples"):
         _check_at_least(config, name, 0)
     for name in ("adversary", "target_class"):
         _check_at_least(config, name, 0)

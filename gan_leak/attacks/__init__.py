@@ -4,11 +4,11 @@ from gan_leak.attacks.deep_leakage import deep_leakage
 from gan_leak.attacks.gan import GanAttackHyperParameters, gan_attack
 from gan_leak.attacks.gradients import GradientInversion, IterativeAttack, advance, invert
 from gan_leak.attacks.grnn import grnn
-from gan_leak.attacks.inverse_network import train_inverse_network
+from gan_leak.attacks.inverse_network import inverse_network
 from gan_leak.attacks.inverting_gradients import inverting_gradients
 from gan_leak.attacks.model_inversion import ModelInversionInfo, clip_to_range, gaussian_smoothing, model_inversion
 from gan_leak.attacks.regularised_likelihood import regularised_likelihood
-from gan_leak.attacks.shadow_model import train_shadow
+from gan_leak.attacks.shadow_model import shadow_model
 
 __all__ = [
     "GanAttackHyperParameters",
@@ -21,10 +21,10 @@ __all__ = [
     "gan_attack",
     "gaussian_smoothing",
     "grnn",
+    "inverse_network",
     "invert",
     "inverting_gradients",
     "model_inversion",
     "regularised_likelihood",
-    "train_inverse_network",
-    "train_shadow",
+    "shadow_model",
 ]

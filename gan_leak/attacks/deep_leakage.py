@@ -27,16 +27,15 @@ def deep_leakage(
     num_classes: int,
     *,
     labels_known: bool = False,
-    memory: int = 100,
 ) -> IterativeAttack:
     """Seeks images of ``shape`` [B, H, W, C] and labels whose gradient is ``view.gradient``.
 
     Images and label logits start from N(0, 1); with ``labels_known``, as iDLG infers them, only images are sought. The
-    distance is the sum of squared differences over all parameters. L-BFGS with rate 1, a history of ``memory`` and no
-    line search, as PyTorch's; a step is one of its inner iterations, of which the released code has 20 in each of 300.
+    distance is the sum of squared differences over all parameters. L-BFGS with rate 1, a history of 100 and no line
+    search, as PyTorch's; a step is one of its inner iterations, of which the released code has 20 in each of 300.
     Reads the dummy whose gradient came nearest, since L-BFGS without a line search may leave for good.
     """
-    optimizer = limited_memory_bfgs(memory=memory)
+    optimizer = limited_memory_bfgs()
 
     def labels_of(dummy: PyTree, labels: Array) -> Array:
         return labels if labels_known else jax.nn.softmax(dummy["logits"])

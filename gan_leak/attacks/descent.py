@@ -13,14 +13,6 @@ from gan_leak import trees
 from gan_leak.types import Array, PyTree
 
 
-class Descent(NamedTuple):
-    """Where a descent ended, its objective there, and the objective before each step [steps]."""
-
-    values: PyTree
-    objective: Array
-    path: Array
-
-
 class Position(NamedTuple):
     """Where a descent is: the values sought, and what the optimiser remembers."""
 
@@ -39,21 +31,6 @@ def descend(
     updates, state = optimizer.update(gradients, position.optimizer, position.values)
     values = optax.apply_updates(position.values, updates)
     return Position(values if project is None else project(values), state), loss
-
-
-def minimise(
-    objective: Callable[[PyTree], Array], start: PyTree, optimizer: optax.GradientTransformation, steps: int
-) -> Descent:
-    """Runs ``steps`` of an optimiser on ``objective(values) -> []``; for ``jit`` and ``vmap``.
-
-    What is minimised becomes NaN as soon as the objective or a gradient is, and stays so: nothing hides a divergence.
-    """
-    last, path = jax.lax.scan(
-        lambda position, _: descend(objective, optimizer, position),
-        Position(start, optimizer.init(start)),
-        length=steps,
-    )
-    return Descent(last.values, objective(last.values), path)
 
 
 class _AmsgradState(NamedTuple):
@@ -151,43 +128,49 @@ def limited_memory_bfgs(*, memory: int = 100, learning_rate: float = 1.0) -> opt
     return optax.GradientTransformation(init, update)
 
 
-def halving_rate(learning_rate: float, steps_between: int) -> optax.Schedule:
-    """A learning rate that halves every so many steps."""
-    return lambda step: learning_rate * 0.5 ** (step // steps_between)
+class Training(NamedTuple):
+    """Training of a network that goes epoch by epoch, so that a long one can be kept and continued.
 
-
-def fit(
-    key: Array,
-    loss: Callable[[PyTree, PyTree], Array],
-    params: PyTree,
-    data: PyTree,
-    optimizer: optax.GradientTransformation,
-    *,
-    batch_size: int,
-    epochs: int,
-    shuffled: bool = True,
-) -> tuple[PyTree, Array]:
-    """Trains on batches of ``data``, whose leaves have a leading axis [N, ...] -> (params, mean loss of each epoch).
-
-    ``loss(params, batch)``. What does not fill a last batch is left out, another part each epoch if ``shuffled``.
-    Raises ValueError if there is not one batch.
+    ``start(key) -> position``; ``epoch(position, key, data) -> (position, mean loss [])``, data with a leading axis
+    [N, ...] on its leaves. For ``jit``.
     """
-    samples = len(jax.tree.leaves(data)[0])
+
+    start: Callable[[Array], Position]
+    epoch: Callable[[Position, Array, PyTree], tuple[Position, Array]]
+
+
+def training(
+    init: Callable[[Array], PyTree],
+    loss: Callable[[PyTree, PyTree], Array],
+    *,
+    samples: int,
+    batch_size: int,
+    learning_rate: float,
+    epochs_between_halvings: int,
+    shuffled: bool = True,
+) -> Training:
+    """Training of ``init(key)`` on ``loss(params, batch)`` by ``amsgrad``, in batches of ``samples`` in all.
+
+    The learning rate halves every so many epochs, as in all trainings of He, Zhang and Lee 2019 (released code). What
+    does not fill a last batch is left out, another part each epoch if ``shuffled``. Raises ValueError if there is not
+    one batch.
+    """
     steps = samples // batch_size
     if not steps:
         raise ValueError(f"batch_size={batch_size}: expected at most {samples}, the number of samples")
+    optimizer = amsgrad(optax.exponential_decay(learning_rate, epochs_between_halvings * steps, 0.5, staircase=True))
 
-    def step(carry: tuple, indices: Array) -> tuple[tuple, Array]:
-        params, state = carry
-        batch = jax.tree.map(lambda leaf: leaf[indices], data)
-        value, gradients = jax.value_and_grad(loss)(params, batch)
-        updates, state = optimizer.update(gradients, state, params)
-        return (optax.apply_updates(params, updates), state), value
+    def start(key: Array) -> Position:
+        params = init(key)
+        return Position(params, optimizer.init(params))
 
-    def epoch(carry: tuple, key: Array) -> tuple[tuple, Array]:
+    def epoch(position: Position, key: Array, data: PyTree) -> tuple[Position, Array]:
+        def step(position: Position, indices: Array) -> tuple[Position, Array]:
+            batch = jax.tree.map(lambda leaf: leaf[indices], data)
+            return descend(lambda params: loss(params, batch), optimizer, position)
+
         order = jax.random.permutation(key, samples) if shuffled else jnp.arange(samples)
-        carry, losses = jax.lax.scan(step, carry, order[: steps * batch_size].reshape(steps, batch_size))
-        return carry, jnp.mean(losses)
+        position, losses = jax.lax.scan(step, position, order[: steps * batch_size].reshape(steps, batch_size))
+        return position, jnp.mean(losses)
 
-    (params, _), losses = jax.lax.scan(epoch, (params, optimizer.init(params)), jax.random.split(key, epochs))
-    return params, losses
+    return Training(start, epoch)

@@ -117,10 +117,19 @@ def check_view(view: GradientView) -> None:
         raise ValueError("gradient: zero everywhere, expected one that tells something")
 
 
-def infer_label(last_bias_gradient: Array) -> Array:
-    """The label of a single image, from the gradient [K] of the last layer's bias (Zhao, Mopuri and Bilen 2020, iDLG).
+def infer_label(last_kernel_gradient: Array) -> Array:
+    """The label of a single image, from the gradient [F, K] of the last layer's weights (Zhao et al. 2020, iDLG).
 
-    It is softmax - one-hot: negative at the label and nowhere else. For one image it is exact, whatever the network.
+    Its columns are the layer's inputs times softmax - one-hot, which is negative at the label and nowhere else. So the
+    label has the least sum, if no input is negative, as behind a sigmoid or ReLU; and noise averages out of the sums.
+    """
+    return jnp.argmin(jnp.sum(last_kernel_gradient, axis=0))
+
+
+def infer_label_from_bias(last_bias_gradient: Array) -> Array:
+    """The same from the gradient [K] of the last layer's bias, softmax - one-hot itself, whatever the network.
+
+    Without a sum, noise misleads it sooner.
     """
     return jnp.argmin(last_bias_gradient)
 

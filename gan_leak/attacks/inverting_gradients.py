@@ -21,14 +21,12 @@ def inverting_gradients(
     iterations: int = 4800,
     learning_rate: float = 0.1,
     total_variation: Array | float = 1e-4,
-    lowest: Array | float = 0.0,
-    highest: Array | float = 1.0,
     update: Callable[[PyTree, Array, Array], PyTree] | None = None,
 ) -> IterativeAttack:
     """Seeks images of ``shape`` [B, H, W, C] whose gradient, with the labels given, points where the one seen does.
 
     Minimises 1 - cos + total_variation * TV by Adam on the sign of the gradient, its rate a tenth from 3/8, 5/8 and 7/8
-    of the iterations on, and clips to [lowest, highest] after each (released code). ``update(params, images, labels)``:
+    of the iterations on, and clips to [0, 1] after each (released code). ``update(params, images, labels)``:
     what was seen as a function of a batch, if it is not one gradient but the update of several steps
     (``gan_leak.attacks.gradients.update_of``). The images start from N(0, 1).
     """
@@ -50,7 +48,7 @@ def inverting_gradients(
         def objective(images: Array) -> Array:
             return distance(images, view, labels) + total_variation * jnp.mean(absolute_total_variation(images))
 
-        return descend(objective, optimizer, position, lambda images: jnp.clip(images, lowest, highest))
+        return descend(objective, optimizer, position, lambda images: jnp.clip(images, 0.0, 1.0))
 
     def read(position: Position, view: GradientView, labels: Array) -> GradientInversion:
         return GradientInversion(position.values, labels, distance(position.values, view, labels))

@@ -6,45 +6,38 @@ network classifies their features, and inverts those in the place of the client'
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from gan_leak.attacks.descent import amsgrad, fit, halving_rate
+from gan_leak.attacks.descent import Training, training
 from gan_leak.types import Array, Model, PyTree
 
 
-def train_shadow(
-    key: Array,
+def shadow_model(
     shadow: Model,
     cloud: Model,
     cloud_params: PyTree,
-    inputs: Array,
-    labels: Array,
     *,
-    epochs: int = 50,
+    samples: int,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     epochs_between_halvings: int = 10,
-) -> tuple[PyTree, Array]:
-    """Trains ``shadow`` so that the frozen cloud layers classify its features -> (params, loss of each epoch).
+) -> Training:
+    """Trains ``shadow`` so that the frozen cloud layers classify its features; its data are (inputs, labels).
 
     inputs [N, H, W, C], labels [N]: what the cloud has itself. Cross-entropy, AMSGrad with epsilon 1e-3.
     """
-    key_init, key_fit = jax.random.split(key)
 
     def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
         inputs, labels = batch
         logits = cloud.apply(cloud_params, shadow.apply(params, inputs))
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
-    rate = halving_rate(learning_rate, epochs_between_halvings * (len(inputs) // batch_size))
-    return fit(
-        key_fit,
+    return training(
+        shadow.init,
         loss,
-        shadow.init(key_init),
-        (inputs, labels),
-        amsgrad(rate),
+        samples=samples,
         batch_size=batch_size,
-        epochs=epochs,
+        learning_rate=learning_rate,
+        epochs_between_halvings=epochs_between_halvings,
     )

@@ -40,9 +40,11 @@ RANGES: Mapping[str, tuple[float, float]] = {
         (f"{role}{name}" for role in ("", "control_") for name in ("recovered", "label_right", "identified")),
         (0.0, 1.0),
     ),
+    **dict.fromkeys(("class_recovered", "blank_recovered"), (0.0, 1.0)),
     **dict.fromkeys(("singled_out", "control_singled_out", "class_singled_out", "singled_out_of_others"), (0.0, 1.0)),
     **dict.fromkeys(
-        ("ssim", "control_ssim", "class_ssim", "ssim_by_range", "ssim_of_others", "published_ssim"), (-1.0, 1.0)
+        ("ssim", "control_ssim", "class_ssim", "blank_ssim", "ssim_by_range", "ssim_of_others", "published_ssim"),
+        (-1.0, 1.0),
     ),
 }
 

@@ -26,7 +26,8 @@ def singled_out(images: np.ndarray, originals: np.ndarray, labels: np.ndarray, k
     """Whether each image [M, H, W, C] correlates most with its very original, of all known images of its class -> [M].
 
     originals [M]: positions among the known images; labels [M]: their classes; known: images [N, H, W, C] and classes
-    [N]. Brightness and contrast do not count. What correlates with nothing, or with two images alike, singles out none.
+    [N]. Brightness and contrast do not count. What correlates with nothing, or with two images alike, singles out none;
+    nor can an image be singled out that is the only one of its class.
     """
     candidates, classes = known
     drawn = _centred(flatten(images))
@@ -35,9 +36,20 @@ def singled_out(images: np.ndarray, originals: np.ndarray, labels: np.ndarray, k
         mine, alike = np.flatnonzero(labels == label), np.flatnonzero(classes == label)
         correlations = drawn[mine] @ _centred(flatten(candidates[alike])).T
         own = alike[None] == np.asarray(originals)[mine][:, None]
-        others = np.max(correlations, axis=1, initial=-1.0, where=~own)
-        found[mine] = np.max(correlations, axis=1, initial=-1.0, where=own) > others
+        others = np.max(correlations, axis=1, initial=0.0, where=~own)
+        found[mine] = (np.max(correlations, axis=1, initial=0.0, where=own) > others) & (len(alike) > 1)
     return found
+
+
+def class_means(labels: np.ndarray, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """For each label [M] the mean of the images [N, H, W, C] of its class, of all where there are none -> [M, ...]."""
+
+    def mean(label: int) -> np.ndarray:
+        alike = images[classes == label]
+        return np.mean(alike if len(alike) else images, axis=0)
+
+    means = {label: mean(label) for label in np.unique(labels)}
+    return np.stack([means[label] for label in labels])
 
 
 def _centred(vectors: np.ndarray) -> np.ndarray:
@@ -103,7 +115,7 @@ def uniform_similarity(images: np.ndarray, originals: np.ndarray, *, by_range: b
     """SSIM with a uniform window of 7 pixels, as scikit-image has it, of images [M, H, W, C] in [-1, 1] -> [M].
 
     by_range: He, Zhang and Lee 2019 take the range that a reconstruction happens to have for the range of all values,
-    which is larger praise for a pale picture (released code); else it is the range that images can have.
+    which is less praise for a pale picture (released code); else it is the range that images can have.
     """
     from scipy.ndimage import uniform_filter
 

@@ -47,6 +47,10 @@ _LABELS = {
     "class_psnr": "class mean's PSNR",
     "class_ssim": "class mean's SSIM",
     "class_singled_out": "singled out by class mean",
+    "class_recovered": "recovered by class mean",
+    "blank_psnr": "black picture's PSNR",
+    "blank_ssim": "black picture's SSIM",
+    "blank_recovered": "recovered by black picture",
     "rmse": "root mean square error",
     "group_psnr": "group's PSNR",
 }

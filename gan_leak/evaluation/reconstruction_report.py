@@ -35,7 +35,9 @@ DEFINITIONS = {
     "singled_out": "Share of pictures that correlate with the very image more than with any other test image of its "
     "class.",
     "class_psnr": "Of the mean of the class in the place of what was drawn, which is what one scores who learns the "
-    "class and no more. So class_ssim.",
+    "class and no more. So for each measure that begins with class.",
+    "blank_psnr": "Of a black picture in the place of what was drawn, which tells nothing. So for each measure that "
+    "begins with blank.",
     "label_right": "Share of images whose label the attack tells, after matching; none where labels were given.",
     "identified": "Share of pictures whose nearest image, of 2,000 that were not attacked, has the right label: a "
     "person's other photographs, or another image of the digit.",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from gan_leak.models.classifiers import as_model
 from gan_leak.models.layered import Layer, layered, whole
-from gan_leak.models.layers import TorchConvolution, TorchDense, max_pool
+from gan_leak.models.layers import TorchConvolution, TorchDense, halve
 from gan_leak.types import Array, Model, PyTree
 
 _HALF_WIDTH = 0.5
@@ -33,7 +33,7 @@ def grnn_lenet(num_classes: int, *, image_size: int = 32, channels: int = 3, imp
     steps: list[Layer] = [
         layer
         for features in (6, 16)
-        for layer in (TorchConvolution(features, 5, implementation=implementation), nn.sigmoid, _halve)
+        for layer in (TorchConvolution(features, 5, implementation=implementation), nn.sigmoid, halve)
     ]
     steps += [_flatten, TorchDense(120), nn.sigmoid, TorchDense(84), nn.sigmoid, TorchDense(num_classes)]
     return _numbered(steps, image_size, channels)
@@ -67,10 +67,6 @@ def drawn_widely(model: Model) -> Model:
 
 def _flatten(images: Array) -> Array:
     return images.reshape(len(images), -1)
-
-
-def _halve(images: Array) -> Array:
-    return max_pool(images, 2)
 
 
 class BatchNorm(nn.Module):

@@ -83,6 +83,11 @@ def max_pool(images: Array, window: int) -> Array:
     return functools.reduce(jnp.maximum, _offsets(images, window))
 
 
+def halve(images: Array) -> Array:
+    """``max_pool`` over 2x2: [B, H, W, C] -> [B, H/2, W/2, C]."""
+    return max_pool(images, 2)
+
+
 def _offsets(images: Array, window: int) -> list[Array]:
     """The entries of all windows at each place within them, window^2 times [B, H/window, W/window, C]."""
     batch, height, width, channels = images.shape

@@ -15,6 +15,7 @@ import os
 import pathlib
 import platform
 import uuid
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -79,21 +80,24 @@ def sync_directory(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def open_run(workdir: pathlib.Path, config: Any, *, resume: bool) -> RunDirectory:
+def open_run(
+    workdir: pathlib.Path, config: Any, *, resume: bool, inputs: Mapping[str, str] | None = None
+) -> RunDirectory:
     """Creates the directory of a new run, or takes up the one of the same configuration, and locks it.
 
     ``resume`` with a directory that is missing or empty starts anew, so that one command line serves every start.
-    A metrics line that a crash tore is dropped.
+    A metrics line that a crash tore is dropped. inputs: digests, by name, of what the run reads beside its flags.
 
-    Raises ValueError if the directory holds a run of another configuration, or the same and ``resume`` is False; if it
-    holds other files or an unreadable config.json; if another process has it; if it cannot be written.
+    Raises ValueError if the directory holds a run of another configuration, or the same and ``resume`` is False; if its
+    inputs were others; if it holds other files or an unreadable config.json; if another process has it; if it cannot be
+    written.
     """
     descriptor = None
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         _check_ours(workdir)
         descriptor = _lock(workdir)
-        run = _begin_or_take_up(workdir, config, resume, descriptor)
+        run = _begin_or_take_up(workdir, config, resume, dict(inputs or {}), descriptor)
     except BaseException as error:
         if descriptor is not None:
             os.close(descriptor)
@@ -170,7 +174,9 @@ def _lock(workdir: pathlib.Path) -> int:
     return descriptor
 
 
-def _begin_or_take_up(workdir: pathlib.Path, config: Any, resume: bool, descriptor: int) -> RunDirectory:
+def _begin_or_take_up(
+    workdir: pathlib.Path, config: Any, resume: bool, inputs: dict[str, str], descriptor: int
+) -> RunDirectory:
     for leftover in filter(_is_leftover, workdir.iterdir()):
         leftover.unlink()
     environment = _environment()
@@ -178,7 +184,8 @@ def _begin_or_take_up(workdir: pathlib.Path, config: Any, resume: bool, descript
     wanted = json.loads(json.dumps(to_json(config), allow_nan=False))
     path = workdir / CONFIG_NAME
     if not path.exists():
-        written = json.dumps({"config": wanted, **environment}, indent=2, allow_nan=False) + "\n"
+        read = {"inputs": inputs} if inputs else {}
+        written = json.dumps({"config": wanted, **read, **environment}, indent=2, allow_nan=False) + "\n"
         write_atomic(path, written.encode())
         return RunDirectory(workdir, False, (), descriptor)
     stored = _read_config(path)
@@ -193,6 +200,9 @@ def _begin_or_take_up(workdir: pathlib.Path, config: Any, resume: bool, descript
         raise ValueError(
             f"workdir={workdir}: already holds this run; pass --resume to continue it or choose another --workdir"
         )
+    if changed := _differing(stored.pop("inputs", {}), inputs):
+        name, old, new = changed[0]
+        raise ValueError(f"workdir={workdir}: holds a run on another {name} (SHA-256 was {old}, now {new})")
     _drop_torn_line(workdir / METRICS_NAME)
     stored.pop("config")
     changes = tuple(

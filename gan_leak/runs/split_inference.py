@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gan_leak.attacks.descent import amsgrad, fit, halving_rate
-from gan_leak.attacks.inverse_network import train_inverse_network
+from gan_leak.attacks.descent import Position, Training, training
+from gan_leak.attacks.inverse_network import inverse_network
 from gan_leak.attacks.regularised_likelihood import regularised_likelihood
-from gan_leak.attacks.shadow_model import train_shadow
+from gan_leak.attacks.shadow_model import shadow_model
 from gan_leak.data import Dataset, to_float
 from gan_leak.defenses.feature_noise import FeatureDefense
-from gan_leak.evaluation.fidelity import peak_signal_to_noise, singled_out, uniform_similarity
+from gan_leak.evaluation.fidelity import class_means, peak_signal_to_noise, singled_out, uniform_similarity
 from gan_leak.models.layered import (
     LayeredModel,
     SplitModel,
@@ -28,6 +28,7 @@ from gan_leak.models.layered import (
     split_after,
     whole,
 )
+from gan_leak.runs.parts import Course, in_parts
 from gan_leak.types import Array, Model, PyTree, SplitView
 
 QUERIES = ("same set", "same distribution", "random noise")
@@ -160,8 +161,10 @@ def split_data(victim: Victim, dataset: Dataset, *, samples: int, images: int, r
     shape = dataset.train_images.shape[1:]
     if shape != victim.network.input_shape:
         raise ValueError(f"dataset={dataset.name}: images of {shape}, expected {victim.network.input_shape}")
-    if len(dataset.class_names) > NUM_CLASSES or len(np.unique(dataset.test_labels)) < 2:
-        raise ValueError(f"dataset={dataset.name}: {len(dataset.class_names)} classes, expected 2 to {NUM_CLASSES}")
+    if len(dataset.class_names) > NUM_CLASSES:
+        raise ValueError(f"dataset={dataset.name}: {len(dataset.class_names)} classes, expected at most {NUM_CLASSES}")
+    if (tested := len(np.unique(dataset.test_labels))) < 2:
+        raise ValueError(f"dataset={dataset.name}: test images of {tested} class, expected at least 2 classes")
     if 0 < samples < BATCH_SIZE:
         raise ValueError(f"samples={samples}: expected 0, for all, or at least a batch of {BATCH_SIZE}")
     order = rng.permutation(len(dataset.train_labels))
@@ -190,20 +193,8 @@ def split_data(victim: Victim, dataset: Dataset, *, samples: int, images: int, r
         part(dataset.test_images, dataset.test_labels),
         chosen,
         np.array(unseen),
-        _class_means(adversary, labels),
+        class_means(labels, *adversary),
     )
-
-
-def _class_means(known: tuple[np.ndarray, np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """For each label the mean of the known inputs of its class, of all where there are none."""
-    inputs, classes = known
-
-    def mean(label: int) -> np.ndarray:
-        alike = inputs[classes == label]
-        return np.mean(alike if len(alike) else inputs, axis=0)
-
-    means = {label: mean(label) for label in np.unique(labels)}
-    return np.stack([means[label] for label in labels])
 
 
 def train_victim(
@@ -212,22 +203,57 @@ def train_victim(
     data: SplitData,
     *,
     epochs: int,
+    course: Course,
     batch_size: int = BATCH_SIZE,
     learning_rate: float = 1e-3,
 ) -> PyTree:
     """Trains the whole network: cross-entropy, AMSGrad with epsilon 1e-3, its rate halved every 20 epochs."""
     model = whole(victim.network)
-    key_init, key_fit = jax.random.split(key)
 
     def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
         inputs, labels = batch
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(model.apply(params, inputs), labels))
 
-    rate = halving_rate(learning_rate, 20 * (len(data.own[1]) // batch_size))
-    train = jax.jit(
-        lambda key, params, data: fit(key, loss, params, data, amsgrad(rate), batch_size=batch_size, epochs=epochs)
+    made = training(
+        model.init,
+        loss,
+        samples=len(data.own[1]),
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        epochs_between_halvings=20,
     )
-    return train(key_fit, model.init(key_init), data.own)[0]
+    return _trained(key, lambda context: made, None, data.own, epochs=epochs, course=course)
+
+
+def _trained(
+    key: Array, make: Callable[[PyTree], Training], context: PyTree, data: PyTree, *, epochs: int, course: Course
+) -> PyTree:
+    """The parameters after so many epochs of ``make(context)`` on ``data``."""
+    key_init, key_fit = jax.random.split(key)
+    # Once, and not with every call; keys as numbers, since a loop may not take one of many.
+    data, seeds = jax.device_put(data), jax.random.key_data(jax.random.split(key_fit, epochs))
+
+    @jax.jit
+    def begin(key: Array, context: PyTree) -> Position:
+        return make(context).start(key)
+
+    @jax.jit
+    def go_on(position: Position, context: PyTree, data: PyTree, done: Array, steps: Array) -> Position:
+        made = make(context)
+
+        def epoch(number: Array, position: Position) -> Position:
+            return made.epoch(position, jax.random.wrap_key_data(seeds[number]), data)[0]
+
+        return jax.lax.fori_loop(done, done + steps, epoch, position)
+
+    trained = in_parts(
+        lambda: begin(key_init, context),
+        lambda position, done, steps: go_on(position, context, data, done, steps),
+        total=epochs,
+        unit="epoch",
+        course=course,
+    )
+    return trained.values
 
 
 def answers(key: Array, model: Callable[[Array, Any], Array], inputs: np.ndarray, batch_size: int = 500) -> np.ndarray:
@@ -250,17 +276,45 @@ def accuracy(key: Array, model: Callable[[Array, Any], Array], tested: tuple[np.
     return float(np.mean(np.argmax(answers(key, model, inputs), axis=1) == labels))
 
 
-def white_box(client: Model, params: PyTree, features: Array, shape: tuple[int, ...], numbers: Likelihood) -> Array:
+def white_box(
+    client: Model, params: PyTree, features: Array, shape: tuple[int, ...], numbers: Likelihood, course: Course
+) -> Array:
     """The inputs [M, H, W, C] behind features [M, ...], all in one program."""
-    return _likelihoods(client, tuple(shape), numbers)(params, features)
+    begin, go_on = _searches(client, tuple(shape), len(features), numbers._replace(iterations=0))
+    found = in_parts(
+        begin,
+        lambda positions, done, steps: go_on(positions, params, features, steps),
+        total=numbers.iterations,
+        unit="iteration",
+        course=course,
+    )
+    return found.values
 
 
 @functools.lru_cache(maxsize=16)
-def _likelihoods(client: Model, shape: tuple[int, int, int], numbers: Likelihood) -> Callable:
-    def one(params: PyTree, features: Array) -> Array:
-        return regularised_likelihood(SplitView(features, params), client, shape, **numbers._asdict())[0]
+def _searches(
+    client: Model, shape: tuple[int, int, int], count: int, numbers: Likelihood
+) -> tuple[Callable[[], Position], Callable[..., Position]]:
+    search = regularised_likelihood(
+        client,
+        shape,
+        learning_rate=numbers.learning_rate,
+        total_variation=numbers.total_variation,
+        magnitude=numbers.magnitude,
+    )
 
-    return jax.jit(jax.vmap(one, in_axes=(None, 0)))
+    @jax.jit
+    def begin() -> Position:
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), search.start())
+
+    @jax.jit
+    def go_on(positions: Position, params: PyTree, features: Array, steps: Array) -> Position:
+        def step(position: Position, seen: Array) -> Position:
+            return search.step(position, SplitView(seen, params))[0]
+
+        return jax.lax.fori_loop(0, steps, lambda _, positions: jax.vmap(step)(positions, features), positions)
+
+    return begin, go_on
 
 
 def black_box(
@@ -273,6 +327,7 @@ def black_box(
     features: Array,
     *,
     epochs: int,
+    course: Course,
 ) -> Array:
     """The inputs behind features, by an inverse network that was taught by queries; knowledge: one of ``QUERIES``.
 
@@ -283,8 +338,9 @@ def black_box(
     key, key_noise, key_query = jax.random.split(key, 3)
     if inputs is None:
         inputs = np.asarray(jax.random.normal(key_noise, data.own[0].shape))
-    train = jax.jit(lambda key, inputs, answers: train_inverse_network(key, decoder, inputs, answers, epochs=epochs))
-    params, _ = train(key, inputs, answers(key_query, query, inputs))
+    made = inverse_network(decoder, samples=len(inputs))
+    taught = (inputs, answers(key_query, query, inputs))
+    params = _trained(key, lambda context: made, None, taught, epochs=epochs, course=course)
     return jax.jit(decoder.apply)(params, features)
 
 
@@ -299,19 +355,20 @@ def query_free(
     features: Array,
     *,
     epochs: int,
+    course: Course,
     iterations: int = QUERY_FREE_ITERATIONS,
 ) -> Array:
     """The inputs behind features, by inverting a shadow of the client; knowledge: one of ``SHADOWS``."""
     whose, structure = knowledge.split(", ")
     shadow = parts.client if structure == "same structure" else shadow_network_for(victim.name, split)
-    inputs, labels = data.own if whose == "same set" else data.others
-    train = jax.jit(
-        lambda key, params, inputs, labels: train_shadow(
-            key, shadow, parts.cloud, params, inputs, labels, epochs=epochs
-        )
-    )
-    own, _ = train(key, params, inputs, labels)
-    return white_box(shadow, own, features, victim.network.input_shape, Likelihood(iterations, 0.1, 2.0))
+    known = data.own if whose == "same set" else data.others
+
+    def make(params: PyTree) -> Training:
+        return shadow_model(shadow, parts.cloud, params, samples=len(known[1]))
+
+    own = _trained(key, make, params, known, epochs=epochs, course=course)
+    numbers = Likelihood(iterations, 0.1, 2.0)
+    return white_box(shadow, own, features, victim.network.input_shape, numbers, course._replace(keep=None))
 
 
 def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:

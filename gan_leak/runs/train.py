@@ -85,7 +85,8 @@ def prepare(config: AttackConfig, workdir: pathlib.Path, resume: bool) -> Prepar
         data = prepare_data(config, mesh)
         experiment = build_experiment(config, data, mesh)
     with together():
-        directory = open_run(workdir, config, resume=resume) if leads() else None
+        inputs = {"dataset": data.fingerprint}
+        directory = open_run(workdir, config, resume=resume, inputs=inputs) if leads() else None
     return PreparedRun(config, data, experiment, directory, mesh)
 
 

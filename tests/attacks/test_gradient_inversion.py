@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gan_leak.attacks.deep_leakage import deep_leakage
-from gan_leak.attacks.descent import limited_memory_bfgs, minimise
+from gan_leak.attacks.descent import Position, descend, limited_memory_bfgs
 from gan_leak.attacks.gradients import (
     advance,
     check_view,
@@ -16,6 +16,7 @@ from gan_leak.attacks.gradients import (
     gradient_of,
     infer_distinct_labels,
     infer_label,
+    infer_label_from_bias,
     invert,
     squared_distance,
     update_of,
@@ -46,6 +47,12 @@ def test_a_linear_model_s_gradient_is_the_image():
     np.testing.assert_allclose(read, np.repeat(images.reshape(-1, 1), CLASSES, axis=1), rtol=1e-4)
 
 
+def elsewhere(found, seed=0):
+    """Whether what was found is far from a batch that its attack has not seen."""
+    others, _ = batch(len(found), seed=seed + 10)
+    return float(jnp.abs(found - others).mean()) > 0.2
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_deep_leakage_finds_the_image_of_a_linear_model(known):
     """From one of eight starts: without a line search, some leave for good."""
@@ -60,6 +67,7 @@ def test_deep_leakage_finds_the_image_of_a_linear_model(known):
     assert float(found.distance) < 1e-8
     np.testing.assert_allclose(found.images, images, atol=1e-3)
     assert int(jnp.argmax(found.labels)) == int(jnp.argmax(labels))
+    assert elsewhere(found.images)
 
 
 START = [0.3, -0.7, 0.2, 0.9, -0.4]
@@ -78,11 +86,15 @@ def valley(values, total):
 
 def test_the_quasi_newton_steps_are_those_of_torch():
     with jax.enable_x64(True):
-        ours = minimise(
-            lambda values: valley(values, jnp.sum), jnp.array(START), limited_memory_bfgs(memory=4), len(PATH_OF_TORCH)
+        optimizer = limited_memory_bfgs(memory=4)
+        start = jnp.array(START)
+        _, ours = jax.lax.scan(
+            lambda position, _: descend(lambda values: valley(values, jnp.sum), optimizer, position),
+            Position(start, optimizer.init(start)),
+            length=len(PATH_OF_TORCH),
         )
         # Curvature of both signs lies on the way.
-        np.testing.assert_allclose(ours.path, PATH_OF_TORCH, rtol=1e-6)
+        np.testing.assert_allclose(ours, PATH_OF_TORCH, rtol=1e-6)
 
 
 def test_the_path_of_torch_is_still_that():
@@ -110,6 +122,26 @@ def test_inverting_gradients_finds_the_image_of_a_linear_model():
     found = jax.jit(lambda key: invert(key, attack, view, labels, 2000))(jax.random.key(3))
     np.testing.assert_allclose(found.images, images, atol=2e-2)
     assert float(found.distance) < 1e-4
+    assert elsewhere(found.images)
+
+
+def test_inverting_gradients_weighs_and_slows_down_as_it_should():
+    """The objective by hand, and steps of the sign by Adam, which are as long as the rate, an eighth at a time."""
+    images, labels = batch(1)
+    view = GradientView(PARAMS, gradient_of(MODEL, PARAMS, images, labels))
+    attack = inverting_gradients(MODEL, images.shape, iterations=8, learning_rate=1e-3, total_variation=0.7)
+    position = attack.start(jax.random.key(3), view, labels)
+    longest = []
+    for _ in range(8):
+        moved, objective = attack.step(position, view, labels)
+        across, along = jnp.diff(position.values, axis=2), jnp.diff(position.values, axis=1)
+        variation = jnp.mean(jnp.abs(across)) + jnp.mean(jnp.abs(along))
+        distance = cosine_distance(gradient_of(MODEL, PARAMS, position.values, labels), view.gradient)
+        np.testing.assert_allclose(objective, distance + 0.7 * variation, rtol=1e-5)
+        inner = (position.values > 0.01) & (position.values < 0.99)
+        longest.append(float(jnp.max(jnp.abs(jnp.where(inner, moved.values - position.values, 0.0)))))
+        position = moved
+    np.testing.assert_allclose(longest, [1e-3] * 3 + [1e-4] * 2 + [1e-5] * 2 + [1e-6], rtol=0.2)
 
 
 def test_updates_of_one_step_are_gradients_and_of_several_are_a_loop():
@@ -139,7 +171,28 @@ def test_distances_by_hand():
 def test_the_label_of_one_image_is_exact(label):
     images, _ = batch(1, seed=label)
     gradient = gradient_of(MODEL, PARAMS, images, jax.nn.one_hot(jnp.array([label]), CLASSES))
-    assert int(infer_label(gradient["bias"])) == label
+    assert int(infer_label(gradient["kernel"])) == label
+    assert int(infer_label_from_bias(gradient["bias"])) == label
+
+
+def test_sums_over_inputs_tell_a_label_through_noise_that_hides_it_in_the_bias():
+    model = drawn_widely(dlg_lenet(4, image_size=16, channels=1))
+
+    def told(key):
+        key_model, key_image, key_noise = jax.random.split(key, 3)
+        params = model.init(key_model)
+        label = jax.nn.one_hot(jnp.array([2]), 4)
+        gradient = gradient_of(model, params, jax.random.uniform(key_image, (1, 16, 16, 1)), label)
+        last = [leaf for leaf in jax.tree.leaves(gradient) if leaf.shape[-1] == 4]
+        bias, kernel = (
+            leaf + jax.random.normal(key, leaf.shape)
+            for leaf, key in zip(sorted(last, key=jnp.ndim), jax.random.split(key_noise), strict=True)
+        )
+        return infer_label(kernel) == 2, infer_label_from_bias(bias) == 2
+
+    by_sums, by_bias = jax.vmap(told)(jax.random.split(jax.random.key(0), 100))
+    assert float(by_sums.mean()) > 0.9
+    assert float(by_bias.mean()) < 0.8
 
 
 def test_labels_of_a_batch_are_told_only_beyond_doubt():
@@ -211,6 +264,21 @@ def test_attacks_that_recover_labels_do_not_look_at_them():
         assert largest_difference(run(label), run(hidden)) == 0
     told = deep_leakage(model, image.shape, 4, labels_known=True)
     assert jnp.isnan(invert(jax.random.key(2), told, view, hidden, 3).labels).all()
+
+
+@pytest.mark.parametrize("loss", ["released", "squared"])
+def test_the_objective_of_grnn_by_hand(loss):
+    model, _, label, view = seen_by_grnn()
+    generator = grnn_generator(4, image_size=16, channels=1)
+    attack = grnn(model, generator, 1, total_variation=0.3, loss=loss)
+    training = attack.start(jax.random.key(1), view, label)
+    drawn, labels = generator.apply(training.position.values, training.noise)
+    differences = jax.tree.map(jnp.subtract, gradient_of(model, view.params, drawn, labels), view.gradient)
+    squared = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(differences))
+    along, across = (float(jnp.mean(jnp.diff(drawn, axis=axis) ** 2)) for axis in (1, 2))
+    norm = squared**0.5 if loss == "released" else 0.0
+    expected = squared + norm + 0.3 * 2 * (along + across)
+    assert float(attack.step(training, view, label)[1]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_unknown_loss_is_refused():

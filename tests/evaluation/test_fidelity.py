@@ -135,6 +135,15 @@ def test_the_very_image_is_singled_out_whatever_its_brightness():
     assert not singled_out(-dim, places, classes[places], (known, classes)).any()
 
 
+def test_the_only_image_of_a_class_is_not_singled_out_nor_by_what_resembles_no_image():
+    known, classes = _uniform(5, 7, 6, 6, 1), np.array([0, 1, 1, 1, 2, 2, 2])
+    assert singled_out(known, np.arange(7), classes, (known, classes)).tolist() == [False] + [True] * 6
+    # All negatives: each lies less far from its own than from its like, and resembles neither.
+    opposite = np.stack([-known[1], -known[2]])
+    pair = (np.stack([0.1 * known[1] + known[2], known[2]]), np.zeros(2, int))
+    assert not singled_out(opposite, np.arange(2), np.zeros(2, int), pair).any()
+
+
 def test_of_two_equal_images_none_is_singled_out():
     known = np.repeat(_uniform(1, 2, 6, 6, 1), [2, 1], axis=0)
     found = singled_out(known, np.arange(3), np.zeros(3, int), (known, np.zeros(3, int)))

@@ -14,6 +14,7 @@ from experiments import gradient_inversion
 from experiments.flags import config_from_arguments
 from gan_leak.attacks.gradients import gradient_of
 from gan_leak.models.gradient_victims import dlg_lenet, drawn_widely
+from gan_leak.runs.directory import close_run
 from reference.quick import write_stripes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -145,6 +146,24 @@ def test_a_gradient_of_another_model_is_refused(stripes, tmp_path, change, flags
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("changed", ["gradient", "dataset"])
+def test_a_run_on_files_that_have_changed_since_is_not_continued(tmp_path, changed):
+    data, mine = write_stripes(tmp_path / "stripes.npz"), tmp_path / "mine.npz"
+    own_gradient(mine)
+    flags = [f"--dataset=npz:{data}", "--channels=1", f"--gradient={mine}"]
+    config = config_from_arguments(gradient_inversion.GradientConfig, flags)
+    close_run(gradient_inversion.prepare(config, tmp_path / "run", False).directory)
+    close_run(gradient_inversion.prepare(config, tmp_path / "run", True).directory)
+    if changed == "gradient":
+        own_gradient(mine, lambda arrays: arrays["gradient/layer7/Dense_0/bias"].fill(0.5))
+    else:
+        with np.load(data) as arrays:
+            other = {**arrays, "images": 255 - arrays["images"]}
+        np.savez(data, **other)
+    with pytest.raises(ValueError, match=f"holds a run on another {changed} .SHA-256 was "):
+        gradient_inversion.prepare(config, tmp_path / "run", True)
+
+
 @pytest.mark.parametrize("damage", ["missing", "cut", "a single array", "words"])
 def test_a_file_that_cannot_be_read_is_refused(stripes, tmp_path, damage):
     path = tmp_path / "mine.npz"
@@ -171,6 +190,7 @@ def test_a_file_that_cannot_be_read_is_refused(stripes, tmp_path, damage):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--seed=-1"], "seed=-1: expected 0 to 9223372036854775807"),
         (["--attack=magic"], "attack=magic: expected one of dlg, idlg, inverting_gradients, grnn"),
         (["--network=vgg"], "network=vgg: expected one of dlg_lenet, grnn_lenet"),
         (["--initialisation=zero"], "initialisation=zero: expected one of wide, torch"),

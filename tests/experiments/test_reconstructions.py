@@ -1,5 +1,6 @@
 """What the binaries for single gradients and split inference share: rows that are kept, charts, and flags."""
 
+import time
 import types
 
 import numpy as np
@@ -22,7 +23,7 @@ IMAGES = np.zeros((2, 8, 8, 1), np.float32)
 
 def drawn(undefended, defense, **measures):
     row = measured_row(defended_name(undefended, defense), "attack", {"ssim": [0.1, 0.2], **measures})
-    return Drawn(row, IMAGES, IMAGES, undefended, defense)
+    return Drawn(row, IMAGES, IMAGES, undefended, defense, 0.0)
 
 
 def test_what_was_reached_stays_until_the_row_is_there(tmp_path):
@@ -36,11 +37,14 @@ def test_what_was_reached_stays_until_the_row_is_there(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         keep_row(directory, 3, die)
     assert part.exists()
-    kept = keep_row(directory, 3, lambda: {"images": IMAGES})
+    kept, seconds = keep_row(directory, 3, lambda: time.sleep(0.01) or {"images": IMAGES})
     assert not part.exists()
-    np.testing.assert_array_equal(kept["images"], IMAGES)
-    again = keep_row(directory, 3, lambda: pytest.fail("computed twice"))
-    np.testing.assert_array_equal(again["images"], IMAGES)
+    assert seconds >= 0.01
+    again, still = keep_row(directory, 3, lambda: pytest.fail("computed twice"))
+    assert still == seconds
+    for arrays in (kept, again):
+        assert list(arrays) == ["images"]
+        np.testing.assert_array_equal(arrays["images"], IMAGES)
 
 
 def test_every_setting_with_several_defences_has_a_chart_of_its_own():

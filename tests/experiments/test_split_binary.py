@@ -11,6 +11,7 @@ import pytest
 
 from experiments import split_inference
 from experiments.flags import config_from_arguments
+from gan_leak.runs.directory import close_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -55,6 +56,17 @@ def test_all_attacks_from_flags_to_report(squares, tmp_path):
     assert (tmp_path / "run" / "rows" / "000.npz").stat().st_mtime_ns == before
 
 
+def test_a_victim_of_other_images_is_not_attacked(squares, tmp_path):
+    data = tmp_path / "squares.npz"
+    data.write_bytes(squares.read_bytes())
+    config = config_from_arguments(split_inference.SplitConfig, [f"--dataset=npz:{data}"])
+    close_run(split_inference.prepare(config, tmp_path / "run", False).directory)
+    with np.load(squares) as arrays:
+        np.savez(data, **{**arrays, "images": 255 - arrays["images"]})
+    with pytest.raises(ValueError, match="holds a run on another dataset "):
+        split_inference.prepare(config, tmp_path / "run", True)
+
+
 @pytest.mark.slow
 def test_a_defence_is_swept(squares, tmp_path):
     flags = ("--splits=conv1", "--attacks=white_box", "--defenses=dropout:0,dropout:0.9")
@@ -69,6 +81,7 @@ def test_a_defence_is_swept(squares, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ([f"--seed={2**63}"], "seed=9223372036854775808: expected 0 to 9223372036854775807"),
         (["--network=vgg"], "network='vgg': expected mnist or cifar10"),
         (["--splits=conv9"], "split='conv9': expected one of conv1, ReLU1, pool1"),
         (["--splits=pool1", "--attacks=black_box"], "split='pool1': expected one of conv1, ReLU2"),

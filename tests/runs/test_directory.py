@@ -146,6 +146,19 @@ def test_another_configuration_is_refused_and_told(tmp_path, resume):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_other_inputs_are_refused_on_resume(tmp_path, opened):
+    """The flags name a file; what is in it may have changed."""
+    directory.close_run(directory.open_run(tmp_path, CONFIG, resume=False, inputs={"dataset": "12ab", "gradient": "x"}))
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=r'holds a run on another dataset .SHA-256 was "12ab", now "34cd"'):
+        directory.open_run(tmp_path, CONFIG, resume=True, inputs={"dataset": "34cd", "gradient": "x"})
+    assert (tmp_path / "config.json").read_bytes() == before
+    same = directory.open_run(tmp_path, CONFIG, resume=True, inputs={"dataset": "12ab", "gradient": "x"})
+    directory.close_run(same)
+    assert same.resumed
+    assert not same.differences
+
+
 def test_how_fast_a_run_goes_may_change_on_the_way(tmp_path, opened):
     begun(tmp_path)
     run = opened(

@@ -10,7 +10,9 @@ from gan_leak.attacks.inverting_gradients import inverting_gradients
 from gan_leak.data import Dataset
 from gan_leak.defenses.gradient_defenses import add_gaussian
 from gan_leak.runs import gradient_inversion as inversion
+from gan_leak.runs import parts
 from gan_leak.runs.gradient_inversion import Observation, Victims, measure, observe, run_attack, utility, victims_from
+from gan_leak.runs.parts import Course
 from gan_leak.types import GradientView
 from reference.small import CLASSES, IMAGE_SHAPE, largest_difference, linear_classifier
 
@@ -83,6 +85,12 @@ def test_a_picture_is_identified_by_the_nearest_of_the_gallery():
     assert result.measures.identified.all()
     assert not result.other_measures.identified.any()
     assert not result.other_measures.label_right.any()
+    # What needs no attack: the mean of the class lies a tenth of the range away, black is one of the images.
+    np.testing.assert_allclose(result.baselines["class_psnr"], [[20.0], [20.0]], rtol=1e-5)
+    assert result.baselines["class_recovered"].tolist() == [[False], [True]]
+    np.testing.assert_allclose(result.baselines["blank_psnr"], [[np.inf], [0.0]], atol=1e-6)
+    assert result.baselines["blank_recovered"].tolist() == [[True], [False]]
+    assert all(values.shape == (2, 1) for values in result.baselines.values())
 
 
 def views(count, batch=1):
@@ -93,10 +101,9 @@ def views(count, batch=1):
     return GradientView(params, gradients), labels
 
 
-def attack_all(tmp_path, iterations, *, count=5, restarts=1, lanes=2, seen=None):
+def attack_all(tmp_path, iterations, *, count=5, restarts=1, lanes=2, tell=lambda line: None):
     view, labels = views(count)
     attack = inverting_gradients(MODEL, (1, *IMAGE_SHAPE), iterations=40, total_variation=0.0)
-    seen = [] if seen is None else seen
     return run_attack(
         jax.random.key(3),
         attack,
@@ -105,8 +112,7 @@ def attack_all(tmp_path, iterations, *, count=5, restarts=1, lanes=2, seen=None)
         iterations=iterations,
         restarts=restarts,
         lanes=lanes,
-        keep=tmp_path / "part.npz",
-        progress=lambda done, left: seen.append(done),
+        course=Course(tmp_path / "part.npz", tell),
     )
 
 
@@ -123,27 +129,16 @@ def test_lanes_and_chunks_change_nothing(tmp_path):
 
 def test_an_interrupted_attack_goes_on_where_it_was_kept(tmp_path, monkeypatch):
     whole = attack_all(tmp_path, 40)
-    # Every call counts as long enough to be kept.
-    monkeypatch.setattr(inversion, "_SECONDS_OF_A_CALL", 1e-9)
-    saved = inversion.write_atomic
+    # Every part counts as long enough to be kept.
+    monkeypatch.setattr(parts, "_SECONDS_OF_A_PART", 1e-9)
 
-    def save_and_die(path, data):
-        saved(path, data)
+    def die(line):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inversion, "write_atomic", save_and_die)
     with pytest.raises(KeyboardInterrupt):
-        attack_all(tmp_path, 40)
+        attack_all(tmp_path, 40, tell=die)
     assert (tmp_path / "part.npz").exists()
-    monkeypatch.setattr(inversion, "write_atomic", saved)
-    seen = []
-    resumed = attack_all(tmp_path, 40, seen=seen)
-    assert min(seen) > 11
-    assert largest_difference(whole, resumed) == 0
-    # Whoever dies before the result is kept has nothing left to do but read it.
-    seen.clear()
-    assert largest_difference(whole, attack_all(tmp_path, 40, seen=seen)) == 0
-    assert not seen
+    assert largest_difference(whole, attack_all(tmp_path, 40)) == 0
 
 
 def test_of_several_starts_the_nearest_gradient_counts(tmp_path):
@@ -166,9 +161,47 @@ def test_what_is_sent_goes_through_the_defence():
 def test_labels_are_inferred_from_the_one_gradient_that_has_their_shape():
     view, labels = views(1)
     single = jax.tree.map(lambda leaf: leaf[0], view)
-    assert inversion.infer_labels(CLASSES, single, 1).tolist() == np.argmax(labels[0], axis=1).tolist()
-    with pytest.raises(ValueError, match=r"labels: 0 gradients of shape \(7,\), expected one"):
-        inversion.infer_labels(7, single, 1)
+    for network in ("dlg_lenet", "mnist_classifier"):
+        told = inversion.infer_labels(network, CLASSES, single, 1)
+        assert told.tolist() == np.argmax(labels[0], axis=1).tolist()
+    with pytest.raises(ValueError, match="labels: 0 gradients end in 7 classes, expected one layer's"):
+        inversion.infer_labels("dlg_lenet", 7, single, 1)
+
+
+@pytest.mark.parametrize("network", ["dlg_lenet", "grnn_lenet", "mnist_classifier"])
+def test_the_label_of_one_image_is_told_whatever_the_network(network):
+    channels = 1 if network == "mnist_classifier" else 3
+    model = inversion.network_for(network, "torch", 10, 32, channels)
+    image = jax.random.uniform(jax.random.key(0), (1, 32, 32, channels))
+    view = observe(jax.random.key(1), model, image, jax.nn.one_hot(jnp.array([6]), 10), Observation(1, 0.1, 0), None)
+    assert inversion.infer_labels(network, 10, view, 1).tolist() == [6]
+
+
+def test_an_update_of_several_steps_is_attacked_as_what_it_is():
+    """With the steps that were taken the images come back, and with others they do not come as near."""
+    taken = Observation(4, 0.5, 1)
+    images = jax.random.uniform(jax.random.key(0), (2, *IMAGE_SHAPE))
+    labels = jax.nn.one_hot(jnp.array([0, 3]), CLASSES)
+    view = observe(jax.random.key(1), MODEL, images, labels, taken, None)
+
+    def error(how):
+        attack = inversion.attack_for(
+            "inverting_gradients",
+            MODEL,
+            images.shape,
+            CLASSES,
+            iterations=3000,
+            total_variation=0.0,
+            noise_size=0,
+            loss="",
+            how=how,
+        )
+        found = jax.jit(lambda key: invert(key, attack, view, labels, 3000))(jax.random.key(3))
+        return float(jnp.abs(found.images - images).mean())
+
+    assert error(taken) < 1e-3
+    for wrong in (taken._replace(learning_rate=0.05), taken._replace(steps=1), taken._replace(batch_size=2)):
+        assert error(wrong) > 0.05
 
 
 def test_accuracy_behind_a_defence():
@@ -185,3 +218,11 @@ def test_accuracy_behind_a_defence():
     )
     assert learnt > 0.9
     assert hidden < 0.7
+
+
+def test_accuracy_is_that_of_all_test_images_whatever_their_order():
+    """Sorted by class, the first thousands are of few classes."""
+    labels = np.repeat(np.arange(CLASSES, dtype=np.int32), 1000)
+    images = np.zeros((len(labels), *IMAGE_SHAPE), np.uint8)
+    data = Dataset("zeros", images[:64], np.zeros(64, np.int32), images, labels, tuple(map(str, range(CLASSES))), "-")
+    assert utility(jax.random.key(0), MODEL, None, data, channels=1, steps=200) == pytest.approx(1 / CLASSES)

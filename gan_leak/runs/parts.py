@@ -1,0 +1,81 @@
+"""Long computations in parts: each tells how far it is and is kept, so that another call goes on from there."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_leak.runs.directory import npz_bytes, write_atomic
+from gan_leak.types import Array, PyTree
+
+_SECONDS_OF_A_PART = 20.0
+
+
+class Course(NamedTuple):
+    """What a long computation leaves on its way: lines of progress, and a file from which another call goes on.
+
+    Whoever names the file removes it; None keeps nothing.
+    """
+
+    keep: pathlib.Path | None
+    tell: Callable[[str], None]
+
+
+def in_parts(
+    begin: Callable[[], PyTree],
+    go_on: Callable[[PyTree, Array, Array], PyTree],
+    *,
+    total: int,
+    unit: str,
+    course: Course,
+) -> PyTree:
+    """The state after ``total`` steps from ``begin()``, in calls of about 20 s; signals are heard between them.
+
+    ``go_on(state, done, steps)`` takes so many steps more; ``begin`` can be traced. unit: what a step is called.
+    """
+    shapes = {"done": jax.ShapeDtypeStruct((), np.int64), "state": jax.eval_shape(begin)}
+    kept = None if course.keep is None else read_tree(course.keep, shapes)
+    done = 0 if kept is None else int(kept["done"])
+    state = begin() if kept is None else jax.tree.map(jnp.asarray, kept["state"])
+    steps, compiled = 1, False
+    while done < total:
+        began = time.monotonic()
+        steps = min(steps, total - done)
+        state = jax.block_until_ready(go_on(state, jnp.int32(done), jnp.int32(steps)))
+        seconds = time.monotonic() - began
+        done += steps
+        if compiled:
+            course.tell(f"  {unit} {done}/{total}, {seconds / steps * (total - done):.0f} s left")
+        if course.keep is not None and seconds > _SECONDS_OF_A_PART / 4:
+            write_tree(course.keep, {"done": np.int64(done), "state": state})
+        # The first call compiles, so that its time says nothing.
+        steps = max(1, min(10 * steps, round(steps * _SECONDS_OF_A_PART / seconds))) if compiled else 10
+        compiled = True
+    return state
+
+
+def write_tree(path: pathlib.Path, tree: PyTree) -> None:
+    """Keeps the arrays of a tree, atomically."""
+    leaves = enumerate(jax.tree.leaves(tree))
+    write_atomic(path, npz_bytes(**{f"leaf_{place}": np.asarray(leaf) for place, leaf in leaves}))
+
+
+def read_tree(path: pathlib.Path, shapes: PyTree) -> PyTree | None:
+    """The tree that a file holds, if there is one and its arrays have these shapes and types."""
+    if not path.exists():
+        return None
+    expected, structure = jax.tree.flatten(shapes)
+    with np.load(path, allow_pickle=False) as saved:
+        names = [f"leaf_{place}" for place in range(len(expected))]
+        if set(saved.files) != set(names):
+            return None
+        leaves = [saved[name] for name in names]
+    if any((leaf.shape, leaf.dtype) != (like.shape, like.dtype) for leaf, like in zip(leaves, expected, strict=True)):
+        return None
+    return jax.tree.unflatten(structure, leaves)
