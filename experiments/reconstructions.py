@@ -43,6 +43,9 @@ class Drawn(NamedTuple):
     seconds: float
 
 
+# What is drawn over utility. A picture under noise resembles nothing and may still tell which image it is of.
+_LEAKAGE = {"ssim": "SSIM of what is drawn", "singled_out": "Share of images singled out"}
+
 # What a strength may be, where it is not any number from 0.
 _STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
     "clipping": (lambda norm: norm > 0, "above 0"),
@@ -163,21 +166,21 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
             f" to {group[-1].row['name']}." if len(group) > 1 else "."
         )
         found[caption] = pictures_figure(group[0].originals, named)
-    charts: dict[str, dict[str, list[tuple[str, float, float]]]] = {}
+    charts: dict[tuple[str, str], dict[str, list[tuple[str, float, float]]]] = {}
     for entry in drawn:
         metrics = entry.row["metrics"]
-        if "model_accuracy" in metrics:
-            point = (f"{entry.defense.strength:g}", metrics["model_accuracy"]["mean"], metrics["ssim"]["mean"])
-            charts.setdefault(entry.undefended, {}).setdefault(entry.defense.name, []).append(point)
-    for name, series in charts.items():
+        for measure in _LEAKAGE if "model_accuracy" in metrics else ():
+            point = (f"{entry.defense.strength:g}", metrics["model_accuracy"]["mean"], metrics[measure]["mean"])
+            charts.setdefault((entry.undefended, measure), {}).setdefault(entry.defense.name, []).append(point)
+    for (name, measure), series in charts.items():
         if len(series) > 1:
-            caption = f"Leakage over utility, by defence, {name}; the numbers are strengths."
-            found[caption] = trade_off_figure(series, title=name)
+            caption = f"{_LEAKAGE[measure]} over utility, by defence, {name}; the numbers are strengths."
+            found[caption] = trade_off_figure(series, measure=_LEAKAGE[measure], title=name)
     return found
 
 
 def tell_row(row: Mapping[str, Any]) -> None:
     """Shows a row that is finished in a line of progress."""
-    named = ("psnr", "ssim", "recovered", "distance")
+    named = ("psnr", "ssim", "recovered", "singled_out", "distance")
     words = [f"{label(name)} {number(row['metrics'][name]['mean'])}" for name in named if name in row["metrics"]]
     tell(f"{row['name']}: {', '.join(words)}")

@@ -32,8 +32,8 @@ DEFINITIONS = {
     "recovered": "Share of images with an SSIM of at least 0.6, the rule of the released evaluation code of GRNN.",
     "control_psnr": "The same pictures held against other private images, which their attack has not seen. So for each "
     "measure that begins with control: what has not seen an image scores this much.",
-    "singled_out": "Share of pictures that correlate with the very image more than with any other test image of its "
-    "class.",
+    "singled_out": "Share of pictures that correlate with the very image more than with any other of its class, among "
+    "all test images in split inference, else among those attacked and the gallery of 2,000.",
     "class_psnr": "Of the mean of the class in the place of what was drawn, which is what one scores who learns the "
     "class and no more. So for each measure that begins with class.",
     "blank_psnr": "Of a black picture in the place of what was drawn, which tells nothing. So for each measure that "
@@ -103,7 +103,7 @@ def pictures_figure(originals: np.ndarray, drawn: Mapping[str, np.ndarray], *, t
 
 
 def trade_off_figure(
-    series: Mapping[str, Sequence[tuple[str, float, float]]], *, measure: str = "SSIM", title: str = ""
+    series: Mapping[str, Sequence[tuple[str, float, float]]], *, measure: str, title: str = ""
 ) -> bytes:
     """Leakage over utility: for each defence a line through (strength, accuracy, leakage), as PNG."""
     from matplotlib.figure import Figure
@@ -112,7 +112,7 @@ def trade_off_figure(
     axes = chart.subplots()
     draw_axes(axes)
     axes.set_xlabel("accuracy with the defence", fontsize=9.5)
-    axes.set_ylabel(f"{measure} of what the attack draws", fontsize=9.5)
+    axes.set_ylabel(measure, fontsize=9.5)
     for place, (name, points) in enumerate(series.items()):
         colour = SERIES_COLOURS[place % len(SERIES_COLOURS)]
         across, up = ([or_gap(point[axis]) for point in points] for axis in (1, 2))

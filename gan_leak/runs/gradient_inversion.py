@@ -35,6 +35,7 @@ from gan_leak.evaluation.fidelity import (
     nearest,
     peak_signal_to_noise,
     root_mean_square_error,
+    singled_out,
     uniform_similarity,
 )
 from gan_leak.models import mnist_classifier
@@ -58,7 +59,7 @@ DEFENSES: dict[str, Callable[[Any], UploadTransform]] = {
 # A picture that is this alike counts as recovered: the rule in the released evaluation code of GRNN's group.
 SUCCESS = 0.6
 # Measures that are also taken against images that the attack has not seen.
-CONTROLS = ("psnr", "ssim", "recovered", "label_right", "identified")
+CONTROLS = ("psnr", "ssim", "recovered", "singled_out", "label_right", "identified")
 _MOST_GALLERY_IMAGES = 2000
 _TESTED_AT_A_TIME = 2000
 
@@ -89,13 +90,15 @@ class Observation(NamedTuple):
 class Measures(NamedTuple):
     """How near each matched picture comes to its original [E, B].
 
-    recovered: an SSIM of at least 0.6. label_right: whether the label is told. identified: whether the nearest image of
-    the gallery is of the right class.
+    recovered: an SSIM of at least 0.6. singled_out: whether it correlates more with the original than with any other
+    image of its class, of all that are attacked and the gallery. label_right: whether the label is told. identified:
+    whether the nearest image of the gallery is of the right class.
     """
 
     psnr: np.ndarray
     ssim: np.ndarray
     recovered: np.ndarray
+    singled_out: np.ndarray
     label_right: np.ndarray
     identified: np.ndarray
     rmse: np.ndarray
@@ -363,13 +366,17 @@ def _compared(
     images: np.ndarray, told: np.ndarray, originals: np.ndarray, labels: np.ndarray, victims: Victims
 ) -> tuple[Measures, list[np.ndarray]]:
     measured, orders = [], []
-    for drawn, answers, real, truth in zip(images, told, originals, labels, strict=True):
+    flat = originals.reshape(-1, *originals.shape[2:])
+    known = np.concatenate([flat, victims.gallery_images]), np.concatenate([labels.ravel(), victims.gallery_labels])
+    places = np.arange(len(flat)).reshape(labels.shape)
+    for drawn, answers, real, truth, place in zip(images, told, originals, labels, places, strict=True):
         order = np.argsort(match(drawn, real))
         left, right = 2.0 * drawn[order] - 1.0, 2.0 * real - 1.0
         identities = victims.gallery_labels[nearest(drawn[order], victims.gallery_images)]
         measured.append(
             Measures(
                 *_likeness(drawn[order], real),
+                singled_out(drawn[order], place, truth, known),
                 answers[order] == truth,
                 identities == truth,
                 root_mean_square_error(left, right),

@@ -22,7 +22,8 @@ IMAGES = np.zeros((2, 8, 8, 1), np.float32)
 
 
 def drawn(undefended, defense, **measures):
-    row = measured_row(defended_name(undefended, defense), "attack", {"ssim": [0.1, 0.2], **measures})
+    measures = {"ssim": [0.1, 0.2], "singled_out": [1.0, 0.0], **measures}
+    row = measured_row(defended_name(undefended, defense), "attack", measures)
     return Drawn(row, IMAGES, IMAGES, undefended, defense, 0.0)
 
 
@@ -52,10 +53,11 @@ def test_every_setting_with_several_defences_has_a_chart_of_its_own():
     shallow = [drawn("conv1", defense, model_accuracy=0.9) for defense in defenses]
     deep = [drawn("ReLU2", defense, model_accuracy=0.9) for defense in defenses[:2]]
     alone = [drawn("pool1", Defense(), model_accuracy=0.9), drawn("fc1", defenses[1])]
-    captions = [caption for caption in picture_files([*shallow, *deep, *alone]) if caption.startswith("Leakage")]
-    assert [caption.split(", ")[2] for caption in captions] == [
-        "conv1; the numbers are strengths.",
-        "ReLU2; the numbers are strengths.",
+    captions = [caption for caption in picture_files([*shallow, *deep, *alone]) if "over utility" in caption]
+    assert captions == [
+        f"{measure} over utility, by defence, {split}; the numbers are strengths."
+        for split in ("conv1", "ReLU2")
+        for measure in ("SSIM of what is drawn", "Share of images singled out")
     ]
 
 
