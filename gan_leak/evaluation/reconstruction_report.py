@@ -113,6 +113,8 @@ def trade_off_figure(
     draw_axes(axes)
     axes.set_xlabel("accuracy with the defence", fontsize=9.5)
     axes.set_ylabel(measure, fontsize=9.5)
+    # All of the range of a share, so that charts can be compared.
+    axes.set_ylim(-0.05, 1.05)
     for place, (name, points) in enumerate(series.items()):
         colour = SERIES_COLOURS[place % len(SERIES_COLOURS)]
         across, up = ([or_gap(point[axis]) for point in points] for axis in (1, 2))
