@@ -50,12 +50,12 @@ def in_parts(
         state = jax.block_until_ready(go_on(state, jnp.int32(done), jnp.int32(steps)))
         seconds = time.monotonic() - began
         done += steps
+        # The first call compiles, so that its time says little.
         if compiled:
             course.tell(f"  {unit} {done}/{total}, {seconds / steps * (total - done):.0f} s left")
         if course.keep is not None and seconds > _SECONDS_OF_A_PART / 4:
             write_tree(course.keep, {"done": np.int64(done), "state": state})
-        # The first call compiles, so that its time says nothing.
-        steps = max(1, min(10 * steps, round(steps * _SECONDS_OF_A_PART / seconds))) if compiled else 10
+        steps = max(1, min(10 * steps, round(steps * _SECONDS_OF_A_PART / seconds)))
         compiled = True
     return state
 
