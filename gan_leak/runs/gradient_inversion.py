@@ -108,9 +108,8 @@ class Measures(NamedTuple):
 class Result(NamedTuple):
     """What an attack drew, in the order of the originals [E, B, H, W, C], and how near it comes.
 
-    other_measures: the same pictures held against images that the attack has not seen. baselines: by name PSNR, SSIM
-    and recovered [E, B] of pictures that nobody needs an attack for: the mean of the gallery's images of the class, and
-    black.
+    other_measures: the same pictures held against images that the attack has not seen. baselines: by name what
+    pictures score that nobody needs an attack for [E, B]: the mean of the gallery's images of the class, and black.
     """
 
     images: np.ndarray
@@ -352,7 +351,18 @@ def _baselines(victims: Victims) -> dict[str, np.ndarray]:
     for name, pictures in (("class", means), ("blank", np.zeros_like(originals))):
         for measure, values in zip(("psnr", "ssim", "recovered"), _likeness(pictures, originals), strict=True):
             found[f"{name}_{measure}"] = values.reshape(shape)
+    known, places = _known(victims.images, victims.labels, victims)
+    found["class_singled_out"] = singled_out(means, places.ravel(), victims.labels.ravel(), known).reshape(shape)
     return found
+
+
+def _known(
+    originals: np.ndarray, labels: np.ndarray, victims: Victims
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Originals and gallery with their labels, among which an image is singled out, and where the originals stand."""
+    images = np.concatenate([originals.reshape(-1, *originals.shape[2:]), victims.gallery_images])
+    classes = np.concatenate([labels.ravel(), victims.gallery_labels])
+    return (images, classes), np.arange(labels.size).reshape(labels.shape)
 
 
 def _likeness(pictures: np.ndarray, originals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -366,9 +376,7 @@ def _compared(
     images: np.ndarray, told: np.ndarray, originals: np.ndarray, labels: np.ndarray, victims: Victims
 ) -> tuple[Measures, list[np.ndarray]]:
     measured, orders = [], []
-    flat = originals.reshape(-1, *originals.shape[2:])
-    known = np.concatenate([flat, victims.gallery_images]), np.concatenate([labels.ravel(), victims.gallery_labels])
-    places = np.arange(len(flat)).reshape(labels.shape)
+    known, places = _known(originals, labels, victims)
     for drawn, answers, real, truth, place in zip(images, told, originals, labels, places, strict=True):
         order = np.argsort(match(drawn, real))
         left, right = 2.0 * drawn[order] - 1.0, 2.0 * real - 1.0

@@ -90,7 +90,23 @@ def test_a_picture_is_identified_by_the_nearest_of_the_gallery():
     assert result.baselines["class_recovered"].tolist() == [[False], [True]]
     np.testing.assert_allclose(result.baselines["blank_psnr"], [[np.inf], [0.0]], atol=1e-6)
     assert result.baselines["blank_recovered"].tolist() == [[True], [False]]
+    # Of one colour, nothing is singled out.
+    assert not result.baselines["class_singled_out"].any()
     assert all(values.shape == (2, 1) for values in result.baselines.values())
+
+
+def test_pictures_under_noise_single_out_their_image_and_no_other_nor_does_the_mean_of_the_class():
+    rng = np.random.default_rng(0)
+    images, others = (rng.uniform(size=(20, 1, 8, 8, 1)).astype(np.float32) for _ in range(2))
+    labels, gallery = np.zeros((20, 1), int), rng.uniform(size=(40, 8, 8, 1)).astype(np.float32)
+    victims = Victims(images, labels, others, labels, gallery, np.zeros(40, int))
+    noise = 0.3 * rng.normal(size=images.shape)
+    result = measure(GradientInversion(images + noise, np.ones((20, 1, 1)), np.zeros(20)), victims)
+    assert not result.measures.recovered.all()
+    assert result.measures.singled_out.all()
+    # One in sixty by chance.
+    assert result.other_measures.singled_out.mean() < 0.2
+    assert result.baselines["class_singled_out"].mean() < 0.2
 
 
 def views(count, batch=1):
