@@ -271,14 +271,14 @@ def test_the_objective_of_grnn_by_hand(loss):
     model, _, label, view = seen_by_grnn()
     generator = grnn_generator(4, image_size=16, channels=1)
     attack = grnn(model, generator, 1, total_variation=0.3, loss=loss)
-    training = attack.start(jax.random.key(1), view, label)
-    drawn, labels = generator.apply(training.position.values, training.noise)
+    training = jax.jit(attack.start)(jax.random.key(1), view, label)
+    drawn, labels = jax.jit(generator.apply)(training.position.values, training.noise)
     differences = jax.tree.map(jnp.subtract, gradient_of(model, view.params, drawn, labels), view.gradient)
     squared = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(differences))
     along, across = (float(jnp.mean(jnp.diff(drawn, axis=axis) ** 2)) for axis in (1, 2))
     norm = squared**0.5 if loss == "released" else 0.0
     expected = squared + norm + 0.3 * 2 * (along + across)
-    assert float(attack.step(training, view, label)[1]) == pytest.approx(expected, rel=1e-4)
+    assert float(jax.jit(attack.step)(training, view, label)[1]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_unknown_loss_is_refused():
