@@ -166,13 +166,13 @@ def _victim_params(prepared: PreparedSplit) -> Any:
     config, victim, data, _, directory = prepared
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     path = directory.path / "victim.npz"
+    part = path.with_name("victim.part.npz")
     params = read_tree(path, jax.eval_shape(victim.network.init, key))
     if params is None:
         tell(f"training the victim on {len(data.own[1])} images ...")
-        part = path.with_name("victim.part.npz")
         params = split.train_victim(key, victim, data, epochs=config.epochs, course=Course(part, tell))
         write_tree(path, params)
-        part.unlink(missing_ok=True)
+    part.unlink(missing_ok=True)
     return params
 
 

@@ -227,22 +227,18 @@ def load_view(path: pathlib.Path, model: Model) -> GradientView:
 def infer_labels(network: str, num_classes: int, view: GradientView, batch_size: int) -> np.ndarray:
     """The labels [B] of a batch, sorted, as its gradient tells them; raises ValueError where it does not."""
 
-    def last(*shape: int | None) -> Array:
-        # None: any length.
-        alike = [
-            leaf
-            for leaf in jax.tree.leaves(view.gradient)
-            if leaf.ndim == len(shape) and all(size in (None, own) for size, own in zip(shape, leaf.shape, strict=True))
-        ]
+    def last(ndim: int) -> Array:
+        leaves = jax.tree.leaves(view.gradient)
+        alike = [leaf for leaf in leaves if leaf.ndim == ndim and leaf.shape[-1] == num_classes]
         if len(alike) != 1:
             raise ValueError(f"labels: {len(alike)} gradients end in {num_classes} classes, expected one layer's")
         return alike[0]
 
     if batch_size > 1:
-        return infer_distinct_labels(last(num_classes), batch_size)
+        return infer_distinct_labels(last(1), batch_size)
     if network in _BEHIND_SIGMOIDS:
-        return np.asarray(infer_label(last(None, num_classes)))[None]
-    return np.asarray(infer_label_from_bias(last(num_classes)))[None]
+        return np.asarray(infer_label(last(2)))[None]
+    return np.asarray(infer_label_from_bias(last(1)))[None]
 
 
 @functools.lru_cache(maxsize=8)
