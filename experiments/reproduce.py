@@ -20,6 +20,7 @@ from experiments.flags import run_binary
 from experiments.other_papers import TABLES, Table, TableRun, check_table, table_basis, table_entry
 from experiments.paper import FIGURES, SCALES, Figure, check_names, select_figures
 from experiments.sections import Section, Study, basis_of, batches_of, jobs_of, make_section
+from gan_leak.evaluation.criteria import Verdict
 from gan_leak.evaluation.reconstruction_report import DEFINITIONS as RECONSTRUCTION_DEFINITIONS
 from gan_leak.evaluation.representatives import DEFINITIONS
 from gan_leak.evaluation.reproduction_report import render_reproduction
@@ -28,6 +29,7 @@ from gan_leak.runs.batch import check_batch
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
+from gan_leak.runs.train import NOT_MEASURABLE_STATUS
 from gan_leak.runs.workers import default_workers, running, tell
 
 _SEEDS = 3
@@ -64,6 +66,9 @@ class ReproduceConfig:
         default=0,
         metadata={"help": "Processes that run settings side by side; 0 = one a core, at most 4; one on a GPU."},
     )
+    fail_if_not_measurable: bool = dataclasses.field(
+        default=False, metadata={"help": "Exit with status 3 if the leakage of a claim cannot be measured."}
+    )
     cifar10: str = dataclasses.field(
         default="tfds:cifar10",
         metadata={"help": "Where CIFAR-10 is, for two sections: a data set as --dataset takes it."},
@@ -84,6 +89,7 @@ class Prepared(NamedTuple):
     workers: int
     calls: list[dict[str, Any]]
     began: float
+    fail_if_not_measurable: bool
 
 
 def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Prepared:
@@ -140,7 +146,9 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
         raise ValueError(f"workdir={workdir}: {other[0]}; choose another --workdir")
     for change in directory.differences:
         tell(f"not the machine or versions this reproduction began with: {change}")
-    return Prepared(figures, tables, study, directory, unavailable, config.workers, calls, began)
+    return Prepared(
+        figures, tables, study, directory, unavailable, config.workers, calls, began, config.fail_if_not_measurable
+    )
 
 
 def _earlier_calls(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -165,7 +173,10 @@ def _check_version(workdir: pathlib.Path) -> None:
 
 
 def execute(prepared: Prepared) -> int:
-    """Runs the figures that are not there yet and writes the report anew after each."""
+    """Runs the figures that are not there yet and writes the report anew after each.
+
+    Returns the exit status: 0, or 3 with ``fail_if_not_measurable`` where the leakage of a claim cannot be measured.
+    """
     study, directory = prepared.study, prepared.directory
     missing = [
         figure
@@ -190,7 +201,10 @@ def execute(prepared: Prepared) -> int:
         study.show(f"written: {directory.path / 'report.html'}, {directory.path / 'results.json'}")
     finally:
         close_run(directory)
-    return 0
+    results = json.loads((directory.path / "results.json").read_text())
+    verdicts = [verdict["verdict"] for entry in results["figures"] for verdict in entry.get("verdicts", ())]
+    unmeasured = Verdict.NOT_MEASURABLE in verdicts
+    return NOT_MEASURABLE_STATUS if unmeasured and prepared.fail_if_not_measurable else 0
 
 
 def _make_table(prepared: Prepared, table: Table) -> None:

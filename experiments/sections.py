@@ -28,6 +28,7 @@ from gan_leak.evaluation.galleries import (
     leakage_against_accuracy_figure,
     picture_table,
 )
+from gan_leak.evaluation.measurability import Measurability
 from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT, PAPER_VARIANT
 from gan_leak.runs.batch import BatchResult, batch_directory, read_result
 from gan_leak.runs.inversion import Inversions
@@ -39,6 +40,7 @@ from gan_leak.runs.reproduction import (
     interval,
     inversion_metrics,
     leakage_at_accuracy,
+    not_measurable,
     privacy_entries,
     reference_row,
 )
@@ -46,7 +48,6 @@ from gan_leak.runs.workers import Job
 
 _BESIDE = {"passive": "passive adversary", "unowned": "class nobody owns", "undefended": "without the defence"}
 _SHORT_NAMES = {PAPER_VARIANT: "the paper's", NEAREST_VARIANT: "nearest that works"}
-_LEAST_SCORE_OF_REAL_IMAGES = 0.5
 _ROWS_OF_PICTURES = 5
 _PICTURES_IN_A_ROW = 10
 
@@ -192,6 +193,7 @@ def _verdict(
 ) -> dict[str, Any]:
     lookup = measurements(row["metrics"], {name: other["metrics"] for name, other in named.items()})
     verdict = decide(claim.reproduced_if, claim.partly_if, lookup)
+    unmeasured = _unmeasured(claim, row, named)
     diverged = row.get("diverged", 0)
     if diverged:
         # What is left would be a choice of seeds.
@@ -200,6 +202,9 @@ def _verdict(
     reasons = [line for criterion in decisive for line in explain(criterion, lookup).splitlines()]
     if diverged:
         reasons.append(f"no seed diverged, of {row['seeds']} did {diverged}: no")
+    if unmeasured:
+        verdict = Verdict.NOT_MEASURABLE
+        reasons.append(f"leakage can be measured for {', '.join(unmeasured)}: no")
     return {
         "name": label,
         "claim": claim.claim,
@@ -211,6 +216,18 @@ def _verdict(
         "row": row["name"],
         "controls": [other["name"] for other in named.values() if other["role"] == "control"],
     }
+
+
+def _unmeasured(claim: Claim, row: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The rows that the claim compares by their leakage score and that have no interval of it for that reason."""
+    asked = [name.split(".") for part in (claim.reproduced_if, claim.partly_if) for name in part.names]
+    rows = {"": row, **named}
+    compared = dict.fromkeys("" if len(name) == 2 else name[0] for name in asked if "leakage_score" in name)
+    return [
+        rows[name]["name"]
+        for name in compared
+        if rows[name].get("not_measurable", 0) and rows[name]["metrics"]["leakage_score"]["low"] is None
+    ]
 
 
 def _setup(
@@ -253,7 +270,7 @@ def _settings(
     named["untrained"] = reference_row("untrained generator", first, "untrained generator")
     named["fresh"] = reference_row("fresh real images", first, "fresh real images")
     rows += [named["untrained"], named["fresh"]]
-    notes = [*_measurability(named["fresh"]), *_notes(batches)]
+    notes = [*_measurability(batches), *_notes(batches)]
     if len(attacks) > 1:
         owner = next(label for label, variant in batches if variant in _BESIDE)
         notes.append(f"The controls are those of {owner}, nearest that works; the other verdicts lean on them too.")
@@ -267,16 +284,14 @@ def _settings(
     return Layout(rows, {key: (row, named) for key, row in attacks.items()}, pictures, notes)
 
 
-def _measurability(fresh: Mapping[str, Any]) -> list[str]:
-    """A warning where even real images of the class would not score: then a low score says nothing."""
-    score = fresh["metrics"]["leakage_score"]["mean"]
-    if score is not None and score >= _LEAST_SCORE_OF_REAL_IMAGES:
-        return []
-    return [
-        f"Fresh real images of the class score {0.0 if score is None else score:.2f}: its pictures differ as much "
-        "among themselves as from others, and the measure cannot tell leakage from none here. A low score is no "
-        "evidence."
-    ]
+def _measurability(batches: Mapping[tuple[str, str], BatchResult]) -> list[str]:
+    """What limits the leakage scores of each setting: views that are left out, and seeds without a score."""
+    found: dict[str, list[str]] = {}
+    for key, batch in batches.items():
+        for seed, fields in enumerate(batch.measurability):
+            for note in Measurability(**fields).notes():
+                found.setdefault(note, []).append(f"{_name(*key)}, seed {seed}")
+    return [f"{'; '.join(where)}: {note}" for note, where in found.items()]
 
 
 def _notes(batches: Mapping[tuple[str, str], BatchResult]) -> list[str]:
@@ -337,7 +352,8 @@ def _methods(
             steps=2000 if quick else 5000,
         )
         title = {"mlp": "model inversion, multilayer perceptron", "cnn": "model inversion, convolutional network"}
-        row = {"name": title[kind], "role": "attack", "seeds": 10, "metrics": metrics}
+        counts = {"seeds": 10, "not_measurable": not_measurable(metrics)}
+        row = {"name": title[kind], "role": "attack", **counts, "metrics": metrics}
         named[f"inversion_{kind}"] = row
         rows.append(row)
     for (label, variant), batch in batches.items():
@@ -378,14 +394,16 @@ def _curve(
     batches: Mapping[tuple[str, str], BatchResult],
 ) -> Layout:
     """As ``_settings``, for leakage against accuracy: each evaluation counts, not only the last."""
-    rows, judged = [], {}
+    rows: list[dict[str, Any]] = []
+    judged: dict[tuple[str, str], tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {}
     for (label, variant), batch in batches.items():
         if variant in _BESIDE:
             continue
         split = accuracy_rows(batch, GOOD_FROM_ACCURACY)
+        lost = {"not_measurable": sum(fields["reason"] is not None for fields in batch.measurability)}
         name = _name(label, variant)
         above = {"name": f"{name}, accuracy from 80%", "role": "attack", "metrics": split["at or above"]}
-        below = {"name": f"{name}, accuracy below 80%", "role": "control", "metrics": split["below"]}
+        below = {"name": f"{name}, accuracy below 80%", "role": "control", **lost, "metrics": split["below"]}
         judged[label, variant] = above, {"below": below}
         rows += [above, below]
         reached = [lane[-1]["model_accuracy"] for lane in batch.records]

@@ -27,6 +27,7 @@ from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_ato
 from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
 from gan_leak.runs.sweep import Cell, as_csv, make_cells, make_jobs, rows_of
+from gan_leak.runs.train import NOT_MEASURABLE_STATUS
 from gan_leak.runs.workers import default_workers, running, tell
 
 _CHOICES = frozenset(
@@ -112,12 +113,15 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
         if data not in dealt:
             prepare_data(cell.lanes[0])
             dealt.add(data)
-    lasting = dataclasses.replace(config, workers=0)
+    lasting = dataclasses.replace(config, workers=0, fail_if_not_measurable=False)
     return PreparedSweep(config, cells, open_run(workdir, lasting, resume=resume))
 
 
 def execute(prepared: PreparedSweep) -> int:
-    """Runs the cells that are not there yet, and writes the tables anew after each batch of them."""
+    """Runs the cells that are not there yet, and writes the tables anew after each batch of them.
+
+    Returns the exit status: 0, or 3 with ``fail_if_not_measurable`` where a cell has no leakage score.
+    """
     config, cells, directory = prepared
 
     try:
@@ -138,7 +142,8 @@ def execute(prepared: PreparedSweep) -> int:
         tell(f"written: {directory.path / 'report.html'}, {directory.path / 'results.csv'}")
     finally:
         close_run(directory)
-    return 0
+    unmeasured = any(row["not_measurable"] for row in rows.values())
+    return NOT_MEASURABLE_STATUS if unmeasured and config.fail_if_not_measurable else 0
 
 
 def _write_tables(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
@@ -158,7 +163,8 @@ def _write_report(prepared: PreparedSweep, rows: list[dict[str, Any]]) -> None:
     for name, png in figures.items():
         write_atomic(prepared.directory.path / f"{name}.png", png)
     environment: Mapping[str, Any] = json.loads((prepared.directory.path / "config.json").read_text())
-    diverged = sum(row["diverged"] for row in rows)
+    counts = {count: sum(row[count] for row in rows) for count in ("diverged", "not_measurable")}
+    told = {"diverged": "diverged", "not_measurable": "have no leakage score: it is not measurable there"}
     page = render_sweep(
         title=f"Sweep of {', '.join(swept) or 'one setting'}",
         rows=rows,
@@ -166,7 +172,7 @@ def _write_report(prepared: PreparedSweep, rows: list[dict[str, Any]]) -> None:
         definitions=DEFINITIONS,
         settings=environment["config"],
         environment={name: value for name, value in environment.items() if name != "config"},
-        notes=[f"{diverged} runs diverged."] if diverged else [],
+        notes=[f"{count} runs {told[name]}." for name, count in counts.items() if count],
     )
     write_atomic(prepared.directory.path / "report.html", page.encode())
 

@@ -182,6 +182,11 @@ class AttackConfig:
     )
     evaluation_interval: int = _field(20, "Rounds between measurements of leakage.")
     evaluation_samples: int = _field(500, "Reconstructions drawn for one measurement of leakage.")
+    fail_if_not_measurable: bool = _field(
+        False,
+        "Exit with status 3 if the leakage score cannot be measured, as with very few private images; a single run "
+        "finds out before it trains.",
+    )
     checkpoint_interval: int = _field(10, "Rounds between checkpoints.")
     performance: PerformanceOptions = dataclasses.field(default_factory=PerformanceOptions)
 

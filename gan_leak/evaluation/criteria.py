@@ -78,6 +78,7 @@ class Verdict(enum.StrEnum):
     REPRODUCED = "reproduced"
     PARTLY = "partly"
     NOT_REPRODUCED = "not reproduced"
+    NOT_MEASURABLE = "not measurable"
 
 
 class Interval(NamedTuple):

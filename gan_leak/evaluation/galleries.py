@@ -33,6 +33,7 @@ from gan_leak.evaluation.drawing import (
     wrapped,
     write_nothing_measured,
 )
+from gan_leak.evaluation.measurability import NOT_MEASURABLE
 from gan_leak.evaluation.reproduction_results import ROLES
 
 # "We noticed that G starts producing good results as soon as the accuracy of the model reaches 80%" (Hitaj et al. 2017,
@@ -137,8 +138,9 @@ def interval_figure(rows: Sequence[Mapping[str, Any]], *, metric: str = "leakage
     """Draws a metric of each row as its mean, its 95% interval and a small dot for every seed, as PNG.
 
     rows: as in the results of a reproduction, each with "name", "role" (attack, control or reference) and "metrics",
-    where the metric has "mean", "low", "high" and "values". What is missing or not a number is not drawn, and a row
-    that has nothing says "n/a". An interval that reaches beyond the range of the metric ends in an arrow.
+    where the metric has "mean", "low", "high" and "values". What is missing or not a number is not drawn. A row that
+    has nothing says "n/a", or "not measurable" if its leakage cannot be measured. An interval that reaches beyond the
+    range of the metric ends in an arrow.
 
     Raises ValueError if there is no row, or a role is none of these.
     """
@@ -160,7 +162,8 @@ def interval_figure(rows: Sequence[Mapping[str, Any]], *, metric: str = "leakage
     axes.set_xlabel(f"{metric.replace('_', ' ')}: mean, 95% interval over seeds, single seeds", fontsize=9.5)
     low, high = RANGES.get(metric, (-math.inf, math.inf))
     for place, row in enumerate(rows):
-        _draw_interval(axes, place, row["role"], row["metrics"].get(metric) or {}, (low, high))
+        missing = NOT_MEASURABLE if metric == "leakage_score" and row.get("not_measurable") else "n/a"
+        _draw_interval(axes, place, row["role"], row["metrics"].get(metric) or {}, (low, high), missing)
     if math.isfinite(low) and math.isfinite(high):
         axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -202,13 +205,15 @@ def _draw_setting(axes: Any, name: str, seeds: Sequence[Sequence[tuple[Any, Any]
     return any(lines)
 
 
-def _draw_interval(axes: Any, place: int, role: str, measured: Mapping[str, Any], limits: tuple[float, float]) -> None:
+def _draw_interval(
+    axes: Any, place: int, role: str, measured: Mapping[str, Any], limits: tuple[float, float], missing: str
+) -> None:
     colour = _ROLE_COLOURS[role]
     seeds = [value for value in measured.get("values", ()) if is_number(value)]
     mean, low, high = (or_gap(measured.get(statistic)) for statistic in STATISTICS)
     if not seeds and math.isnan(mean):
         style = {"ha": "left", "va": "center", "fontsize": 8.5, "color": "#666666"}
-        axes.text(0.01, place, "n/a", transform=axes.get_yaxis_transform(), **style)
+        axes.text(0.01, place, missing, transform=axes.get_yaxis_transform(), **style)
         return
     if not math.isnan(low) and not math.isnan(high):
         inside = np.clip([low, high], *limits)

@@ -10,40 +10,50 @@ separate question, answered by diversity and coverage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import eigh
-from scipy.ndimage import gaussian_filter
 
 from gan_leak.evaluation.fidelity import euclidean_distances, flatten, nearest_by_l1, structural_similarity
 from gan_leak.evaluation.judge import Judge, judge_accuracy, judge_features
+from gan_leak.evaluation.measurability import Measurability, examine, plain_controls
+from gan_leak.evaluation.views import (
+    LEAST_STANDARD_ERRORS,
+    Representation,
+    View,
+    calibrated,
+    contrast,
+    edges,
+    nearness,
+    principal_components,
+    score,
+)
 
-Representation = Callable[[np.ndarray], np.ndarray]
-
-PRINCIPAL_COMPONENTS = 50
 # As many as a class allows: one with a handful of images, as a person's, has fewer.
 NEIGHBOURS = 5
 # The fewest private and fresh images: of two there is a single distance, and no median that one odd image cannot move.
 LEAST_IMAGES = 3
 # Below this many fresh images one draw of as many reconstructions is left to chance, so that many are averaged.
 _FEW_FRESH = 20
-_EDGES_BATCH = 250
 
 DEFINITIONS: Mapping[str, str] = {
     "leakage_score": (
         "In [0, 1]: how near the reconstructions come to the private images of the target class. 0 = no nearer than "
         "the nearest of what the adversary had before (images of each of its own classes, an untrained generator; "
         "without own images, what anybody may know: other classes, and their average); 1 = as near as fresh real "
-        "images of the class. The smallest of the four views below."
+        "images of the class. The smallest of the views below that can tell the two apart. Not measurable if fewer "
+        "than two can, or if other real images of the class score below 0.7. A blank, noisy or averaged picture, or "
+        "another class, that would score above 0.1 counts among what the adversary had before."
     ),
     "leakage_by_representation": (
         "Pixels (50 principal components), edges (histograms of oriented gradients after slight blur, 50 components) "
         "and judge (its features, 50 components): the median distance to the nearest private image, on a linear scale "
         "between what scores 0 and what scores 1, clipped. Contrast: (o - p) / max(o, p), with p the distance to the "
-        "nearest private image and o that to the nearest real image of another class, on pixels; the median, on the "
-        "same scale, where 0 is at least o = p."
+        "nearest private image and o that to the nearest real image of another class, on pixels, among no more images "
+        "of a class than there are private ones (the mean over such groups); the median, on the same scale, where 0 is "
+        f"at least o = p. A view whose 0 and 1 are less than {LEAST_STANDARD_ERRORS:g} standard errors apart is left "
+        "out (null)."
     ),
     "judge_accuracy": (
         "Share of reconstructions in which a classifier that no participant trained sees the target class. It knows an "
@@ -68,24 +78,16 @@ DEFINITIONS: Mapping[str, str] = {
 
 
 class Leakage(NamedTuple):
-    """The measures of one set of pictures; see ``DEFINITIONS``."""
+    """The measures of one set of pictures, see ``DEFINITIONS``; None where there is nothing to measure by."""
 
-    leakage_score: float
-    leakage_by_representation: dict[str, float]
+    leakage_score: float | None
+    leakage_by_representation: dict[str, float | None]
     judge_accuracy: float
     nearest_neighbour_share: float
     l1_to_nearest: float
     ssim_to_nearest: float
     coverage: float
     diversity: float
-
-
-class _View(NamedTuple):
-    """One way of looking at pictures: a number that grows with leakage, and its values that mean 0 and 1."""
-
-    statistic: Callable[[np.ndarray], float]
-    zero: float
-    one: float
 
 
 class References(NamedTuple):
@@ -96,9 +98,10 @@ class References(NamedTuple):
     private: np.ndarray
     gallery: np.ndarray
     gallery_labels: np.ndarray
-    views: dict[str, _View]
+    views: dict[str, View]
     pixels: Representation
     fresh: np.ndarray
+    measurability: Measurability
 
 
 def gallery_representations(judge: Judge, gallery: np.ndarray) -> dict[str, Representation]:
@@ -107,9 +110,9 @@ def gallery_representations(judge: Judge, gallery: np.ndarray) -> dict[str, Repr
     Independent of who owns what and of the target class, so that runs on one data set can share it.
     """
     return {
-        "pixels": _principal_components(flatten, gallery),
-        "edges": _principal_components(edges, gallery),
-        "judge": _principal_components(lambda images: np.asarray(judge_features(judge, images)), gallery),
+        "pixels": principal_components(flatten, gallery),
+        "edges": principal_components(edges, gallery),
+        "judge": principal_components(lambda images: np.asarray(judge_features(judge, images)), gallery),
     }
 
 
@@ -119,6 +122,7 @@ def build_references(
     target_class: int,
     private: np.ndarray,
     fresh: np.ndarray,
+    held_out: Mapping[str, np.ndarray],
     gallery: np.ndarray,
     gallery_labels: np.ndarray,
     prior: Mapping[str, np.ndarray],
@@ -127,10 +131,11 @@ def build_references(
     """Fixes what 0 and 1 mean, from images float32 [-, H, W, C] in [-1, 1].
 
     private: the victims' images of the target class. fresh: real images of it that nobody in the federation has (what
-    scores 1). gallery and gallery_labels: real images of all classes, apart from the private ones; of a class with a
-    handful of images some fresh ones may be among them, which then find themselves in the nearest-neighbour share.
-    prior: what the adversary had before, by name (what scores 0): images of each of its classes and of an untrained
-    generator. representations: those of the judge and the gallery, if they are at hand.
+    scores 1); held_out: sets of others, by name, which test the measure. gallery and gallery_labels: real images of all
+    classes, apart from the private ones; of a class with a handful of images some fresh ones may be among them, which
+    then find themselves in the nearest-neighbour share. prior: what the adversary had before, by name (what scores 0):
+    images of each of its classes and of an untrained generator. representations: those of the judge and the gallery, if
+    they are at hand.
 
     Raises ValueError if there are too few images for the neighbours and pairs that the measures need, or no prior.
     """
@@ -143,14 +148,13 @@ def build_references(
         raise ValueError("prior: empty, at least one set of images the adversary had before is needed")
     representations = representations or gallery_representations(judge, gallery)
     pixels = representations["pixels"]
-    statistics = {name: _nearness(represent, private) for name, represent in representations.items()}
-    statistics["contrast"] = _contrast(pixels, private, gallery[gallery_labels != target_class])
-    least = {"contrast": 0.0}
-    views = {
-        name: _View(statistic, max(least.get(name, -np.inf), *map(statistic, prior.values())), statistic(fresh))
-        for name, statistic in statistics.items()
-    }
-    return References(judge, target_class, private, gallery, gallery_labels, views, pixels, fresh)
+    scaled: Mapping[str, Any] = {"prior": prior, "fresh": fresh}
+    views = {name: calibrated(nearness(represent, private), **scaled) for name, represent in representations.items()}
+    opposed = contrast(pixels, private, gallery, gallery_labels, target_class)
+    views["contrast"] = calibrated(opposed, **scaled, least_zero=0.0)
+    controls = plain_controls(gallery, gallery_labels, target_class)
+    views, measurability = examine(views, held_out=held_out, controls=controls)
+    return References(judge, target_class, private, gallery, gallery_labels, views, pixels, fresh, measurability)
 
 
 def measure_leakage(references: References, images: np.ndarray) -> Leakage:
@@ -161,12 +165,13 @@ def measure_leakage(references: References, images: np.ndarray) -> Leakage:
     images = np.asarray(images, np.float32)
     if len(images) < 2 or not np.all(np.isfinite(images)):
         raise ValueError(f"images of shape {images.shape}: at least 2 finite images are needed")
-    by_representation = {name: _score(view, images) for name, view in references.views.items()}
+    deciding, not_measurable = references.measurability.deciding, references.measurability.reason
+    scores = {name: score(references.views[name], images) for name in deciding}
     nearest, l1 = nearest_by_l1(images, references.private)
     pixels, private = references.pixels(images), references.pixels(references.private)
     return Leakage(
-        leakage_score=min(by_representation.values()),
-        leakage_by_representation=by_representation,
+        leakage_score=None if not_measurable else min(scores.values()),
+        leakage_by_representation={name: scores.get(name) for name in references.views},
         judge_accuracy=judge_accuracy(references.judge, images, references.target_class),
         nearest_neighbour_share=_nearest_neighbour_share(references, images),
         l1_to_nearest=float(np.mean(l1)),
@@ -174,74 +179,6 @@ def measure_leakage(references: References, images: np.ndarray) -> Leakage:
         coverage=_coverage(private, pixels),
         diversity=_diversity(pixels, references.pixels(references.fresh)),
     )
-
-
-def edges(images: np.ndarray) -> np.ndarray:
-    """Histograms of oriented gradients [M, F] of images [M, H, W, C] in 8x8 cells (Dalal and Triggs 2005).
-
-    A slight blur comes first, and the normalisation of a block is soft: the question is which strokes are drawn, and a
-    library's hard normalisation would lift the faintest speckle of a dark block to the weight of a stroke.
-    """
-    batches = range(0, len(images), _EDGES_BATCH)
-    return np.concatenate([_edges(np.asarray(images[start : start + _EDGES_BATCH], np.float32)) for start in batches])
-
-
-def _edges(images: np.ndarray) -> np.ndarray:
-    cells, orientations, softness = 8, 8, 2.0
-    scale = images.shape[1] / 32.0
-    grey = gaussian_filter(images.mean(axis=-1), (0, scale, scale))
-    down, right = (np.gradient(grey, axis=axis) * 2.0 * scale for axis in (1, 2))
-    magnitude = np.hypot(down, right) / scale**2
-    angle = np.arctan2(down, right) % np.pi / np.pi * orientations
-    # Each gradient votes for the two orientations around its own.
-    offset = (angle[..., None] - np.arange(orientations, dtype=np.float32)) % orientations
-    votes = magnitude[..., None] * np.maximum(1.0 - np.minimum(offset, orientations - offset), 0.0)
-    side = grey.shape[1] // cells
-    histograms = votes.reshape(len(grey), cells, side, cells, side, orientations).sum(axis=(2, 4))
-    corners = [histograms[:, i : i + cells - 1, j : j + cells - 1] for i in (0, 1) for j in (0, 1)]
-    blocks = np.concatenate(corners, axis=-1)
-    normalised = blocks / np.sqrt(np.sum(blocks**2, axis=-1, keepdims=True) + softness**2)
-    return normalised.reshape(len(grey), -1)
-
-
-def _principal_components(represent: Representation, gallery: np.ndarray) -> Representation:
-    features = represent(gallery)
-    mean = features.mean(axis=0)
-    components = _largest_components(features - mean)
-    return lambda images: (represent(images) - mean) @ components
-
-
-def _largest_components(centred: np.ndarray) -> np.ndarray:
-    """Principal directions [F, D] of centred vectors [M, F], the largest first; the cheaper way for M and F."""
-    if len(centred) < centred.shape[1]:
-        return np.linalg.svd(centred, full_matrices=False)[2][:PRINCIPAL_COMPONENTS].T
-    covariance = centred.T @ centred
-    largest = (max(0, len(covariance) - PRINCIPAL_COMPONENTS), len(covariance) - 1)
-    return eigh(covariance, subset_by_index=largest)[1][:, ::-1]
-
-
-def _nearness(represent: Representation, private: np.ndarray) -> Callable[[np.ndarray], float]:
-    features = represent(private)
-    return lambda images: -float(np.median(euclidean_distances(represent(images), features).min(axis=1)))
-
-
-def _contrast(represent: Representation, private: np.ndarray, others: np.ndarray) -> Callable[[np.ndarray], float]:
-    private_features, other_features = represent(private), represent(others)
-
-    def statistic(images: np.ndarray) -> float:
-        features = represent(images)
-        to_private = euclidean_distances(features, private_features).min(axis=1)
-        to_others = euclidean_distances(features, other_features).min(axis=1)
-        return float(np.median((to_others - to_private) / np.maximum(np.maximum(to_others, to_private), 1e-12)))
-
-    return statistic
-
-
-def _score(view: _View, images: np.ndarray) -> float:
-    if view.one <= view.zero:
-        # What the adversary had is as near as fresh real images: this view cannot tell leakage from none.
-        return 0.0
-    return float(np.clip((view.statistic(images) - view.zero) / (view.one - view.zero), 0.0, 1.0))
 
 
 def _spread(features: np.ndarray) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from gan_leak.evaluation.html import (
     settings_table,
     table,
 )
+from gan_leak.evaluation.measurability import NOT_MEASURABLE
 from gan_leak.evaluation.reproduction_results import check_results
 
 PAPER_VARIANT = "the paper's hyper-parameters"
@@ -34,7 +35,7 @@ _TITLE = "Reproduction of published attacks"
 _SCORE = "leakage_score"
 _DASH = "\N{EN DASH}"
 # A badge must be read without colour, by its sign and its word.
-_SIGNS = {Verdict.REPRODUCED: "✓", Verdict.PARTLY: "◐", Verdict.NOT_REPRODUCED: "✗"}
+_SIGNS = {Verdict.REPRODUCED: "✓", Verdict.PARTLY: "◐", Verdict.NOT_REPRODUCED: "✗", Verdict.NOT_MEASURABLE: "?"}
 # Rows are named after their verdict and its variant; this variant is shortened there.
 _SHORT_VARIANTS = {NEAREST_VARIANT: "nearest that works"}
 
@@ -59,6 +60,7 @@ h2 .time { color: var(--soft); float: right; font-size: .83rem; font-weight: 400
   font-weight: 600; line-height: 1.3; padding: .08rem .6rem; white-space: nowrap; print-color-adjust: exact;
   -webkit-print-color-adjust: exact; }
 .badge.reproduced { background: var(--good-page); color: var(--good); }
+.badge.not-measurable { background: var(--panel); color: var(--soft); }
 .badge.partly { background: var(--half-page); color: var(--half); }
 .badge.not-reproduced, .badge.stopped { background: var(--bad-page); color: var(--bad); }
 .interval, .beside { color: var(--soft); display: block; font-size: .92em; font-weight: 400; white-space: nowrap; }
@@ -122,7 +124,8 @@ def render_reproduction(results: Mapping[str, Any], pictures: Mapping[str, Mappi
     called by its name and variant ("6 (a), nearest that works"), and beside it the control with the highest mean: of
     those it names as "controls", or else of those called by its name and more ("6 (a), passive"), or else of all.
     Intervals are shown within the range of their metric; the reasons of a verdict show them as they were judged.
-    Missing numbers and NaN are "n/a"; every text is escaped.
+    Missing numbers and NaN are "n/a", a leakage score that cannot be measured is "not measurable"; every text is
+    escaped.
 
     Raises ValueError if the results are malformed, if a picture is not PNG, or if it belongs to no figure.
     """
@@ -162,7 +165,8 @@ def _summary(results: Mapping[str, Any]) -> str:
     cards = []
     for variant in _variants(verdicts):
         of_variant = [Verdict(verdict["verdict"]) for verdict in verdicts if verdict["variant"] == variant]
-        counts = "".join(_badge(verdict, f"{of_variant.count(verdict)} ") for verdict in Verdict)
+        kinds = [verdict for verdict in Verdict if verdict != Verdict.NOT_MEASURABLE or verdict in of_variant]
+        counts = "".join(_badge(verdict, f"{of_variant.count(verdict)} ") for verdict in kinds)
         cards.append(card(variant, counts))
     stopped = sum(entry.get("error") is not None for entry in entries)
     shown = f"{len(entries)}" + (f" ({stopped} stopped)" if stopped else "")
@@ -248,7 +252,7 @@ def _mean_score(row: Mapping[str, Any]) -> float:
 
 def _score(row: Mapping[str, Any] | None, metric: str = _SCORE) -> str:
     named = "" if metric == _SCORE else f' <span class="beside">{escape(label(metric))}</span>'
-    measured = _measured(metric, (row or {"metrics": {}})["metrics"].get(metric))
+    measured = _measured(metric, row or {"metrics": {}})
     return f'<span class="score">{measured}</span>{named} '
 
 
@@ -314,18 +318,20 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
     body = []
     for row in rows:
         name = f'{escape(row["name"])} <span class="role">{row["role"]}</span>'
-        measured = "".join(f"<td>{_measured(metric, row['metrics'].get(metric))}</td>" for metric in metrics)
+        measured = "".join(f"<td>{_measured(metric, row)}</td>" for metric in metrics)
         counts = "".join(cell(row.get(count)) for count in counted)
         body.append(f'<tr class="{row["role"]}"><th scope="row">{name}</th>{counts}{measured}</tr>\n')
     heads = ["", *counted, *map(label, metrics)]
     return table(heads, "".join(body), "numbers measured") if body else ""
 
 
-def _measured(metric: str, measured: Mapping[str, Any] | None) -> str:
+def _measured(metric: str, row: Mapping[str, Any]) -> str:
     """Writes the mean with its interval in the metric's range, and how many seeds told it if not all did."""
+    measured = row["metrics"].get(metric)
     mean, low, high = (or_gap((measured or {}).get(statistic)) for statistic in STATISTICS)
     if math.isnan(mean):
-        return f'<span class="missing">{NOT_AVAILABLE}</span>'
+        missing = NOT_MEASURABLE if metric == _SCORE and row.get("not_measurable") else NOT_AVAILABLE
+        return f'<span class="missing">{missing}</span>'
     least, most = RANGES.get(metric, (-math.inf, math.inf))
     write = _decimals if metric in RANGES else number
     ends = [write(min(max(end, least), most)) for end in (low, high)]

@@ -104,7 +104,10 @@ _number = _a((numbers.Real, type(None)), "a number or None")
 _METRIC = _fields({name: _number for name in STATISTICS}, {"values": _list_of(_number)})
 _ROW = _fields(
     {"name": _text, "role": _one_of(ROLES), "metrics": _mapping_of(_METRIC)},
-    {"rounds": _number, "seeds": _number, "diverged": _number, "differences": _mapping_of(_list_of(_anything, 2))},
+    {
+        **{count: _number for count in ("rounds", "seeds", "diverged", "not_measurable")},
+        "differences": _mapping_of(_list_of(_anything, 2)),
+    },
 )
 _VERDICT = _fields(
     {

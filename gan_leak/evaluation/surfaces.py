@@ -14,6 +14,7 @@ import numpy as np
 
 from gan_leak.evaluation.criteria import RANGES
 from gan_leak.evaluation.drawing import CHART_DPI, or_gap, png
+from gan_leak.evaluation.measurability import NOT_MEASURABLE
 
 MOST_PANELS = 12
 _PANELS_IN_A_ROW = 3
@@ -25,7 +26,7 @@ def surface_figure(rows: Sequence[Mapping[str, Any]], *, metric: str = "leakage_
 
     rows: each with "cell", its value of every swept field, the same fields in all rows, and "metrics", where the metric
     has "mean", "low" and "high". The last field runs to the right and the one before it upwards; a cell without a
-    number says "n/a", one without a row stays empty.
+    number says "n/a", or "not measurable" if its leakage cannot be measured; one without a row stays empty.
 
     Raises ValueError if there is no row, if fewer than two fields are swept, or if there would be more than 12 panels.
     """
@@ -39,7 +40,10 @@ def surface_figure(rows: Sequence[Mapping[str, Any]], *, metric: str = "leakage_
     panels = list(itertools.product(*(values[field] for field in fields[:-2])))
     if len(panels) > MOST_PANELS:
         raise ValueError(f"{len(panels)} panels: expected at most {MOST_PANELS}")
-    by_cell = {tuple(row["cell"].values()): row["metrics"].get(metric) or {} for row in rows}
+    by_cell = {
+        tuple(row["cell"].values()): {**(row["metrics"].get(metric) or {}), "missing": _missing(row, metric)}
+        for row in rows
+    }
     down, across = (values[field] for field in fields[-2:])
     columns = min(len(panels), _PANELS_IN_A_ROW)
     lines = -(-len(panels) // columns)
@@ -73,8 +77,13 @@ def _draw_map(axes: Any, measured: Sequence[Sequence[Mapping[str, Any] | None]],
         if cell is None:
             continue
         dark = (mean - low) / (high - low) > _DARK
-        text = "n/a" if math.isnan(mean) else f"{mean:.2f}{_half_width(cell)}"
+        text = cell["missing"] if math.isnan(mean) else f"{mean:.2f}{_half_width(cell)}"
         axes.text(x, y, text, ha="center", va="center", fontsize=8.5, color="white" if dark else "#222222")
+
+
+def _missing(row: Mapping[str, Any], metric: str) -> str:
+    measurable = metric != "leakage_score" or not row.get("not_measurable")
+    return "n/a" if measurable else NOT_MEASURABLE.replace(" ", "\n")
 
 
 def _half_width(cell: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from gan_leak.collaboration.round import RoundFunction
 from gan_leak.collaboration.sharding import device_mesh, over_devices
 from gan_leak.config import AttackConfig, to_json
 from gan_leak.evaluation.fidelity import nearest_by_l1
+from gan_leak.evaluation.measurability import score_text
 from gan_leak.evaluation.representatives import References, measure_leakage
 from gan_leak.runs import checkpoints
 from gan_leak.runs.directory import npz_bytes, write_atomic
@@ -39,6 +40,8 @@ RECORDS_NAME = "records.json"
 _MOST_ROUNDS_PER_CALL = 5
 _KEPT_PICTURES = 12
 _MOST_SECONDS_TO_LOSE = 60.0
+
+_NOT_DECIDING = frozenset({"performance", "fail_if_not_measurable"})
 
 # What a lane may have for itself: the rest decides the shape of the program, or what is measured when.
 LANE_FIELDS = frozenset(
@@ -79,6 +82,7 @@ class BatchResult(NamedTuple):
     comparison: for each lane the measures of the references beside it, by name. pictures: float32
     [lanes, evaluations, M, H, W, C], the same latents at each evaluation. private: [lanes, M, H, W, C], the private
     image nearest to each last picture. samples: training images of each participant. coordinates: shared parameters.
+    measurability: for each lane the fields of its ``Measurability``.
     """
 
     rounds: list[int]
@@ -89,6 +93,7 @@ class BatchResult(NamedTuple):
     judge: dict[str, Any]
     samples: list[int]
     coordinates: int
+    measurability: list[dict[str, Any]]
     seconds: float
 
 
@@ -132,8 +137,13 @@ def run_batch(
 
 
 def read_result(directory: pathlib.Path) -> BatchResult:
-    """The result of a finished batch, as ``run_batch`` returned it."""
+    """The result of a finished batch, as ``run_batch`` returned it.
+
+    Raises ValueError for one that does not say what decided its leakage scores: an earlier version made it.
+    """
     fields = json.loads((directory / RESULT_NAME).read_text())
+    if "measurability" not in fields:
+        raise ValueError(f"{directory}: holds a batch of an earlier version; choose another --workdir")
     with np.load(directory / PICTURES_NAME) as pictures:
         arrays = {name: pictures[name].astype(np.float32) for name in ("pictures", "private")}
     return BatchResult(**fields, **arrays)
@@ -146,7 +156,7 @@ def batch_directory(root: pathlib.Path, configs: Sequence[AttackConfig]) -> path
 
 
 def _deciding(config: AttackConfig) -> dict[str, Any]:
-    return {name: value for name, value in to_json(config).items() if name != "performance"}
+    return {name: value for name, value in to_json(config).items() if name not in _NOT_DECIDING}
 
 
 def take_lanes(result: BatchResult, lanes: slice) -> BatchResult:
@@ -154,6 +164,7 @@ def take_lanes(result: BatchResult, lanes: slice) -> BatchResult:
     return result._replace(
         records=result.records[lanes],
         comparison=result.comparison[lanes],
+        measurability=result.measurability[lanes],
         pictures=result.pictures[lanes],
         private=result.private[lanes],
     )
@@ -321,11 +332,12 @@ def _evaluate(
 
 
 def _line(measured: Sequence[dict[str, Any]]) -> str:
-    scores = [record["leakage"]["leakage_score"] for record in measured if record["leakage"]]
-    if not scores:
+    known = [record for record in measured if record["leakage"]]
+    if not known:
         return "all diverged"
-    accuracy = np.mean([record["model_accuracy"] for record in measured if record["leakage"]])
-    return f"accuracy {accuracy:.3f}, leakage " + " ".join(f"{score:.2f}" for score in scores)
+    accuracy = np.mean([record["model_accuracy"] for record in known])
+    scores = ", ".join(score_text(record["leakage"]["leakage_score"]) for record in known)
+    return f"accuracy {accuracy:.3f}, leakage {scores}"
 
 
 def _keep(
@@ -379,6 +391,7 @@ def _finish(
         "rounds": [record["round"] for record in records[0]],
         "records": records,
         "comparison": [lane.comparison for lane in lanes],
+        "measurability": [lane.references.measurability._asdict() for lane in lanes],
         "judge": {
             "test_accuracy": instrument_source(first.data).judge.test_accuracy,
             "test_images": len(first.data.judge_test.labels),

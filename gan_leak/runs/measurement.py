@@ -84,6 +84,7 @@ def build_comparison(
         target_class=config.target_class,
         private=data.private,
         fresh=data.fresh[::2],
+        held_out={"fresh": data.fresh[1::2], **data.unowned},
         gallery=data.gallery.images,
         gallery_labels=data.gallery.labels,
         prior=prior,

@@ -19,7 +19,9 @@ from gan_leak.runs.measurement import InstrumentSource, build_comparison
 from gan_leak.runs.setup import Images, prepare_data
 
 # How often a run is looked at does not change what it does.
-_NOT_HYPERPARAMETERS = frozenset({"seed", "evaluation_interval", "evaluation_samples", "checkpoint_interval"})
+_NOT_HYPERPARAMETERS = frozenset(
+    {"seed", "evaluation_interval", "evaluation_samples", "checkpoint_interval", "fail_if_not_measurable"}
+)
 
 
 def interval(values: Iterable[float | None]) -> dict[str, Any]:
@@ -44,26 +46,36 @@ def metrics_over(records: Sequence[Mapping[str, Any] | None], **more: Sequence[f
     return {**{name: interval(values) for name, values in more.items()}, **metrics}
 
 
+def not_measurable(metrics: Mapping[str, Any]) -> int:
+    """How many seeds drew pictures whose leakage score could not be measured."""
+    pairs = zip(metrics["leakage_score"]["values"], metrics["judge_accuracy"]["values"], strict=True)
+    return sum(score is None and judged is not None for score, judged in pairs)
+
+
 def attack_row(name: str, role: str, batch: BatchResult, differences: Mapping[str, Any] | None = None) -> dict:
     """The row of a batch: what its lanes measured last, as intervals over them."""
     last = [lane[-1] for lane in batch.records]
+    metrics = metrics_over(
+        [record["leakage"] for record in last], model_accuracy=[record["model_accuracy"] for record in last]
+    )
     return {
         "name": name,
         "role": role,
         "rounds": batch.rounds[-1],
         "seeds": len(last),
-        "metrics": metrics_over(
-            [record["leakage"] for record in last], model_accuracy=[record["model_accuracy"] for record in last]
-        ),
+        "metrics": metrics,
         "differences": dict(differences or {}),
         "diverged": sum(record["diverged"] for record in last),
+        "not_measurable": not_measurable(metrics),
     }
 
 
 def reference_row(name: str, batch: BatchResult, reference: str) -> dict:
     """The row of a reference that was measured beside the lanes of a batch, such as its untrained generator."""
     measured = [comparison.get(reference) for comparison in batch.comparison]
-    return {"name": name, "role": "reference", "seeds": len(measured), "metrics": metrics_over(measured)}
+    metrics = metrics_over(measured)
+    counts = {"seeds": len(measured), "not_measurable": not_measurable(metrics)}
+    return {"name": name, "role": "reference", **counts, "metrics": metrics}
 
 
 def differences_between(
@@ -140,7 +152,8 @@ def _dp_sgd_entry(name: str, config: AttackConfig, batch: BatchResult) -> dict[s
 def accuracy_rows(batch: BatchResult, threshold: float) -> dict[str, dict[str, Any]]:
     """Leakage before and after the shared model reaches an accuracy, over seeds: the means over evaluations of each.
 
-    Returns the metrics "at or above" and "below" by that name; a seed without such an evaluation counts as no number.
+    Returns the metrics "at or above" and "below" by that name; a seed without such an evaluation counts as no number,
+    as does one whose leakage cannot be measured.
     """
     rows: dict[str, list[float | None]] = {"at or above": [], "below": []}
     for lane in batch.records:
@@ -148,10 +161,14 @@ def accuracy_rows(batch: BatchResult, threshold: float) -> dict[str, dict[str, A
             scores = [
                 record["leakage"]["leakage_score"]
                 for record in lane
-                if record["leakage"] and (record["model_accuracy"] >= threshold) == (name == "at or above")
+                if _score_of(record) is not None and (record["model_accuracy"] >= threshold) == (name == "at or above")
             ]
             values.append(float(np.mean(scores)) if scores else None)
     return {name: {"leakage_score": interval(values)} for name, values in rows.items()}
+
+
+def _score_of(record: Mapping[str, Any]) -> float | None:
+    return (record["leakage"] or {}).get("leakage_score")
 
 
 def leakage_at_accuracy(batch: BatchResult, accuracies: Sequence[float | None]) -> list[float | None]:
@@ -161,7 +178,7 @@ def leakage_at_accuracy(batch: BatchResult, accuracies: Sequence[float | None]) 
         scores = [
             record["leakage"]["leakage_score"]
             for record in lane
-            if record["leakage"] and accuracy is not None and record["model_accuracy"] >= accuracy
+            if _score_of(record) is not None and accuracy is not None and record["model_accuracy"] >= accuracy
         ]
         found.append(scores[0] if scores else None)
     return found

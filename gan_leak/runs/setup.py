@@ -29,6 +29,9 @@ _PRIOR_IMAGES_PER_CLASS = 300
 _UNOWNED_PRIVATE_IMAGES = 1000
 # Half of the fresh images define a score of 1, the other half check it.
 _FRESH_IMAGES = 2 * (NEIGHBOURS + 1)
+# Test images may be few. Images of the federation's share that nobody owns are as good, and make the scale exact.
+_ENOUGH_FRESH_IMAGES = 200
+_LEAST_FURTHER_IMAGES, _MOST_FURTHER_IMAGES = 30, 500
 _LEAST_FRESH_IMAGES = LEAST_IMAGES + 2
 # A judge's accuracy on fewer is too uncertain, so that all other images that it did not see join in.
 _FEW_TEST_IMAGES = 1000
@@ -45,7 +48,8 @@ class AttackData(NamedTuple):
     """Who and what sees which images; apart from ``federation`` nothing here reaches the participants.
 
     private: the victims' images of the target class, or, if nobody owns it, images that could have been theirs. fresh:
-    test images of the target class, or, if these are too few, also some that the judge was trained on, behind them.
+    test images of the target class; if these are few, behind them images that nobody was dealt, and last some that the
+    judge was trained on. unowned: further images of it that nobody was dealt, by that name, if there are enough.
     judge_pool: real images uint8 of all classes that no participant owns; gallery: some of them. own_classes: the
     adversary's images of each of its classes. common_knowledge: what an adversary without any image is taken to know,
     the gallery's other classes and their average. test: test images of the classes that somebody owns. judge_test:
@@ -55,6 +59,7 @@ class AttackData(NamedTuple):
     federation: FederationData
     private: np.ndarray
     fresh: np.ndarray
+    unowned: dict[str, np.ndarray]
     judge_pool: Images
     gallery: Images
     own_classes: dict[str, np.ndarray]
@@ -155,7 +160,9 @@ def _assemble(
     target_is_owned = len(private) > 0
     if not target_is_owned:
         private = candidates[labels[candidates] == config.target_class][:_UNOWNED_PRIVATE_IMAGES]
-    fresh, seen_by_judge = _fresh_images(dataset, config.target_class, judge_indices)
+    unowned = np.setdiff1d(candidates, np.concatenate([*owned, private]))
+    unowned = unowned[labels[unowned] == config.target_class]
+    fresh, seen_by_judge, further = _fresh_images(dataset, config.target_class, unowned, judge_indices)
     gallery = judge_indices[:: max(1, len(judge_indices) // _GALLERY_IMAGES)]
     _check_counts(config, len(private), len(fresh), seen_by_judge, int(np.sum(labels[gallery] == config.target_class)))
     own = owned[config.adversary]
@@ -169,6 +176,7 @@ def _assemble(
         federation=federation,
         private=to_float(dataset.train_images[private]),
         fresh=fresh,
+        unowned={"not dealt to anybody": further} if len(further) >= _LEAST_FURTHER_IMAGES else {},
         judge_pool=Images(dataset.train_images[judge_indices], labels[judge_indices]),
         gallery=Images(to_float(dataset.train_images[gallery]), labels[gallery]),
         own_classes=own_classes,
@@ -183,15 +191,20 @@ def _assemble(
     )
 
 
-def _fresh_images(dataset: Dataset, target_class: int, judge_indices: np.ndarray) -> tuple[np.ndarray, int]:
-    """Real images of the target class that nobody in the federation has, and how many of them the judge knows.
+def _fresh_images(
+    dataset: Dataset, target_class: int, unowned: np.ndarray, judge_indices: np.ndarray
+) -> tuple[np.ndarray, int, np.ndarray]:
+    """Real images of the target class that nobody in the federation has, how many of them the judge knows, and more.
 
-    The judge has drawn the images it knows closer together than new ones, so that they make its view stricter.
+    unowned: indices of the class that nobody was dealt; what is not needed comes last. The judge has drawn the images
+    it knows closer together than new ones, so that they make its view stricter.
     """
     tested = dataset.test_images[dataset.test_labels == target_class]
+    spare, further = np.split(unowned, [max(0, _ENOUGH_FRESH_IMAGES - len(tested))])
     pool = judge_indices[dataset.train_labels[judge_indices] == target_class]
-    pool = pool[: max(0, _FRESH_IMAGES - len(tested))]
-    return to_float(np.concatenate([tested, dataset.train_images[pool]])), len(pool)
+    pool = pool[: max(0, _FRESH_IMAGES - len(tested) - len(spare))]
+    fresh = np.concatenate([tested, dataset.train_images[np.concatenate([spare, pool])]])
+    return to_float(fresh), len(pool), to_float(dataset.train_images[further[:_MOST_FURTHER_IMAGES]])
 
 
 def _check_counts(config: AttackConfig, private: int, fresh: int, seen_by_judge: int, in_gallery: int) -> None:
@@ -206,8 +219,8 @@ def _check_counts(config: AttackConfig, private: int, fresh: int, seen_by_judge:
         )
     if fresh < _LEAST_FRESH_IMAGES:
         raise ValueError(
-            f"{target}: {fresh - seen_by_judge} test images and {seen_by_judge} for the judge, expected at least "
-            f"{_LEAST_FRESH_IMAGES} together"
+            f"{target}: {fresh - seen_by_judge} images that nobody owns and {seen_by_judge} for the judge, expected at "
+            f"least {_LEAST_FRESH_IMAGES} together"
         )
 
 

@@ -17,6 +17,8 @@ from gan_leak.runs.batch import LANE_FIELDS, BatchResult, batch_directory, take_
 from gan_leak.runs.reproduction import attack_row
 from gan_leak.runs.workers import Job
 
+_COUNTS = ("rounds", "seeds", "diverged", "not_measurable")
+
 
 class Cell(NamedTuple):
     """One point of the grid. swept: the fields that the grid varies, with their values here; lanes: one a seed."""
@@ -86,15 +88,18 @@ def rows_of(cells: Sequence[Cell], part: Sequence[int], batch: BatchResult) -> d
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each row: swept fields, rounds, seeds, how many diverged; mean, low and high of each measure."""
+    """A line for each row: swept fields, rounds, seeds, and how many of them diverged or cannot be measured.
+
+    Then mean, low and high of each measure.
+    """
     if not rows:
         return ""
     metrics = list(rows[0]["metrics"])
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     heads = [f"{metric}_{statistic}" for metric in metrics for statistic in STATISTICS]
-    writer.writerow([*rows[0]["cell"], "rounds", "seeds", "diverged", *heads])
+    writer.writerow([*rows[0]["cell"], *_COUNTS, *heads])
     for row in rows:
         numbers = [row["metrics"][metric][statistic] for metric in metrics for statistic in STATISTICS]
-        writer.writerow([*row["cell"].values(), row["rounds"], row["seeds"], row["diverged"], *numbers])
+        writer.writerow([*row["cell"].values(), *(row[count] for count in _COUNTS), *numbers])
     return file.getvalue()

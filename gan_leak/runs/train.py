@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -20,6 +21,7 @@ from gan_leak.collaboration.sharding import device_mesh
 from gan_leak.config import AttackConfig, to_json, validate
 from gan_leak.evaluation.fidelity import nearest_by_l1
 from gan_leak.evaluation.figures import curves_figure, evolution_figure, reconstructions_figure
+from gan_leak.evaluation.measurability import score_text
 from gan_leak.evaluation.report import render_report
 from gan_leak.evaluation.representatives import DEFINITIONS, References, measure_leakage
 from gan_leak.machine import usable_cores
@@ -50,6 +52,7 @@ from gan_leak.types import FederationState, ParticipantState, PyTree
 
 _KEPT_PER_EVALUATION = 60
 DIVERGED_STATUS = 1
+NOT_MEASURABLE_STATUS = 3
 
 
 class PreparedRun(NamedTuple):
@@ -86,7 +89,9 @@ def prepare(config: AttackConfig, workdir: pathlib.Path, resume: bool) -> Prepar
         experiment = build_experiment(config, data, mesh)
     with together():
         inputs = {"dataset": data.fingerprint}
-        directory = open_run(workdir, config, resume=resume, inputs=inputs) if leads() else None
+        # Whether to go on without a score does not change what a run computes.
+        lasting = dataclasses.replace(config, fail_if_not_measurable=False)
+        directory = open_run(workdir, lasting, resume=resume, inputs=inputs) if leads() else None
     return PreparedRun(config, data, experiment, directory, mesh)
 
 
@@ -104,7 +109,10 @@ def _choose_devices(config: AttackConfig) -> None:
 
 
 def execute(prepared: PreparedRun) -> int:
-    """Trains, measures and reports; returns the exit status: 0, or 1 if training diverged.
+    """Trains, measures and reports; returns the exit status: 0, 1 if training diverged, or 3 (see below).
+
+    Where the leakage score cannot be measured, a line on standard error says why; with ``fail_if_not_measurable`` the
+    run ends with status 3 before it trains.
 
     An interruption (KeyboardInterrupt, SystemExit) leaves a checkpoint of the last finished chunk and is raised again.
     """
@@ -128,6 +136,10 @@ def _run(prepared: PreparedRun, display: Progress) -> int:
     comparison = functools.cache(functools.partial(_compare, prepared, keys, state.attack, display))
     if directory is not None:
         state = _restore(directory, state, display)
+    if config.fail_if_not_measurable and experiment.attack is not None:
+        references = comparison().references
+        if references is not None and references.measurability.reason is not None:
+            return NOT_MEASURABLE_STATUS
     placement = _place(prepared, keys, share(state), initial)
     notes = _train(prepared, keys, placement, comparison, display)
     if directory is not None:
@@ -154,7 +166,10 @@ def _compare(prepared: PreparedRun, keys: RunKeys, untrained_attack: PyTree, dis
         return _Comparison(None, {}, math.nan)
     instruments = make_instrument_source(display.message)(data)
     untrained = reconstruct(experiment.attack, keys.prior, untrained_attack, config.evaluation_samples)
-    return _Comparison(*build_comparison(config, data, instruments, untrained), instruments.judge.test_accuracy)
+    references, measures = build_comparison(config, data, instruments, untrained)
+    for note in references.measurability.notes():
+        display.message(note)
+    return _Comparison(references, measures, instruments.judge.test_accuracy)
 
 
 def _measured(references: References, images: np.ndarray) -> dict[str, Any]:
@@ -320,6 +335,8 @@ def _finish(
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, picture)
     comparison = compared.measures
+    if compared.references is not None:
+        notes += compared.references.measurability.notes()
     if evaluated:
         final = next(record["leakage"] for record in reversed(records) if "leakage" in record)
         comparison = {"reconstructions": final, **comparison}
@@ -371,7 +388,7 @@ def _summary(
     summary: dict[str, str] = {}
     if "reconstructions" in comparison:
         final = comparison["reconstructions"]
-        summary["leakage score"] = f"{final['leakage_score']:.2f}"
+        summary["leakage score"] = score_text(final["leakage_score"])
         summary["judge accuracy"] = f"{final['judge_accuracy']:.3f}"
         summary["nearest-neighbour share"] = f"{final['nearest_neighbour_share']:.3f}"
         summary["diversity"] = f"{final['diversity']:.2f}"
@@ -392,6 +409,6 @@ def _summary_lines(
     path = directory.path
     lines = [*notes, "", *(f"{name:32}{value}" for name, value in summary.items())]
     for name, row in comparison.items():
-        lines.append(f"{'leakage score, ' + name:40}{row['leakage_score']:.2f}")
+        lines.append(f"{'leakage score, ' + name:40}{score_text(row['leakage_score'])}")
     written = [path / "report.html", path / "reconstructions.npz", path / "metrics.jsonl", path / "figures"]
     return [*lines, "", "written:", *(f"  {item}" for item in written if item.exists())]

@@ -235,6 +235,27 @@ def test_a_row_with_a_diverged_seed_is_not_reproduced():
     assert sections._verdict("1", NEAREST_VARIANT, claim, whole, {})["verdict"] == "reproduced"
 
 
+@pytest.mark.parametrize("lost", ["row", "passive"])
+def test_a_claim_whose_leakage_cannot_be_measured_is_not_measurable(lost):
+    """Whatever the criterion makes of missing numbers: neither reproduced nor not."""
+    metrics = {name: {"leakage_score": reproduction.interval([0.0] * 3)} for name in ("row", "passive")}
+    counts = {name: {"seeds": 3, "diverged": 0, "not_measurable": 0} for name in metrics}
+    metrics[lost], counts[lost]["not_measurable"] = {"leakage_score": reproduction.interval([None] * 3)}, 3
+    row, passive = (
+        {"name": name, "role": role, "metrics": metrics[name], **counts[name]}
+        for name, role in (("row", "attack"), ("passive", "control"))
+    )
+    text = "leakage_score.high < 0.1 and passive.leakage_score.high < 0.1"
+    claim = paper.Claim("Nothing leaks.", parse_criterion(text), parse_criterion("leakage_score.low < 0.1"), "", "")
+    verdict = sections._verdict("12", NEAREST_VARIANT, claim, row, {"passive": passive})
+    assert verdict["verdict"] == "not measurable"
+    assert verdict["because"][-1] == f"leakage can be measured for {lost}: no"
+    # A criterion that does not ask for what is missing is judged as ever.
+    other = paper.Claim("It learns.", *[parse_criterion("model_accuracy.low > 0.5")] * 2, "", "")
+    learnt = row | {"metrics": {**row["metrics"], "model_accuracy": reproduction.interval([0.9] * 3)}}
+    assert sections._verdict("12", NEAREST_VARIANT, other, learnt, {"passive": passive})["verdict"] == "reproduced"
+
+
 def test_settings_that_figures_share_are_run_once(whole):
     """Figure 10 and the curve are runs of figure 6, whose three settings have two controls; figure 12 has four."""
     _, first, made = whole

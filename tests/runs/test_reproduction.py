@@ -10,6 +10,7 @@ import pytest
 from gan_leak.config import AttackConfig
 from gan_leak.defenses import dp_sgd_epsilon
 from gan_leak.evaluation.criteria import Verdict, decide, measurements, parse_criterion
+from gan_leak.evaluation.measurability import Measurability
 from gan_leak.evaluation.representatives import Leakage
 from gan_leak.runs.batch import BatchResult
 from gan_leak.runs.reproduction import (
@@ -50,6 +51,7 @@ def batch_of(*lanes, comparison=None, samples=(1000, 1000), coordinates=1000):
         judge={"test_accuracy": 0.99, "test_images": 100},
         samples=list(samples),
         coordinates=coordinates,
+        measurability=[Measurability(("pixels", "edges"), (), (), None)._asdict() for _ in lanes],
         seconds=1.0,
     )
 
@@ -108,7 +110,27 @@ def test_the_row_of_a_batch_tells_its_last_evaluation():
     assert row["metrics"]["leakage_score"]["values"] == [0.4, 0.6]
     assert row["metrics"]["model_accuracy"]["values"] == [0.8, 0.9]
     assert row["differences"] == {"rounds": [40, 10]}
+    assert (row["diverged"], row["not_measurable"]) == (0, 0)
     assert attack_row("6 (a)", "control", batch_of(*lanes))["differences"] == {}
+
+
+UNMEASURED = record(10, 0.8, 0.0) | {"leakage": leakage(None)}
+
+
+def test_a_seed_that_cannot_be_measured_is_counted_and_has_no_score():
+    """Neither 0, nor diverged; its other measures count."""
+    lanes = [record(10, 0.8, 0.4)], [UNMEASURED], [record(10, 0.8, None)]
+    row = strict(attack_row("6 (a)", "attack", batch_of(*lanes)))
+    assert row["metrics"]["leakage_score"]["values"] == [0.4, None, None]
+    assert row["metrics"]["judge_accuracy"]["values"] == [0.9, 0.9, None]
+    assert (row["diverged"], row["not_measurable"]) == (1, 1)
+
+
+def test_evaluations_that_cannot_be_measured_are_no_numbers_at_an_accuracy():
+    lanes = [UNMEASURED, record(20, 0.9, 0.5)], [UNMEASURED, UNMEASURED]
+    batch = batch_of(*lanes)
+    assert accuracy_rows(batch, 0.7)["at or above"]["leakage_score"]["values"] == [0.5, None]
+    assert leakage_at_accuracy(batch, [0.7, 0.7]) == [0.5, None]
 
 
 def test_the_row_of_a_reference_is_over_the_same_lanes():

@@ -27,7 +27,8 @@ def batch_of(scores):
         leakage = None if score is None else Leakage(score, {}, 0.9, 0.8, 0.1, 0.7, 0.6, 0.5)._asdict()
         records.append([{"round": 4, "model_accuracy": 0.5, "leakage": leakage, "diverged": score is None}])
     pictures = np.arange(len(scores), dtype=np.float32).reshape(-1, 1, 1, 1, 1, 1)
-    return BatchResult([4], records, [{}] * len(scores), pictures, pictures[:, 0], {}, [9, 9], 100, 1.0)
+    measurability = [{}] * len(scores)
+    return BatchResult([4], records, [{}] * len(scores), pictures, pictures[:, 0], {}, [9, 9], 100, measurability, 1.0)
 
 
 def test_every_combination_is_a_cell_with_its_seeds(cells):
@@ -87,6 +88,7 @@ def test_the_table_is_csv_with_a_line_for_each_row(cells):
     assert float(first["leakage_score_mean"]) == pytest.approx(0.3)
     assert float(first["leakage_score_low"]) < 0.3 < float(first["leakage_score_high"])
     assert (second["leakage_score_mean"], second["leakage_score_low"], second["diverged"]) == ("0.8", "", "1")
+    assert (second["diverged"], second["not_measurable"]) == ("1", "0")
     assert as_csv([]) == ""
 
 

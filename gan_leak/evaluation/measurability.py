@@ -1,0 +1,131 @@
+"""Whether leakage can be measured at all: the measure is put to the test before it judges a reconstruction.
+
+With few private or few fresh images a view may not tell real images of the class from what the adversary had before.
+Such a view decides nothing. What is left must give pictures that leak nothing a low score, and real images that nobody
+holds a high one. Otherwise no number is reported, since a low one would look like safety.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from gan_leak.evaluation.views import LEAST_STANDARD_ERRORS, View, is_blind, on_scale, score
+
+NOT_MEASURABLE = "not measurable"
+LEAST_WORKING_VIEWS = 2
+LEAST_HELD_OUT_SCORE = 0.7
+MOST_CONTROL_SCORE = 0.1
+_IMAGES_OF_A_CONTROL = 100
+
+
+def score_text(score: float | None) -> str:
+    """The score as people read it.
+
+    >>> score_text(0.125), score_text(None)
+    ('0.12', 'not measurable')
+    """
+    return NOT_MEASURABLE if score is None else f"{score:.2f}"
+
+
+class Measurability(NamedTuple):
+    """What decides the leakage score.
+
+    deciding: the names of the views that work; blind: the others. raised_by: controls that raised what scores 0.
+    reason: why nothing can be measured, or None.
+    """
+
+    deciding: tuple[str, ...]
+    blind: tuple[str, ...]
+    raised_by: tuple[str, ...]
+    reason: str | None
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the score must know, a sentence each; empty where all is as usual."""
+        notes = []
+        if self.reason is not None:
+            notes.append(f"The leakage score is {NOT_MEASURABLE}: {self.reason}.")
+        if self.blind:
+            notes.append(
+                f"Views that decide: {', '.join(self.deciding) or 'none'}. Left out: {', '.join(self.blind)}; there, "
+                f"fresh real images differ from what scores 0 by less than {LEAST_STANDARD_ERRORS:g} standard errors."
+            )
+        if self.raised_by:
+            notes.append(f"A score of 0 is raised to what these controls reach: {', '.join(self.raised_by)}.")
+        return tuple(notes)
+
+
+def examine(
+    views: Mapping[str, View], *, held_out: Mapping[str, np.ndarray], controls: Mapping[str, np.ndarray]
+) -> tuple[dict[str, View], Measurability]:
+    """Tests the views on sets of images [M, H, W, C] whose score is known, by name.
+
+    held_out: real images of the class that nobody holds and that define no scale. controls: pictures that leak nothing;
+    where one scores all the same, it raises the zero of every view, as if the adversary had had it before. Returns the
+    views with these zeros.
+    """
+    medians = {
+        name: {control: float(np.median(view.values(images))) for control, images in controls.items()}
+        for name, view in views.items()
+    }
+    views = dict(views)
+    raised_by: tuple[str, ...] = ()
+    while True:
+        deciding = tuple(name for name, view in views.items() if not is_blind(view))
+        if len(deciding) < LEAST_WORKING_VIEWS:
+            break
+        failing = tuple(
+            control
+            for control in controls
+            if min(on_scale(views[name], medians[name][control]) for name in deciding) > MOST_CONTROL_SCORE
+        )
+        if not failing:
+            break
+        raised_by += failing
+        views = {
+            name: view._replace(zero=max(view.zero, *(medians[name][control] for control in failing)))
+            for name, view in views.items()
+        }
+    blind = tuple(name for name in views if name not in deciding)
+    reason = _reason({name: views[name] for name in deciding}, held_out)
+    return views, Measurability(deciding, blind, raised_by, reason)
+
+
+def _reason(views: Mapping[str, View], held_out: Mapping[str, np.ndarray]) -> str | None:
+    if len(views) < LEAST_WORKING_VIEWS:
+        return (
+            f"{len(views)} of the views can tell fresh real images of the class from what the adversary had before, "
+            f"expected at least {LEAST_WORKING_VIEWS}; more private or more fresh images help"
+        )
+    for name, images in held_out.items():
+        real = min(score(view, images) for view in views.values())
+        if real < LEAST_HELD_OUT_SCORE:
+            return f"real images of the class ({name}) score {real:.2f}, expected at least {LEAST_HELD_OUT_SCORE}"
+    return None
+
+
+def plain_controls(gallery: np.ndarray, labels: np.ndarray, target_class: int) -> dict[str, np.ndarray]:
+    """Pictures that anybody can make and that leak nothing, by name, from a gallery [M, H, W, C] of classes [M].
+
+    Blank pictures, noise, averages, and real images of each other class.
+    """
+    shape = gallery.shape[1:]
+    others = gallery[labels != target_class]
+    single = {
+        "black": np.full(shape, -1.0),
+        "grey": np.zeros(shape),
+        "white": np.ones(shape),
+        "average of all images": gallery.mean(axis=0),
+        "average of other classes": others.mean(axis=0),
+    }
+    noise = np.random.default_rng(0).uniform(-1.0, 1.0, (_IMAGES_OF_A_CONTROL, *shape))
+    return {
+        **{name: picture[None].astype(np.float32) for name, picture in single.items()},
+        "noise": noise.astype(np.float32),
+        **{
+            f"real images of class {label}": gallery[labels == label][:_IMAGES_OF_A_CONTROL]
+            for label in np.unique(labels[labels != target_class])
+        },
+    }

@@ -1,0 +1,157 @@
+"""Ways of looking at pictures: each gives a picture a number that grows with how near it is to the private images.
+
+A view has a scale: a value that means no leakage and one that means as near as fresh real images. Where the two cannot
+be told apart, the view is blind and must not decide anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import eigh
+from scipy.ndimage import gaussian_filter
+
+from gan_leak.evaluation.fidelity import euclidean_distances
+
+Representation = Callable[[np.ndarray], np.ndarray]
+
+PRINCIPAL_COMPONENTS = 50
+# How far apart the two ends of a scale must be, in standard errors of the end that means one.
+LEAST_STANDARD_ERRORS = 3.0
+_EDGES_BATCH = 250
+_RESAMPLES = 400
+
+
+class View(NamedTuple):
+    """One way of looking at pictures and its scale.
+
+    values: images [M, H, W, C] -> a number each [M]. zero and one: the medians that mean a score of 0 and of 1.
+    standard_error: of ``one``, by bootstrap over the images that define it.
+    """
+
+    values: Callable[[np.ndarray], np.ndarray]
+    zero: float
+    one: float
+    standard_error: float
+
+
+def calibrated(
+    values: Callable[[np.ndarray], np.ndarray],
+    *,
+    prior: Mapping[str, np.ndarray],
+    fresh: np.ndarray,
+    least_zero: float = -np.inf,
+) -> View:
+    """A view whose zero is the best that any set of ``prior`` reaches, at least ``least_zero``, and whose one is fresh.
+
+    prior: sets of images [M, H, W, C] by name; fresh: images [M, H, W, C]. The bootstrap has a fixed seed.
+    """
+    measured = values(fresh)
+    zero = max(least_zero, *(float(np.median(values(images))) for images in prior.values()))
+    drawn = np.random.default_rng(0).integers(0, len(measured), (_RESAMPLES, len(measured)))
+    return View(values, zero, float(np.median(measured)), float(np.std(np.median(measured[drawn], axis=1))))
+
+
+def is_blind(view: View) -> bool:
+    """Whether the view cannot tell fresh real images from what scores 0, given how few images define its scale."""
+    gap = view.one - view.zero
+    return not gap > LEAST_STANDARD_ERRORS * view.standard_error
+
+
+def score(view: View, images: np.ndarray) -> float:
+    """Where the median of the images [M, H, W, C] lies on the view's scale, see ``on_scale``."""
+    return on_scale(view, float(np.median(view.values(images))))
+
+
+def on_scale(view: View, value: float) -> float:
+    """A value as a share of the way from the view's zero to its one, cut to [0, 1].
+
+    Raises ValueError if the scale has no length.
+    """
+    if not view.one > view.zero:
+        raise ValueError(f"one={view.one}: expected above zero={view.zero}")
+    return float(np.clip((value - view.zero) / (view.one - view.zero), 0.0, 1.0))
+
+
+def nearness(represent: Representation, private: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Minus the distance to the nearest private image: images [M, H, W, C] -> [M]."""
+    features = represent(private)
+    return lambda images: -euclidean_distances(represent(images), features).min(axis=1)
+
+
+def contrast(
+    represent: Representation, private: np.ndarray, gallery: np.ndarray, labels: np.ndarray, target_class: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Whether a picture is nearer to the private images than to another class: images [M, H, W, C] -> [M] in [-1, 1].
+
+    (o - p) / max(o, p), with p the distance to the nearest of the private images [N, H, W, C], and o that to the
+    nearest image of another class. The more images there are, the nearer is the nearest, so each other class is dealt
+    out into groups of N images at most, and its distance is the mean over the groups. The nearest class counts.
+    gallery [M, H, W, C] and labels [M]: real images of all classes; those of ``target_class`` are left out.
+    """
+    private_features, of_others = represent(private), labels != target_class
+    other_features, other_labels = represent(gallery[of_others]), labels[of_others]
+    groups = [_dealt_out(np.flatnonzero(other_labels == label), len(private)) for label in np.unique(other_labels)]
+
+    def values(images: np.ndarray) -> np.ndarray:
+        features = represent(images)
+        to_private = euclidean_distances(features, private_features).min(axis=1)
+        distances = euclidean_distances(features, other_features)
+        to_classes = [np.mean([distances[:, group].min(axis=1) for group in of_class], axis=0) for of_class in groups]
+        to_others = np.min(to_classes, axis=0)
+        return (to_others - to_private) / np.maximum(np.maximum(to_others, to_private), 1e-12)
+
+    return values
+
+
+def _dealt_out(indices: np.ndarray, most: int) -> list[np.ndarray]:
+    """The indices in groups of ``most``, each spread over all of them; in one group if there are fewer."""
+    count = max(1, len(indices) // most)
+    return [indices[first::count][:most] for first in range(count)]
+
+
+def edges(images: np.ndarray) -> np.ndarray:
+    """Histograms of oriented gradients [M, F] of images [M, H, W, C] in 8x8 cells (Dalal and Triggs 2005).
+
+    A slight blur comes first, and the normalisation of a block is soft: the question is which strokes are drawn, and a
+    library's hard normalisation would lift the faintest speckle of a dark block to the weight of a stroke.
+    """
+    batches = range(0, len(images), _EDGES_BATCH)
+    return np.concatenate([_edges(np.asarray(images[start : start + _EDGES_BATCH], np.float32)) for start in batches])
+
+
+def _edges(images: np.ndarray) -> np.ndarray:
+    cells, orientations, softness = 8, 8, 2.0
+    scale = images.shape[1] / 32.0
+    grey = gaussian_filter(images.mean(axis=-1), (0, scale, scale))
+    down, right = (np.gradient(grey, axis=axis) * 2.0 * scale for axis in (1, 2))
+    magnitude = np.hypot(down, right) / scale**2
+    angle = np.arctan2(down, right) % np.pi / np.pi * orientations
+    # Each gradient votes for the two orientations around its own.
+    offset = (angle[..., None] - np.arange(orientations, dtype=np.float32)) % orientations
+    votes = magnitude[..., None] * np.maximum(1.0 - np.minimum(offset, orientations - offset), 0.0)
+    side = grey.shape[1] // cells
+    histograms = votes.reshape(len(grey), cells, side, cells, side, orientations).sum(axis=(2, 4))
+    corners = [histograms[:, i : i + cells - 1, j : j + cells - 1] for i in (0, 1) for j in (0, 1)]
+    blocks = np.concatenate(corners, axis=-1)
+    normalised = blocks / np.sqrt(np.sum(blocks**2, axis=-1, keepdims=True) + softness**2)
+    return normalised.reshape(len(grey), -1)
+
+
+def principal_components(represent: Representation, gallery: np.ndarray) -> Representation:
+    """The representation along the principal components of a gallery [M, H, W, C], at most 50."""
+    features = represent(gallery)
+    mean = features.mean(axis=0)
+    components = _largest_components(features - mean)
+    return lambda images: (represent(images) - mean) @ components
+
+
+def _largest_components(centred: np.ndarray) -> np.ndarray:
+    """Principal directions [F, D] of centred vectors [M, F], the largest first; the cheaper way for M and F."""
+    if len(centred) < centred.shape[1]:
+        return np.linalg.svd(centred, full_matrices=False)[2][:PRINCIPAL_COMPONENTS].T
+    covariance = centred.T @ centred
+    largest = (max(0, len(covariance) - PRINCIPAL_COMPONENTS), len(covariance) - 1)
+    return eigh(covariance, subset_by_index=largest)[1][:, ::-1]
