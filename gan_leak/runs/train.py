@@ -335,13 +335,12 @@ def _finish(
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, picture)
     comparison = compared.measures
-    if compared.references is not None:
-        notes += compared.references.measurability.notes()
     if evaluated:
         final = next(record["leakage"] for record in reversed(records) if "leakage" in record)
         comparison = {"reconstructions": final, **comparison}
     summary = _summary(compared.judge_test_accuracy, records, comparison)
-    page = _render(prepared, directory, notes, summary, records, comparison, figures)
+    limits = () if compared.references is None else compared.references.measurability.notes()
+    page = _render(prepared, directory, (*notes, *limits), summary, records, comparison, figures)
     write_atomic(directory.path / "report.html", page.encode())
     for line in _summary_lines(directory, notes, summary, comparison):
         display.message(line)
