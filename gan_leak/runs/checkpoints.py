@@ -31,6 +31,11 @@ class Restored(NamedTuple):
     skipped: tuple[str, ...]
 
 
+def load_library() -> None:
+    """Imports Orbax, which takes a second: beforehand, so that saving takes no longer than it must."""
+    from orbax.checkpoint import v1  # noqa: F401
+
+
 def save(directory: pathlib.Path, round: int, state: PyTree, *, keep: int = 2) -> pathlib.Path:
     """Saves the state after ``round`` and returns its path; when this returns, it is complete and on the disk.
 
