@@ -7,6 +7,7 @@ configuration is ``--outer.inner``. Presets are files of flags in ``experiments/
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import sys
 import time
@@ -17,12 +18,14 @@ from typing import Any, NoReturn
 from absl import app, flags
 
 from gan_leak.machine import check_backend
+from gan_leak.runs.disk import refusal
 from gan_leak.runs.interruption import interruptible, leave_on_signals, on_interruption
 from gan_leak.runs.processes import join_processes
 from gan_leak.runs.programs import keep_compiled_programs
 
 PRESETS = pathlib.Path(__file__).parent / "presets"
 BAD_INPUT_STATUS = 2
+REFUSED_BY_DISK_STATUS = os.EX_IOERR
 _DEFINERS: dict[Any, Callable[..., Any]]
 _DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
 
@@ -96,9 +99,10 @@ def run_binary(
     """Runs ``execute(prepare(config, workdir, resume))`` with flags from the command line, and exits with its status.
 
     ``prepare`` validates: its ValueError or OSError is bad input, told in one line with exit status 2, as are wrong
-    flags. An exception of ``execute`` is a defect and keeps its traceback. Both run in a thread of their own, so that
-    Ctrl-C and SIGTERM end the process at any moment, with 130 and 143, after what ``on_interruption`` was given.
-    ``many_processes``: whether several processes may share a run.
+    flags. An exception of ``execute`` is a defect and keeps its traceback, except where a disk is full or broken: that
+    is told in one line, with exit status 74. Both run in a thread of their own, so that Ctrl-C and SIGTERM end the
+    process at any moment, with 130 and 143, after what ``on_interruption`` was given. ``many_processes``: whether
+    several processes may share a run.
     """
     leave_on_signals()
     define_flags(config_class)
@@ -116,7 +120,13 @@ def run_binary(
         except (ValueError, OSError) as error:
             _fail(error)
         with on_interruption(lambda: f"interrupted; --workdir={workdir} --resume continues"):
-            return execute(prepared) or 0
+            try:
+                return execute(prepared) or 0
+            except OSError as error:
+                if (refused := refusal(error)) is None:
+                    raise
+                print(f"error: workdir={workdir}: {refused}; --resume continues when that is solved", file=sys.stderr)
+                return REFUSED_BY_DISK_STATUS
 
     app.run(lambda _: interruptible(work), flags_parser=_parse)
 
