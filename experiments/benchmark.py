@@ -6,6 +6,12 @@ python -m experiments.benchmark --groups=steps --convolutions=blocked,matmul,lax
 
 from __future__ import annotations
 
+from gan_leak.runs.interruption import leave_on_signals
+
+if __name__ == "__main__":
+    # Before the other imports, which take seconds.
+    leave_on_signals()
+
 import dataclasses
 import json
 import math
@@ -19,7 +25,7 @@ from experiments.benchmark_commands import start_rows, sweep_rows
 from experiments.benchmark_rivals import torch_is_there
 from experiments.benchmark_rows import as_table, time_group
 from experiments.flags import run_binary
-from gan_leak.config import CONVOLUTIONS, PARTICIPANT_MAPPINGS, PerformanceOptions
+from gan_leak.config import CONVOLUTIONS, MOST_CPU_DEVICES, PARTICIPANT_MAPPINGS, PerformanceOptions
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.timing import busy_share, gemm_peak
 from gan_leak.runs.workers import tell
@@ -67,6 +73,8 @@ def prepare(config: BenchmarkConfig, workdir: pathlib.Path, resume: bool) -> Pre
     for name in ("repeats", "cpu_devices"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 1")
+    if config.cpu_devices > MOST_CPU_DEVICES:
+        raise ValueError(f"cpu_devices={config.cpu_devices}: expected at most {MOST_CPU_DEVICES}")
     groups = list(GROUPS) if config.groups == "all" else _chosen("groups", config.groups, GROUPS)
     options = [
         PerformanceOptions(convolution=convolution, participant_mapping=mapping)

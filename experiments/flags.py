@@ -7,8 +7,8 @@ configuration is ``--outer.inner``. Presets are files of flags in ``experiments/
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
-import signal
 import sys
 import time
 import typing
@@ -17,11 +17,15 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
+from gan_leak.machine import check_backend
+from gan_leak.runs.disk import refusal
+from gan_leak.runs.interruption import interruptible, leave_on_signals, on_interruption
 from gan_leak.runs.processes import join_processes
 from gan_leak.runs.programs import keep_compiled_programs
 
 PRESETS = pathlib.Path(__file__).parent / "presets"
 BAD_INPUT_STATUS = 2
+REFUSED_BY_DISK_STATUS = os.EX_IOERR
 _DEFINERS: dict[Any, Callable[..., Any]]
 _DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
 
@@ -95,30 +99,36 @@ def run_binary(
     """Runs ``execute(prepare(config, workdir, resume))`` with flags from the command line, and exits with its status.
 
     ``prepare`` validates: its ValueError or OSError is bad input, told in one line with exit status 2, as are wrong
-    flags. An exception of ``execute`` is a defect and keeps its traceback. Ctrl-C and SIGTERM raise KeyboardInterrupt
-    and SystemExit(143) in either, so that ``finally`` cleans up, and exit with 130 and 143. ``many_processes``: whether
+    flags. An exception of ``execute`` is a defect and keeps its traceback, except where a disk is full or broken: that
+    is told in one line, with exit status 74. Both run in a thread of their own, so that Ctrl-C and SIGTERM end the
+    process at any moment, with 130 and 143, after what ``on_interruption`` was given. ``many_processes``: whether
     several processes may share a run.
     """
+    leave_on_signals()
     define_flags(config_class)
     if many_processes:
         define_process_flags()
 
-    def main(_: list[str]) -> int:
-        signal.signal(signal.SIGTERM, _raise_exit)
+    def work() -> int:
         try:
+            keep_compiled_programs(flags.FLAGS.compilation_cache)
+            if many_processes:
+                _join_processes()
+            check_backend()
+            workdir = _workdir(flags.FLAGS)
+            prepared = prepare(config_from_flags(config_class), workdir, flags.FLAGS.resume)
+        except (ValueError, OSError) as error:
+            _fail(error)
+        with on_interruption(lambda: f"interrupted; --workdir={workdir} --resume continues"):
             try:
-                keep_compiled_programs(flags.FLAGS.compilation_cache)
-                if many_processes:
-                    _join_processes()
-                prepared = prepare(config_from_flags(config_class), _workdir(flags.FLAGS), flags.FLAGS.resume)
-            except (ValueError, OSError) as error:
-                _fail(error)
-            return execute(prepared) or 0
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 128 + signal.SIGINT
+                return execute(prepared) or 0
+            except OSError as error:
+                if (refused := refusal(error)) is None:
+                    raise
+                print(f"error: workdir={workdir}: {refused}; --resume continues when that is solved", file=sys.stderr)
+                return REFUSED_BY_DISK_STATUS
 
-    app.run(main, flags_parser=_parse)
+    app.run(lambda _: interruptible(work), flags_parser=_parse)
 
 
 def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any, Any]]:
@@ -220,10 +230,6 @@ def _workdir(flag_values: flags.FlagValues) -> pathlib.Path:
     if flag_values.resume:
         raise ValueError("resume=True: expected --workdir, the directory of the run to continue")
     return pathlib.Path("runs") / f"{pathlib.Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _raise_exit(signal_number: int, _: Any) -> NoReturn:
-    raise SystemExit(128 + signal_number)
 
 
 def _fail(error: Exception) -> NoReturn:

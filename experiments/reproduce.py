@@ -7,6 +7,12 @@ python -m experiments.reproduce --scale=quick --workdir=runs/reproduce --resume
 
 from __future__ import annotations
 
+from gan_leak.runs.interruption import leave_on_signals
+
+if __name__ == "__main__":
+    # Before the other imports, which take seconds.
+    leave_on_signals()
+
 import dataclasses
 import json
 import pathlib

@@ -6,6 +6,12 @@ python -m experiments.sweep --preset=figure14a --preset=nearest_mnist --epsilon_
 
 from __future__ import annotations
 
+from gan_leak.runs.interruption import leave_on_signals
+
+if __name__ == "__main__":
+    # Before the other imports, which take seconds.
+    leave_on_signals()
+
 import dataclasses
 import json
 import pathlib

@@ -22,6 +22,8 @@ IMAGE_SIZES = (32, 64)
 CONVOLUTIONS = ("auto", "blocked", "matmul", "lax")
 PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
 SEED_MAPPINGS = ("auto", "vmap", "map")
+# More than one CPU has cores; each costs threads and memory.
+MOST_CPU_DEVICES = 1024
 # Beyond, jax.random.key overflows.
 LARGEST_SEED = 2**63 - 1
 
@@ -310,6 +312,9 @@ def validate(config: AttackConfig) -> None:
     for name, least in {"cpu_devices": 0, "rounds_per_chunk": 1}.items():
         if getattr(config.performance, name) < least:
             raise ValueError(f"performance.{name}={getattr(config.performance, name)}: expected at least {least}")
+    if config.performance.cpu_devices > MOST_CPU_DEVICES:
+        given = config.performance.cpu_devices
+        raise ValueError(f"performance.cpu_devices={given}: expected at most {MOST_CPU_DEVICES}")
 
 
 def _check_defense(config: AttackConfig) -> None:

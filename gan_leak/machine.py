@@ -17,3 +17,20 @@ def usable_cores() -> list[int]:
 def has_core_for_each_device() -> bool:
     """Whether this is a CPU with at most one core for each device: work within one program has no cores to share."""
     return jax.default_backend() == "cpu" and len(usable_cores()) <= jax.local_device_count()
+
+
+def check_backend() -> None:
+    """Raises ValueError if JAX was told to use a backend that is not there, such as by ``JAX_PLATFORMS=cuda``.
+
+    Where nothing or the CPU was asked for, JAX stays as it was, so that the number of its devices can still be chosen.
+    """
+    asked = jax.config.values["jax_platforms"] or ""
+    if not set(asked.split(",")) - {"", "cpu"}:
+        return
+    try:
+        jax.default_backend()
+    except (RuntimeError, AssertionError) as error:
+        reason = f" ({error})" if str(error) else ""
+        raise ValueError(
+            f"JAX_PLATFORMS={asked}: expected a backend that is installed and has a device{reason}"
+        ) from None

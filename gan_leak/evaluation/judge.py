@@ -12,11 +12,14 @@ much for any size, and a picture that is optimised against it gains nothing from
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -25,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tqdm
 
 from gan_leak.models.layers import convolve, max_pool
 from gan_leak.types import Array, PyTree
@@ -33,6 +37,7 @@ from gan_leak.types import Array, PyTree
 RECIPE_VERSION = 1
 
 _RESOLUTION = 32
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Judge(NamedTuple):
@@ -310,22 +315,28 @@ def load_or_train_judge(
     *,
     cache_directory: pathlib.Path | None = None,
     training: JudgeTraining | None = None,
+    show: Callable[[str], None] = lambda text: tqdm.tqdm.write(text, file=sys.stderr),
 ) -> Judge:
     """The judge of these images uint8 [N, H, W, C] and labels [N], trained once and kept on disk.
 
     test_images: float32 [M, H, W, C], test_labels [M]: where its accuracy is measured. training: that of
-    ``training_for`` if left out.
+    ``training_for`` if left out. show: called with a line if there is something to wait for; by default it goes to
+    standard error, above a bar.
 
     The cache (default: ``gan_leak`` below ``$XDG_CACHE_HOME`` or ``~/.cache``) is keyed by the data and the recipe. A
     cache file that is damaged is made anew; one that cannot be written costs the next run the training again, nothing
-    more.
+    more. Of several processes that want the same judge, one trains it and the others wait.
     """
     training = training or training_for(images.shape)
     path = (cache_directory or _default_cache()) / f"judge-{_cache_key(images, labels, num_classes, training)}.msgpack"
     params = _read_cache(path)
     if params is None:
-        params = jax.device_get(train_judge(images, labels, num_classes, training))
-        _write_cache(path, params)
+        with _alone(path.with_suffix(".lock"), show):
+            # Another process may have trained it in the meantime.
+            params = _read_cache(path)
+            if params is None:
+                params = jax.device_get(train_judge(images, labels, num_classes, training))
+                _write_cache(path, params)
     judge = Judge(params, num_classes, 0.0)
     return judge._replace(test_accuracy=judge_accuracy(judge, test_images, test_labels))
 
@@ -355,10 +366,50 @@ def _read_cache(path: pathlib.Path) -> PyTree | None:
     return flax.serialization.msgpack_restore(payload)
 
 
+@contextlib.contextmanager
+def _alone(path: pathlib.Path, show: Callable[[str], None]) -> Iterator[None]:
+    """Within, no other process holds this lock; where files cannot be locked, nobody waits."""
+    descriptor = None
+    waiting = False
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while (descriptor := _lock(path)) is None:
+            if not waiting:
+                show("judge: another process is training it; waiting for that ...")
+            waiting = True
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _lock(path: pathlib.Path) -> int | None:
+    """A descriptor that holds the lock, None if another process does; raises OSError where files cannot be locked."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever held it may have removed the file since it was opened: then that lock is nobody's.
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
 def _write_cache(path: pathlib.Path, params: PyTree) -> None:
     payload = flax.serialization.msgpack_serialize(params)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
-        temporary.replace(path)
+        try:
+            temporary.write_bytes(hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

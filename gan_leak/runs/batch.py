@@ -30,6 +30,7 @@ from gan_leak.evaluation.measurability import score_text
 from gan_leak.evaluation.representatives import References, measure_leakage
 from gan_leak.runs import checkpoints
 from gan_leak.runs.directory import npz_bytes, write_atomic
+from gan_leak.runs.interruption import on_interruption, uninterrupted
 from gan_leak.runs.measurement import InstrumentSource, RunKeys, build_comparison, model_accuracy, reconstruct, run_keys
 from gan_leak.runs.setup import AttackData, Experiment, build_experiment, prepare_data
 from gan_leak.types import Array, FederationData, FederationState
@@ -267,30 +268,38 @@ def _train(
     numbers = _stack_numbers([build_experiment(lane.config, lane.data).hyperparameters for lane in filled])
     if len(filled) > len(lanes):
         state = trees.take(state, np.minimum(np.arange(len(filled)), len(lanes) - 1))
-    done = int(state.round[0])
+    done = written = int(state.round[0])
     kept = time.perf_counter()
+
+    def keep() -> None:
+        nonlocal written, kept
+        if done > written:
+            # On the host, where nothing waits for a program that runs.
+            own = trees.take(jax.device_get(state), slice(len(lanes)))
+            _keep(directory, done, own, records, pictures, seconds)
+            written, kept = done, time.perf_counter()
+
+    checkpoints.load_library()
     show(done, "")
-    while done < config.rounds:
-        began = time.perf_counter()
-        end = min(config.rounds, (done // config.evaluation_interval + 1) * config.evaluation_interval)
-        count = min(_MOST_ROUNDS_PER_CALL, end - done)
-        state, infos = jax.block_until_ready(run(keys, state, data, numbers, count))
-        done += count
-        if done == end:
-            measured, drawn = _evaluate(lanes, experiment, state, infos, count)
-            seconds += time.perf_counter() - began
-            for lane_records, record in zip(records, measured, strict=True):
-                lane_records.append({"round": done, **record})
-            pictures = np.concatenate([pictures, drawn[:, None]], axis=1) if pictures.size else drawn[:, None]
-            _keep(directory, done, trees.take(state, slice(len(lanes))), records, pictures, seconds)
-            kept = time.perf_counter()
-            show(done, _line(measured))
-        else:
-            seconds += time.perf_counter() - began
-            if time.perf_counter() - kept > _MOST_SECONDS_TO_LOSE:
-                _keep(directory, done, trees.take(state, slice(len(lanes))), records, pictures, seconds)
-                kept = time.perf_counter()
-            show(done, "")
+    with on_interruption(keep):
+        while done < config.rounds:
+            began = time.perf_counter()
+            end = min(config.rounds, (done // config.evaluation_interval + 1) * config.evaluation_interval)
+            count = min(_MOST_ROUNDS_PER_CALL, end - done)
+            new_state, infos = jax.block_until_ready(run(keys, state, data, numbers, count))
+            measured: list[dict[str, Any]] = []
+            if done + count == end:
+                measured, drawn = _evaluate(lanes, experiment, new_state, infos, count)
+            with uninterrupted():
+                state, done = new_state, done + count
+                seconds += time.perf_counter() - began
+                if measured:
+                    for lane_records, record in zip(records, measured, strict=True):
+                        lane_records.append({"round": done, **record})
+                    pictures = np.concatenate([pictures, drawn[:, None]], axis=1) if pictures.size else drawn[:, None]
+                if measured or time.perf_counter() - kept > _MOST_SECONDS_TO_LOSE:
+                    keep()
+            show(done, _line(measured) if measured else "")
     return _finish(lanes, records, pictures, directory, instrument_source, experiment, seconds)
 
 

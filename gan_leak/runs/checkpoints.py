@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import re
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_leak.runs.directory import sync_directory, write_atomic
+from gan_leak.runs.disk import naming
 from gan_leak.types import Array, PyTree
 
 _NAME = re.compile(r"round_(\d{6,})(.*)")
@@ -31,6 +33,18 @@ class Restored(NamedTuple):
     skipped: tuple[str, ...]
 
 
+def load_library() -> None:
+    """Imports Orbax, which takes a second: beforehand, so that saving takes no longer than it must."""
+    from orbax.checkpoint import v1  # noqa: F401
+
+    # Orbax raises what it logs there, with all threads that it came by.
+    logging.getLogger("absl").addFilter(_is_not_raised)
+
+
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
 def save(directory: pathlib.Path, round: int, state: PyTree, *, keep: int = 2) -> pathlib.Path:
     """Saves the state after ``round`` and returns its path; when this returns, it is complete and on the disk.
 
@@ -39,6 +53,7 @@ def save(directory: pathlib.Path, round: int, state: PyTree, *, keep: int = 2) -
 
     Raises ValueError if ``round`` is negative or ``keep`` below 1, OSError if the disk refuses.
     """
+    load_library()
     from orbax.checkpoint import v1 as ocp
 
     if round < 0 or keep < 1:
@@ -47,7 +62,14 @@ def save(directory: pathlib.Path, round: int, state: PyTree, *, keep: int = 2) -
     # Orbax wants absolute paths.
     path = directory.absolute() / f"round_{round:06d}"
     _delete(path)
-    ocp.save(path, _stored(round, state), custom_metadata={"leaves": _describe(state)})
+    try:
+        with naming(path):
+            ocp.save(path, _stored(round, state), custom_metadata={"leaves": _describe(state)})
+    except OSError:
+        # What there is of it takes space and is of no use.
+        for unfinished in directory.glob(f"{path.name}.*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     digests = {name: _digest(path / name, sync=True) for name in _files(path)}
     for folder in [path, *(child for child in path.rglob("*") if child.is_dir())]:
         sync_directory(folder)

@@ -24,6 +24,7 @@ import numpy as np
 import gan_leak
 from gan_leak.config import to_json
 from gan_leak.machine import usable_cores
+from gan_leak.runs.disk import naming
 
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
@@ -53,7 +54,7 @@ def write_atomic(path: pathlib.Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -123,7 +124,7 @@ def append_metrics(run: RunDirectory, record: dict[str, Any]) -> None:
     line = json.dumps(encoded, allow_nan=False) + "\n"
     path = run.path / METRICS_NAME
     created = not path.exists()
-    with path.open("ab") as file:
+    with naming(path), path.open("ab") as file:
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())

@@ -17,6 +17,7 @@ import numpy as np
 
 from gan_leak import trees
 from gan_leak.runs.directory import sync_directory
+from gan_leak.runs.disk import naming
 from gan_leak.types import ParticipantState, PyTree
 
 _NAME = re.compile(r"participant_(\d+)_round_(\d+)\.npz")
@@ -55,7 +56,7 @@ def write_states(
     for position, participant in enumerate(cohort):
         path = _path(directory, participant, round)
         temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             np.savez(file, *map(np.asarray, jax.tree.leaves(trees.take(states, position))), allow_pickle=False)
         os.replace(temporary, path)
     return advance_table(table, cohort, round)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_leak.runs.directory import npz_bytes, write_atomic
+from gan_leak.runs.interruption import on_interruption, uninterrupted
 from gan_leak.types import Array, PyTree
 
 _SECONDS_OF_A_PART = 20.0
@@ -35,7 +36,7 @@ def in_parts(
     unit: str,
     course: Course,
 ) -> PyTree:
-    """The state after ``total`` steps from ``begin()``, in calls of about 20 s; signals are heard between them.
+    """The state after ``total`` steps from ``begin()``, in calls of about 20 s; an interruption loses one at most.
 
     ``go_on(state, done, steps)`` takes so many steps more; ``begin`` can be traced. unit: what a step is called.
     """
@@ -43,20 +44,29 @@ def in_parts(
     kept = None if course.keep is None else read_tree(course.keep, shapes)
     done = 0 if kept is None else int(kept["done"])
     state = begin() if kept is None else jax.tree.map(jnp.asarray, kept["state"])
-    steps, compiled = 1, False
-    while done < total:
-        began = time.monotonic()
-        steps = min(steps, total - done)
-        state = jax.block_until_ready(go_on(state, jnp.int32(done), jnp.int32(steps)))
-        seconds = time.monotonic() - began
-        done += steps
-        # The first call compiles, so that its time says little.
-        if compiled:
-            course.tell(f"  {unit} {done}/{total}, {seconds / steps * (total - done):.0f} s left")
-        if course.keep is not None and seconds > _SECONDS_OF_A_PART / 4:
+    steps, compiled, written = 1, False, done
+
+    def keep() -> None:
+        nonlocal written
+        if course.keep is not None and done > written:
             write_tree(course.keep, {"done": np.int64(done), "state": state})
-        steps = max(1, min(10 * steps, round(steps * _SECONDS_OF_A_PART / seconds)))
-        compiled = True
+            written = done
+
+    with on_interruption(keep):
+        while done < total:
+            began = time.monotonic()
+            steps = min(steps, total - done)
+            new_state = jax.block_until_ready(go_on(state, jnp.int32(done), jnp.int32(steps)))
+            seconds = time.monotonic() - began
+            with uninterrupted():
+                state, done = new_state, done + steps
+                if seconds > _SECONDS_OF_A_PART / 4:
+                    keep()
+            # The first call compiles, so that its time says little.
+            if compiled:
+                course.tell(f"  {unit} {done}/{total}, {seconds / steps * (total - done):.0f} s left")
+            steps = max(1, min(10 * steps, round(steps * _SECONDS_OF_A_PART / seconds)))
+            compiled = True
     return state
 
 

@@ -37,6 +37,8 @@ def join_processes(coordinator_address: str | None, num_processes: int | None, p
         raise ValueError(f"num_processes={num_processes}: expected at least 1")
     if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
         raise ValueError(f"process_id={process_id}: expected 0 to num_processes - 1, {(num_processes or 1) - 1}")
+    # Else JAX takes SIGTERM for itself, to tell all processes of it and go on.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
     except ValueError as error:

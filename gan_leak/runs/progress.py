@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol, TextIO
 
 import tqdm
 
+from gan_leak.runs.interruption import on_interruption
+
 # Short enough that all values fit into 80 columns.
 _BAR_FORMAT = "{n_fmt}/{total_fmt} |{bar}| {rate_inv_fmt}, {remaining} left{postfix}"
 
@@ -47,7 +49,9 @@ def progress(
     stream = sys.stderr if stream is None else stream
     if stream.isatty():
         options = {"unit": "round", "bar_format": _BAR_FORMAT, **_bar_size(stream)}
-        with tqdm.tqdm(total=total_rounds, initial=initial, file=stream, **options) as bar:
+        bar = tqdm.tqdm(total=total_rounds, initial=initial, file=stream, **options)
+        # So that what comes after it has a line of its own.
+        with bar, on_interruption(bar.close):
             yield _bar_progress(bar, stream)
     else:
         yield _plain_progress(total_rounds, initial, stream, plain_interval_s, clock)

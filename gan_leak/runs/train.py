@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -36,6 +37,7 @@ from gan_leak.runs.directory import (
     truncate_metrics,
     write_atomic,
 )
+from gan_leak.runs.interruption import on_interruption, uninterrupted
 from gan_leak.runs.measurement import (
     RunKeys,
     build_comparison,
@@ -114,7 +116,7 @@ def execute(prepared: PreparedRun) -> int:
     Where the leakage score cannot be measured, a line on standard error says why; with ``fail_if_not_measurable`` the
     run ends with status 3 before it trains.
 
-    An interruption (KeyboardInterrupt, SystemExit) leaves a checkpoint of the last finished chunk and is raised again.
+    An interruption leaves a checkpoint of the last chunk whose metrics are written; see ``gan_leak.runs.interruption``.
     """
     try:
         with (
@@ -196,13 +198,30 @@ def _train(
     config, directory = prepared.config, prepared.directory
     state = placement.state
     saved = int(state.round)
+    # To save is a thing that all processes do together, and the others may not have been interrupted.
+    alone = jax.process_count() == 1
+    unbroken = uninterrupted() if alone else contextlib.nullcontext()
 
     def keep(records: list[dict[str, Any]]) -> None:
         if directory is not None:
             for record in records:
                 append_metrics(directory, record)
 
-    try:
+    def save() -> None:
+        nonlocal saved
+        if int(state.round) > saved:
+            placement.save(state)
+            saved = int(state.round)
+
+    def leave() -> str | None:
+        if alone:
+            save()
+        if directory is None:
+            return None
+        return f"interrupted; --workdir={directory.path} --resume continues after round {saved}"
+
+    checkpoints.load_library()
+    with on_interruption(leave):
         while (done := int(state.round)) < config.rounds:
             intervals = (config.evaluation_interval, config.checkpoint_interval)
             ends = [_next_multiple(done, interval) for interval in intervals]
@@ -213,26 +232,20 @@ def _train(
             records = _records(done, count, infos, seconds, cohort, config.adversary)
             diverged = [record["round"] for record in records if not _is_finite(record)]
             if diverged:
-                keep(records[: diverged[0] - done - 1])
-                if done > saved:
-                    placement.save(state)
+                with unbroken:
+                    keep(records[: diverged[0] - done - 1])
+                    save()
                 return (_divergence(diverged[0], config),)
-            state, done = new_state, done + count
+            done += count
             if directory is not None and (done % config.evaluation_interval == 0 or done == config.rounds):
-                records[-1].update(_evaluate(prepared, directory, keys, state, comparison))
-            keep(records)
+                records[-1].update(_evaluate(prepared, directory, keys, new_state, comparison))
+            with unbroken:
+                keep(records)
+                state = new_state
             _show(display, records[-1])
             if done % config.checkpoint_interval == 0 or done == config.rounds:
-                placement.save(state)
-                saved = done
-    except (KeyboardInterrupt, SystemExit):
-        # To save is a thing that all processes do together, and the others may not have been interrupted.
-        if int(state.round) > saved and jax.process_count() == 1:
-            placement.save(state)
-            saved = int(state.round)
-        if directory is not None:
-            display.message(f"interrupted; --workdir={directory.path} --resume continues after round {saved}")
-        raise
+                with unbroken:
+                    save()
     return ()
 
 

@@ -12,7 +12,6 @@ import multiprocessing
 import multiprocessing.queues
 import os
 import pathlib
-import signal
 import sys
 import threading
 import time
@@ -24,11 +23,13 @@ import jax
 from gan_leak.config import AttackConfig
 from gan_leak.machine import usable_cores
 from gan_leak.runs.batch import RESULT_NAME, run_batch
+from gan_leak.runs.interruption import interruptible, leave_on_signals, on_interruption
 from gan_leak.runs.measurement import InstrumentSource, make_instrument_source
 from gan_leak.runs.processes import end_without
 from gan_leak.runs.setup import prepare_data
 
 _MOST_WORKERS = 4
+_SECONDS_TO_SAVE = 2.0
 
 
 class Job(NamedTuple):
@@ -72,7 +73,7 @@ def _instruments_of_process() -> InstrumentSource:
 
 def work_in_process(job: Job) -> None:
     """Runs a job in a worker, which keeps its judges from one job to the next."""
-    run_job(job, _instruments_of_process(), tell)
+    interruptible(lambda: run_job(job, _instruments_of_process(), tell))
 
 
 @contextlib.contextmanager
@@ -111,18 +112,28 @@ def running(
         shares.put(tuple(cores[worker::workers]) or tuple(cores))
     executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (shares, os.getpid()))
     try:
-        futures = {directory: executor.submit(work, job) for directory, job in waiting.items()}
-        yield lambda directory: futures[directory].result() if directory in futures else None
+        with on_interruption(_end_workers):
+            futures = {directory: executor.submit(work, job) for directory, job in waiting.items()}
+            yield lambda directory: futures[directory].result() if directory in futures else None
     finally:
         # First the workers, since a shutdown would wait for the batches that they are at.
-        for child in multiprocessing.active_children():
-            child.terminate()
+        _end_workers()
         executor.shutdown(cancel_futures=True)
+
+
+def _end_workers() -> None:
+    """Ends the workers; each keeps what it has finished of its batch first."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    until = time.monotonic() + _SECONDS_TO_SAVE
+    for child in children:
+        child.join(max(0.0, until - time.monotonic()))
 
 
 def _start_worker(shares: multiprocessing.queues.Queue, parent: int) -> None:
     # Ctrl-C reaches the whole group of processes: the parent ends its workers in its own way.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_on_signals(by_terminal=False)
     threading.Thread(target=end_without, args=(parent,), daemon=True).start()
     cores = shares.get()
     if hasattr(os, "sched_setaffinity"):

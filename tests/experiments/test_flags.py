@@ -19,8 +19,9 @@ BINARY = '''"""What the binary is for.
 
 Usage: python -m experiments.binary
 """
-import dataclasses, sys, time
+import dataclasses, errno, sys, time
 from experiments import flags
+from gan_leak.runs.interruption import on_interruption
 
 @dataclasses.dataclass(frozen=True)
 class Inner:
@@ -46,11 +47,13 @@ def execute(config):
     if config.rounds == 14:
         return 3
     if config.rounds == 15:
-        try:
+        with on_interruption(lambda: print("cleaned up", flush=True)):
             print("working", flush=True)
             time.sleep(60)
-        finally:
-            print("cleaned up", flush=True)
+    if config.rounds == 16:
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+    if config.rounds == 17:
+        open("/nonexistent/file")
 
 if __name__ == "__main__":
     flags.run_binary(prepare, execute, Config)
@@ -272,7 +275,59 @@ def test_interruption_cleans_up_and_tells(binary, number, status):
         output, errors = process.communicate(timeout=20)
     assert process.returncode == status
     assert output == "cleaned up\n"
-    assert "Traceback" not in errors
+    assert errors.startswith("interrupted; --workdir=runs/binary-")
+    assert errors.endswith(" --resume continues\n")
+    assert errors.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_and_any_other_failure_a_defect(binary):
+    done = call(binary, "--rounds=16", "--workdir=run")
+    assert done.returncode == 74
+    assert done.stderr == (
+        "error: workdir=run: No space left on device: metrics.jsonl; --resume continues when that is solved\n"
+    )
+    done = call(binary, "--rounds=17")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["cuda", "tpu", "nonsense"])
+def test_a_backend_that_is_not_there_is_refused(binary, backend):
+    environment = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": backend, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command(binary), capture_output=True, text=True, check=False, env=environment)
+    if backend in done.stdout:
+        pytest.skip("the backend is there")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: JAX_PLATFORMS={backend}: expected a backend")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "module", ["gan_attack", "sweep", "reproduce", "gradient_inversion", "split_inference", "benchmark"]
+)
+def test_ctrl_c_during_the_imports_is_one_line(module):
+    script = f"""
+import runpy, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "jax":
+            print("importing", flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+runpy.run_module("experiments.{module}", run_name="__main__", alter_sys=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+    ) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (130, "", "interrupted\n")
 
 
 @pytest.mark.parametrize("flag", ["--help", "--helpfull"])

@@ -70,6 +70,21 @@ def test_whoever_is_interrupted_goes_on_from_what_was_kept(tmp_path, always_kept
     assert not numbers
 
 
+def test_an_interruption_loses_one_part_at_most_however_short_they_are(tmp_path):
+    numbers = []
+
+    def interrupt(state, done, steps):
+        numbers.append(int(done))
+        if len(numbers) == 3:
+            raise KeyboardInterrupt
+        return go_on(state, done, steps)
+
+    course = Course(tmp_path / "kept.npz", lambda line: None)
+    with pytest.raises(KeyboardInterrupt):
+        in_parts(begin, interrupt, total=400, unit="step", course=course)
+    assert int(np.load(course.keep)["leaf_0"]) == numbers[-1] > 0
+
+
 def test_nothing_is_kept_where_no_file_is_named(tmp_path, always_kept, monkeypatch):
     monkeypatch.setattr(parts, "write_tree", lambda *_: pytest.fail("written"))
     state = in_parts(begin, go_on, total=20, unit="step", course=Course(None, lambda line: None))

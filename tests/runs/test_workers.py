@@ -1,5 +1,6 @@
 """Workers: every batch runs once, in a process with cores of its own, and nothing runs on when nobody waits."""
 
+import hashlib
 import multiprocessing
 import os
 import pathlib
@@ -11,6 +12,7 @@ from gan_leak.config import AttackConfig
 from gan_leak.machine import usable_cores
 from gan_leak.runs import workers
 from gan_leak.runs.batch import RESULT_NAME
+from gan_leak.runs.interruption import interruptible, on_interruption
 from gan_leak.runs.workers import Job, default_workers, run_job, running
 
 
@@ -30,6 +32,21 @@ def never_end(job):
     (job.directory / "started").write_text(str(os.getpid()))
     (job.directory / "started").rename(job.directory / "pid")
     time.sleep(600)
+
+
+def keep_when_ended(job):
+    """Stands in for a batch that keeps what it has, and is in the middle of a call that takes hours."""
+
+    def keep():
+        (job.directory / "kept").touch()
+
+    def work():
+        job.directory.mkdir()
+        with on_interruption(keep):
+            (job.directory / "started").touch()
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+    interruptible(work)
 
 
 @pytest.fixture
@@ -71,6 +88,15 @@ def test_who_waits_for_a_batch_that_fails_is_told_and_the_others_go_on(tmp_path,
             wait(tmp_path / "fails")
         wait(tmp_path / "b")
     assert set(processes(tmp_path)) == {"fails", "a", "b"}
+
+
+def test_a_worker_that_is_ended_keeps_what_it_has(tmp_path, no_judge, capfd):
+    with running(jobs_in(tmp_path, ["a", "b"]), 2, no_judge, print, keep_when_ended):
+        while not ((tmp_path / "a" / "started").exists() and (tmp_path / "b" / "started").exists()):
+            time.sleep(0.1)
+    assert (tmp_path / "a" / "kept").exists()
+    assert (tmp_path / "b" / "kept").exists()
+    assert capfd.readouterr().err == ""
 
 
 def test_leaving_ends_what_still_runs(tmp_path, no_judge):

@@ -1,0 +1,39 @@
+"""Disks that refuse: which errors are the disk's, and at which file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+# Full, over a quota, larger than a file may be, broken, read-only.
+_REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+# As TensorStore, below Orbax, words it in a ValueError.
+_CODE = re.compile(r"os_error_code='(\d+)'")
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Within, an error of the disk is an OSError that names a file: ``path``, where it names none itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+    except ValueError as error:
+        match = _CODE.search(str(error))
+        if match is None:
+            raise
+        code = int(match[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def refusal(error: BaseException) -> str | None:
+    """What the disk refused and where, in a line; None for an error that is not the disk's."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS:
+        return None
+    return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
