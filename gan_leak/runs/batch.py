@@ -98,6 +98,11 @@ def check_batch(configs: Sequence[AttackConfig]) -> None:
         raise ValueError("configs: empty, at least one configuration is needed")
     if configs[0].attack == "none":
         raise ValueError("attack='none': expected 'active' or 'passive', since a batch measures leakage")
+    for config in configs:
+        if config.target_epsilon:
+            raise ValueError(
+                f"target_epsilon={config.target_epsilon}: expected 0 in a batch, with the noise that it is solved for"
+            )
     if configs[0].participants_per_round:
         drawn = configs[0].participants_per_round
         raise ValueError(f"participants_per_round={drawn}: expected 0, since a batch holds everybody's state in memory")
@@ -146,7 +151,8 @@ def batch_directory(root: pathlib.Path, configs: Sequence[AttackConfig]) -> path
 
 
 def _deciding(config: AttackConfig) -> dict[str, Any]:
-    return {name: value for name, value in to_json(config).items() if name != "performance"}
+    # A lane has the noise that was solved for, never the target.
+    return {name: value for name, value in to_json(config).items() if name not in ("performance", "target_epsilon")}
 
 
 def take_lanes(result: BatchResult, lanes: slice) -> BatchResult:
