@@ -31,8 +31,9 @@ from gan_leak.evaluation.sweep_report import render_sweep
 from gan_leak.runs.batch import LANE_FIELDS, check_batch, read_result
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.measurement import make_instrument_source
+from gan_leak.runs.privacy import PrivacyPlan, counts_for_privacy, settle
 from gan_leak.runs.setup import prepare_data
-from gan_leak.runs.sweep import Cell, as_csv, make_cells, make_jobs, rows_of
+from gan_leak.runs.sweep import Cell, as_csv, make_cells, make_jobs, rows_of, with_privacy
 from gan_leak.runs.train import NOT_MEASURABLE_STATUS
 from gan_leak.runs.workers import default_workers, running, tell
 
@@ -110,17 +111,23 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
     if "none" in values["attack"]:
         raise ValueError("attack=none: expected active, passive or both, since a sweep measures leakage")
     # Cells that differ in numbers only have their data in common.
-    numbers = {name: getattr(AttackConfig(), name) for name in LANE_FIELDS - {"seed", "target_class"}}
-    dealt = set()
-    for cell in cells:
-        validate(cell.lanes[0])
-        check_batch(cell.lanes)
-        data = dataclasses.replace(cell.lanes[0], **numbers)
+    names = LANE_FIELDS - {"seed", "target_class"} | {"target_epsilon", "delta"}
+    numbers = {name: getattr(AttackConfig(), name) for name in names}
+    dealt: dict[AttackConfig, tuple[tuple[int, ...], int]] = {}
+
+    def plan_of(lane: AttackConfig) -> PrivacyPlan:
+        data = dataclasses.replace(lane, **numbers)
         if data not in dealt:
-            prepare_data(cell.lanes[0])
-            dealt.add(data)
+            dealt[data] = counts_for_privacy(lane, prepare_data(lane))
+        return settle(PrivacyPlan(lane, *dealt[data], lane.target_epsilon))
+
+    for index, cell in enumerate(cells):
+        validate(cell.lanes[0])
+        cells[index] = with_privacy(cell, plan_of)
+        check_batch(cells[index].lanes)
     lasting = dataclasses.replace(config, workers=0, fail_if_not_measurable=False)
-    return PreparedSweep(config, cells, open_run(workdir, lasting, resume=resume))
+    privacy = {cell.name: dict(cell.privacy) for cell in cells if cell.privacy}
+    return PreparedSweep(config, cells, open_run(workdir, lasting, resume=resume, privacy=privacy))
 
 
 def execute(prepared: PreparedSweep) -> int:
@@ -177,7 +184,7 @@ def _write_report(prepared: PreparedSweep, rows: list[dict[str, Any]]) -> None:
         pictures={captions[name]: png for name, png in figures.items()},
         definitions=DEFINITIONS,
         settings=environment["config"],
-        environment={name: value for name, value in environment.items() if name != "config"},
+        environment={name: value for name, value in environment.items() if name not in ("config", "privacy")},
         notes=[f"{count} runs {told[name]}." for name, count in counts.items() if count],
     )
     write_atomic(prepared.directory.path / "report.html", page.encode())

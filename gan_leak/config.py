@@ -161,7 +161,16 @@ class AttackConfig:
         1.0,
         "DP-SGD: standard deviation of the noise on the sum of gradients, in units of clipping_norm (Abadi et al.).",
     )
-    delta: float = _field(1e-5, "DP-SGD: the delta at which epsilon is reported (Abadi et al. 2016).")
+    delta: float = _field(
+        1e-5,
+        "DP-SGD: the delta at which epsilon is reported, in the summary, report.html, config.json and metrics.jsonl "
+        "(Abadi et al. 2016).",
+    )
+    target_epsilon: float = _field(
+        0.0,
+        "The epsilon that the whole run may cost a participant; solves for noise_multiplier at delta (dp_sgd) or for "
+        "epsilon_per_release (sparse_vector), which must be left at their defaults. 0 = the noise is as given.",
+    )
     generator_steps: int = _field(5, "Generator updates in one adversary turn (open).")
     generator_batch_size: int = _field(64, "Latents in one generator update (open).")
     generator_width: int = _field(
@@ -329,10 +338,29 @@ def _check_defense(config: AttackConfig) -> None:
         raise ValueError(f"noise_multiplier={config.noise_multiplier}: expected a finite number of at least 0")
     if not 0.0 < config.delta < 1.0:
         raise ValueError(f"delta={config.delta}: expected a number above 0 and below 1")
+    _check_target_epsilon(config)
     if config.defense == "sparse_vector" and config.upload_bound == math.inf:
         raise ValueError(
             "upload_bound=inf: expected a finite number above 0 with defense 'sparse_vector', such as 0.001"
         )
+
+
+def _check_target_epsilon(config: AttackConfig) -> None:
+    if not 0.0 <= config.target_epsilon < math.inf:
+        raise ValueError(f"target_epsilon={config.target_epsilon}: expected a finite number of at least 0")
+    solved_for = {"dp_sgd": "noise_multiplier", "sparse_vector": "epsilon_per_release"}
+    if config.target_epsilon and config.defense not in solved_for:
+        raise ValueError(
+            f"target_epsilon={config.target_epsilon}: expected with defense 'dp_sgd' or 'sparse_vector', "
+            f"not {config.defense!r}"
+        )
+    for field in dataclasses.fields(AttackConfig):
+        given = getattr(config, field.name)
+        if config.target_epsilon and field.name == solved_for[config.defense] and given != field.default:
+            raise ValueError(
+                f"target_epsilon={config.target_epsilon}: expected {field.name} left at {field.default}, not {given}, "
+                "since the target decides it"
+            )
 
 
 def _check_at_least(config: AttackConfig, name: str, least: int) -> None:

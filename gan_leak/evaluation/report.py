@@ -33,13 +33,15 @@ def render_report(
     figures: Mapping[str, bytes],
     definitions: Mapping[str, str],
     notes: Sequence[str],
+    privacy: Mapping[str, Any] | None = None,
 ) -> str:
     """Writes a run as one self-contained HTML page, without scripts and without anything fetched from elsewhere.
 
     summary: the few figures of the headline. config, environment: shown exactly as they are, nested or not.
     records: one a round, as in metrics.jsonl; those with "leakage" fill the table of evaluations. comparison: a row of
     metrics for each set of images, the first one stands out. figures: PNG bytes by caption. definitions: what a metric
-    means, by its name. notes: what the reader must know first, shown under the headline. Measured numbers show three
+    means, by its name. notes: what the reader must know first, shown under the headline. privacy: what the defense
+    promises over the whole run, shown exactly. Measured numbers show three
     significant digits, missing and non-finite ones "n/a"; every text is escaped.
 
     Raises ValueError if a figure is not PNG.
@@ -50,6 +52,7 @@ def render_report(
         section("How much leaked", _metrics_table("images", comparison, "numbers comparison")),
         section("Pictures", "".join(figure(caption, png) for caption, png in figures.items())),
         section("Evaluations over the rounds", _metrics_table("round", _evaluations(records), "numbers")),
+        section("What the defense promises", settings_table(privacy or {})),
         section("What the numbers mean", definitions_list(definitions)),
         section("Configuration", settings_table(config)),
         section("Environment", settings_table(environment)),
@@ -62,6 +65,7 @@ def _evaluations(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, An
         str(record["round"]): {
             "model_accuracy": record.get("model_accuracy"),
             "mean_training_loss": _mean(record.get("losses") or ()),
+            **({"epsilon_spent": record["privacy"]["epsilon"]} if record.get("privacy") else {}),
             **record["leakage"],
         }
         for record in records

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
-from gan_leak.evaluation.html import definitions_list, figure, half_width, notes_panel, page, section, settings_table
+from gan_leak.evaluation.html import (
+    cell,
+    definitions_list,
+    figure,
+    half_width,
+    label,
+    notes_panel,
+    page,
+    section,
+    settings_table,
+    table,
+)
 from gan_leak.evaluation.reproduction_report import ROWS_STYLE, rows_table
 
 
@@ -21,7 +33,8 @@ def render_sweep(
 ) -> str:
     """Writes a sweep as one self-contained HTML page.
 
-    rows: as in the results of a reproduction, one for each finished cell. pictures: PNG bytes by caption. settings: the
+    rows: as in the results of a reproduction, one for each finished cell, with what the cell promises as "privacy".
+    pictures: PNG bytes by caption. settings: the
     flags as given. definitions: what a metric means, by its name. notes: what the reader must know first.
 
     Raises ValueError if a picture is not PNG.
@@ -31,8 +44,24 @@ def render_sweep(
         notes_panel(notes),
         section("Leakage", gallery),
         section("Cells: means and 95% intervals over seeds", rows_table(rows)),
+        section("What the defense promises", _promises(rows)),
         section("What the numbers mean", definitions_list(definitions)),
         section("Settings", settings_table(settings)),
         section("Environment", settings_table(environment)),
     )
     return page(title, sections, ROWS_STYLE)
+
+
+def _promises(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Writes what each cell promises, in a row for each cell with a defense."""
+    found = {row["name"]: row["privacy"] for row in rows if row.get("privacy")}
+    columns = list(dict.fromkeys(name for promise in found.values() for name in promise))
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(_promise_cell(promise.get(name)) for name in columns)}</tr>\n'
+        for name, promise in found.items()
+    )
+    return table(["", *map(label, columns)], body, "texts") if body else ""
+
+
+def _promise_cell(value: Any) -> str:
+    return cell(value) if isinstance(value, float | None) else f"<td>{escape(str(value))}</td>"

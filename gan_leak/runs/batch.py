@@ -42,7 +42,7 @@ _MOST_ROUNDS_PER_CALL = 5
 _KEPT_PICTURES = 12
 _MOST_SECONDS_TO_LOSE = 60.0
 
-_NOT_DECIDING = frozenset({"performance", "fail_if_not_measurable"})
+_NOT_DECIDING = frozenset({"performance", "fail_if_not_measurable", "target_epsilon"})
 
 # What a lane may have for itself: the rest decides the shape of the program, or what is measured when.
 LANE_FIELDS = frozenset(
@@ -104,6 +104,11 @@ def check_batch(configs: Sequence[AttackConfig]) -> None:
         raise ValueError("configs: empty, at least one configuration is needed")
     if configs[0].attack == "none":
         raise ValueError("attack='none': expected 'active' or 'passive', since a batch measures leakage")
+    for config in configs:
+        if config.target_epsilon:
+            raise ValueError(
+                f"target_epsilon={config.target_epsilon}: expected 0 in a batch, with the noise that it is solved for"
+            )
     if configs[0].participants_per_round:
         drawn = configs[0].participants_per_round
         raise ValueError(f"participants_per_round={drawn}: expected 0, since a batch holds everybody's state in memory")
@@ -157,6 +162,7 @@ def batch_directory(root: pathlib.Path, configs: Sequence[AttackConfig]) -> path
 
 
 def _deciding(config: AttackConfig) -> dict[str, Any]:
+    # A lane has the noise that was solved for, never the target.
     return {name: value for name, value in to_json(config).items() if name not in _NOT_DECIDING}
 
 

@@ -6,6 +6,7 @@ Only one process at a time holds a run directory.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import importlib.metadata
 import io
@@ -31,6 +32,8 @@ METRICS_NAME = "metrics.jsonl"
 LOCK_NAME = "lock"
 _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 _SHOWN_DIFFERENCES = 4
+# What a target of privacy is solved for.
+_NOISE = ("noise_multiplier", "epsilon_per_release")
 
 
 class RunDirectory(NamedTuple):
@@ -82,23 +85,30 @@ def sync_directory(path: pathlib.Path) -> None:
 
 
 def open_run(
-    workdir: pathlib.Path, config: Any, *, resume: bool, inputs: Mapping[str, str] | None = None
+    workdir: pathlib.Path,
+    config: Any,
+    *,
+    resume: bool,
+    inputs: Mapping[str, str] | None = None,
+    privacy: Mapping[str, Any] | None = None,
 ) -> RunDirectory:
     """Creates the directory of a new run, or takes up the one of the same configuration, and locks it.
 
     ``resume`` with a directory that is missing or empty starts anew, so that one command line serves every start.
     A metrics line that a crash tore is dropped. inputs: digests, by name, of what the run reads beside its flags.
+    privacy: what the run promises, kept beside the configuration; of a run that is taken up only the noise is compared.
+    A field that the configuration did not have when the run began had its default.
 
     Raises ValueError if the directory holds a run of another configuration, or the same and ``resume`` is False; if its
-    inputs were others; if it holds other files or an unreadable config.json; if another process has it; if it cannot be
-    written.
+    inputs or its noise were others; if it holds other files or an unreadable config.json; if another process has it; if
+    it cannot be written.
     """
     descriptor = None
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         _check_ours(workdir)
         descriptor = _lock(workdir)
-        run = _begin_or_take_up(workdir, config, resume, dict(inputs or {}), descriptor)
+        run = _begin_or_take_up(workdir, config, resume, dict(inputs or {}), dict(privacy or {}), descriptor)
     except BaseException as error:
         if descriptor is not None:
             os.close(descriptor)
@@ -176,7 +186,12 @@ def _lock(workdir: pathlib.Path) -> int:
 
 
 def _begin_or_take_up(
-    workdir: pathlib.Path, config: Any, resume: bool, inputs: dict[str, str], descriptor: int
+    workdir: pathlib.Path,
+    config: Any,
+    resume: bool,
+    inputs: dict[str, str],
+    privacy: dict[str, Any],
+    descriptor: int,
 ) -> RunDirectory:
     for leftover in filter(_is_leftover, workdir.iterdir()):
         leftover.unlink()
@@ -185,14 +200,14 @@ def _begin_or_take_up(
     wanted = json.loads(json.dumps(to_json(config), allow_nan=False))
     path = workdir / CONFIG_NAME
     if not path.exists():
-        read = {"inputs": inputs} if inputs else {}
-        written = json.dumps({"config": wanted, **read, **environment}, indent=2, allow_nan=False) + "\n"
+        beside = {name: section for name, section in (("inputs", inputs), ("privacy", privacy)) if section}
+        written = json.dumps({"config": wanted, **beside, **environment}, indent=2, allow_nan=False) + "\n"
         write_atomic(path, written.encode())
         return RunDirectory(workdir, False, (), descriptor)
     stored = _read_config(path)
     # How fast a run goes may change on the way; what it computes may not.
     performance = _differing(*({"performance": config.pop("performance", {})} for config in (stored["config"], wanted)))
-    differing = _differing(stored["config"], wanted)
+    differing = _differing({**_defaults_of_missing(stored["config"], config), **stored["config"]}, wanted)
     if differing:
         shown = "; ".join(f"{name} was {old}, now {new}" for name, old, new in differing[:_SHOWN_DIFFERENCES])
         more = f"; and {len(differing) - _SHOWN_DIFFERENCES} more" if len(differing) > _SHOWN_DIFFERENCES else ""
@@ -204,6 +219,7 @@ def _begin_or_take_up(
     if changed := _differing(stored.pop("inputs", {}), inputs):
         name, old, new = changed[0]
         raise ValueError(f"workdir={workdir}: holds a run on another {name} (SHA-256 was {old}, now {new})")
+    _check_noise(workdir, stored.pop("privacy", {}), privacy)
     _drop_torn_line(workdir / METRICS_NAME)
     stored.pop("config")
     changes = tuple(
@@ -211,6 +227,26 @@ def _begin_or_take_up(
         for name, old, new in [*performance, *_differing(stored, environment)]
     )
     return RunDirectory(workdir, True, changes, descriptor)
+
+
+def _defaults_of_missing(stored: dict[str, Any], config: Any) -> dict[str, Any]:
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(config)
+        if field.name not in stored and field.default is not dataclasses.MISSING
+    }
+    encoded = to_json(dataclasses.replace(config, **defaults)) if defaults else {}
+    return {name: encoded[name] for name in defaults}
+
+
+def _check_noise(workdir: pathlib.Path, stored: dict[str, Any], privacy: dict[str, Any]) -> None:
+    """Refuses to go on with another noise than a run began with, where other versions solve for another one."""
+    for name, old, new in _differing(stored, privacy) if stored else ():
+        if name.rpartition(".")[2] in _NOISE and "absent" not in (old, new):
+            raise ValueError(
+                f"workdir={workdir}: holds a run with {name}={old}, for which this installation finds {new}; continue "
+                "it where it began or choose another --workdir"
+            )
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from gan_leak.config import AttackConfig, to_json
-from gan_leak.defenses import dp_sgd_epsilon, dp_sgd_schedule, sparse_vector_charged, sparse_vector_epsilon
+from gan_leak.defenses import sparse_vector_charged, sparse_vector_epsilon
 from gan_leak.evaluation.criteria import summarise
 from gan_leak.evaluation.representatives import Leakage, measure_leakage
 from gan_leak.runs.batch import BatchResult
 from gan_leak.runs.inversion import Inversions, invert_all_classes
 from gan_leak.runs.measurement import InstrumentSource, build_comparison
+from gan_leak.runs.privacy import MECHANISMS, NOTHING_COVERED, PrivacyPlan, Promise, promise_of
 from gan_leak.runs.setup import Images, prepare_data
 
 # How often a run is looked at does not change what it does.
@@ -95,58 +96,45 @@ def differences_between(
 
 
 def privacy_entries(name: str, config: AttackConfig, batch: BatchResult) -> list[dict[str, Any]]:
-    """What the defence of a batch promises to the victim with the most rounds of uploads, over a round and the run."""
-    if config.defense == "sparse_vector":
-        return [_sparse_vector_entry(name, config, batch)]
-    if config.defense == "dp_sgd":
-        return [_dp_sgd_entry(name, config, batch)]
-    return []
+    """What the defense of a batch promises to the victim that is worst off, over a round and over the run."""
+    plan = PrivacyPlan(config, tuple(batch.samples), batch.coordinates, 0.0)
+    one = promise_of(plan, np.ones(len(batch.samples), int))
+    whole = promise_of(plan)
+    if one is None or whole is None:
+        return []
+    note = _dp_sgd_note(config, whole) if config.defense == "dp_sgd" else _sparse_vector_note(config, whole, batch)
+    return [
+        {
+            "name": name,
+            "mechanism": MECHANISMS[config.defense],
+            "epsilon_per_round": _number(one.loss.epsilon),
+            "epsilon_total": _number(whole.loss.epsilon),
+            "delta": whole.loss.delta,
+            "unit": whole.loss.unit,
+            "note": f"{note} Noise in floating point is for research.",
+        }
+    ]
 
 
-def _victim(config: AttackConfig) -> int:
-    return 1 if config.adversary == 0 else 0
-
-
-def _sparse_vector_entry(name: str, config: AttackConfig, batch: BatchResult) -> dict[str, Any]:
-    one = sparse_vector_epsilon(config.epsilon_per_release, config.upload_fraction, batch.coordinates)
-    whole = sparse_vector_epsilon(config.epsilon_per_release, config.upload_fraction, batch.coordinates, config.rounds)
+def _sparse_vector_note(config: AttackConfig, promise: Promise, batch: BatchResult) -> str:
     most = sparse_vector_epsilon(1.0, config.upload_fraction, batch.coordinates).epsilon
-    releases = np.mean([[record["uploaded"][_victim(config)] for record in lane] for lane in batch.records])
+    victim = promise.participant or 0
+    releases = np.mean([[record["uploaded"][victim] for record in lane] for lane in batch.records])
     charged = sparse_vector_charged(config.epsilon_per_release, round(float(releases)))
-    return {
-        "name": name,
-        "mechanism": "sparse vector",
-        "epsilon_per_round": _number(one.epsilon),
-        "epsilon_total": _number(whole.epsilon),
-        "delta": 0.0,
-        "unit": "update",
-        "note": (
-            f"{config.epsilon_per_release:g} for each of at most {most:,.0f} releases a round; {charged:,.0f} charged "
-            "a round for those made. Covers values within the bound only, as published. Noise in floating point is for "
-            "research."
-        ),
-    }
+    return (
+        f"{config.epsilon_per_release:g} for each of at most {most:,.0f} releases a round; {charged:,.0f} charged "
+        "a round for those made. Covers values within the bound only, as published."
+    )
 
 
-def _dp_sgd_entry(name: str, config: AttackConfig, batch: BatchResult) -> dict[str, Any]:
-    samples = batch.samples[_victim(config)]
-    probability, steps = dp_sgd_schedule(samples, config.batch_size, config.local_epochs)
-    one = dp_sgd_epsilon(config.noise_multiplier, probability, steps, config.delta)
-    whole = dp_sgd_epsilon(config.noise_multiplier, probability, steps * config.rounds, config.delta)
-    return {
-        "name": name,
-        "mechanism": "DP-SGD",
-        "epsilon_per_round": _number(one.epsilon),
-        "epsilon_total": _number(whole.epsilon),
-        "delta": config.delta,
-        "unit": "record",
-        "note": (
-            f"Noise multiplier {config.noise_multiplier:g}, clipping norm {config.clipping_norm:g}, sampling "
-            f"probability {probability:.3g}, {steps * config.rounds:,} steps; by PLD, RDP gives "
-            f"{whole.cross_check:.3g}. "
-            "Noise in floating point is for research."
-        ),
-    }
+def _dp_sgd_note(config: AttackConfig, promise: Promise) -> str:
+    if promise.sampling_probability is None or promise.steps is None:
+        return f"Covers {NOTHING_COVERED}."
+    return (
+        f"Noise multiplier {config.noise_multiplier:g}, clipping norm {config.clipping_norm:g}, sampling "
+        f"probability {promise.sampling_probability:.3g}, {promise.steps:,} steps; by {promise.loss.method}, a second "
+        f"bound is {promise.loss.cross_check:.3g}."
+    )
 
 
 def accuracy_rows(batch: BatchResult, threshold: float) -> dict[str, dict[str, Any]]:

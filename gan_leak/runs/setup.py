@@ -246,7 +246,13 @@ def build_experiment(config: AttackConfig, data: AttackData, mesh: Mesh | None =
 
     mesh: the devices over which the participants of a synchronous round are dealt out. Configurations that differ in
     data and numbers only get the very same functions, so that JAX compiles them once.
+
+    Raises ValueError for a target_epsilon, for which the noise has not been solved yet.
     """
+    if config.target_epsilon:
+        raise ValueError(
+            f"target_epsilon={config.target_epsilon}: expected 0, with the noise that gan_leak.runs.privacy solves for"
+        )
     fake_class = len(data.class_names)
     _, height, width, channels = data.private.shape
     functions = _functions(

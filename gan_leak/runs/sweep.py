@@ -7,13 +7,15 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gan_leak.config import AttackConfig, to_json
 from gan_leak.evaluation.criteria import STATISTICS
 from gan_leak.runs.batch import LANE_FIELDS, BatchResult, batch_directory, take_lanes
+from gan_leak.runs.privacy import PrivacyPlan, privacy_fields
 from gan_leak.runs.reproduction import attack_row
 from gan_leak.runs.workers import Job
 
@@ -21,10 +23,15 @@ _COUNTS = ("rounds", "seeds", "diverged", "not_measurable")
 
 
 class Cell(NamedTuple):
-    """One point of the grid. swept: the fields that the grid varies, with their values here; lanes: one a seed."""
+    """One point of the grid.
+
+    swept: the fields that the grid varies, with their values here. lanes: one a seed. privacy: the worst promise to a
+    participant of any lane, as ``gan_leak.runs.privacy.privacy_fields`` gives it.
+    """
 
     swept: dict[str, Any]
     lanes: tuple[AttackConfig, ...]
+    privacy: Mapping[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -50,6 +57,23 @@ def make_cells(config: AttackConfig, values: Mapping[str, Sequence[Any]], num_se
         lanes = tuple(dataclasses.replace(own, seed=config.seed + seed) for seed in range(num_seeds))
         cells.append(Cell({field: settings[field] for field in varied}, lanes))
     return cells
+
+
+def with_privacy(cell: Cell, plan_of: Callable[[AttackConfig], PrivacyPlan]) -> Cell:
+    """The cell with the noise that its target of privacy asks for in every lane, and with what that promises.
+
+    plan_of: the plan for a configuration, see ``gan_leak.runs.privacy.plan_privacy``. Raises ValueError as it does.
+    """
+    # The other partitions give participants as many records whatever the seed.
+    by_seed = cell.lanes[0].partition == "dirichlet"
+    plans = [plan_of(lane) for lane in (cell.lanes if by_seed else cell.lanes[:1])]
+    lanes = tuple(
+        dataclasses.replace(plan.config, seed=lane.seed)
+        for plan, lane in zip(plans if by_seed else plans * len(cell.lanes), cell.lanes, strict=True)
+    )
+    promises = [privacy_fields(plan) for plan in plans]
+    worst = max(promises, key=lambda fields: math.inf if fields.get("epsilon") is None else fields["epsilon"])
+    return cell._replace(lanes=lanes, privacy=worst)
 
 
 def shape_of(config: AttackConfig) -> str:
@@ -82,15 +106,16 @@ def rows_of(cells: Sequence[Cell], part: Sequence[int], batch: BatchResult) -> d
     for index in part:
         last = first + len(cells[index].lanes)
         row = attack_row(cells[index].name, "attack", take_lanes(batch, slice(first, last)))
-        rows[index] = {**row, "cell": cells[index].swept}
+        rows[index] = {**row, "cell": cells[index].swept, "privacy": dict(cells[index].privacy)}
         first = last
     return rows
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each row: swept fields, rounds, seeds, and how many of them diverged or cannot be measured.
+    """A line for each row: swept fields, counts of rounds and seeds, epsilon and delta; intervals of measures.
 
-    Then mean, low and high of each measure.
+    Without a defense epsilon and delta are empty, and so is an epsilon without a finite bound. Of the seeds, some may
+    have diverged and some may not be measurable. Of each measure there are mean, low and high.
     """
     if not rows:
         return ""
@@ -98,8 +123,9 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     heads = [f"{metric}_{statistic}" for metric in metrics for statistic in STATISTICS]
-    writer.writerow([*rows[0]["cell"], *_COUNTS, *heads])
+    writer.writerow([*rows[0]["cell"], *_COUNTS, "epsilon", "delta", *heads])
     for row in rows:
         numbers = [row["metrics"][metric][statistic] for metric in metrics for statistic in STATISTICS]
-        writer.writerow([*row["cell"].values(), *(row[count] for count in _COUNTS), *numbers])
+        promise = [row["privacy"].get(name) for name in ("epsilon", "delta")]
+        writer.writerow([*row["cell"].values(), *(row[count] for count in _COUNTS), *promise, *numbers])
     return file.getvalue()

@@ -47,6 +47,15 @@ from gan_leak.runs.measurement import (
     run_keys,
 )
 from gan_leak.runs.placement import Placement, initial_state, place_all, place_cohorts
+from gan_leak.runs.privacy import (
+    PrivacyMeter,
+    PrivacyPlan,
+    participations,
+    plan_privacy,
+    privacy_fields,
+    privacy_meter,
+    privacy_summary,
+)
 from gan_leak.runs.processes import by_itself, leads, share, together
 from gan_leak.runs.progress import Progress, progress
 from gan_leak.runs.setup import AttackData, Experiment, build_experiment, prepare_data
@@ -58,13 +67,17 @@ NOT_MEASURABLE_STATUS = 3
 
 
 class PreparedRun(NamedTuple):
-    """A run whose input has been checked and whose directory is open and locked, by the process that leads."""
+    """A run whose input has been checked and whose directory is open and locked, by the process that leads.
+
+    privacy: the defense with the noise that it runs with, None where there is none.
+    """
 
     config: AttackConfig
     data: AttackData
     experiment: Experiment
     directory: RunDirectory | None
     mesh: Mesh | None = None
+    privacy: PrivacyPlan | None = None
 
 
 class _Comparison(NamedTuple):
@@ -88,13 +101,15 @@ def prepare(config: AttackConfig, workdir: pathlib.Path, resume: bool) -> Prepar
             raise ValueError(f"schedule={config.schedule!r}: expected 'synchronous' where processes share a round")
         mesh = device_mesh() if config.schedule == "synchronous" and jax.device_count() > 1 else None
         data = prepare_data(config, mesh)
-        experiment = build_experiment(config, data, mesh)
+        plan = plan_privacy(config, data)
+        experiment = build_experiment(plan.config, data, mesh)
     with together():
         inputs = {"dataset": data.fingerprint}
+        kept = {"inputs": inputs, "privacy": privacy_fields(plan)}
         # Whether to go on without a score does not change what a run computes.
         lasting = dataclasses.replace(config, fail_if_not_measurable=False)
-        directory = open_run(workdir, lasting, resume=resume, inputs=inputs) if leads() else None
-    return PreparedRun(config, data, experiment, directory, mesh)
+        directory = open_run(workdir, lasting, resume=resume, **kept) if leads() else None
+    return PreparedRun(config, data, experiment, directory, mesh, None if config.defense == "none" else plan)
 
 
 def _choose_devices(config: AttackConfig) -> None:
@@ -130,7 +145,7 @@ def execute(prepared: PreparedRun) -> int:
 
 
 def _run(prepared: PreparedRun, display: Progress) -> int:
-    config, data, experiment, directory, _ = prepared
+    config, data, experiment, directory, *_ = prepared
     keys = run_keys(config.seed)
     participants = len(data.federation.sizes)
     by_cohorts = config.participants_per_round > 0
@@ -150,7 +165,7 @@ def _run(prepared: PreparedRun, display: Progress) -> int:
 
 
 def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial: ParticipantState | None) -> Placement:
-    config, data, experiment, directory, mesh = prepared
+    config, data, experiment, directory, mesh, _ = prepared
     common: dict[str, Any] = {
         "mesh": mesh,
         "checkpoint_directory": None if directory is None else directory.path / "checkpoints",
@@ -198,6 +213,7 @@ def _train(
     config, directory = prepared.config, prepared.directory
     state = placement.state
     saved = int(state.round)
+    spend = _meter(prepared, keys, saved)
     # To save is a thing that all processes do together, and the others may not have been interrupted.
     alone = jax.process_count() == 1
     unbroken = uninterrupted() if alone else contextlib.nullcontext()
@@ -230,6 +246,9 @@ def _train(
             new_state, infos, cohort = placement.advance(state, count)
             seconds = (time.perf_counter() - began) / count
             records = _records(done, count, infos, seconds, cohort, config.adversary)
+            if spend is not None:
+                for record in records:
+                    record["privacy"] = spend(cohort)
             diverged = [record["round"] for record in records if not _is_finite(record)]
             if diverged:
                 with unbroken:
@@ -247,6 +266,13 @@ def _train(
                 with unbroken:
                     save()
     return ()
+
+
+def _meter(prepared: PreparedRun, keys: RunKeys, done: int) -> PrivacyMeter | None:
+    if prepared.privacy is None or prepared.directory is None:
+        return None
+    taken = participations(prepared.config, keys.cohorts, len(prepared.privacy.sizes), done)
+    return privacy_meter(prepared.privacy, taken)
 
 
 def _next_multiple(value: int, interval: int) -> int:
@@ -284,13 +310,13 @@ def _divergence(round: int, config: AttackConfig) -> str:
         f"Training diverged in round {round}: a loss or an update is not finite. Likely cause: too high a learning "
         f"rate (learning_rate={config.learning_rate}, generator_learning_rate={config.generator_learning_rate}); "
         "results up to the round before are kept."
-    )
+    ) + ("" if config.defense == "none" else " No promise of privacy covers what that round has shown.")
 
 
 def _evaluate(
     prepared: PreparedRun, directory: RunDirectory, keys: RunKeys, state: FederationState, comparison: _LazyComparison
 ) -> dict[str, Any]:
-    config, data, experiment, *_, mesh = prepared
+    config, data, experiment, _, mesh, _ = prepared
     if mesh is not None:
         # What lies on all devices would be computed on all of them, and other processes have no part in this.
         state = state._replace(server=jax.device_get(state.server), attack=jax.device_get(state.attack))
@@ -352,6 +378,8 @@ def _finish(
         final = next(record["leakage"] for record in reversed(records) if "leakage" in record)
         comparison = {"reconstructions": final, **comparison}
     summary = _summary(compared.judge_test_accuracy, records, comparison)
+    if prepared.privacy is not None:
+        summary |= privacy_summary(privacy_fields(prepared.privacy), records)
     limits = () if compared.references is None else compared.references.measurability.notes()
     page = _render(prepared, directory, (*notes, *limits), summary, records, comparison, figures)
     write_atomic(directory.path / "report.html", page.encode())
@@ -377,7 +405,8 @@ def _render(
 ) -> str:
     config, data = prepared.config, prepared.data
     environment = json.loads((directory.path / "config.json").read_text())
-    environment.pop("config")
+    for name in ("config", "privacy"):
+        environment.pop(name, None)
     environment["data set SHA-256"] = data.fingerprint
     if not data.target_is_owned:
         notes += ("Nobody in this federation owns the target class: what scores here is not leakage.",)
@@ -385,6 +414,7 @@ def _render(
         title=f"GAN attack on {config.dataset}, class {data.class_names[config.target_class]}",
         summary=summary,
         config=to_json(config),
+        privacy={} if prepared.privacy is None else privacy_fields(prepared.privacy),
         environment=environment,
         records=records,
         comparison=comparison,
