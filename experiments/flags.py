@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
+from gan_leak.runs.integrity import RefusedError
 from gan_leak.runs.processes import join_processes
 from gan_leak.runs.programs import keep_compiled_programs
 
@@ -95,9 +96,9 @@ def run_binary(
     """Runs ``execute(prepare(config, workdir, resume))`` with flags from the command line, and exits with its status.
 
     ``prepare`` validates: its ValueError or OSError is bad input, told in one line with exit status 2, as are wrong
-    flags. An exception of ``execute`` is a defect and keeps its traceback. Ctrl-C and SIGTERM raise KeyboardInterrupt
-    and SystemExit(143) in either, so that ``finally`` cleans up, and exit with 130 and 143. ``many_processes``: whether
-    several processes may share a run.
+    flags and a ``RefusedError`` of ``execute``. Another exception of ``execute`` is a defect and keeps its traceback.
+    Ctrl-C and SIGTERM raise KeyboardInterrupt and SystemExit(143) in either, so that ``finally`` cleans up, and exit
+    with 130 and 143. ``many_processes``: whether several processes may share a run.
     """
     define_flags(config_class)
     if many_processes:
@@ -113,7 +114,10 @@ def run_binary(
                 prepared = prepare(config_from_flags(config_class), _workdir(flags.FLAGS), flags.FLAGS.resume)
             except (ValueError, OSError) as error:
                 _fail(error)
-            return execute(prepared) or 0
+            try:
+                return execute(prepared) or 0
+            except RefusedError as error:
+                _fail(error)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 128 + signal.SIGINT

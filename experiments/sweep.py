@@ -22,8 +22,10 @@ from gan_leak.evaluation.galleries import interval_figure
 from gan_leak.evaluation.representatives import DEFINITIONS
 from gan_leak.evaluation.surfaces import MOST_PANELS, surface_figure
 from gan_leak.evaluation.sweep_report import render_sweep
-from gan_leak.runs.batch import LANE_FIELDS, check_batch, read_result
-from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
+from gan_leak.runs.batch import LANE_FIELDS, check_batch
+from gan_leak.runs.batch_files import read_result
+from gan_leak.runs.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
+from gan_leak.runs.integrity import expect_kinds
 from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
 from gan_leak.runs.sweep import Cell, as_csv, make_cells, make_jobs, rows_of
@@ -113,7 +115,11 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
             prepare_data(cell.lanes[0])
             dealt.add(data)
     lasting = dataclasses.replace(config, workers=0)
-    return PreparedSweep(config, cells, open_run(workdir, lasting, resume=resume))
+    return PreparedSweep(config, cells, open_run(workdir, lasting, resume=resume, check=_check_directory))
+
+
+def _check_directory(path: pathlib.Path) -> None:
+    expect_kinds(path, ("batches",), ("results.csv", "results.jsonl", "report.html", "intervals.png", "surface.png"))
 
 
 def execute(prepared: PreparedSweep) -> int:
@@ -157,7 +163,7 @@ def _write_report(prepared: PreparedSweep, rows: list[dict[str, Any]]) -> None:
         captions["surface"] = "Leakage score over the last two swept settings, and half the width of its interval."
     for name, png in figures.items():
         write_atomic(prepared.directory.path / f"{name}.png", png)
-    environment: Mapping[str, Any] = json.loads((prepared.directory.path / "config.json").read_text())
+    environment: Mapping[str, Any] = read_config_file(prepared.directory.path)
     diverged = sum(row["diverged"] for row in rows)
     page = render_sweep(
         title=f"Sweep of {', '.join(swept) or 'one setting'}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 import pathlib
@@ -23,17 +22,18 @@ from gan_leak.evaluation.figures import curves_figure, evolution_figure, reconst
 from gan_leak.evaluation.report import render_report
 from gan_leak.evaluation.representatives import DEFINITIONS, References, measure_leakage
 from gan_leak.machine import usable_cores
-from gan_leak.runs import checkpoints
+from gan_leak.runs import participant_files, resumption
 from gan_leak.runs.directory import (
     RunDirectory,
     append_metrics,
     close_run,
     npz_bytes,
     open_run,
+    read_config_file,
     read_metrics,
-    truncate_metrics,
     write_atomic,
 )
+from gan_leak.runs.integrity import RefusedError, sha256
 from gan_leak.runs.measurement import (
     RunKeys,
     build_comparison,
@@ -43,7 +43,7 @@ from gan_leak.runs.measurement import (
     run_keys,
 )
 from gan_leak.runs.placement import Placement, initial_state, place_all, place_cohorts
-from gan_leak.runs.processes import by_itself, leads, share, together
+from gan_leak.runs.processes import leads, share, together
 from gan_leak.runs.progress import Progress, progress
 from gan_leak.runs.setup import AttackData, Experiment, build_experiment, prepare_data
 from gan_leak.types import FederationState, ParticipantState, PyTree
@@ -86,7 +86,8 @@ def prepare(config: AttackConfig, workdir: pathlib.Path, resume: bool) -> Prepar
         experiment = build_experiment(config, data, mesh)
     with together():
         inputs = {"dataset": data.fingerprint}
-        directory = open_run(workdir, config, resume=resume, inputs=inputs) if leads() else None
+        check = functools.partial(resumption.plan, config=config)
+        directory = open_run(workdir, config, resume=resume, inputs=inputs, check=check) if leads() else None
     return PreparedRun(config, data, experiment, directory, mesh)
 
 
@@ -106,6 +107,7 @@ def _choose_devices(config: AttackConfig) -> None:
 def execute(prepared: PreparedRun) -> int:
     """Trains, measures and reports; returns the exit status: 0, or 1 if training diverged.
 
+    Raises ``RefusedError`` before training if the directory turns out to hold a state that cannot be continued.
     An interruption (KeyboardInterrupt, SystemExit) leaves a checkpoint of the last finished chunk and is raised again.
     """
     try:
@@ -126,8 +128,12 @@ def _run(prepared: PreparedRun, display: Progress) -> int:
     by_cohorts = config.participants_per_round > 0
     state, initial = initial_state(experiment, keys.init, participants, by_cohorts=by_cohorts)
     comparison = functools.cache(functools.partial(_compare, prepared, keys, state.attack, display))
-    if directory is not None:
-        state = _restore(directory, state, display)
+    try:
+        with together():
+            if directory is not None:
+                state = _restore(prepared, directory, state, initial, display)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
     placement = _place(prepared, keys, share(state), initial)
     notes = _train(prepared, keys, placement, comparison, display)
     if directory is not None:
@@ -139,7 +145,7 @@ def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial
     config, data, experiment, directory, mesh = prepared
     common: dict[str, Any] = {
         "mesh": mesh,
-        "checkpoint_directory": None if directory is None else directory.path / "checkpoints",
+        "run_directory": None if directory is None else directory.path,
     }
     if initial is not None:
         size = config.participants_per_round
@@ -161,25 +167,37 @@ def _measured(references: References, images: np.ndarray) -> dict[str, Any]:
     return measure_leakage(references, images)._asdict()
 
 
-def _restore(directory: RunDirectory, state: FederationState, display: Progress) -> FederationState:
+def _restore(
+    prepared: PreparedRun,
+    directory: RunDirectory,
+    state: FederationState,
+    initial: ParticipantState | None,
+    display: Progress,
+) -> FederationState:
     for difference in directory.differences:
         display.message(f"not the machine or versions this run began with, so not bit-identical: {difference}")
     if not directory.resumed:
         return state
     template = state if jax.process_count() == 1 else jax.device_get(state)
-    restored = by_itself(checkpoints.restore_latest, directory.path / "checkpoints", template)
-    for name in () if restored is None else restored.skipped:
-        display.message(f"checkpoint {name} is damaged or unfinished: skipped")
-    truncate_metrics(directory, -1 if restored is None else restored.round)
-    display.message(f"continuing after round {0 if restored is None else restored.round}")
-    return state if restored is None else restored.state
+
+    def check(state: FederationState) -> None:
+        if initial is not None:
+            participant_files.check_states(directory.path / "participants", np.asarray(state.participants), initial)
+
+    restored, notices = resumption.restore(directory.path, prepared.config, template, check)
+    for notice in notices:
+        display.message(notice)
+    state = state if restored is None else restored
+    display.message(f"continuing after round {int(state.round)}")
+    return state
 
 
 def _train(
     prepared: PreparedRun, keys: RunKeys, placement: Placement, comparison: _LazyComparison, display: Progress
 ) -> tuple[str, ...]:
     config, directory = prepared.config, prepared.directory
-    state = placement.state
+    # recorded: the last state of which metrics.jsonl holds all records.
+    state = recorded = placement.state
     saved = int(state.round)
 
     def keep(records: list[dict[str, Any]]) -> None:
@@ -206,15 +224,16 @@ def _train(
             if directory is not None and (done % config.evaluation_interval == 0 or done == config.rounds):
                 records[-1].update(_evaluate(prepared, directory, keys, state, comparison))
             keep(records)
+            recorded = state
             _show(display, records[-1])
             if done % config.checkpoint_interval == 0 or done == config.rounds:
                 placement.save(state)
                 saved = done
     except (KeyboardInterrupt, SystemExit):
         # To save is a thing that all processes do together, and the others may not have been interrupted.
-        if int(state.round) > saved and jax.process_count() == 1:
-            placement.save(state)
-            saved = int(state.round)
+        if int(recorded.round) > saved and jax.process_count() == 1:
+            placement.save(recorded)
+            saved = int(recorded.round)
         if directory is not None:
             display.message(f"interrupted; --workdir={directory.path} --resume continues after round {saved}")
         raise
@@ -273,14 +292,12 @@ def _evaluate(
         key = jax.random.clone(keys.latents)
         images = reconstruct(experiment.attack, key, state.attack, config.evaluation_samples)
         measured["leakage"] = _measured(references, images)
-        path = _evaluation_path(directory, int(state.round))
+        path = resumption.evaluation_path(directory.path, int(state.round))
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, npz_bytes(images=images))
+        archive = npz_bytes(images=images)
+        write_atomic(path, archive)
+        measured[resumption.IMAGES_DIGEST] = sha256(archive)
     return measured
-
-
-def _evaluation_path(directory: RunDirectory, round: int) -> pathlib.Path:
-    return directory.path / "evaluations" / f"round_{round:06d}.npz"
 
 
 def _show(display: Progress, record: Mapping[str, Any]) -> None:
@@ -300,7 +317,8 @@ def _finish(
     config, data = prepared.config, prepared.data
     records = read_metrics(directory)
     evaluated = [record["round"] for record in records if "leakage" in record]
-    images_by_round = {round: np.load(_evaluation_path(directory, round))["images"] for round in evaluated}
+    paths = {round: resumption.evaluation_path(directory.path, round) for round in evaluated}
+    images_by_round = {round: np.load(path)["images"] for round, path in paths.items()}
     figures: dict[str, bytes] = {}
     if evaluated:
         last = images_by_round[evaluated[-1]]
@@ -347,7 +365,7 @@ def _render(
     figures: Mapping[str, bytes],
 ) -> str:
     config, data = prepared.config, prepared.data
-    environment = json.loads((directory.path / "config.json").read_text())
+    environment = read_config_file(directory.path)
     environment.pop("config")
     environment["data set SHA-256"] = data.fingerprint
     if not data.target_is_owned:

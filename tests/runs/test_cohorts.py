@@ -112,7 +112,7 @@ def test_a_copy_without_a_participant_s_file_is_refused(config, tmp_path):
     (tmp_path / "run" / "checkpoints" / "round_000012.sha256").unlink()
     for path in (tmp_path / "run" / "participants").iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match=r"participant_\d{6}_round_\d{6}.npz: not readable"):
+    with pytest.raises(ValueError, match=r"participant_\d{6}_round_\d{6}.npz: missing"):
         run(config, tmp_path / "run", resume=True)
 
 

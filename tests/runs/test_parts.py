@@ -95,6 +95,6 @@ def test_what_another_program_kept_is_not_taken_up(tmp_path, other):
 def test_a_tree_survives_its_file(tmp_path):
     tree = {"b": np.arange(3, dtype=np.int32), "a": (np.float32(0.1), np.ones((2, 2), bool))}
     write_tree(tmp_path / "tree.npz", tree)
-    back = read_tree(tmp_path / "tree.npz", tree)
+    back = read_tree(tmp_path / "tree.npz", tree, print)
     jax.tree.map(np.testing.assert_array_equal, back, tree)
-    assert read_tree(tmp_path / "none.npz", tree) is None
+    assert read_tree(tmp_path / "none.npz", tree, print) is None

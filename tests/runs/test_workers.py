@@ -10,7 +10,6 @@ import pytest
 from gan_leak.config import AttackConfig
 from gan_leak.machine import usable_cores
 from gan_leak.runs import workers
-from gan_leak.runs.batch import RESULT_NAME
 from gan_leak.runs.workers import Job, default_workers, run_job, running
 
 
@@ -84,10 +83,9 @@ def test_leaving_ends_what_still_runs(tmp_path, no_judge):
     assert not (tmp_path / "c").exists()
 
 
-def test_a_finished_batch_is_not_run(tmp_path, no_judge):
+def test_a_finished_batch_is_not_run(tmp_path, no_judge, monkeypatch):
     jobs = jobs_in(tmp_path, ["a", "b", "c"])
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / RESULT_NAME).touch()
+    monkeypatch.setattr(workers, "finished_result", lambda directory, say: True if directory.name == "a" else None)
     with running(jobs, 2, no_judge, print, note_process) as wait:
         for job in jobs:
             wait(job.directory)
