@@ -63,7 +63,10 @@ def read_section(path: pathlib.Path) -> KeptSection | None:
         named = dict(zip(kept["captions"], pictures, strict=True))
         return KeptSection(kept["entry"], kept["judges"], named, kept["basis"])
     if os.path.lexists(path / _ERROR_NAME):
-        return KeptSection(read_json(path / _ERROR_NAME, _ERROR_FIELDS)[0], {}, {}, "")
+        entry, _ = read_json(path / _ERROR_NAME, _ERROR_FIELDS)
+        if entry.keys() != set(_ERROR_FIELDS):
+            raise DamagedError(f"{path / _ERROR_NAME}: damaged (its fields are not those of an error)")
+        return KeptSection(entry, {}, {}, "")
     return None
 
 

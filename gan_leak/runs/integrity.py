@@ -21,7 +21,7 @@ import numpy as np
 
 DIGEST = "sha256"
 _ZEROS = "0" * 64
-_END_OF_JSON = re.compile(rb'"sha256": "([0-9a-f]{64})"\s*\}\n\Z')
+_START_OF_JSON = re.compile(rb'\{\s*"sha256": "([0-9a-f]{64})"')
 _LABEL = b"sha256:"
 _COMMENT_SIZE = len(_LABEL) + 64
 # The record that ends every zip archive: its signature, and its size without the comment.
@@ -46,9 +46,10 @@ def sha256(data: bytes) -> str:
 
 
 def sealed_json(name: str, value: dict[str, Any], *, indent: int | None = None, allow_nan: bool = False) -> bytes:
-    """An object as JSON text whose last field is the SHA-256 of the text and of the file's name."""
-    text = json.dumps({**value, DIGEST: _ZEROS}, indent=indent, allow_nan=allow_nan).encode() + b"\n"
-    before, _, after = text.rpartition(_ZEROS.encode())
+    """An object as JSON text whose first field is the SHA-256 of the text and of the file's name."""
+    # First, so that what is left of a text without its beginning is no object of the same fields.
+    text = json.dumps({DIGEST: _ZEROS, **value}, indent=indent, allow_nan=allow_nan).encode() + b"\n"
+    before, _, after = text.partition(_ZEROS.encode())
     return before + _named_digest(name, text) + after
 
 
@@ -58,7 +59,7 @@ def read_json(path: pathlib.Path, unsealed: Collection[str]) -> tuple[dict[str, 
     unsealed: the fields that a file without a digest may have. Raises ``DamagedError`` for anything else.
     """
     data = read_file(path)
-    match = _END_OF_JSON.search(data)
+    match = _START_OF_JSON.match(data)
     if match is not None:
         blank = data[: match.start(1)] + _ZEROS.encode() + data[match.end(1) :]
         if _named_digest(path.name, blank) != match[1]:
