@@ -179,7 +179,7 @@ def _claim(workdir: pathlib.Path, undo: contextlib.ExitStack) -> int:
             _make_folders(workdir, undo)
             check_ours(workdir)
             return _lock(workdir, undo)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):
             if attempt == _TRIES - 1:
                 raise
     raise AssertionError("unreachable")

@@ -27,10 +27,10 @@ _SHOWN_REASONS = 3
 
 
 class Resumption(NamedTuple):
-    """Where to continue, and in what order things are.
+    """Where to continue.
 
-    checkpoint: None for the beginning. metrics: the lines of metrics.jsonl up to the checkpoint's round. notices: what
-    was found damaged, and how it is repaired, one line each.
+    checkpoint: None for the beginning. metrics: the lines of metrics.jsonl up to the checkpoint's round. notices: a
+    line for each thing that was found damaged, and how it is repaired.
     """
 
     checkpoint: checkpoints.Found | None

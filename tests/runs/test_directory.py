@@ -333,7 +333,7 @@ if refused:
     directory.write_atomic = lambda *_: (_ for _ in ()).throw(ValueError("refused"))
 print("ready", flush=True)
 sys.stdin.readline()
-for turn in range(200):
+for turn in range(100):
     try:
         run = directory.open_run(workdir / str(turn), AttackConfig(), resume=True)
     except ValueError as error:
@@ -359,7 +359,7 @@ def test_a_lock_that_a_refused_process_removes_is_locked_by_one_at_most(tmp_path
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
-    opened = [[process.stdout.readline().split()[1] == "yes" for _ in range(200)] for process in processes]
+    opened = [[process.stdout.readline().split()[1] == "yes" for _ in range(100)] for process in processes]
     for process in processes:
         process.communicate("\n")
         assert process.returncode == 0

@@ -140,7 +140,7 @@ def test_progress_tells_the_time_left_from_what_was_done_here(tmp_path, monkeypa
     (job,), shown, clock = jobs_in(tmp_path, ["a"]), [], iter([0.0, 100.0, 110.0])
     monkeypatch.setattr(workers.time, "monotonic", lambda: next(clock))
 
-    def continued(configs, directory, instruments, show):
+    def continued(configs, directory, instruments, show, say):
         show(4, "")
         show(5, "")
         show(6, "accuracy 0.9")
