@@ -19,6 +19,7 @@ from absl import app, flags
 
 from gan_leak.machine import check_backend
 from gan_leak.runs.disk import refusal
+from gan_leak.runs.integrity import RefusedError
 from gan_leak.runs.interruption import interruptible, leave_on_signals, on_interruption
 from gan_leak.runs.processes import join_processes
 from gan_leak.runs.programs import keep_compiled_programs
@@ -99,10 +100,10 @@ def run_binary(
     """Runs ``execute(prepare(config, workdir, resume))`` with flags from the command line, and exits with its status.
 
     ``prepare`` validates: its ValueError or OSError is bad input, told in one line with exit status 2, as are wrong
-    flags. An exception of ``execute`` is a defect and keeps its traceback, except where a disk is full or broken: that
-    is told in one line, with exit status 74. Both run in a thread of their own, so that Ctrl-C and SIGTERM end the
-    process at any moment, with 130 and 143, after what ``on_interruption`` was given. ``many_processes``: whether
-    several processes may share a run.
+    flags and a ``RefusedError`` of ``execute``. Another exception of ``execute`` is a defect and keeps its traceback,
+    except where a disk is full or broken: that is told in one line, with exit status 74. Both run in a thread of their
+    own, so that Ctrl-C and SIGTERM end the process at any moment, with 130 and 143, after what ``on_interruption`` was
+    given. ``many_processes``: whether several processes may share a run.
     """
     leave_on_signals()
     define_flags(config_class)
@@ -122,6 +123,8 @@ def run_binary(
         with on_interruption(lambda: f"interrupted; --workdir={workdir} --resume continues"):
             try:
                 return execute(prepared) or 0
+            except RefusedError as error:
+                _fail(error)
             except OSError as error:
                 if (refused := refusal(error)) is None:
                     raise

@@ -25,6 +25,7 @@ from experiments.flags import run_binary
 from experiments.reconstructions import (
     Defense,
     Drawn,
+    check_directory,
     defended_name,
     keep_row,
     option,
@@ -274,7 +275,7 @@ def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> Prep
     inputs = {"dataset": dataset.fingerprint}
     if config.gradient:
         inputs["gradient"] = hashlib.sha256(pathlib.Path(config.gradient).read_bytes()).hexdigest()
-    directory = open_run(workdir, config, resume=resume, inputs=inputs)
+    directory = open_run(workdir, config, resume=resume, inputs=inputs, check=check_directory)
     return PreparedInversion(config, dataset, model, settings, directory)
 
 

@@ -18,7 +18,8 @@ from experiments.reconstructions import Drawn, picture_files
 from gan_leak.evaluation.criteria import decide, explain, measurements
 from gan_leak.evaluation.galleries import interval_figure
 from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT
-from gan_leak.runs.directory import close_run
+from gan_leak.runs.directory import CONFIG_NAME, check_ours, close_run, read_config_file
+from gan_leak.runs.integrity import RefusedError
 
 
 class Table(NamedTuple):
@@ -110,9 +111,13 @@ def _arguments(run: TableRun, preset: str) -> list[str]:
 
 
 def check_table(run: TableRun, table: Table) -> None:
-    """Raises ValueError or OSError for a data set of a table that cannot be had."""
-    for config in configurations_of(run, table).values():
-        _fingerprint(table.binary, config)
+    """Raises ValueError or OSError for a data set of a table that cannot be had, or a damaged directory of a run."""
+    for label, config in configurations_of(run, table).items():
+        workdir = _workdir(run, table, label, config)
+        if workdir.is_dir():
+            check_ours(workdir)
+        if (workdir / CONFIG_NAME).exists():
+            read_config_file(workdir)
 
 
 @functools.cache
@@ -174,7 +179,11 @@ def _workdir(run: TableRun, table: Table, label: str, config: Any) -> pathlib.Pa
 
 
 def _run(binary: ModuleType, config: Any, workdir: pathlib.Path) -> list[Drawn]:
-    prepared = binary.prepare(config, workdir, (workdir / "config.json").exists())
+    try:
+        prepared = binary.prepare(config, workdir, (workdir / CONFIG_NAME).exists())
+    except ValueError as error:
+        # Flags and data are those of a preset, and have been checked: this is about the directory.
+        raise RefusedError(str(error)) from error
     try:
         return binary.run_settings(prepared)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,7 +15,8 @@ import numpy as np
 
 from gan_leak.evaluation.html import label, number
 from gan_leak.evaluation.reconstruction_report import pictures_figure, render_reconstructions, trade_off_figure
-from gan_leak.runs.directory import RunDirectory, close_run, npz_bytes, write_atomic
+from gan_leak.runs.directory import RunDirectory, close_run, npz_bytes, read_config_file, write_atomic
+from gan_leak.runs.integrity import DamagedError, expect_kinds, read_npz, sealed_npz, set_aside
 from gan_leak.runs.workers import tell
 
 
@@ -103,6 +105,11 @@ def weight_or_own(name: str, weight: float, own: float) -> float:
     return weight
 
 
+def check_directory(path: pathlib.Path) -> None:
+    """Raises ``RefusedError`` if something else is where rows and reports will be written."""
+    expect_kinds(path, ("rows", "figures"), ("results.json", "report.html"))
+
+
 def part_of_row(directory: RunDirectory, index: int) -> pathlib.Path:
     """Where a long computation of a row may keep what it has reached."""
     return directory.path / "rows" / f"{index:03d}.part.npz"
@@ -113,19 +120,36 @@ def keep_row(
 ) -> tuple[dict[str, Any], float]:
     """The arrays of a row, read where they are already, computed and kept where not; and the seconds that took.
 
-    What a computation left behind on its way is removed when its result is there, not before.
+    What a computation left behind on its way is removed when its result is there, not before. A damaged row is renamed
+    and computed again, which is told.
     """
     path = directory.path / "rows" / f"{index:03d}.npz"
-    if not path.exists():
+    arrays = _read_row(path)
+    if arrays is None:
         path.parent.mkdir(exist_ok=True)
         began = time.monotonic()
         computed = compute()
-        write_atomic(path, npz_bytes(**computed, seconds=np.array(time.monotonic() - began)))
+        archive = npz_bytes(**computed, seconds=np.array(time.monotonic() - began))
+        write_atomic(path, sealed_npz(path.name, archive))
+        arrays, _ = read_npz(path)
     part_of_row(directory, index).unlink(missing_ok=True)
-    with np.load(path, allow_pickle=False) as saved:
-        arrays = dict(saved)
     seconds = float(arrays.pop("seconds"))
     return arrays, seconds
+
+
+def _read_row(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+    if not os.path.lexists(path):
+        return None
+    try:
+        arrays, sealed = read_npz(path)
+        if arrays.get("seconds", np.zeros(1)).shape != () or "images" not in arrays:
+            raise DamagedError(f"{path}: damaged (lacks arrays of a row)")
+    except DamagedError as error:
+        tell(f"{error}: renamed to {set_aside(path).name} and computed again")
+        return None
+    if not sealed:
+        tell(f"{path}: of a version without digests; an altered number in it would not be noticed")
+    return arrays
 
 
 def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -> None:
@@ -137,7 +161,7 @@ def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -
     folder.mkdir(exist_ok=True)
     for place, image in enumerate(pictures.values()):
         write_atomic(folder / f"{place}.png", image)
-    environment = json.loads((directory.path / "config.json").read_text())
+    environment = read_config_file(directory.path)
     page = render_reconstructions(title, rows, pictures, environment)
     write_atomic(directory.path / "report.html", page.encode())
 

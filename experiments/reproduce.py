@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import dataclasses
 import json
+import os
 import pathlib
 import shlex
 import sys
@@ -25,14 +26,24 @@ import gan_leak
 from experiments.flags import run_binary
 from experiments.other_papers import TABLES, Table, TableRun, check_table, table_basis, table_entry
 from experiments.paper import FIGURES, SCALES, Figure, check_names, select_figures
-from experiments.sections import Section, Study, basis_of, batches_of, jobs_of, make_section
+from experiments.section_files import KeptSection, read_section, set_damaged_aside, write_error, write_section
+from experiments.sections import Study, basis_of, batches_of, jobs_of, make_section
 from gan_leak.evaluation.criteria import Verdict
 from gan_leak.evaluation.reconstruction_report import DEFINITIONS as RECONSTRUCTION_DEFINITIONS
 from gan_leak.evaluation.representatives import DEFINITIONS
 from gan_leak.evaluation.reproduction_report import render_reproduction
 from gan_leak.evaluation.reproduction_results import FORMAT
 from gan_leak.runs.batch import check_batch
-from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
+from gan_leak.runs.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
+from gan_leak.runs.integrity import (
+    DamagedError,
+    RefusedError,
+    expect_kinds,
+    read_file,
+    read_json,
+    sealed_json,
+    set_aside,
+)
 from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
 from gan_leak.runs.train import NOT_MEASURABLE_STATUS
@@ -134,7 +145,9 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
                 unavailable[figure.number] = str(error)
     for table in tables:
         try:
-            check_table(TableRun(config.scale, workdir, config.cifar10), table)
+            check_table(TableRun(config.scale, workdir / "tables", config.cifar10), table)
+        except RefusedError:
+            raise
         except (ValueError, OSError) as error:
             if config.figures != "all" or config.cifar10 != ReproduceConfig.cifar10:
                 raise
@@ -145,32 +158,60 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
     lasting = dataclasses.replace(
         default, scale=config.scale, num_seeds=seeds, most_samples=config.most_samples, most_rounds=config.most_rounds
     )
-    calls = _earlier_calls(workdir)
-    directory = open_run(workdir, lasting, resume=resume)
+    directory = open_run(workdir, lasting, resume=resume, check=_check_directory)
     if other := [change for change in directory.differences if change.startswith("versions.gan_leak ")]:
         close_run(directory)
         raise ValueError(f"workdir={workdir}: {other[0]}; choose another --workdir")
     for change in directory.differences:
         tell(f"not the machine or versions this reproduction began with: {change}")
-    return Prepared(
-        figures, tables, study, directory, unavailable, config.workers, calls, began, config.fail_if_not_measurable
-    )
+    earlier, fail = _earlier_calls(workdir), config.fail_if_not_measurable
+    return Prepared(figures, tables, study, directory, unavailable, config.workers, earlier, began, fail)
+
+
+def _check_directory(path: pathlib.Path) -> None:
+    expect_kinds(path, ("batches", "figures", "tables"), ("results.json", "report.html"))
 
 
 def _earlier_calls(workdir: pathlib.Path) -> list[dict[str, Any]]:
     path = workdir / _CALLS_NAME
-    return json.loads(path.read_text()) if path.exists() else []
+    try:
+        return _read_calls(path) if os.path.lexists(path) else []
+    except DamagedError as error:
+        tell(f"{error}: renamed to {set_aside(path).name}; the report will not count the time of earlier calls")
+        return []
+
+
+def _read_calls(path: pathlib.Path) -> list[dict[str, Any]]:
+    # Without a digest, it is a list.
+    if read_file(path).startswith(b"["):
+        try:
+            calls = json.loads(read_file(path))
+        except (ValueError, RecursionError):
+            calls = None
+    else:
+        calls = read_json(path, ())[0]["calls"]
+    if not isinstance(calls, list) or not all(_is_call(call) for call in calls):
+        raise DamagedError(f"{path}: damaged (holds no list of calls)")
+    return calls
+
+
+def _is_call(call: Any) -> bool:
+    return (
+        isinstance(call, dict) and isinstance(call.get("command"), str) and isinstance(call.get("seconds"), int | float)
+    )
 
 
 def _check_version(workdir: pathlib.Path) -> None:
     path = workdir / "results.json"
-    if not path.exists():
+    if not path.is_file():
         return
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_bytes())
         found = results["format"], results["version"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"workdir={workdir}: results.json cannot be read; choose another --workdir") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        # It is made of what else the directory holds; of which version that is, config.json tells as well.
+        tell(f"{path}: damaged, will be written again")
+        return
     if found != (FORMAT, gan_leak.__version__):
         raise ValueError(
             f"workdir={workdir}: holds results of version {found[1]} (format {found[0]}), expected "
@@ -184,6 +225,8 @@ def execute(prepared: Prepared) -> int:
     Returns the exit status: 0, or 3 with ``fail_if_not_measurable`` where the leakage of a claim cannot be measured.
     """
     study, directory = prepared.study, prepared.directory
+    for kept in (*FIGURES, *TABLES):
+        set_damaged_aside(_section_path(prepared, kept), study.show)
     missing = [
         figure
         for figure in prepared.figures
@@ -199,7 +242,8 @@ def execute(prepared: Prepared) -> int:
                     _write_error(path, figure, prepared.unavailable[figure.number])
                 elif figure in missing:
                     study.show(f"figure {figure.number}: {figure.title}")
-                    _write_section(path, make_section(study, figure, wait))
+                    section = make_section(study, figure, wait)
+                    write_section(path, KeptSection(section.entry, section.judges, section.pictures, section.basis))
                 _write_report(prepared)
         for table in prepared.tables:
             _make_table(prepared, table)
@@ -222,7 +266,8 @@ def _make_table(prepared: Prepared, table: Table) -> None:
         _write_error(path, table, prepared.unavailable[table.number])
     elif not _holds(path, basis := table_basis(run, table)):
         study.show(f"{table.number}: {table.title}")
-        _write_section(path, Section(*table_entry(run, table), {}, basis))
+        entry, pictures = table_entry(run, table)
+        write_section(path, KeptSection(entry, {}, pictures, basis))
 
 
 def _is_finished(prepared: Prepared, figure: Figure) -> bool:
@@ -231,32 +276,16 @@ def _is_finished(prepared: Prepared, figure: Figure) -> bool:
 
 
 def _holds(path: pathlib.Path, basis: str) -> bool:
-    section = path / "section.json"
-    return section.exists() and json.loads(section.read_text())["basis"] == basis
+    section = read_section(path)
+    return section is not None and section.basis == basis
 
 
 def _section_path(prepared: Prepared, figure: Figure | Table) -> pathlib.Path:
     return prepared.directory.path / "figures" / figure.number
 
 
-def _write_section(path: pathlib.Path, section: Section) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    for place, png in enumerate(section.pictures.values()):
-        write_atomic(path / f"{place}.png", png)
-    kept = {
-        "entry": section.entry,
-        "captions": list(section.pictures),
-        "judges": section.judges,
-        "basis": section.basis,
-    }
-    # Written last: its presence says that the figure is finished.
-    write_atomic(path / "section.json", json.dumps(kept, allow_nan=False).encode())
-
-
 def _write_error(path: pathlib.Path, figure: Figure | Table, error: str) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    entry = {"figure": figure.number, "title": figure.title, "claim": "", "error": f"Not run: {error}"}
-    write_atomic(path / "error.json", json.dumps(entry).encode())
+    write_error(path, {"figure": figure.number, "title": figure.title, "claim": "", "error": f"Not run: {error}"})
 
 
 def _write_report(prepared: Prepared) -> None:
@@ -264,21 +293,16 @@ def _write_report(prepared: Prepared) -> None:
     judges: dict[str, Any] = {}
     pictures: dict[str, dict[str, bytes]] = {}
     for figure in (*FIGURES, *TABLES):
-        path = _section_path(prepared, figure)
-        if (path / "section.json").exists():
-            kept = json.loads((path / "section.json").read_text())
-            entries.append(kept["entry"])
-            judges.update(kept["judges"])
-            pictures[figure.number] = {
-                caption: (path / f"{place}.png").read_bytes() for place, caption in enumerate(kept["captions"])
-            }
-        elif (path / "error.json").exists():
-            entries.append(json.loads((path / "error.json").read_text()))
-    environment = json.loads((prepared.directory.path / "config.json").read_text())
+        if (section := read_section(_section_path(prepared, figure))) is not None:
+            entries.append(section.entry)
+            judges.update(section.judges)
+            if section.basis:
+                pictures[figure.number] = section.pictures
+    environment = read_config_file(prepared.directory.path)
     environment.pop("config")
     command = shlex.join(["python", "-m", "experiments.reproduce", *sys.argv[1:]])
     calls = [*prepared.calls, {"command": command, "seconds": time.monotonic() - prepared.began}]
-    write_atomic(prepared.directory.path / _CALLS_NAME, json.dumps(calls).encode())
+    write_atomic(prepared.directory.path / _CALLS_NAME, sealed_json(_CALLS_NAME, {"calls": calls}))
     results = {
         "format": FORMAT,
         "version": gan_leak.__version__,

@@ -30,7 +30,8 @@ from gan_leak.evaluation.galleries import (
 )
 from gan_leak.evaluation.measurability import Measurability
 from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT, PAPER_VARIANT
-from gan_leak.runs.batch import BatchResult, batch_directory, read_result
+from gan_leak.runs.batch import batch_directory
+from gan_leak.runs.batch_files import BatchResult, read_result
 from gan_leak.runs.inversion import Inversions
 from gan_leak.runs.measurement import InstrumentSource
 from gan_leak.runs.reproduction import (

@@ -26,6 +26,7 @@ from experiments.flags import run_binary
 from experiments.reconstructions import (
     Defense,
     Drawn,
+    check_directory,
     defended_name,
     keep_row,
     option,
@@ -139,7 +140,8 @@ def prepare(config: SplitConfig, workdir: pathlib.Path, resume: bool) -> Prepare
     victim = split.victim_for(config.network)
     settings = list(_settings(config, victim))
     dataset, data = load_data(config)
-    directory = open_run(workdir, config, resume=resume, inputs={"dataset": dataset.fingerprint})
+    inputs = {"dataset": dataset.fingerprint}
+    directory = open_run(workdir, config, resume=resume, inputs=inputs, check=check_directory)
     return PreparedSplit(config, victim, data, settings, directory)
 
 
@@ -173,7 +175,7 @@ def _victim_params(prepared: PreparedSplit) -> Any:
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     path = directory.path / "victim.npz"
     part = path.with_name("victim.part.npz")
-    params = read_tree(path, jax.eval_shape(victim.network.init, key))
+    params = read_tree(path, jax.eval_shape(victim.network.init, key), tell)
     if params is None:
         tell(f"training the victim on {len(data.own[1])} images ...")
         params = split.train_victim(key, victim, data, epochs=config.epochs, course=Course(part, tell))

@@ -28,8 +28,10 @@ from gan_leak.evaluation.galleries import interval_figure
 from gan_leak.evaluation.representatives import DEFINITIONS
 from gan_leak.evaluation.surfaces import MOST_PANELS, surface_figure
 from gan_leak.evaluation.sweep_report import render_sweep
-from gan_leak.runs.batch import LANE_FIELDS, check_batch, read_result
-from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
+from gan_leak.runs.batch import LANE_FIELDS, check_batch
+from gan_leak.runs.batch_files import read_result
+from gan_leak.runs.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
+from gan_leak.runs.integrity import expect_kinds
 from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.privacy import PrivacyPlan, counts_for_privacy, settle
 from gan_leak.runs.setup import prepare_data
@@ -127,7 +129,13 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
         check_batch(cells[index].lanes)
     lasting = dataclasses.replace(config, workers=0, fail_if_not_measurable=False)
     privacy = {cell.name: dict(cell.privacy) for cell in cells if cell.privacy}
-    return PreparedSweep(config, cells, open_run(workdir, lasting, resume=resume, privacy=privacy))
+    return PreparedSweep(
+        config, cells, open_run(workdir, lasting, resume=resume, privacy=privacy, check=_check_directory)
+    )
+
+
+def _check_directory(path: pathlib.Path) -> None:
+    expect_kinds(path, ("batches",), ("results.csv", "results.jsonl", "report.html", "intervals.png", "surface.png"))
 
 
 def execute(prepared: PreparedSweep) -> int:
@@ -175,7 +183,7 @@ def _write_report(prepared: PreparedSweep, rows: list[dict[str, Any]]) -> None:
         captions["surface"] = "Leakage score over the last two swept settings, and half the width of its interval."
     for name, png in figures.items():
         write_atomic(prepared.directory.path / f"{name}.png", png)
-    environment: Mapping[str, Any] = json.loads((prepared.directory.path / "config.json").read_text())
+    environment: Mapping[str, Any] = read_config_file(prepared.directory.path)
     counts = {count: sum(row[count] for row in rows) for count in ("diverged", "not_measurable")}
     told = {"diverged": "diverged", "not_measurable": "have no leakage score: it is not measurable there"}
     page = render_sweep(

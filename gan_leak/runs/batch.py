@@ -29,15 +29,20 @@ from gan_leak.evaluation.fidelity import nearest_by_l1
 from gan_leak.evaluation.measurability import score_text
 from gan_leak.evaluation.representatives import References, measure_leakage
 from gan_leak.runs import checkpoints
-from gan_leak.runs.directory import npz_bytes, write_atomic
+from gan_leak.runs.batch_files import (
+    BatchResult,
+    check_lanes,
+    finished_result,
+    keep,
+    make_folder,
+    resume,
+    write_result,
+)
 from gan_leak.runs.interruption import on_interruption, uninterrupted
 from gan_leak.runs.measurement import InstrumentSource, RunKeys, build_comparison, model_accuracy, reconstruct, run_keys
 from gan_leak.runs.setup import AttackData, Experiment, build_experiment, prepare_data
 from gan_leak.types import Array, FederationData, FederationState
 
-RESULT_NAME = "result.json"
-PICTURES_NAME = "pictures.npz"
-RECORDS_NAME = "records.json"
 _MOST_ROUNDS_PER_CALL = 5
 _KEPT_PICTURES = 12
 _MOST_SECONDS_TO_LOSE = 60.0
@@ -76,28 +81,6 @@ class Lane(NamedTuple):
     comparison: dict[str, dict[str, Any]]
 
 
-class BatchResult(NamedTuple):
-    """What a batch measured, in order of lanes.
-
-    records: for each lane one dictionary an evaluation (round, model_accuracy, leakage, uploaded, diverged).
-    comparison: for each lane the measures of the references beside it, by name. pictures: float32
-    [lanes, evaluations, M, H, W, C], the same latents at each evaluation. private: [lanes, M, H, W, C], the private
-    image nearest to each last picture. samples: training images of each participant. coordinates: shared parameters.
-    measurability: for each lane the fields of its ``Measurability``.
-    """
-
-    rounds: list[int]
-    records: list[list[dict[str, Any]]]
-    comparison: list[dict[str, dict[str, Any]]]
-    pictures: np.ndarray
-    private: np.ndarray
-    judge: dict[str, Any]
-    samples: list[int]
-    coordinates: int
-    measurability: list[dict[str, Any]]
-    seconds: float
-
-
 def check_batch(configs: Sequence[AttackConfig]) -> None:
     """Raises ValueError unless there is a lane, and lanes differ in ``LANE_FIELDS`` only."""
     if not configs:
@@ -124,35 +107,25 @@ def run_batch(
     directory: pathlib.Path,
     instrument_source: InstrumentSource,
     show: Callable[[int, str], None] = lambda round, text: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> BatchResult:
     """Runs all lanes and keeps the result in ``directory``; a finished one is read, an interrupted one continued.
 
     show: called with the number of finished rounds and a line of what was measured there, empty before the first round
-    and wherever nothing was measured.
+    and wherever nothing was measured. say: called with a line for each thing that was found damaged; it is renamed, and
+    computed again.
 
     Raises ValueError for lanes that do not go together or do not attack, for bad data, and for a directory that holds
     another batch.
     """
     check_batch(configs)
-    directory.mkdir(parents=True, exist_ok=True)
-    _check_directory(directory, configs)
-    if (directory / RESULT_NAME).exists():
-        return read_result(directory)
+    make_folder(directory, say)
+    named = directory == batch_directory(directory.parent, configs)
+    check_lanes(directory, [_deciding(config) for config in configs], say, named=named)
+    if (result := finished_result(directory, say)) is not None:
+        return result
     lanes, experiment, state = _prepare(configs, instrument_source)
-    return _train(lanes, experiment, state, directory, instrument_source, show)
-
-
-def read_result(directory: pathlib.Path) -> BatchResult:
-    """The result of a finished batch, as ``run_batch`` returned it.
-
-    Raises ValueError for one that does not say what decided its leakage scores: an earlier version made it.
-    """
-    fields = json.loads((directory / RESULT_NAME).read_text())
-    if "measurability" not in fields:
-        raise ValueError(f"{directory}: holds a batch of an earlier version; choose another --workdir")
-    with np.load(directory / PICTURES_NAME) as pictures:
-        arrays = {name: pictures[name].astype(np.float32) for name in ("pictures", "private")}
-    return BatchResult(**fields, **arrays)
+    return _train(lanes, experiment, state, directory, instrument_source, show, say)
 
 
 def batch_directory(root: pathlib.Path, configs: Sequence[AttackConfig]) -> pathlib.Path:
@@ -175,15 +148,6 @@ def take_lanes(result: BatchResult, lanes: slice) -> BatchResult:
         pictures=result.pictures[lanes],
         private=result.private[lanes],
     )
-
-
-def _check_directory(directory: pathlib.Path, configs: Sequence[AttackConfig]) -> None:
-    path = directory / "lanes.json"
-    text = json.dumps([_deciding(config) for config in configs], indent=1) + "\n"
-    if not path.exists():
-        write_atomic(path, text.encode())
-    elif path.read_text() != text:
-        raise ValueError(f"{directory}: holds a batch of other configurations; choose another --workdir")
 
 
 def _prepare(
@@ -262,11 +226,12 @@ def _train(
     directory: pathlib.Path,
     instrument_source: InstrumentSource,
     show: Callable[[int, str], None],
+    say: Callable[[str], None],
 ) -> BatchResult:
     config = lanes[0].config
     mesh = device_mesh() if jax.device_count() > 1 and len(lanes) > 1 else None
     run = _jitted_lanes(experiment.round, config.performance.seed_mapping, mesh)
-    state, records, pictures, seconds = _resume(directory, state, len(lanes))
+    state, records, pictures, seconds = resume(directory, state, len(lanes), say)
     # Devices without a lane of their own repeat the last.
     filled = [*lanes, *lanes[-1:] * (-len(lanes) % mesh.size if mesh else 0)]
     keys = jnp.stack([lane.keys.rounds for lane in filled])
@@ -277,17 +242,17 @@ def _train(
     done = written = int(state.round[0])
     kept = time.perf_counter()
 
-    def keep() -> None:
+    def keep_all() -> None:
         nonlocal written, kept
         if done > written:
             # On the host, where nothing waits for a program that runs.
             own = trees.take(jax.device_get(state), slice(len(lanes)))
-            _keep(directory, done, own, records, pictures, seconds)
+            keep(directory, done, own, records, pictures, seconds)
             written, kept = done, time.perf_counter()
 
     checkpoints.load_library()
     show(done, "")
-    with on_interruption(keep):
+    with on_interruption(keep_all):
         while done < config.rounds:
             began = time.perf_counter()
             end = min(config.rounds, (done // config.evaluation_interval + 1) * config.evaluation_interval)
@@ -304,7 +269,7 @@ def _train(
                         lane_records.append({"round": done, **record})
                     pictures = np.concatenate([pictures, drawn[:, None]], axis=1) if pictures.size else drawn[:, None]
                 if measured or time.perf_counter() - kept > _MOST_SECONDS_TO_LOSE:
-                    keep()
+                    keep_all()
             show(done, _line(measured) if measured else "")
     return _finish(lanes, records, pictures, directory, instrument_source, experiment, seconds)
 
@@ -355,36 +320,6 @@ def _line(measured: Sequence[dict[str, Any]]) -> str:
     return f"accuracy {accuracy:.3f}, leakage {scores}"
 
 
-def _keep(
-    directory: pathlib.Path,
-    done: int,
-    state: FederationState,
-    records: list[list[dict[str, Any]]],
-    pictures: np.ndarray,
-    seconds: float,
-) -> None:
-    # The checkpoint last: what it finds beside it is then never older than itself.
-    kept = {"records": records, "seconds": seconds}
-    write_atomic(directory / RECORDS_NAME, json.dumps(kept).encode())
-    write_atomic(directory / PICTURES_NAME, npz_bytes(pictures=pictures.astype(np.float16)))
-    checkpoints.save(directory / "checkpoints", done, state, keep=1)
-
-
-def _resume(
-    directory: pathlib.Path, state: FederationState, lanes: int
-) -> tuple[FederationState, list[list[dict[str, Any]]], np.ndarray, float]:
-    restored = checkpoints.restore_latest(directory / "checkpoints", state)
-    if restored is None:
-        return state, [[] for _ in range(lanes)], np.zeros(0, np.float32), 0.0
-    kept = json.loads((directory / RECORDS_NAME).read_text())
-    records = [[record for record in lane if record["round"] <= restored.round] for lane in kept["records"]]
-    with np.load(directory / PICTURES_NAME) as archive:
-        pictures = archive["pictures"].astype(np.float32)
-    # Before the first evaluation there is none, and of no shape.
-    pictures = pictures[:, : len(records[0])] if records[0] else np.zeros(0, np.float32)
-    return restored.state, records, pictures, kept["seconds"]
-
-
 def _finish(
     lanes: Sequence[Lane],
     records: list[list[dict[str, Any]]],
@@ -415,9 +350,4 @@ def _finish(
         "coordinates": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "seconds": seconds,
     }
-    archive = npz_bytes(pictures=pictures.astype(np.float16), private=private.astype(np.float16))
-    write_atomic(directory / PICTURES_NAME, archive)
-    # Written last: its presence says that the batch is finished.
-    write_atomic(directory / RESULT_NAME, json.dumps(fields).encode())
-    checkpoints.delete_all(directory / "checkpoints")
-    return read_result(directory)
+    return write_result(directory, fields, pictures, private)

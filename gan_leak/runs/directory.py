@@ -1,11 +1,12 @@
 """The directory of one run: what reproduces it (config.json), what it measured (metrics.jsonl), and its lock.
 
-Nothing in it is ever half written: files are replaced atomically, and a line that a crash tore is dropped on resume.
-Only one process at a time holds a run directory.
+Nothing in it is ever half written: files are replaced atomically, and ``gan_leak.runs.resumption`` drops a line that a
+crash tore. Only one process at a time holds a run directory. A refused run leaves the directory as it was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import importlib.metadata
@@ -15,8 +16,9 @@ import math
 import os
 import pathlib
 import platform
+import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +28,7 @@ import gan_leak
 from gan_leak.config import to_json
 from gan_leak.machine import usable_cores
 from gan_leak.runs.disk import naming
+from gan_leak.runs.integrity import DamagedError, RefusedError, is_leftover, leftovers, read_json, sealed_json
 
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
@@ -34,6 +37,10 @@ _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 _SHOWN_DIFFERENCES = 4
 # What a target of privacy is solved for.
 _NOISE = ("noise_multiplier", "epsilon_per_release")
+# Top-level fields of a config.json that was written without a digest.
+_UNSEALED = ("config", "inputs", "versions", "backend", "device_kind", "device_count", "cpu_count")
+# How often folder and lock are opened anew because a refused process has removed what it had made of them.
+_TRIES = 100
 
 
 class RunDirectory(NamedTuple):
@@ -91,30 +98,27 @@ def open_run(
     resume: bool,
     inputs: Mapping[str, str] | None = None,
     privacy: Mapping[str, Any] | None = None,
+    check: Callable[[pathlib.Path], object] | None = None,
 ) -> RunDirectory:
     """Creates the directory of a new run, or takes up the one of the same configuration, and locks it.
 
     ``resume`` with a directory that is missing or empty starts anew, so that one command line serves every start.
-    A metrics line that a crash tore is dropped. inputs: digests, by name, of what the run reads beside its flags.
-    privacy: what the run promises, kept beside the configuration; of a run that is taken up only the noise is compared.
-    A field that the configuration did not have when the run began had its default.
+    inputs: digests, by name, of what the run reads beside its flags. privacy: what the run promises, kept beside the
+    configuration; of a run that is taken up only the noise is compared. check: called with a directory that is taken
+    up, before anything in it is changed; its ValueError refuses the run. A field that the configuration did not have
+    when the run began had its default. Temporary files of a killed process are removed.
 
-    Raises ValueError if the directory holds a run of another configuration, or the same and ``resume`` is False; if its
-    inputs or its noise were others; if it holds other files or an unreadable config.json; if another process has it; if
-    it cannot be written.
+    Raises ValueError, and leaves no trace, if the directory holds a run of another configuration, or the same and
+    ``resume`` is False; if its inputs or its noise were others; if it holds other files or a damaged config.json; if
+    another process has it; if it cannot be written.
     """
-    descriptor = None
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        _check_ours(workdir)
-        descriptor = _lock(workdir)
-        run = _begin_or_take_up(workdir, config, resume, dict(inputs or {}), dict(privacy or {}), descriptor)
-    except BaseException as error:
-        if descriptor is not None:
-            os.close(descriptor)
-        if isinstance(error, OSError):
+    with contextlib.ExitStack() as undo:
+        try:
+            descriptor = _claim(workdir, undo)
+            run = _begin_or_take_up(workdir, config, resume, dict(inputs or {}), dict(privacy or {}), descriptor, check)
+        except OSError as error:
             raise ValueError(f"workdir={workdir}: cannot be written ({error.strerror or error})") from error
-        raise
+        undo.pop_all()
     return run
 
 
@@ -147,41 +151,90 @@ def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
 
     Raises ValueError naming the line if another one is damaged.
     """
-    return [record for _, record in _metrics_lines(run.path)]
+    path = run.path / METRICS_NAME
+    return metrics_records(path, path.read_bytes()) if path.exists() else []
 
 
-def truncate_metrics(run: RunDirectory, last_round: int) -> None:
-    """Keeps the records up to and with ``last_round``, atomically: those that a resumed run will not write again.
+def read_config_file(workdir: pathlib.Path) -> dict[str, Any]:
+    """What config.json holds: the configuration as "config", beside it versions and machine, and digests of inputs.
 
-    Raises ValueError naming the line if one is damaged.
+    Raises ``DamagedError`` if it does not hold what was written.
     """
-    lines = _metrics_lines(run.path)
-    kept = [line for line, record in lines if record["round"] <= last_round]
-    if len(kept) < len(lines):
-        write_atomic(run.path / METRICS_NAME, b"".join(kept))
+    path = workdir / CONFIG_NAME
+    try:
+        stored, _ = read_json(path, _UNSEALED)
+        for name in ("config", "inputs", "versions"):
+            if not isinstance(stored.get(name, {} if name == "inputs" else None), dict):
+                raise DamagedError(f"{path}: damaged (no object {name!r} in it)")
+    except DamagedError as error:
+        raise DamagedError(f"{error}; choose another --workdir") from None
+    return stored
 
 
-def _is_leftover(path: pathlib.Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+def metrics_records(path: pathlib.Path, data: bytes) -> list[dict[str, Any]]:
+    """The records in the bytes of a metrics file, without a torn last line.
+
+    Raises ``DamagedError`` naming the line if another one is damaged.
+    """
+    return [_parse_line(path, number, line) for number, line in enumerate(data.split(b"\n")[:-1], start=1)]
 
 
-def _check_ours(workdir: pathlib.Path) -> None:
-    others = sorted(path.name for path in workdir.iterdir() if path.name != LOCK_NAME and not _is_leftover(path))
+def _claim(workdir: pathlib.Path, undo: contextlib.ExitStack) -> int:
+    """Makes and locks a directory that is ours; ``undo`` removes what was made and releases the lock."""
+    for attempt in range(_TRIES):
+        try:
+            _make_folders(workdir, undo)
+            check_ours(workdir)
+            return _lock(workdir, undo)
+        except (FileNotFoundError, FileExistsError):
+            if attempt == _TRIES - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _make_folders(workdir: pathlib.Path, undo: contextlib.ExitStack) -> None:
+    for folder in reversed([folder for folder in (workdir, *workdir.parents) if not folder.exists()]):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            undo.callback(_remove_empty, folder)
+    # Complains where a file is in the way.
+    workdir.mkdir(exist_ok=True)
+
+
+def _remove_empty(folder: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def check_ours(workdir: pathlib.Path) -> None:
+    """Raises ``RefusedError`` if a directory holds files, but no run."""
+    others = sorted(path.name for path in workdir.iterdir() if path.name != LOCK_NAME and not is_leftover(path.name))
     if others and CONFIG_NAME not in others:
-        raise ValueError(
+        raise RefusedError(
             f"workdir={workdir}: holds {others[0]!r} but no {CONFIG_NAME}; choose an empty or a new directory"
         )
 
 
-def _lock(workdir: pathlib.Path) -> int:
-    descriptor = os.open(workdir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+def _lock(workdir: pathlib.Path, undo: contextlib.ExitStack) -> int:
+    """The descriptor of the locked lock file; raises FileNotFoundError if it was removed meanwhile."""
+    path = workdir / LOCK_NAME
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
+        descriptor, created = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+    except FileExistsError:
+        descriptor, created = os.open(path, os.O_RDWR), False
+    with contextlib.ExitStack() as close:
+        close.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise ValueError(f"workdir={workdir}: another process is writing this run") from None
-        raise
+        # A process that was refused may have removed the file between the opening and the locking.
+        if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            raise FileNotFoundError(path)
+        undo.push(close.pop_all())
+    if created:
+        # While the lock is held, so that no other process can have locked the file.
+        undo.callback(path.unlink, missing_ok=True)
     return descriptor
 
 
@@ -192,19 +245,18 @@ def _begin_or_take_up(
     inputs: dict[str, str],
     privacy: dict[str, Any],
     descriptor: int,
+    check: Callable[[pathlib.Path], object] | None,
 ) -> RunDirectory:
-    for leftover in filter(_is_leftover, workdir.iterdir()):
-        leftover.unlink()
     environment = _environment()
     # Through JSON and back, so that what is compared is what a file holds.
     wanted = json.loads(json.dumps(to_json(config), allow_nan=False))
     path = workdir / CONFIG_NAME
     if not path.exists():
+        _remove_leftovers(workdir)
         beside = {name: section for name, section in (("inputs", inputs), ("privacy", privacy)) if section}
-        written = json.dumps({"config": wanted, **beside, **environment}, indent=2, allow_nan=False) + "\n"
-        write_atomic(path, written.encode())
+        write_atomic(path, sealed_json(path.name, {"config": wanted, **beside, **environment}, indent=2))
         return RunDirectory(workdir, False, (), descriptor)
-    stored = _read_config(path)
+    stored = read_config_file(workdir)
     # How fast a run goes may change on the way; what it computes may not.
     performance = _differing(*({"performance": config.pop("performance", {})} for config in (stored["config"], wanted)))
     differing = _differing({**_defaults_of_missing(stored["config"], config), **stored["config"]}, wanted)
@@ -220,7 +272,9 @@ def _begin_or_take_up(
         name, old, new = changed[0]
         raise ValueError(f"workdir={workdir}: holds a run on another {name} (SHA-256 was {old}, now {new})")
     _check_noise(workdir, stored.pop("privacy", {}), privacy)
-    _drop_torn_line(workdir / METRICS_NAME)
+    if check is not None:
+        check(workdir)
+    _remove_leftovers(workdir)
     stored.pop("config")
     changes = tuple(
         f"{name} was {old} when the run began, now {new}"
@@ -249,14 +303,12 @@ def _check_noise(workdir: pathlib.Path, stored: dict[str, Any], privacy: dict[st
             )
 
 
-def _read_config(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        stored = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); choose another --workdir") from None
-    if not isinstance(stored, dict) or not isinstance(stored.get("config"), dict):
-        raise ValueError(f"{path}: no configuration in it; choose another --workdir")
-    return stored
+def _remove_leftovers(workdir: pathlib.Path) -> None:
+    for path in leftovers(workdir):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _environment() -> dict[str, Any]:
@@ -310,28 +362,11 @@ def _strict(value: Any) -> Any:
     return value
 
 
-def _metrics_lines(directory: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
-    path = directory / METRICS_NAME
-    if not path.exists():
-        return []
-    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    return [(line, _parse_line(path, number, line)) for number, line in enumerate(lines, start=1)]
-
-
 def _parse_line(path: pathlib.Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or type(record.get("round")) is not int:
-        raise ValueError(f"{path}, line {number}: damaged record")
+        raise DamagedError(f"{path}, line {number}: damaged record")
     return record
-
-
-def _drop_torn_line(path: pathlib.Path) -> None:
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        write_atomic(path, whole)

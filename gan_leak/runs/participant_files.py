@@ -2,6 +2,7 @@
 
 A table, int32 [P], says by the end of which round a participant's file was written, -1 where it never took part; the
 table goes into the checkpoints. A file is never changed: a checkpoint finds what it was made with, whatever came later.
+It holds the digest of itself and of its name.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-import zipfile
+import uuid
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from gan_leak import trees
-from gan_leak.runs.directory import sync_directory
+from gan_leak.runs.directory import npz_bytes, sync_directory
 from gan_leak.runs.disk import naming
-from gan_leak.types import ParticipantState, PyTree
+from gan_leak.runs.integrity import DamagedError, read_npz, sealed_npz
+from gan_leak.types import ParticipantState
 
 _NAME = re.compile(r"participant_(\d+)_round_(\d+)\.npz")
 
@@ -33,7 +35,7 @@ def read_states(
 ) -> ParticipantState:
     """The states of a cohort, with a leading axis; that of a participant without a file is ``initial``.
 
-    Raises ValueError if a file is missing, damaged or holds a state of other shapes or types than ``initial``.
+    Raises ``DamagedError`` if a file is missing, damaged or holds a state of other shapes or types than ``initial``.
     """
     return stack_states(
         [
@@ -41,6 +43,12 @@ def read_states(
             for participant in cohort
         ]
     )
+
+
+def check_states(directory: pathlib.Path, table: np.ndarray, initial: ParticipantState) -> None:
+    """Raises ``DamagedError`` if a file that the table names is missing, damaged or unlike ``initial``."""
+    for participant in np.flatnonzero(table >= 0).tolist():
+        _read(_path(directory, participant, table[participant]), initial)
 
 
 def stack_states(states: list[ParticipantState]) -> ParticipantState:
@@ -55,9 +63,11 @@ def write_states(
     directory.mkdir(exist_ok=True)
     for position, participant in enumerate(cohort):
         path = _path(directory, participant, round)
-        temporary = path.with_suffix(".tmp")
-        with naming(path), temporary.open("wb") as file:
-            np.savez(file, *map(np.asarray, jax.tree.leaves(trees.take(states, position))), allow_pickle=False)
+        leaves = map(np.asarray, jax.tree.leaves(trees.take(states, position)))
+        archive = npz_bytes(**{f"arr_{place}": leaf for place, leaf in enumerate(leaves)})
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        with naming(path):
+            temporary.write_bytes(sealed_npz(path.name, archive))
         os.replace(temporary, path)
     return advance_table(table, cohort, round)
 
@@ -95,11 +105,8 @@ def _path(directory: pathlib.Path, participant: int, round: int) -> pathlib.Path
 
 def _read(path: pathlib.Path, initial: ParticipantState) -> ParticipantState:
     expected, structure = jax.tree.flatten(initial)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            leaves: list[PyTree] = [archive[name] for name in archive.files]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not readable ({error}); --resume from another copy of the directory") from None
+    arrays, _ = read_npz(path)
+    leaves = list(arrays.values())
     if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(leaf.shape, leaf.dtype) for leaf in expected]:
-        raise ValueError(f"{path}: holds a state of another structure")
+        raise DamagedError(f"{path}: holds a state of another structure")
     return jax.tree.unflatten(structure, leaves)

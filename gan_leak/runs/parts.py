@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_leak.runs.directory import npz_bytes, write_atomic
+from gan_leak.runs.integrity import DamagedError, read_npz, sealed_npz, set_aside
 from gan_leak.runs.interruption import on_interruption, uninterrupted
 from gan_leak.types import Array, PyTree
 
@@ -41,7 +43,7 @@ def in_parts(
     ``go_on(state, done, steps)`` takes so many steps more; ``begin`` can be traced. unit: what a step is called.
     """
     shapes = {"done": jax.ShapeDtypeStruct((), np.int64), "state": jax.eval_shape(begin)}
-    kept = None if course.keep is None else read_tree(course.keep, shapes)
+    kept = None if course.keep is None else read_tree(course.keep, shapes, course.tell)
     done = 0 if kept is None else int(kept["done"])
     state = begin() if kept is None else jax.tree.map(jnp.asarray, kept["state"])
     steps, compiled, written = 1, False, done
@@ -71,21 +73,31 @@ def in_parts(
 
 
 def write_tree(path: pathlib.Path, tree: PyTree) -> None:
-    """Keeps the arrays of a tree, atomically."""
+    """Keeps the arrays of a tree, atomically and with their digest."""
     leaves = enumerate(jax.tree.leaves(tree))
-    write_atomic(path, npz_bytes(**{f"leaf_{place}": np.asarray(leaf) for place, leaf in leaves}))
+    archive = npz_bytes(**{f"leaf_{place}": np.asarray(leaf) for place, leaf in leaves})
+    write_atomic(path, sealed_npz(path.name, archive))
 
 
-def read_tree(path: pathlib.Path, shapes: PyTree) -> PyTree | None:
-    """The tree that a file holds, if there is one and its arrays have these shapes and types."""
-    if not path.exists():
+def read_tree(path: pathlib.Path, shapes: PyTree, say: Callable[[str], None]) -> PyTree | None:
+    """The tree that a file holds, if there is one and its arrays have these shapes and types.
+
+    A damaged file is renamed, and ``say`` is told.
+    """
+    if not os.path.lexists(path):
         return None
     expected, structure = jax.tree.flatten(shapes)
-    with np.load(path, allow_pickle=False) as saved:
-        names = [f"leaf_{place}" for place in range(len(expected))]
-        if set(saved.files) != set(names):
-            return None
-        leaves = [saved[name] for name in names]
+    try:
+        saved, sealed = read_npz(path)
+    except DamagedError as error:
+        say(f"{error}: renamed to {set_aside(path).name} and computed again")
+        return None
+    if not sealed:
+        say(f"{path}: of a version without digests; an altered number in it would not be noticed")
+    names = [f"leaf_{place}" for place in range(len(expected))]
+    if set(saved) != set(names):
+        return None
+    leaves = [saved[name] for name in names]
     if any((leaf.shape, leaf.dtype) != (like.shape, like.dtype) for leaf, like in zip(leaves, expected, strict=True)):
         return None
     return jax.tree.unflatten(structure, leaves)

@@ -19,7 +19,7 @@ from gan_leak.collaboration import RoundInfo, init_federation, make_rounds
 from gan_leak.collaboration.round import RoundFunction
 from gan_leak.collaboration.schedule import draw_cohort
 from gan_leak.collaboration.sharding import deal_out, gather, replicate, round_places
-from gan_leak.runs import checkpoints, participant_files
+from gan_leak.runs import participant_files, resumption
 from gan_leak.runs.measurement import RunKeys
 from gan_leak.runs.processes import by_itself, share
 from gan_leak.runs.setup import Experiment
@@ -67,7 +67,7 @@ def place_all(
     *,
     mesh: Mesh | None,
     most: int,
-    checkpoint_directory: pathlib.Path | None,
+    run_directory: pathlib.Path | None,
 ) -> Placement:
     """All participants stay on the devices."""
     participants = len(data.sizes)
@@ -81,8 +81,8 @@ def place_all(
 
     def save(state: FederationState) -> None:
         kept = state if mesh is None else gather(state, participants)
-        if checkpoint_directory is not None:
-            by_itself(checkpoints.save, checkpoint_directory, int(kept.round), kept)
+        if run_directory is not None:
+            by_itself(resumption.save_checkpoint, run_directory, int(kept.round), kept)
 
     return Placement(state, most, advance, save)
 
@@ -96,14 +96,14 @@ def place_cohorts(
     *,
     cohort_size: int,
     mesh: Mesh | None,
-    checkpoint_directory: pathlib.Path | None,
+    run_directory: pathlib.Path | None,
 ) -> Placement:
     """Only those who are drawn for a round are on the devices in it; states of all others wait in files.
 
     ``state`` holds the table of the files in the place of the states. They lie beside the checkpoints and become
     durable with them.
     """
-    directory = None if checkpoint_directory is None else checkpoint_directory.with_name("participants")
+    directory = None if run_directory is None else run_directory / "participants"
     run, key = _rounds(experiment.round, 1, keys, mesh)
     tables = [np.asarray(state.participants)]
 
@@ -127,13 +127,13 @@ def place_cohorts(
 
     def save(state: FederationState) -> None:
         kept = state if mesh is None else jax.device_get(state)
-        if checkpoint_directory is None or directory is None:
+        if run_directory is None or directory is None:
             return
         # As many tables as checkpoints are kept; the first one here is that of the checkpoint that the run began from.
         tables.append(np.asarray(kept.participants))
         del tables[:-2]
         participant_files.sync_states(directory, tables[-1], int(tables[0].max()))
-        by_itself(checkpoints.save, checkpoint_directory, int(kept.round), kept)
+        by_itself(resumption.save_checkpoint, run_directory, int(kept.round), kept)
         participant_files.delete_unnamed(directory, tables)
 
     return Placement(state, 1, advance, save)

@@ -13,7 +13,7 @@ from gan_leak.config import AttackConfig, to_json
 from gan_leak.defenses import sparse_vector_charged, sparse_vector_epsilon
 from gan_leak.evaluation.criteria import summarise
 from gan_leak.evaluation.representatives import Leakage, measure_leakage
-from gan_leak.runs.batch import BatchResult
+from gan_leak.runs.batch_files import BatchResult
 from gan_leak.runs.inversion import Inversions, invert_all_classes
 from gan_leak.runs.measurement import InstrumentSource, build_comparison
 from gan_leak.runs.privacy import MECHANISMS, NOTHING_COVERED, PrivacyPlan, Promise, promise_of

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from gan_leak.config import AttackConfig, to_json
 from gan_leak.evaluation.criteria import STATISTICS
-from gan_leak.runs.batch import LANE_FIELDS, BatchResult, batch_directory, take_lanes
+from gan_leak.runs.batch import LANE_FIELDS, batch_directory, take_lanes
+from gan_leak.runs.batch_files import BatchResult
 from gan_leak.runs.privacy import PrivacyPlan, privacy_fields
 from gan_leak.runs.reproduction import attack_row
 from gan_leak.runs.workers import Job

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -26,17 +25,18 @@ from gan_leak.evaluation.measurability import score_text
 from gan_leak.evaluation.report import render_report
 from gan_leak.evaluation.representatives import DEFINITIONS, References, measure_leakage
 from gan_leak.machine import usable_cores
-from gan_leak.runs import checkpoints
+from gan_leak.runs import checkpoints, participant_files, resumption
 from gan_leak.runs.directory import (
     RunDirectory,
     append_metrics,
     close_run,
     npz_bytes,
     open_run,
+    read_config_file,
     read_metrics,
-    truncate_metrics,
     write_atomic,
 )
+from gan_leak.runs.integrity import RefusedError, sha256
 from gan_leak.runs.interruption import on_interruption, uninterrupted
 from gan_leak.runs.measurement import (
     RunKeys,
@@ -56,7 +56,7 @@ from gan_leak.runs.privacy import (
     privacy_meter,
     privacy_summary,
 )
-from gan_leak.runs.processes import by_itself, leads, share, together
+from gan_leak.runs.processes import leads, share, together
 from gan_leak.runs.progress import Progress, progress
 from gan_leak.runs.setup import AttackData, Experiment, build_experiment, prepare_data
 from gan_leak.types import FederationState, ParticipantState, PyTree
@@ -108,7 +108,8 @@ def prepare(config: AttackConfig, workdir: pathlib.Path, resume: bool) -> Prepar
         kept = {"inputs": inputs, "privacy": privacy_fields(plan)}
         # Whether to go on without a score does not change what a run computes.
         lasting = dataclasses.replace(config, fail_if_not_measurable=False)
-        directory = open_run(workdir, lasting, resume=resume, **kept) if leads() else None
+        check = functools.partial(resumption.plan, config=config)
+        directory = open_run(workdir, lasting, resume=resume, check=check, **kept) if leads() else None
     return PreparedRun(config, data, experiment, directory, mesh, None if config.defense == "none" else plan)
 
 
@@ -132,6 +133,7 @@ def execute(prepared: PreparedRun) -> int:
     run ends with status 3 before it trains.
 
     An interruption leaves a checkpoint of the last chunk whose metrics are written; see ``gan_leak.runs.interruption``.
+    Raises ``RefusedError`` before training if the directory turns out to hold a state that cannot be continued.
     """
     try:
         with (
@@ -151,8 +153,12 @@ def _run(prepared: PreparedRun, display: Progress) -> int:
     by_cohorts = config.participants_per_round > 0
     state, initial = initial_state(experiment, keys.init, participants, by_cohorts=by_cohorts)
     comparison = functools.cache(functools.partial(_compare, prepared, keys, state.attack, display))
-    if directory is not None:
-        state = _restore(directory, state, display)
+    try:
+        with together():
+            if directory is not None:
+                state = _restore(prepared, directory, state, initial, display)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
     if config.fail_if_not_measurable and experiment.attack is not None:
         references = comparison().references
         if references is not None and references.measurability.reason is not None:
@@ -168,7 +174,7 @@ def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial
     config, data, experiment, directory, mesh, _ = prepared
     common: dict[str, Any] = {
         "mesh": mesh,
-        "checkpoint_directory": None if directory is None else directory.path / "checkpoints",
+        "run_directory": None if directory is None else directory.path,
     }
     if initial is not None:
         size = config.participants_per_round
@@ -193,24 +199,36 @@ def _measured(references: References, images: np.ndarray) -> dict[str, Any]:
     return measure_leakage(references, images)._asdict()
 
 
-def _restore(directory: RunDirectory, state: FederationState, display: Progress) -> FederationState:
+def _restore(
+    prepared: PreparedRun,
+    directory: RunDirectory,
+    state: FederationState,
+    initial: ParticipantState | None,
+    display: Progress,
+) -> FederationState:
     for difference in directory.differences:
         display.message(f"not the machine or versions this run began with, so not bit-identical: {difference}")
     if not directory.resumed:
         return state
     template = state if jax.process_count() == 1 else jax.device_get(state)
-    restored = by_itself(checkpoints.restore_latest, directory.path / "checkpoints", template)
-    for name in () if restored is None else restored.skipped:
-        display.message(f"checkpoint {name} is damaged or unfinished: skipped")
-    truncate_metrics(directory, -1 if restored is None else restored.round)
-    display.message(f"continuing after round {0 if restored is None else restored.round}")
-    return state if restored is None else restored.state
+
+    def check(state: FederationState) -> None:
+        if initial is not None:
+            participant_files.check_states(directory.path / "participants", np.asarray(state.participants), initial)
+
+    restored, notices = resumption.restore(directory.path, prepared.config, template, check)
+    for notice in notices:
+        display.message(notice)
+    state = state if restored is None else restored
+    display.message(f"continuing after round {int(state.round)}")
+    return state
 
 
 def _train(
     prepared: PreparedRun, keys: RunKeys, placement: Placement, comparison: _LazyComparison, display: Progress
 ) -> tuple[str, ...]:
     config, directory = prepared.config, prepared.directory
+    # The last state of which metrics.jsonl holds all records.
     state = placement.state
     saved = int(state.round)
     spend = _meter(prepared, keys, saved)
@@ -327,14 +345,12 @@ def _evaluate(
         key = jax.random.clone(keys.latents)
         images = reconstruct(experiment.attack, key, state.attack, config.evaluation_samples)
         measured["leakage"] = _measured(references, images)
-        path = _evaluation_path(directory, int(state.round))
+        path = resumption.evaluation_path(directory.path, int(state.round))
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, npz_bytes(images=images))
+        archive = npz_bytes(images=images)
+        write_atomic(path, archive)
+        measured[resumption.IMAGES_DIGEST] = sha256(archive)
     return measured
-
-
-def _evaluation_path(directory: RunDirectory, round: int) -> pathlib.Path:
-    return directory.path / "evaluations" / f"round_{round:06d}.npz"
 
 
 def _show(display: Progress, record: Mapping[str, Any]) -> None:
@@ -354,7 +370,8 @@ def _finish(
     config, data = prepared.config, prepared.data
     records = read_metrics(directory)
     evaluated = [record["round"] for record in records if "leakage" in record]
-    images_by_round = {round: np.load(_evaluation_path(directory, round))["images"] for round in evaluated}
+    paths = {round: resumption.evaluation_path(directory.path, round) for round in evaluated}
+    images_by_round = {round: np.load(path)["images"] for round, path in paths.items()}
     figures: dict[str, bytes] = {}
     if evaluated:
         last = images_by_round[evaluated[-1]]
@@ -404,7 +421,7 @@ def _render(
     figures: Mapping[str, bytes],
 ) -> str:
     config, data = prepared.config, prepared.data
-    environment = json.loads((directory.path / "config.json").read_text())
+    environment = read_config_file(directory.path)
     for name in ("config", "privacy"):
         environment.pop(name, None)
     environment["data set SHA-256"] = data.fingerprint

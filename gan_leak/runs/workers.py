@@ -22,7 +22,8 @@ import jax
 
 from gan_leak.config import AttackConfig
 from gan_leak.machine import usable_cores
-from gan_leak.runs.batch import RESULT_NAME, run_batch
+from gan_leak.runs.batch import run_batch
+from gan_leak.runs.batch_files import finished_result
 from gan_leak.runs.interruption import interruptible, leave_on_signals, on_interruption
 from gan_leak.runs.measurement import InstrumentSource, make_instrument_source
 from gan_leak.runs.processes import end_without
@@ -58,7 +59,7 @@ def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str],
             # Where training begins: at round 0, or in the middle of a batch that is continued.
             began, first = time.monotonic(), done
 
-    run_batch(job.configs, job.directory, instrument_source, progress)
+    run_batch(job.configs, job.directory, instrument_source, progress, show)
 
 
 def tell(text: str) -> None:
@@ -92,7 +93,7 @@ def running(
     """
     waiting: dict[pathlib.Path, Job] = {}
     for job in jobs:
-        if not (job.directory / RESULT_NAME).exists():
+        if job.directory not in waiting and finished_result(job.directory, show) is None:
             waiting.setdefault(job.directory, job)
     if workers == 1 or not waiting:
 

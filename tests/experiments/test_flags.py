@@ -21,6 +21,7 @@ Usage: python -m experiments.binary
 """
 import dataclasses, errno, sys, time
 from experiments import flags
+from gan_leak.runs.integrity import DamagedError
 from gan_leak.runs.interruption import on_interruption
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,8 @@ def execute(config):
         raise ValueError("a defect")
     if config.rounds == 14:
         return 3
+    if config.rounds == 16:
+        raise DamagedError("every checkpoint\\nis damaged")
     if config.rounds == 15:
         with on_interruption(lambda: print("cleaned up", flush=True)):
             print("working", flush=True)
@@ -252,6 +255,12 @@ def test_defect_keeps_its_traceback(binary):
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ValueError: a defect" in done.stderr
+
+
+def test_what_execute_refuses_is_one_line_and_status_2(binary):
+    done = call(binary, "--rounds=16")
+    assert done.returncode == 2
+    assert done.stderr == "error: every checkpoint is damaged\n"
 
 
 def test_status_of_execute_is_the_status_of_the_binary(binary):

@@ -48,6 +48,43 @@ def test_what_was_reached_stays_until_the_row_is_there(tmp_path):
         np.testing.assert_array_equal(arrays["images"], IMAGES)
 
 
+@pytest.mark.parametrize("damage", ["one bit", "cut short", "empty", "another row", "a folder", "no images"])
+def test_a_damaged_row_is_renamed_and_computed_again(tmp_path, capfd, damage):
+    directory = types.SimpleNamespace(path=tmp_path)
+    for index in (0, 1):
+        keep_row(directory, index, lambda index=index: {"images": IMAGES + index})
+    path = tmp_path / "rows" / "001.npz"
+    data = bytearray(path.read_bytes())
+    if damage == "one bit":
+        data[len(data) // 2] ^= 1
+    elif damage == "another row":
+        data = (tmp_path / "rows" / "000.npz").read_bytes()
+    else:
+        data = data[: len(data) // 2] if damage == "cut short" else b""
+    path.write_bytes(data)
+    if damage == "a folder":
+        path.unlink()
+        path.mkdir()
+    elif damage == "no images":
+        np.savez(path, seconds=np.array(1.0))
+    kept, _ = keep_row(directory, 1, lambda: {"images": IMAGES + 1})
+    np.testing.assert_array_equal(kept["images"], IMAGES + 1)
+    assert "001.npz: damaged" in (shown := "".join(capfd.readouterr())) or "001.npz: not an ordinary" in shown
+    assert "renamed to 001.npz.damaged and computed again" in shown
+    assert (tmp_path / "rows" / "001.npz.damaged").exists()
+    again, _ = keep_row(directory, 1, lambda: pytest.fail("computed twice"))
+    np.testing.assert_array_equal(again["images"], IMAGES + 1)
+
+
+def test_a_row_of_a_version_without_digests_is_used_and_said_to_be(tmp_path, capfd):
+    directory = types.SimpleNamespace(path=tmp_path)
+    (tmp_path / "rows").mkdir()
+    np.savez(tmp_path / "rows" / "000.npz", images=IMAGES, seconds=np.array(2.0))
+    kept, seconds = keep_row(directory, 0, lambda: pytest.fail("computed again"))
+    assert (list(kept), seconds) == (["images"], 2.0)
+    assert "000.npz: of a version without digests" in "".join(capfd.readouterr())
+
+
 def test_every_setting_with_several_defences_has_a_chart_of_its_own():
     defenses = (Defense(), Defense("dropout", 0.5), Defense("dropout", 0.9))
     shallow = [drawn("conv1", defense, model_accuracy=0.9) for defense in defenses]

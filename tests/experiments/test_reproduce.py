@@ -460,9 +460,84 @@ def test_unfinished_results_of_another_version_are_refused(whole, tmp_path):
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{"])
 def test_results_that_cannot_be_read_are_refused_and_kept(tmp_path, content):
+    """Where config.json does not tell whose they are."""
     (tmp_path / "results.json").write_text(content)
-    assert "results.json cannot be read" in refused(tmp_path, "10", resume=True)
-    assert (tmp_path / "results.json").read_text() == content
+    assert "holds 'results.json' but no config.json" in refused(tmp_path, "10", resume=True)
+    assert files(tmp_path) == {tmp_path / "results.json": content.encode()}
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_is_damaged_is_told_and_made_again(whole, tmp_path, capfd):
+    """Sections, their pictures, a batch, the list of calls, and the results made of them."""
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    flip(workdir / "figures" / "10" / "section.json")
+    flip(workdir / "figures" / "accuracy" / "0.png")
+    batch = (
+        workdir
+        / "batches"
+        / json.loads((workdir / "figures" / "6" / "section.json").read_text())["basis"].split('"')[5]
+    )
+    flip(batch / "pictures.npz")
+    flip(workdir / "calls.json")
+    (workdir / "results.json").write_text("{")
+    before, expected = read(whole[0])
+    results, figures = call(workdir, "10,accuracy", resume=True)
+    shown = "".join(capfd.readouterr())
+    for text in (
+        "results.json: damaged, will be written again",
+        "calls.json: damaged",
+        "10/section.json: damaged",
+        "accuracy: damaged",
+        "pictures.npz: damaged",
+    ):
+        assert text in shown
+    assert {number: {**entry, "seconds": 0} for number, entry in figures.items()} == {
+        number: {**entry, "seconds": 0} for number, entry in expected.items()
+    }
+    assert results["judges"] == before["judges"]
+    assert (workdir / "calls.json.damaged").exists()
+    assert (workdir / "figures" / "10.damaged").is_dir()
+
+
+def test_a_damaged_section_that_is_not_asked_for_leaves_the_report_until_it_is(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    (workdir / "figures" / "6" / "section.json").write_text("[]")
+    assert list(call(workdir, "10", resume=True)[1]) == ["10", "12", "accuracy"]
+    assert list(call(workdir, "6", resume=True)[1]) == ["6", "10", "12", "accuracy"]
+
+
+def test_directories_of_versions_without_digests_are_taken_up(whole, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    for path in (*workdir.glob("figures/*/section.json"), *workdir.glob("batches/*/result.json")):
+        stored = json.loads(path.read_text())
+        path.write_text(json.dumps({name: stored[name] for name in stored if not name.endswith("sha256")}))
+    (workdir / "calls.json").write_text(json.dumps(json.loads((workdir / "calls.json").read_text())["calls"]))
+    monkeypatch.setattr(reproduce, "make_section", lambda *_: pytest.fail("a finished figure was made again"))
+    results, figures = call(workdir, "6,10,accuracy", resume=True)
+    assert figures == read(whole[0])[1]
+    assert results["seconds"] > read(whole[0])[0]["seconds"]
+
+
+@pytest.mark.parametrize("name", ["batches", "figures", "tables", "results.json"])
+def test_what_stands_where_something_else_belongs_is_refused(whole, tmp_path, name):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    if (workdir / name).is_dir():
+        shutil.rmtree(workdir / name)
+    (workdir / name).unlink(missing_ok=True)
+    if name == "results.json":
+        (workdir / name).mkdir()
+    else:
+        (workdir / name).touch()
+    assert f"{name}: expected a" in refused(workdir, "10", resume=True)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,29 @@ def test_finished_cells_are_read_back_and_missing_ones_run(finished, stripes, tm
     assert (workdir / "results.csv").read_text() == (finished / "results.csv").read_text()
 
 
+def test_a_damaged_batch_is_told_and_run_again(finished, stripes, tmp_path, monkeypatch, capfd):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    damaged = next((workdir / "batches").iterdir())
+    data = bytearray((damaged / "result.json").read_bytes())
+    data[len(data) // 2] ^= 1
+    (damaged / "result.json").write_bytes(data)
+    (workdir / "results.csv").write_text("nonsense")
+    use_linear_networks(monkeypatch)
+    sweep.execute(sweep.prepare(config_for(stripes), workdir, True))
+    assert f"{damaged / 'result.json'}: damaged" in "".join(capfd.readouterr())
+    assert (damaged / "result.json.damaged").read_bytes() == data
+    assert (workdir / "results.csv").read_text() == (finished / "results.csv").read_text()
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b'{"config": {}, "versions": 1}'])
+def test_a_malformed_config_is_refused(finished, stripes, tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.json: damaged .*choose another --workdir"):
+        sweep.prepare(config_for(stripes), tmp_path, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

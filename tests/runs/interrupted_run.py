@@ -1,5 +1,5 @@
-"""Stands in for ``python -m experiments.gan_attack``, with networks that compile in a moment: it comes to a place that it
-would leave after hours only. A script: place, flags.
+"""Stands in for ``python -m experiments.gan_attack``, with networks that compile in a moment: it comes to a place that
+it would leave after hours only. A script: place, flags.
 """
 
 import hashlib

@@ -15,7 +15,7 @@ from gan_leak.collaboration import RoundHyperParameters, init_federation, make_r
 from gan_leak.config import PerformanceOptions
 from gan_leak.defenses import sparse_vector_upload
 from gan_leak.runs import batch, checkpoints, setup, train
-from gan_leak.runs.batch import check_batch, make_lanes, run_batch, stack_federations
+from gan_leak.runs.batch import batch_directory, check_batch, make_lanes, run_batch, stack_federations
 from gan_leak.runs.measurement import make_instrument_source
 from reference.quick import small_run
 from reference.small import (
@@ -288,7 +288,7 @@ def test_an_interrupted_batch_continues_to_the_same_result(uninterrupted, instru
 
 
 def test_an_interruption_while_saving_costs_one_evaluation_at_most(uninterrupted, instruments, tmp_path, monkeypatch):
-    """The records are already of round 8, the checkpoint is still of round 4."""
+    """The checkpoint is still of round 4."""
     configs, expected = uninterrupted
     save = checkpoints.save
 
@@ -301,7 +301,6 @@ def test_an_interruption_while_saving_costs_one_evaluation_at_most(uninterrupted
         patch.setattr(checkpoints, "save", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_batch(configs, tmp_path / "batch", instruments)
-    assert "8" in (tmp_path / "batch" / "records.json").read_text()
     again = Shown()
     assert fields(run_batch(configs, tmp_path / "batch", instruments, again)) == fields(expected)
     assert again.rounds == [4, 6, 8]
@@ -319,6 +318,101 @@ def test_long_evaluation_intervals_lose_no_more_than_a_minute(
     again = Shown()
     assert fields(run_batch(configs, tmp_path / "batch", instruments, again)) == fields(expected)
     assert again.rounds == continued
+
+
+def stopped_after_6(configs, directory, instruments):
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(configs, directory, instruments, Shown(6))
+    return sorted(path for path in (directory / "checkpoints").iterdir() if path.is_dir())[-1]
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["records.json", "pictures.npz", "_CHECKPOINT_METADATA"])
+def test_the_checkpoint_before_a_damaged_one_is_continued(uninterrupted, instruments, tmp_path, monkeypatch, name):
+    configs, expected = uninterrupted
+    monkeypatch.setattr(batch, "_MOST_SECONDS_TO_LOSE", 0.0)
+    newest = stopped_after_6(configs, tmp_path / "batch", instruments)
+    flip(newest / name)
+    said, again = [], Shown()
+    assert fields(run_batch(configs, tmp_path / "batch", instruments, again, said.append)) == fields(expected)
+    assert again.rounds[0] == 4
+    assert said == [f"{newest}: damaged or unfinished, skipped"]
+
+
+def test_a_batch_without_an_undamaged_checkpoint_is_computed_again(uninterrupted, instruments, tmp_path):
+    configs, expected = uninterrupted
+    directory = tmp_path / "batch"
+    stopped_after_6(configs, directory, instruments)
+    for path in directory.glob("checkpoints/*/records.json"):
+        flip(path)
+    said = []
+    assert fields(run_batch(configs, directory, instruments, say=said.append)) == fields(expected)
+    assert len(said) == 1
+    assert "every checkpoint is damaged" in said[0]
+    assert (directory / "checkpoints.damaged").is_dir()
+
+
+@pytest.mark.parametrize(
+    "damage", ["result.json", "pictures.npz", "no pictures", "nonsense", "no object", "a field less"]
+)
+def test_a_damaged_result_is_renamed_and_computed_again(uninterrupted, instruments, tmp_path, damage):
+    configs, expected = uninterrupted
+    directory = tmp_path / "batch"
+    run_batch(configs, directory, instruments)
+    if damage in ("result.json", "pictures.npz"):
+        flip(directory / damage)
+    elif damage == "no pictures":
+        (directory / "pictures.npz").unlink()
+    else:
+        content = {"nonsense": b"\xff{", "no object": b"[]", "a field less": b'{"rounds": [1]}'}[damage]
+        (directory / "result.json").write_bytes(content)
+    said = []
+    assert fields(run_batch(configs, directory, instruments, say=said.append)) == fields(expected)
+    assert len(said) == 1
+    assert said[0].endswith(": the batch is computed again")
+    assert (directory / "result.json.damaged").exists()
+    assert fields(run_batch(configs, directory, no_instruments)) == fields(expected)
+
+
+def test_a_result_of_a_version_without_digests_is_read(uninterrupted, instruments, tmp_path):
+    configs, expected = uninterrupted
+    run_batch(configs, tmp_path / "batch", instruments)
+    path = tmp_path / "batch" / "result.json"
+    stored = json.loads(path.read_text())
+    del stored["sha256"], stored["pictures_sha256"]
+    path.write_text(json.dumps(stored))
+    assert fields(run_batch(configs, tmp_path / "batch", no_instruments)) == fields(expected)
+
+
+def test_a_checkpoint_of_a_version_without_digests_is_continued(uninterrupted, instruments, tmp_path):
+    configs, expected = uninterrupted
+    newest = stopped_after_6(configs, tmp_path / "batch", instruments)
+    for name in ("records.json", "pictures.npz"):
+        (newest / name).rename(tmp_path / "batch" / name)
+    manifest = newest.with_name(f"{newest.name}.sha256")
+    files = json.loads(manifest.read_text())["files"]
+    manifest.write_text(json.dumps({name: files[name] for name in files if (newest / name).exists()}))
+    said, again = [], Shown()
+    assert fields(run_batch(configs, tmp_path / "batch", instruments, again, said.append)) == fields(expected)
+    assert again.rounds[0] == 4
+    assert "of a version without digests" in said[0]
+
+
+def test_damaged_lanes_are_written_again_where_the_name_of_the_directory_tells_them(config, instruments, tmp_path):
+    directory = batch_directory(tmp_path, [config])
+    first = run_batch([config], directory, instruments)
+    intact = (directory / "lanes.json").read_bytes()
+    for content in (b"\xff\xfe", b"[]", intact[:-2]):
+        (directory / "lanes.json").write_bytes(content)
+        said = []
+        assert fields(run_batch([config], directory, no_instruments, say=said.append)) == fields(first)
+        assert "lanes.json: damaged" in said[0]
+        assert (directory / "lanes.json").read_bytes() == intact
 
 
 def test_a_finished_batch_is_read_back(config, instruments, tmp_path):

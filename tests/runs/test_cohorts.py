@@ -112,8 +112,36 @@ def test_a_copy_without_a_participant_s_file_is_refused(config, tmp_path):
     (tmp_path / "run" / "checkpoints" / "round_000012.sha256").unlink()
     for path in (tmp_path / "run" / "participants").iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match=r"participant_\d{6}_round_\d{6}.npz: not readable"):
+    with pytest.raises(ValueError, match=r"participant_\d{6}_round_\d{6}.npz: missing"):
         run(config, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "one bit", "of another round", "of a version without digests"])
+def test_a_damaged_participant_of_the_newest_checkpoint_costs_the_rounds_since(config, tmp_path, capsys, damage):
+    """Noticed before training, although the participant may not be drawn again."""
+    whole = run(config, tmp_path / "run")
+    participants = tmp_path / "run" / "participants"
+    path = max(participants.iterdir(), key=lambda path: path.name.split("_round_")[1])
+    assert path.name.endswith("_round_000012.npz")
+    data = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "one bit":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif damage == "of another round":
+        shutil.copy(next(other for other in participants.iterdir() if other != path), path)
+    else:
+        with np.load(path) as archive:
+            np.savez(path, **archive)
+    capsys.readouterr()
+    assert run(config, tmp_path / "run", resume=True) == whole
+    shown = capsys.readouterr().err
+    if damage == "of a version without digests":
+        assert "skipped" not in shown
+    else:
+        assert "checkpoint round_000012 is skipped: " in shown
+        assert path.name in shown
 
 
 def test_more_than_there_are_cannot_be_drawn(config, tmp_path):

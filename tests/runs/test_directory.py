@@ -16,6 +16,7 @@ import pytest
 
 from gan_leak.config import AttackConfig, PerformanceOptions, from_json, to_json
 from gan_leak.runs import directory
+from gan_leak.runs.integrity import sealed_json
 
 CONFIG = AttackConfig()
 REAL = st.floats(allow_nan=False)
@@ -121,7 +122,7 @@ def test_resume_without_a_run_starts_anew(tmp_path, opened, exists):
 
 def test_start_interrupted_before_its_config_is_no_obstacle(tmp_path, opened):
     (tmp_path / "lock").touch()
-    leftover = tmp_path / ".config.json.0123.tmp"
+    leftover = tmp_path / f".config.json.{'0123' * 8}.tmp"
     leftover.write_bytes(b"{")
     assert not opened(tmp_path).resumed
     assert not leftover.exists()
@@ -170,9 +171,9 @@ def test_how_fast_a_run_goes_may_change_on_the_way(tmp_path, opened):
 def test_field_of_another_release_is_told(tmp_path):
     begun(tmp_path)
     path = tmp_path / "config.json"
-    stored = json.loads(path.read_text())
+    stored = directory.read_config_file(tmp_path)
     stored["config"]["bygone"] = 1
-    path.write_text(json.dumps(stored))
+    path.write_bytes(sealed_json(path.name, stored))
     with pytest.raises(ValueError, match="bygone was 1, now absent"):
         directory.open_run(tmp_path, CONFIG, resume=True)
 
@@ -180,21 +181,69 @@ def test_field_of_another_release_is_told(tmp_path):
 def test_changed_environment_is_returned_on_resume(tmp_path, opened):
     begun(tmp_path)
     path = tmp_path / "config.json"
-    stored = json.loads(path.read_text())
+    stored = directory.read_config_file(tmp_path)
     stored["versions"]["jax"] = "0.0.1"
     stored["device_count"] = 99
-    path.write_text(json.dumps(stored))
+    path.write_bytes(sealed_json(path.name, stored))
     differences = opened(tmp_path, resume=True).differences
     assert len(differences) == 2
     assert differences[0].startswith('versions.jax was "0.0.1" when the run began, now ')
     assert differences[1].startswith("device_count was 99")
 
 
-@pytest.mark.parametrize("content", [b"", b'{"config": {"seed"', b"[]", b"{}", b"\xff\xfe"])
-def test_torn_config_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"config": {"seed"',
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"config": {}}',
+        b'{"config": [], "versions": {}}',
+        b'{"config": {}, "versions": 3}',
+        b'{"config": {}, "versions": {}, "inputs": ["dataset"]}',
+        b'{"config": {}, "versions": {}, "inputs": null}',
+        b'{"config": {"seed": 1}, "versions": {}, "surprise": 1}',
+        b'{"config": {"seed": NaN}, "versions": {}, "sha256": "12"}',
+    ],
+)
+def test_malformed_config_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"config\.json.*choose another --workdir"):
+    with pytest.raises(ValueError, match=r"config\.json.*choose another --workdir") as refusal:
+        directory.open_run(tmp_path, CONFIG, resume=True, inputs={"dataset": "12ab"})
+    assert "\n" not in str(refusal.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"config.json": content}
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"config": {"performance": 3}, "versions": {}}', b'{"config": {"seed": {}}, "versions": {}}']
+)
+def test_config_with_values_of_other_types_is_another_configuration(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match="another configuration"):
         directory.open_run(tmp_path, CONFIG, resume=True)
+
+
+def test_every_changed_byte_of_a_config_is_refused(tmp_path):
+    begun(tmp_path)
+    path = tmp_path / "config.json"
+    intact = path.read_bytes()
+    for place in range(0, len(intact), 7):
+        path.write_bytes(intact[:place] + bytes([intact[place] ^ 1]) + intact[place + 1 :])
+        with pytest.raises(ValueError, match=r"config\.json: damaged .*choose another --workdir"):
+            directory.open_run(tmp_path, CONFIG, resume=True)
+
+
+def test_config_without_a_digest_is_taken_up(tmp_path, opened):
+    begun(tmp_path)
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    del stored["sha256"]
+    path.write_text(json.dumps(stored))
+    run = opened(tmp_path, resume=True)
+    assert (run.resumed, run.differences) == (True, ())
 
 
 def test_directory_of_something_else_is_refused_and_left_alone(tmp_path):
@@ -215,6 +264,110 @@ def test_file_in_the_way_is_refused(tmp_path):
 def test_unwritable_directory_is_refused():
     with pytest.raises(ValueError, match="cannot be written"):
         directory.open_run(pathlib.Path("/proc/self/run"), CONFIG, resume=False)
+
+
+def contents(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_a_refused_run_leaves_no_trace(tmp_path, monkeypatch):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    begun(tmp_path / "run")
+    (tmp_path / "run" / "lock").unlink()
+    leftover = tmp_path / "run" / f".metrics.jsonl.{'0' * 32}.tmp"
+    leftover.touch()
+    before = contents(tmp_path)
+    other = dataclasses.replace(CONFIG, seed=7)
+
+    def refuse(path):
+        raise ValueError("damaged")
+
+    for name, config, settings in [
+        ("thesis", CONFIG, {"resume": False}),
+        ("thesis/thesis.tex/below", CONFIG, {"resume": False}),
+        ("run", CONFIG, {"resume": False}),
+        ("run", other, {"resume": True}),
+        ("run", CONFIG, {"resume": True, "inputs": {"dataset": "12ab"}}),
+        ("run", CONFIG, {"resume": True, "check": refuse}),
+    ]:
+        with pytest.raises(ValueError, match=r"."):
+            directory.open_run(tmp_path / name, config, **settings)
+        assert contents(tmp_path) == before
+    monkeypatch.setattr(directory, "write_atomic", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(ValueError, match="no space"):
+        directory.open_run(tmp_path / "new" / "deep", CONFIG, resume=False)
+    assert contents(tmp_path) == before
+
+
+def test_what_a_check_sees_is_as_it_was(tmp_path, opened):
+    begun(tmp_path)
+    leftover = tmp_path / f".metrics.jsonl.{'0' * 32}.tmp"
+    leftover.touch()
+    seen = []
+    run = directory.open_run(tmp_path, CONFIG, resume=True, check=lambda path: seen.append(contents(path)))
+    directory.close_run(run)
+    assert seen == [[leftover.name, "config.json", "lock"]]
+    assert not leftover.exists()
+
+
+def test_temporary_files_of_others_stay(tmp_path, opened):
+    begun(tmp_path)
+    (tmp_path / "evaluations").mkdir()
+    ours = tmp_path / "evaluations" / f".round_000002.npz.{'a1' * 16}.tmp"
+    theirs = tmp_path / "evaluations" / ".notes.tmp"
+    ours.touch()
+    theirs.touch()
+    opened(tmp_path, resume=True)
+    assert not ours.exists()
+    assert theirs.exists()
+
+
+RACE = """
+import pathlib, sys
+from gan_leak.config import AttackConfig
+from gan_leak.runs import directory
+
+workdir, refused = pathlib.Path(sys.argv[1]), sys.argv[2] == "refused"
+if refused:
+    directory.write_atomic = lambda *_: (_ for _ in ()).throw(ValueError("refused"))
+print("ready", flush=True)
+sys.stdin.readline()
+for turn in range(100):
+    try:
+        run = directory.open_run(workdir / str(turn), AttackConfig(), resume=True)
+    except ValueError as error:
+        assert refused or "another process" in str(error), error
+        print(turn, "no", flush=True)
+    else:
+        print(turn, "yes", flush=True)
+# What is open is held until all have had their turns.
+sys.stdin.readline()
+"""
+
+
+def test_a_lock_that_a_refused_process_removes_is_locked_by_one_at_most(tmp_path):
+    kinds = ("opens", "opens", "refused", "refused")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, tmp_path, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for kind in kinds
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    opened = [[process.stdout.readline().split()[1] == "yes" for _ in range(100)] for process in processes]
+    for process in processes:
+        process.communicate("\n")
+        assert process.returncode == 0
+    for turn, (first, second, *others) in enumerate(zip(*opened, strict=True)):
+        assert not (first and second)
+        assert not any(others)
+        if first or second:
+            assert contents(tmp_path / str(turn)) == ["config.json", "lock"]
 
 
 def test_one_writer_at_a_time(tmp_path, opened):
@@ -272,16 +425,12 @@ def test_metrics_without_a_round_are_refused(tmp_path, opened, record):
         directory.append_metrics(opened(tmp_path), record)
 
 
-def test_torn_line_is_ignored_then_dropped_on_resume(tmp_path, opened):
-    run = directory.open_run(tmp_path, CONFIG, resume=False)
+def test_torn_line_is_ignored(tmp_path, opened):
+    run = opened(tmp_path)
     directory.append_metrics(run, {"round": 1})
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"round": 2, "lo')
     assert directory.read_metrics(run) == [{"round": 1}]
-    directory.close_run(run)
-    run = opened(tmp_path, resume=True)
-    directory.append_metrics(run, {"round": 2})
-    assert directory.read_metrics(run) == [{"round": 1}, {"round": 2}]
 
 
 def test_damaged_line_in_the_middle_is_not_passed_over(tmp_path, opened):
@@ -289,17 +438,6 @@ def test_damaged_line_in_the_middle_is_not_passed_over(tmp_path, opened):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"round": 1}\n{"rou\n{"round": 3}\n')
     with pytest.raises(ValueError, match="line 2"):
         directory.read_metrics(run)
-
-
-@hypothesis.given(st.lists(st.integers(0, 9), max_size=8), st.integers(-1, 10))
-@hypothesis.settings(max_examples=25, deadline=None)
-def test_truncation_keeps_exactly_what_will_not_be_written_again(tmp_path_factory, rounds, last_round):
-    run = begun(tmp_path_factory.mktemp("truncate") / "run")
-    for index, round in enumerate(rounds):
-        directory.append_metrics(run, {"round": round, "index": index})
-    before = directory.read_metrics(run)
-    directory.truncate_metrics(run, last_round)
-    assert directory.read_metrics(run) == [record for record in before if record["round"] <= last_round]
 
 
 def test_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

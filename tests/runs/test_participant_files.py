@@ -72,6 +72,6 @@ def test_damage_is_told(written, damage):
         path.write_bytes(data)
     else:
         np.savez(path, np.zeros(3, np.float32))
-    with pytest.raises(ValueError, match=f"{path.name}: (not readable|holds a state of another structure)"):
+    with pytest.raises(ValueError, match=f"{path.name}: (missing|damaged|holds a state of another structure)"):
         files.read_states(directory, second, [3], INITIAL)
     assert files.read_states(directory, second, [1], INITIAL).optimizer_steps.tolist() == [7]

@@ -110,6 +110,30 @@ def test_what_another_program_kept_is_not_taken_up(tmp_path, other):
 def test_a_tree_survives_its_file(tmp_path):
     tree = {"b": np.arange(3, dtype=np.int32), "a": (np.float32(0.1), np.ones((2, 2), bool))}
     write_tree(tmp_path / "tree.npz", tree)
-    back = read_tree(tmp_path / "tree.npz", tree)
+    back = read_tree(tmp_path / "tree.npz", tree, print)
     jax.tree.map(np.testing.assert_array_equal, back, tree)
-    assert read_tree(tmp_path / "none.npz", tree) is None
+    assert read_tree(tmp_path / "none.npz", tree, print) is None
+
+
+@pytest.mark.parametrize("damage", ["one bit", "cut short", "a folder"])
+def test_a_damaged_file_is_renamed_and_its_part_computed_again(tmp_path, always_kept, damage):
+    path, lines = tmp_path / "kept.npz", []
+
+    def dies_late(state, done, steps):
+        if done > 3:
+            raise KeyboardInterrupt
+        return go_on(state, done, steps)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_parts(begin, dies_late, total=40, unit="step", course=Course(path, lines.append))
+    data = bytearray(path.read_bytes())
+    if damage == "a folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data if damage == "one bit" else data[:-20])
+    state = in_parts(begin, go_on, total=40, unit="step", course=Course(path, lines.append))
+    assert float(state["value"]) == pytest.approx(expected(40))
+    assert any("kept.npz: " in line and "renamed to kept.npz.damaged and computed again" in line for line in lines)
+    assert (tmp_path / "kept.npz.damaged").exists()

@@ -12,7 +12,7 @@ from gan_leak.defenses import dp_sgd_epsilon
 from gan_leak.evaluation.criteria import Verdict, decide, measurements, parse_criterion
 from gan_leak.evaluation.measurability import Measurability
 from gan_leak.evaluation.representatives import Leakage
-from gan_leak.runs.batch import BatchResult
+from gan_leak.runs.batch_files import BatchResult
 from gan_leak.runs.reproduction import (
     accuracy_rows,
     attack_row,

@@ -9,7 +9,8 @@ import pytest
 
 from gan_leak.config import AttackConfig
 from gan_leak.evaluation.representatives import Leakage
-from gan_leak.runs.batch import LANE_FIELDS, BatchResult, check_batch
+from gan_leak.runs.batch import LANE_FIELDS, check_batch
+from gan_leak.runs.batch_files import BatchResult
 from gan_leak.runs.sweep import as_csv, make_cells, make_jobs, rows_of
 
 GRID = {"upload_fraction": [0.1, 1.0], "batch_size": [64], "generator_steps": [1, 2], "learning_rate": [0.01, 0.1, 1.0]}

@@ -11,7 +11,6 @@ import pytest
 from gan_leak.config import AttackConfig
 from gan_leak.machine import usable_cores
 from gan_leak.runs import workers
-from gan_leak.runs.batch import RESULT_NAME
 from gan_leak.runs.interruption import interruptible, on_interruption
 from gan_leak.runs.workers import Job, default_workers, run_job, running
 
@@ -110,10 +109,9 @@ def test_leaving_ends_what_still_runs(tmp_path, no_judge):
     assert not (tmp_path / "c").exists()
 
 
-def test_a_finished_batch_is_not_run(tmp_path, no_judge):
+def test_a_finished_batch_is_not_run(tmp_path, no_judge, monkeypatch):
     jobs = jobs_in(tmp_path, ["a", "b", "c"])
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / RESULT_NAME).touch()
+    monkeypatch.setattr(workers, "finished_result", lambda directory, say: True if directory.name == "a" else None)
     with running(jobs, 2, no_judge, print, note_process) as wait:
         for job in jobs:
             wait(job.directory)
@@ -168,7 +166,7 @@ def test_progress_tells_the_time_left_from_what_was_done_here(tmp_path, monkeypa
     (job,), shown, clock = jobs_in(tmp_path, ["a"]), [], iter([0.0, 100.0, 110.0])
     monkeypatch.setattr(workers.time, "monotonic", lambda: next(clock))
 
-    def continued(configs, directory, instruments, show):
+    def continued(configs, directory, instruments, show, say):
         show(4, "")
         show(5, "")
         show(6, "accuracy 0.9")
