@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.flags import run_binary
-from gan_leak.config import AttackConfig, validate
+from gan_leak.config import AttackConfig, check_counts, check_seed, validate
 from gan_leak.evaluation.galleries import interval_figure
 from gan_leak.evaluation.representatives import DEFINITIONS
 from gan_leak.evaluation.surfaces import MOST_PANELS, surface_figure
@@ -25,15 +25,18 @@ from gan_leak.evaluation.sweep_report import render_sweep
 from gan_leak.runs.batch import LANE_FIELDS, check_batch, read_result
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.measurement import make_instrument_source
-from gan_leak.runs.setup import prepare_data
+from gan_leak.runs.memory import check_run
+from gan_leak.runs.owners import describe_run
+from gan_leak.runs.setup import build_experiment, class_number, prepare_data
 from gan_leak.runs.sweep import Cell, as_csv, make_cells, make_jobs, rows_of
-from gan_leak.runs.workers import default_workers, running, tell
+from gan_leak.runs.workers import check_workers, default_workers, running, tell
 
 _CHOICES = frozenset(
     {"partition", "attack", "defense", "schedule", "aggregation", "upload_criterion", "generator_optimizer"}
 )
 _TYPES = typing.get_type_hints(AttackConfig)
 _LANES_ON_AN_ACCELERATOR = 64
+_MOST_LINES_TOLD = 40
 
 
 def _may_be_swept(field: dataclasses.Field) -> bool:
@@ -65,11 +68,12 @@ SweepConfig: Any = dataclasses.make_dataclass(
 
 
 class PreparedSweep(NamedTuple):
-    """A sweep whose input has been checked."""
+    """A sweep whose input has been checked. told: who owns what and what is attacked, a line each."""
 
     config: Any
     cells: list[Cell]
     directory: RunDirectory
+    told: tuple[str, ...] = ()
 
 
 def _parse(name: str, text: str) -> Any:
@@ -82,11 +86,16 @@ def _parse(name: str, text: str) -> Any:
 
 
 def _values(config: Any) -> tuple[AttackConfig, dict[str, list[Any]]]:
-    """The configuration that all cells share, and the values of each field that may be swept."""
+    """The configuration that all cells share, and the values of each field that may be swept.
+
+    Raises ValueError for a value of another type, and for a class that the data set does not have.
+    """
     fixed, values = {}, {}
     for field in dataclasses.fields(AttackConfig):
         given = getattr(config, field.name)
-        if _may_be_swept(field):
+        if field.name == "target_class":
+            values[field.name] = [class_number(config.dataset, part) for part in given.split(",")]
+        elif _may_be_swept(field):
             values[field.name] = [_parse(field.name, part) for part in given.split(",")]
         else:
             fixed[field.name] = given
@@ -98,6 +107,8 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
     for name in ("workers", "most_lanes"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
+    check_counts(config)
+    check_workers(config.workers)
     shared, values = _values(config)
     cells = make_cells(shared, values, config.num_seeds)
     if "none" in values["attack"]:
@@ -105,21 +116,27 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
     # Cells that differ in numbers only have their data in common.
     numbers = {name: getattr(AttackConfig(), name) for name in LANE_FIELDS - {"seed", "target_class"}}
     dealt = set()
+    told: dict[str, None] = {}
     for cell in cells:
-        validate(cell.lanes[0])
+        config_of_cell = cell.lanes[0]
+        validate(config_of_cell)
+        check_seed(cell.lanes[-1].seed)
         check_batch(cell.lanes)
-        data = dataclasses.replace(cell.lanes[0], **numbers)
-        if data not in dealt:
-            prepare_data(cell.lanes[0])
-            dealt.add(data)
+        kind = dataclasses.replace(config_of_cell, **numbers)
+        if kind not in dealt:
+            data = prepare_data(config_of_cell)
+            check_run(config_of_cell, data, build_experiment(config_of_cell, data), lanes=len(cell.lanes))
+            told |= dict.fromkeys(describe_run(config_of_cell, data))
+            dealt.add(kind)
     lasting = dataclasses.replace(config, workers=0)
-    return PreparedSweep(config, cells, open_run(workdir, lasting, resume=resume))
+    return PreparedSweep(config, cells, open_run(workdir, lasting, resume=resume), tuple(told))
 
 
 def execute(prepared: PreparedSweep) -> int:
     """Runs the cells that are not there yet, and writes the tables anew after each batch of them."""
-    config, cells, directory = prepared
-
+    config, cells, directory, told = prepared
+    for line in told[:_MOST_LINES_TOLD]:
+        tell(line)
     try:
         accelerator = jax.default_backend() != "cpu"
         most_lanes = config.most_lanes or (_LANES_ON_AN_ACCELERATOR if accelerator else 1)
