@@ -24,6 +24,7 @@ from gan_leak.runs.programs import keep_compiled_programs
 PRESETS = pathlib.Path(__file__).parent / "presets"
 BAD_INPUT_STATUS = 2
 _LONGEST_SHOWN = 60
+_LONGEST_LINE = 2000
 _LARGEST_FLAGFILE = 2**20
 _DEFINERS: dict[Any, Callable[..., Any]]
 _DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
@@ -266,5 +267,8 @@ def _raise_exit(signal_number: int, _: Any) -> NoReturn:
 
 
 def _fail(error: Exception) -> NoReturn:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    line = " ".join(str(error).split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
+    print("error:", line, file=sys.stderr)
     raise SystemExit(BAD_INPUT_STATUS)

@@ -50,6 +50,8 @@ _DEFAULTS = {"dlg": (6000, 0.0), "idlg": (6000, 0.0), "inverting_gradients": (48
 _RESIDUAL_TOTAL_VARIATION = 1e-6
 # L-BFGS remembers 200 batches: beyond this a participant takes more than 200 MB.
 _LARGEST_DLG_BATCH = 64
+# Beyond, the activations of the network, which are differentiated twice, take tens of gigabytes.
+_LARGEST_BATCH = 4096
 _IMAGES_AT_A_TIME = 20
 # Local steps are traced one after the other; training steps have a key each, which all are drawn at once.
 _MOST = {"local_steps": 1000, "utility_steps": 1_000_000}
@@ -144,7 +146,7 @@ def _check(config: GradientConfig) -> None:
     most = {"idlg": (1, ", which infers one label"), "dlg": (_LARGEST_DLG_BATCH, ", which remembers 200 batches")}
     _total_variation(config)
     for size in parse_numbers("batch_sizes", config.batch_sizes):
-        largest, reason = most.get(config.attack, (size, ""))
+        largest, reason = most.get(config.attack, (_LARGEST_BATCH, ""))
         if size > largest:
             raise ValueError(f"batch_sizes={size}: expected at most {largest} with {config.attack}{reason}")
         if size % (config.local_batch_size or size):
@@ -274,7 +276,7 @@ def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> Prep
         attack = _attack_for(config, model, len(dataset.class_names), size)
         participants = 1 if config.gradient else -(-config.images // size)
         check_inversion(
-            f"batch_sizes={size}, restarts={config.restarts}",
+            f"batch_sizes={size}, images={config.images}, restarts={config.restarts}, noise_size={config.noise_size}",
             attack,
             model,
             (size, config.image_size, config.image_size, config.channels),

@@ -122,7 +122,7 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
             try:
                 data = prepare_data(configs[0])
                 check_run(configs[0], data, build_experiment(configs[0], data), lanes=len(configs))
-                check_pictures(figure, data)
+                check_pictures(figure, config.cifar10, data)
             except (ValueError, OSError) as error:
                 # Only CIFAR-10 has to be brought along; asked for by name, its absence is an error like any other.
                 if config.figures != "all" or configs[0].dataset != ReproduceConfig.cifar10:

@@ -131,13 +131,13 @@ def _all_classes(config: AttackConfig) -> list[AttackConfig]:
     return [dataclasses.replace(config, target_class=target) for target in range(10)]
 
 
-def check_pictures(figure: Figure, data: AttackData) -> None:
+def check_pictures(figure: Figure, cifar10: str, data: AttackData) -> None:
     """Raises ValueError for pictures of another kind than the figure is about; only CIFAR-10 is brought along."""
     channels, classes = data.private.shape[-1], len(data.class_names)
     if figure.number in CIFAR10_FIGURES and (channels, classes) != (3, 10):
         kind = "color" if channels == 3 else "grey"
         raise ValueError(
-            f"cifar10: {kind} images of {classes} classes, expected color images of 10 classes for figure "
+            f"cifar10={cifar10}: {kind} images of {classes} classes, expected color images of 10 classes for figure "
             f"{figure.number}, which is about CIFAR-10"
         )
 

@@ -21,14 +21,17 @@ def user_path(name: str, text: str) -> Path:
 
     Raises ValueError with the ``name`` of the flag for an empty path, one with a null character, and an unknown user.
     """
+    problem = ""
     if not text.strip():
-        raise ValueError(f"{name}={text}: expected a path")
-    if "\0" in text:
-        raise ValueError(f"{name}={text!r}: expected a path without null characters")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{name}={text}: {error}") from error
+        problem = "expected a path"
+    elif "\0" in text:
+        problem = "expected a path without null characters"
+    else:
+        try:
+            return Path(text).expanduser()
+        except RuntimeError:
+            problem = "expected a user who has a home directory after '~'"
+    raise ValueError(f"{name}={text!r}: {problem}")
 
 
 def cache_root() -> Path | None:

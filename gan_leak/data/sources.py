@@ -80,7 +80,7 @@ def load(name: str, *, image_size: int = 32, data_dir: str | None = None) -> Dat
         return _load_orl_faces(name, image_size)
     if kind == "tfds":
         return _load_tfds(name, argument, image_size, data_dir, _tfds_builder)
-    path = user_path("dataset", argument)
+    path = user_path(f"dataset={name!r}: path", argument)
     if kind == "npz":
         return _load_npz(name, path, image_size)
     return _load_folder(name, path, image_size)
@@ -98,7 +98,7 @@ def load_class_names(name: str, *, data_dir: str | None = None) -> tuple[str, ..
         return _ORL_NAMES
     if kind == "tfds":
         return _tfds_names(name, _tfds_builder(argument, data_dir))
-    path = user_path("dataset", argument)
+    path = user_path(f"dataset={name!r}: path", argument)
     if kind == "npz":
         return _npz_names(name, _read_npz(name, path, ("labels",), _check_labels)["labels"])
     return tuple(folder.name for folder in _class_folders(name, path)[0])
@@ -243,7 +243,7 @@ def _load_folder(name: str, path: Path, image_size: int) -> Dataset:
     if not skipped:
         return dataset
     entries = "1 entry" if len(skipped) == 1 else f"{len(skipped)} entries"
-    note = f"dataset={shown(name)}: skipped {entries} that are no images of a class, such as {skipped[0]}"
+    note = f"dataset={shown(name)}: skipped {entries} beside the images of the classes, such as {skipped[0]}"
     return dataset._replace(notes=(note,))
 
 
