@@ -206,7 +206,7 @@ def test_flagfiles_are_files_of_a_sane_size(files, tmp_path):
 
 def call(name, *arguments, cwd):
     """A binary in a process that may take 6 GB of memory and a minute of processor time."""
-    limited = ["sh", "-c", 'ulimit -v 6000000 -t 60; exec "$0" "$@"', sys.executable]
+    limited = ["sh", "-c", 'ulimit -v 6000000; ulimit -t 60; exec "$0" "$@"', sys.executable]
     return subprocess.run(
         [*limited, "-m", f"experiments.{name}", *arguments],
         capture_output=True,
