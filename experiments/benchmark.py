@@ -24,8 +24,8 @@ from experiments.benchmark_cases import GROUPS
 from experiments.benchmark_commands import start_rows, sweep_rows
 from experiments.benchmark_rivals import torch_is_there
 from experiments.benchmark_rows import as_table, time_group
-from experiments.flags import run_binary
-from gan_leak.config import CONVOLUTIONS, MOST_CPU_DEVICES, PARTICIPANT_MAPPINGS, PerformanceOptions
+from experiments.flags import check_distinct, run_binary
+from gan_leak.config import CONVOLUTIONS, MOST_CPU_DEVICES, PARTICIPANT_MAPPINGS, PerformanceOptions, check_counts
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.timing import busy_share, gemm_peak
 from gan_leak.runs.workers import tell
@@ -65,6 +65,7 @@ def _chosen(name: str, text: str, allowed: tuple[str, ...]) -> list[str]:
     chosen = text.split(",")
     if not set(chosen) <= set(allowed):
         raise ValueError(f"{name}={text}: expected some of {', '.join(allowed)}, with commas between")
+    check_distinct(name, chosen)
     return chosen
 
 
@@ -75,6 +76,7 @@ def prepare(config: BenchmarkConfig, workdir: pathlib.Path, resume: bool) -> Pre
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 1")
     if config.cpu_devices > MOST_CPU_DEVICES:
         raise ValueError(f"cpu_devices={config.cpu_devices}: expected at most {MOST_CPU_DEVICES}")
+    check_counts(config)
     groups = list(GROUPS) if config.groups == "all" else _chosen("groups", config.groups, GROUPS)
     options = [
         PerformanceOptions(convolution=convolution, participant_mapping=mapping)

@@ -12,11 +12,12 @@ import pathlib
 import sys
 import time
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
 
+from gan_leak.files import open_regular, user_path
 from gan_leak.machine import check_backend
 from gan_leak.runs.disk import refusal
 from gan_leak.runs.integrity import RefusedError
@@ -27,6 +28,9 @@ from gan_leak.runs.programs import keep_compiled_programs
 PRESETS = pathlib.Path(__file__).parent / "presets"
 BAD_INPUT_STATUS = 2
 REFUSED_BY_DISK_STATUS = os.EX_IOERR
+_LONGEST_SHOWN = 60
+_LONGEST_LINE = 2000
+_LARGEST_FLAGFILE = 2**20
 _DEFINERS: dict[Any, Callable[..., Any]]
 _DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
 
@@ -156,12 +160,14 @@ def _build(config_class: type, flag_values: flags.FlagValues, prefix: str = "") 
 
 def _parse(arguments: list[str]) -> list[str]:
     try:
-        remaining = flags.FLAGS(expand_presets(arguments))
+        expanded = expand_presets(arguments)
+        check_flagfiles(expanded)
+        remaining = flags.FLAGS(expanded)
         if len(remaining) > 1:
             raise ValueError(f"unexpected argument {remaining[1]!r}; flags are given as --name=value")
         if flags.FLAGS.preset is not None:
             raise ValueError(f"preset={flags.FLAGS.preset}: expected on the command line, not in a flagfile")
-    except (flags.Error, ValueError) as error:
+    except (flags.Error, ValueError, OSError) as error:
         _fail(error)
     except SystemExit:
         # absl leaves here only after showing help, for which it means to report failure.
@@ -188,6 +194,29 @@ def expand_presets(arguments: list[str]) -> list[str]:
     return expanded
 
 
+def check_flagfiles(arguments: Sequence[str], within: tuple[pathlib.Path, ...] = ()) -> None:
+    """Raises ValueError for a ``--flagfile`` that is a pipe, a device or too large to be flags, and for those it holds.
+
+    What is missing is left to absl, which tells it.
+    """
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.strip().partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            continue
+        path = user_path("flagfile", value if equals else next(rest, ""))
+        if path in within or not path.exists():
+            continue
+        try:
+            with open_regular(path) as file:
+                text = file.read(_LARGEST_FLAGFILE + 1)
+            if len(text) > _LARGEST_FLAGFILE:
+                raise ValueError(f"expected at most {_LARGEST_FLAGFILE} bytes")
+            check_flagfiles(text.decode().splitlines(), (*within, path))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"flagfile={path}: {error}") from error
+
+
 def preset_arguments(preset: str, within: tuple[str, ...] = ()) -> list[str]:
     """The flags of a preset, those of the presets that it holds in their places; later ones override earlier ones."""
     if preset in within:
@@ -203,12 +232,23 @@ def preset_arguments(preset: str, within: tuple[str, ...] = ()) -> list[str]:
 
 
 def preset_text(preset: str) -> str:
-    """The text of a preset; raises ValueError naming those there are if there is none of this name."""
-    path = PRESETS / f"{preset}.flags"
-    if not path.is_file():
-        known = ", ".join(sorted(path.stem for path in PRESETS.glob("*.flags")))
-        raise ValueError(f"preset={preset}: expected one of {known}")
-    return path.read_text()
+    """The text of a preset; raises ValueError naming those there are if there is none of this name.
+
+    Only files within the folder of presets count, whatever path a name spells.
+    """
+    paths = sorted(path for path in PRESETS.rglob("*.flags") if path.is_file())
+    known = {path.relative_to(PRESETS).with_suffix("").as_posix(): path for path in paths}
+    if preset not in known:
+        given = preset if len(preset) <= _LONGEST_SHOWN else f"{preset[:_LONGEST_SHOWN]}..."
+        raise ValueError(f"preset={given}: expected one of {', '.join(sorted(known))}")
+    return known[preset].read_text(encoding="utf-8")
+
+
+def check_distinct(name: str, values: Sequence[Any]) -> None:
+    """Raises ValueError, with the ``name`` of the flag, for a value that is there twice."""
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ValueError(f"{name}={value}: there twice, expected every value once")
 
 
 def config_from_arguments(config_class: type, arguments: list[str]) -> Any:
@@ -229,12 +269,15 @@ def config_from_arguments(config_class: type, arguments: list[str]) -> Any:
 
 def _workdir(flag_values: flags.FlagValues) -> pathlib.Path:
     if flag_values.workdir is not None:
-        return pathlib.Path(flag_values.workdir)
+        return user_path("workdir", flag_values.workdir)
     if flag_values.resume:
         raise ValueError("resume=True: expected --workdir, the directory of the run to continue")
     return pathlib.Path("runs") / f"{pathlib.Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _fail(error: Exception) -> NoReturn:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    line = " ".join(str(error).split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
+    print("error:", line, file=sys.stderr)
     raise SystemExit(BAD_INPUT_STATUS)

@@ -4,15 +4,54 @@ python -m experiments.gan_attack
 python -m experiments.gan_attack --preset=figure6a --workdir=runs/figure6a
 """
 
+from __future__ import annotations
+
 from gan_leak.runs.interruption import leave_on_signals
 
 if __name__ == "__main__":
     # Before the other imports, which take seconds.
     leave_on_signals()
 
+import dataclasses
+import pathlib
+import typing
+from typing import Any
+
 from experiments.flags import run_binary
 from gan_leak.config import AttackConfig
-from gan_leak.runs.train import execute, prepare
+from gan_leak.runs import train
+from gan_leak.runs.owners import describe_run
+from gan_leak.runs.processes import leads
+from gan_leak.runs.workers import tell
+
+_TYPES = typing.get_type_hints(AttackConfig)
+
+
+def _as_flag(field: dataclasses.Field) -> tuple[str, Any, Any]:
+    if field.name == "target_class":
+        # A number or a name, which only the data set tells apart.
+        return field.name, str, dataclasses.field(default=str(field.default), metadata=field.metadata)
+    return field.name, _TYPES[field.name], field
+
+
+AttackFlags: Any = dataclasses.make_dataclass(
+    "AttackFlags", map(_as_flag, dataclasses.fields(AttackConfig)), frozen=True
+)
+
+
+def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> train.PreparedRun:
+    """Checks the flags and the data and opens the run directory; raises ValueError for bad input."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(AttackConfig)}
+    target_class = fields.pop("target_class")
+    return train.prepare(AttackConfig(**fields), workdir, resume, target_class=target_class)
+
+
+def execute(prepared: train.PreparedRun) -> int:
+    """Says who owns what and what the adversary is after, and runs; returns the exit status."""
+    for line in describe_run(prepared.config, prepared.data) if leads() else ():
+        tell(line)
+    return train.execute(prepared)
+
 
 if __name__ == "__main__":
-    run_binary(prepare, execute, AttackConfig, many_processes=True)
+    run_binary(prepare, execute, AttackFlags, many_processes=True)

@@ -39,11 +39,13 @@ from experiments.reconstructions import (
 )
 from gan_leak.attacks.gradients import IterativeAttack, check_view
 from gan_leak.attacks.grnn import LOSSES
-from gan_leak.config import check_seed
+from gan_leak.config import check_counts, check_seed
 from gan_leak.data import Dataset, load
 from gan_leak.evaluation.reconstruction_report import measured_row
+from gan_leak.files import open_regular, user_path
 from gan_leak.runs import gradient_inversion as inversion
 from gan_leak.runs.directory import RunDirectory, open_run
+from gan_leak.runs.memory import check_inversion
 from gan_leak.runs.parts import Course
 from gan_leak.runs.workers import tell
 from gan_leak.types import Array, GradientView, Model, UploadTransform
@@ -55,7 +57,11 @@ _DEFAULTS = {"dlg": (6000, 0.0), "idlg": (6000, 0.0), "inverting_gradients": (48
 _RESIDUAL_TOTAL_VARIATION = 1e-6
 # L-BFGS remembers 200 batches: beyond this a participant takes more than 200 MB.
 _LARGEST_DLG_BATCH = 64
+# Beyond, the activations of the network, which are differentiated twice, take tens of gigabytes.
+_LARGEST_BATCH = 4096
 _IMAGES_AT_A_TIME = 20
+# Local steps are traced one after the other; training steps have a key each, which all are drawn at once.
+_MOST = {"local_steps": 1000, "utility_steps": 1_000_000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +139,10 @@ def _check(config: GradientConfig) -> None:
     for name in ("iterations", "lanes", "local_batch_size", "utility_steps"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
+    check_counts(config)
+    for name, most_of in _MOST.items():
+        if getattr(config, name) > most_of:
+            raise ValueError(f"{name}={getattr(config, name)}: expected at most {most_of}")
     check_seed(config.seed)
     if not 0.0 < config.local_learning_rate < float("inf"):
         raise ValueError(f"local_learning_rate={config.local_learning_rate}: expected a finite number above 0")
@@ -143,7 +153,7 @@ def _check(config: GradientConfig) -> None:
     most = {"idlg": (1, ", which infers one label"), "dlg": (_LARGEST_DLG_BATCH, ", which remembers 200 batches")}
     _total_variation(config)
     for size in parse_numbers("batch_sizes", config.batch_sizes):
-        largest, reason = most.get(config.attack, (size, ""))
+        largest, reason = most.get(config.attack, (_LARGEST_BATCH, ""))
         if size > largest:
             raise ValueError(f"batch_sizes={size}: expected at most {largest} with {config.attack}{reason}")
         if size % (config.local_batch_size or size):
@@ -220,7 +230,7 @@ def _settings(config: GradientConfig, dataset: Dataset, model: Model) -> list[Se
     num_classes = len(dataset.class_names)
     sizes = parse_numbers("batch_sizes", config.batch_sizes)
     if config.gradient:
-        brought = inversion.load_view(pathlib.Path(config.gradient), model)
+        brought = inversion.load_view(user_path("gradient", config.gradient), model)
         check_view(brought)
         unknown = Setting(None, Defense(), jax.numpy.zeros((1, *sizes, num_classes)), brought)
         return [_with_labels(config, model, unknown)]
@@ -270,11 +280,21 @@ def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> Prep
     parse_defenses(config.defenses, inversion.DEFENSES)
     dataset, model = load_data(config)
     for size in parse_numbers("batch_sizes", config.batch_sizes):
-        _attack_for(config, model, len(dataset.class_names), size)
+        attack = _attack_for(config, model, len(dataset.class_names), size)
+        participants = 1 if config.gradient else -(-config.images // size)
+        check_inversion(
+            f"batch_sizes={size}, images={config.images}, restarts={config.restarts}, noise_size={config.noise_size}",
+            attack,
+            model,
+            (size, config.image_size, config.image_size, config.channels),
+            len(dataset.class_names),
+            lanes=participants * config.restarts,
+        )
     settings = _settings(config, dataset, model)
     inputs = {"dataset": dataset.fingerprint}
     if config.gradient:
-        inputs["gradient"] = hashlib.sha256(pathlib.Path(config.gradient).read_bytes()).hexdigest()
+        with open_regular(user_path("gradient", config.gradient)) as file:
+            inputs["gradient"] = hashlib.file_digest(file, "sha256").hexdigest()
     directory = open_run(workdir, config, resume=resume, inputs=inputs, check=check_directory)
     return PreparedInversion(config, dataset, model, settings, directory)
 

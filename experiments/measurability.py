@@ -6,6 +6,12 @@ python -m experiments.measurability --spoken_digits=npz:fsdd_logmel32.npz --work
 
 from __future__ import annotations
 
+from gan_leak.runs.interruption import leave_on_signals
+
+if __name__ == "__main__":
+    # Before the other imports, which take seconds.
+    leave_on_signals()
+
 import dataclasses
 import functools
 import json

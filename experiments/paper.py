@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from experiments.flags import config_from_arguments, preset_text
+from experiments.flags import check_distinct, config_from_arguments, preset_text
 from gan_leak.config import AttackConfig
 from gan_leak.data import parse_participant_classes
 from gan_leak.evaluation.criteria import Criterion, parse_criterion
@@ -92,6 +92,10 @@ FIGURES = (
 )
 
 
+# Whose data set is brought along: any other would be held against claims about this one.
+CIFAR10_FIGURES = ("3",)
+
+
 def select_figures(text: str, sections: Sequence[Any] = FIGURES) -> tuple[Any, ...]:
     """The sections that ``--figures`` asks for, 'all' or numbers separated by commas, in the order of ``sections``."""
     wanted = {part.strip() for part in text.split(",")}
@@ -99,10 +103,12 @@ def select_figures(text: str, sections: Sequence[Any] = FIGURES) -> tuple[Any, .
 
 
 def check_names(text: str, known: Sequence[str]) -> None:
-    """Raises ValueError for a part of ``--figures`` that there is not."""
-    for number in [] if text.strip() == "all" else text.split(","):
-        if number.strip() not in known:
-            raise ValueError(f"figures={number.strip()}: expected all, or some of {', '.join(known)}")
+    """Raises ValueError for a part of ``--figures`` that there is not, and for one that is there twice."""
+    numbers = [] if text.strip() == "all" else [number.strip() for number in text.split(",")]
+    for number in numbers:
+        if number not in known:
+            raise ValueError(f"figures={number}: expected all, or some of {', '.join(known)}")
+    check_distinct("figures", numbers)
 
 
 def read_claim(preset: str, *, nearest: bool = True) -> Claim:

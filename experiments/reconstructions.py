@@ -7,12 +7,14 @@ import json
 import math
 import os
 import pathlib
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.flags import check_distinct
 from gan_leak.evaluation.html import label, number
 from gan_leak.evaluation.reconstruction_report import pictures_figure, render_reconstructions, trade_off_figure
 from gan_leak.runs.directory import RunDirectory, close_run, npz_bytes, read_config_file, write_atomic
@@ -63,8 +65,8 @@ def option(default: Any, help: str) -> Any:
 
 
 def parse_defenses(text: str, known: Collection[str]) -> list[Defense]:
-    """Reads 'none,gaussian:0.1,pruning:0.5'; raises ValueError for another defence or a strength it cannot have."""
-    found = []
+    """Reads 'none,gaussian:0.1,pruning:0.5'; raises ValueError for another, a wrong strength, or one twice."""
+    found: list[Defense] = []
     for part in text.split(","):
         name, colon, number = part.strip().partition(":")
         if name == "none" and not colon:
@@ -80,15 +82,18 @@ def parse_defenses(text: str, known: Collection[str]) -> list[Defense]:
         if not (0.0 <= strength < math.inf and allowed(strength)):
             raise ValueError(f"defenses={part.strip()}: expected a strength {wanted}")
         found.append(Defense(name, strength))
+    check_distinct("defenses", found)
     return found
 
 
 def parse_numbers(name: str, text: str) -> list[int]:
-    """Reads whole numbers from 1 with commas between; raises ValueError for anything else."""
+    """Reads whole numbers from 1 with commas between; raises ValueError for anything else, or one twice."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"{name}={text}: expected whole numbers from 1, with commas between")
-    return [int(part) for part in parts]
+    # Of at most nine digits, which any machine holds; what fits a data set is for its own check.
+    if not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in parts):
+        raise ValueError(f"{name}={text}: expected whole numbers from 1 to 999999999, with commas between")
+    check_distinct(name, numbers := [int(part) for part in parts])
+    return numbers
 
 
 def defended_name(undefended: str, defense: Defense) -> str:

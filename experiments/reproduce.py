@@ -27,7 +27,8 @@ from experiments.flags import run_binary
 from experiments.other_papers import TABLES, Table, TableRun, check_table, table_basis, table_entry
 from experiments.paper import FIGURES, SCALES, Figure, check_names, select_figures
 from experiments.section_files import KeptSection, read_section, set_damaged_aside, write_error, write_section
-from experiments.sections import Study, basis_of, batches_of, jobs_of, make_section
+from experiments.sections import Study, basis_of, batches_of, check_pictures, jobs_of, make_section
+from gan_leak.config import check_counts
 from gan_leak.evaluation.criteria import Verdict
 from gan_leak.evaluation.reconstruction_report import DEFINITIONS as RECONSTRUCTION_DEFINITIONS
 from gan_leak.evaluation.representatives import DEFINITIONS
@@ -45,9 +46,11 @@ from gan_leak.runs.integrity import (
     set_aside,
 )
 from gan_leak.runs.measurement import make_instrument_source
-from gan_leak.runs.setup import prepare_data
+from gan_leak.runs.memory import check_run
+from gan_leak.runs.setup import build_experiment, prepare_data
+from gan_leak.runs.sweep import check_seeds
 from gan_leak.runs.train import NOT_MEASURABLE_STATUS
-from gan_leak.runs.workers import default_workers, running, tell
+from gan_leak.runs.workers import check_workers, default_workers, running, tell
 
 _SEEDS = 3
 _CALLS_NAME = "calls.json"
@@ -119,6 +122,9 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
     for name in ("num_seeds", "most_samples", "most_rounds", "workers"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
+    check_counts(config)
+    check_seeds(config.num_seeds, least=0)
+    check_workers(config.workers)
     seeds = config.num_seeds or _SEEDS
 
     cuts = {"samples_per_participant": config.most_samples, "rounds": config.most_rounds}
@@ -137,7 +143,9 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
         for configs in batches_of(study, figure).values():
             check_batch(configs)
             try:
-                prepare_data(configs[0])
+                data = prepare_data(configs[0])
+                check_run(configs[0], data, build_experiment(configs[0], data), lanes=len(configs))
+                check_pictures(figure, config.cifar10, data)
             except (ValueError, OSError) as error:
                 # Only CIFAR-10 has to be brought along; asked for by name, its absence is an error like any other.
                 if config.figures != "all" or configs[0].dataset != ReproduceConfig.cifar10:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from experiments.flags import config_from_arguments
 from experiments.paper import (
+    CIFAR10_FIGURES,
     Claim,
     Figure,
     arguments_for,
@@ -45,6 +46,7 @@ from gan_leak.runs.reproduction import (
     privacy_entries,
     reference_row,
 )
+from gan_leak.runs.setup import AttackData
 from gan_leak.runs.workers import Job
 
 _BESIDE = {"passive": "passive adversary", "unowned": "class nobody owns", "undefended": "without the defence"}
@@ -129,6 +131,17 @@ def batches_of(study: Study, figure: Figure) -> dict[tuple[str, str], list[Attac
 
 def _all_classes(config: AttackConfig) -> list[AttackConfig]:
     return [dataclasses.replace(config, target_class=target) for target in range(10)]
+
+
+def check_pictures(figure: Figure, cifar10: str, data: AttackData) -> None:
+    """Raises ValueError for pictures of another kind than the figure is about; only CIFAR-10 is brought along."""
+    channels, classes = data.private.shape[-1], len(data.class_names)
+    if figure.number in CIFAR10_FIGURES and (channels, classes) != (3, 10):
+        kind = "color" if channels == 3 else "grey"
+        raise ValueError(
+            f"cifar10={cifar10}: {kind} images of {classes} classes, expected color images of 10 classes for figure "
+            f"{figure.number}, which is about CIFAR-10"
+        )
 
 
 def _directory(study: Study, configs: Sequence[AttackConfig]) -> pathlib.Path:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.flags import run_binary
+from experiments.flags import check_distinct, run_binary
 from experiments.reconstructions import (
     Defense,
     Drawn,
@@ -37,7 +37,7 @@ from experiments.reconstructions import (
     weight_or_own,
     write_results,
 )
-from gan_leak.config import check_seed
+from gan_leak.config import check_counts, check_seed
 from gan_leak.data import Dataset, load
 from gan_leak.defenses.feature_noise import dropout, gaussian_noise, laplace_noise
 from gan_leak.evaluation.reconstruction_report import measured_row
@@ -48,6 +48,8 @@ from gan_leak.runs.parts import Course, read_tree, write_tree
 from gan_leak.runs.workers import tell
 
 TITLE = "Split inference"
+# Each has a key of its own, which all are drawn at once.
+_MOST_EPOCHS = 100_000
 ATTACKS = ("white_box", "black_box", "query_free")
 DEFENSES = {"gaussian": gaussian_noise, "laplace": laplace_noise, "dropout": dropout}
 
@@ -108,7 +110,9 @@ def _named(name: str, text: str, known: tuple[str, ...]) -> list[str]:
 
 def _settings(config: SplitConfig, victim: split.Victim) -> Iterator[Setting]:
     defenses = parse_defenses(config.defenses, DEFENSES)
-    for layer in config.splits.split(",") if config.splits else victim.splits:
+    layers = [layer.strip() for layer in config.splits.split(",")] if config.splits else victim.splits
+    check_distinct("splits", layers)
+    for layer in layers:
         split.parts_of(victim, layer)
         for attack in _named("attacks", config.attacks, ATTACKS):
             if attack == "black_box":
@@ -135,6 +139,10 @@ def prepare(config: SplitConfig, workdir: pathlib.Path, resume: bool) -> Prepare
     for name, lowest in least.items():
         if getattr(config, name) < lowest:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least {lowest}")
+    check_counts(config)
+    for name in ("epochs", "attack_epochs"):
+        if getattr(config, name) > _MOST_EPOCHS:
+            raise ValueError(f"{name}={getattr(config, name)}: expected at most {_MOST_EPOCHS}")
     check_seed(config.seed)
     weight_or_own("total_variation", config.total_variation, 0.0)
     victim = split.victim_for(config.network)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.flags import run_binary
-from gan_leak.config import AttackConfig, validate
+from gan_leak.config import AttackConfig, check_counts, check_seed, validate
 from gan_leak.evaluation.galleries import interval_figure
 from gan_leak.evaluation.representatives import DEFINITIONS
 from gan_leak.evaluation.surfaces import MOST_PANELS, surface_figure
@@ -33,17 +33,20 @@ from gan_leak.runs.batch_files import read_result
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
 from gan_leak.runs.integrity import expect_kinds
 from gan_leak.runs.measurement import make_instrument_source
+from gan_leak.runs.memory import check_run
+from gan_leak.runs.owners import describe_run
 from gan_leak.runs.privacy import PrivacyPlan, counts_for_privacy, settle
-from gan_leak.runs.setup import prepare_data
+from gan_leak.runs.setup import build_experiment, class_number, prepare_data
 from gan_leak.runs.sweep import Cell, as_csv, make_cells, make_jobs, rows_of, with_privacy
 from gan_leak.runs.train import NOT_MEASURABLE_STATUS
-from gan_leak.runs.workers import default_workers, running, tell
+from gan_leak.runs.workers import check_workers, default_workers, running, tell
 
 _CHOICES = frozenset(
     {"partition", "attack", "defense", "schedule", "aggregation", "upload_criterion", "generator_optimizer"}
 )
 _TYPES = typing.get_type_hints(AttackConfig)
 _LANES_ON_AN_ACCELERATOR = 64
+_MOST_LINES_TOLD = 40
 
 
 def _may_be_swept(field: dataclasses.Field) -> bool:
@@ -75,11 +78,12 @@ SweepConfig: Any = dataclasses.make_dataclass(
 
 
 class PreparedSweep(NamedTuple):
-    """A sweep whose input has been checked."""
+    """A sweep whose input has been checked. told: who owns what and what is attacked, a line each."""
 
     config: Any
     cells: list[Cell]
     directory: RunDirectory
+    told: tuple[str, ...] = ()
 
 
 def _parse(name: str, text: str) -> Any:
@@ -92,11 +96,16 @@ def _parse(name: str, text: str) -> Any:
 
 
 def _values(config: Any) -> tuple[AttackConfig, dict[str, list[Any]]]:
-    """The configuration that all cells share, and the values of each field that may be swept."""
+    """The configuration that all cells share, and the values of each field that may be swept.
+
+    Raises ValueError for a value of another type, and for a class that the data set does not have.
+    """
     fixed, values = {}, {}
     for field in dataclasses.fields(AttackConfig):
         given = getattr(config, field.name)
-        if _may_be_swept(field):
+        if field.name == "target_class":
+            values[field.name] = [class_number(config.dataset, part) for part in given.split(",")]
+        elif _may_be_swept(field):
             values[field.name] = [_parse(field.name, part) for part in given.split(",")]
         else:
             fixed[field.name] = given
@@ -108,6 +117,8 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
     for name in ("workers", "most_lanes"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
+    check_counts(config)
+    check_workers(config.workers)
     shared, values = _values(config)
     cells = make_cells(shared, values, config.num_seeds)
     if "none" in values["attack"]:
@@ -116,22 +127,26 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
     names = LANE_FIELDS - {"seed", "target_class"} | {"target_epsilon", "delta"}
     numbers = {name: getattr(AttackConfig(), name) for name in names}
     dealt: dict[AttackConfig, tuple[tuple[int, ...], int]] = {}
+    told: dict[str, None] = {}
 
     def plan_of(lane: AttackConfig) -> PrivacyPlan:
-        data = dataclasses.replace(lane, **numbers)
-        if data not in dealt:
-            dealt[data] = counts_for_privacy(lane, prepare_data(lane))
-        return settle(PrivacyPlan(lane, *dealt[data], lane.target_epsilon))
+        kind = dataclasses.replace(lane, **numbers)
+        if kind not in dealt:
+            data = prepare_data(lane)
+            check_run(lane, data, build_experiment(lane, data), lanes=config.num_seeds)
+            told.update(dict.fromkeys(describe_run(lane, data)))
+            dealt[kind] = counts_for_privacy(lane, data)
+        return settle(PrivacyPlan(lane, *dealt[kind], lane.target_epsilon))
 
     for index, cell in enumerate(cells):
         validate(cell.lanes[0])
+        check_seed(cell.lanes[-1].seed)
         cells[index] = with_privacy(cell, plan_of)
         check_batch(cells[index].lanes)
     lasting = dataclasses.replace(config, workers=0, fail_if_not_measurable=False)
     privacy = {cell.name: dict(cell.privacy) for cell in cells if cell.privacy}
-    return PreparedSweep(
-        config, cells, open_run(workdir, lasting, resume=resume, privacy=privacy, check=_check_directory)
-    )
+    directory = open_run(workdir, lasting, resume=resume, privacy=privacy, check=_check_directory)
+    return PreparedSweep(config, cells, directory, tuple(told))
 
 
 def _check_directory(path: pathlib.Path) -> None:
@@ -143,8 +158,9 @@ def execute(prepared: PreparedSweep) -> int:
 
     Returns the exit status: 0, or 3 with ``fail_if_not_measurable`` where a cell has no leakage score.
     """
-    config, cells, directory = prepared
-
+    config, cells, directory, told = prepared
+    for line in told[:_MOST_LINES_TOLD]:
+        tell(line)
     try:
         accelerator = jax.default_backend() != "cpu"
         most_lanes = config.most_lanes or (_LANES_ON_AN_ACCELERATOR if accelerator else 1)

@@ -26,6 +26,10 @@ SEED_MAPPINGS = ("auto", "vmap", "map")
 MOST_CPU_DEVICES = 1024
 # Beyond, jax.random.key overflows.
 LARGEST_SEED = 2**63 - 1
+# What JAX counts with.
+LARGEST_COUNT = 2**31 - 1
+# The host keeps what every round of a chunk tells.
+_MOST_ROUNDS_PER_CHUNK = 10_000
 
 
 def _field(default: Any, help: str) -> Any:
@@ -54,7 +58,9 @@ class PerformanceOptions:
         "Devices that a CPU counts as, which share the participants of a synchronous round; 0 = one for each core in a "
         "synchronous schedule without an attack, else one.",
     )
-    rounds_per_chunk: int = _field(1, "Most rounds that run in one compiled call before the host looks at the results.")
+    rounds_per_chunk: int = _field(
+        1, "Most rounds that run in one compiled call before the host looks at the results, 1 to 10,000."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +80,10 @@ class AttackConfig:
     )
     participant_classes: str = _field(
         "0-4;5-9",
-        "Classes of each participant, participants separated by ';', classes by ',' or ranges 'a-b'; an empty entry is "
-        "a participant without data (Hitaj et al. 2017, section 9.2.1); 'each a-b' is a participant for every class. "
+        "Classes of each participant, participants separated by ';', classes by ','. A class is its number from 0 or "
+        "its name, 'a-b' a range of numbers; 'index:3' and 'name:3' where a number is also a name; a name with ',' or "
+        "';' is given by its number. An empty entry is a participant without data (Hitaj et al. 2017, section 9.2.1); "
+        "'each a-b' is a participant for every class. "
         "With partition 'iid' or 'dirichlet' only the number of participants matters.",
     )
     dirichlet_concentration: float = _field(0.5, "Concentration of the Dirichlet partition; smaller is less balanced.")
@@ -91,7 +99,9 @@ class AttackConfig:
         1, "Index of the adversary; victims come first in a turn order (Hitaj et al. 2017, section 7)."
     )
     target_class: int = _field(
-        3, "Class that the adversary wants to see and owns no image of (Hitaj et al. 2017, section 9.3)."
+        3,
+        "Class that the adversary wants to see and owns no image of (Hitaj et al. 2017, section 9.3); its number from "
+        "0. On the command line also its name; 'index:3' and 'name:3' where a number is also a name.",
     )
     attack: str = _field(
         "active",
@@ -258,6 +268,15 @@ def _decode_value(field_type: Any, value: Any, name: str) -> Any:
     raise ValueError(f"{name}={value!r}: expected {field_type.__name__}")
 
 
+def check_counts(config: Any) -> None:
+    """Raises ValueError for a whole number other than a seed that is too large to count with, in nested fields too."""
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            check_counts(value)
+        elif type(value) is int and name != "seed" and value > LARGEST_COUNT:
+            raise ValueError(f"{name}={value}: expected at most {LARGEST_COUNT}")
+
+
 def check_seed(seed: int) -> None:
     """Raises ValueError for a number that makes no random key."""
     if not 0 <= seed <= LARGEST_SEED:
@@ -285,6 +304,7 @@ def validate(config: AttackConfig) -> None:
         _check_at_least(config, name, 1)
     for name in ("generator_width", "fake_memory_rounds", "evaluation_interval", "checkpoint_interval"):
         _check_at_least(config, name, 1)
+    check_counts(config)
     check_seed(config.seed)
     for name in ("samples_per_participant", "participants_per_round", "judge_samples"):
         _check_at_least(config, name, 0)
@@ -324,6 +344,11 @@ def validate(config: AttackConfig) -> None:
     if config.performance.cpu_devices > MOST_CPU_DEVICES:
         given = config.performance.cpu_devices
         raise ValueError(f"performance.cpu_devices={given}: expected at most {MOST_CPU_DEVICES}")
+    if config.performance.rounds_per_chunk > _MOST_ROUNDS_PER_CHUNK:
+        raise ValueError(
+            f"performance.rounds_per_chunk={config.performance.rounds_per_chunk}: expected at most "
+            f"{_MOST_ROUNDS_PER_CHUNK}"
+        )
 
 
 def _check_defense(config: AttackConfig) -> None:

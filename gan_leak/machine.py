@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
+from pathlib import Path
 
 import jax
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def usable_cores() -> list[int]:
@@ -34,3 +38,32 @@ def check_backend() -> None:
         raise ValueError(
             f"JAX_PLATFORMS={asked}: expected a backend that is installed and has a device{reason}"
         ) from None
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this process may use: those of the machine, or fewer where a limit is set."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in map(Path, _CGROUP_LIMITS):
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            limits.append(int(text))
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(soft)
+    return min(limits)
+
+
+def check_fits(what: str, size: float) -> None:
+    """Raises ValueError, beginning with ``what``, for a size in bytes of more than half of the usable memory.
+
+    Half, since what is read or computed is there twice at times: a copy in another type, a checkpoint.
+    """
+    most = usable_memory() / 2
+    if size > most:
+        raise ValueError(
+            f"{what} at least {size / 1e9:,.1f} GB of memory, expected at most {most / 1e9:,.1f} GB, half of what is "
+            "there"
+        )

@@ -1,5 +1,7 @@
 """Data: where images come from, how they are scaled, and which participant owns which."""
 
+from gan_leak.data.archives import read_archive
+from gan_leak.data.class_names import find_class, make_lookup
 from gan_leak.data.images import fit, to_float, to_uint8
 from gan_leak.data.partition import (
     check_adversary_ignorance,
@@ -8,14 +10,17 @@ from gan_leak.data.partition import (
     partition,
     split_off_judge_pool,
 )
-from gan_leak.data.sources import Dataset, load, read_archive
+from gan_leak.data.sources import Dataset, load, load_class_names
 
 __all__ = [
     "Dataset",
     "check_adversary_ignorance",
+    "find_class",
     "fit",
     "gather",
     "load",
+    "load_class_names",
+    "make_lookup",
     "parse_participant_classes",
     "partition",
     "read_archive",

@@ -13,30 +13,41 @@ from typing import Any
 
 import numpy as np
 
+from gan_leak.data.class_names import ClassLookup, find_class, find_range, make_lookup
 from gan_leak.data.images import to_float
+from gan_leak.machine import check_fits
 from gan_leak.types import FederationData
 
 SCHEMES = ("by_class", "iid", "dirichlet", "centralised")
 
 
-def parse_participant_classes(text: str, num_classes: int) -> tuple[tuple[int, ...], ...]:
+def parse_participant_classes(text: str, classes: int | Sequence[str]) -> tuple[tuple[int, ...], ...]:
     """Parse who owns which classes: '0-4;5-9' -> ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9)).
 
     Participants are separated by ';', classes by ','; 'a-b' is a range with both ends; an empty entry is a participant
     without data; 'each' before classes makes a participant of every one: 'each 0-2;' -> ((0,), (1,), (2,), ()). Returns
     the sorted classes of each participant.
 
-    Raises ValueError on any other text, an empty one, a class twice in one entry, or one outside 0..num_classes - 1.
+    classes: their names in order, or how many there are. A class is given by its number or its name, see
+    ``class_names.find_class``; ranges are of numbers. A name that holds ',' or ';' can only be given by its number.
+
+    Raises ValueError on any other text, an empty one, a class twice in one entry, one that there is not, and a text
+    that may mean two classes.
     """
     if not text.strip():
         raise ValueError(f"participant_classes={text!r}, expected at least one participant, such as '0-4;5-9'")
+    lookup = make_lookup(tuple(map(str, range(classes))) if isinstance(classes, int) else classes)
     participants: list[tuple[int, ...]] = []
     for entry in text.split(";"):
         each = re.fullmatch(r"\s*each\s(.*)", entry)
         if each is None:
-            participants.append(_parse_entry(entry.strip(), text, num_classes))
+            participants.append(_parse_entry(entry.strip(), text, lookup))
+        elif entry.strip() in lookup.by_name:
+            raise ValueError(
+                f"participant_classes={text!r}: {entry.strip()!r} is the name of a class, expected its number"
+            )
         elif each[1].strip():
-            participants.extend((label,) for label in _parse_entry(each[1].strip(), text, num_classes))
+            participants.extend((label,) for label in _parse_entry(each[1].strip(), text, lookup))
         else:
             raise ValueError(f"participant_classes={text!r}: {entry.strip()!r}, expected classes after 'each'")
     return tuple(participants)
@@ -138,11 +149,14 @@ def gather(
     Returns NumPy arrays: images float32 [P, N, H, W, C] in [-1, 1], labels int32 [P, N], sizes int32 [P]. Padding is 0.
     With ``only``, the images and labels of all other participants are left out: zeros, which take no memory.
 
-    Raises ValueError when there is no participant or no image at all.
+    Raises ValueError when there is no participant or no image at all, and when the images do not fit into memory.
     """
     sizes = np.array([len(indices) for indices in indices_per_participant], np.int32)
     if not sizes.size or not sizes.max():
         raise ValueError(f"sizes={sizes.tolist()}, expected at least one participant with an image")
+    kept = len(sizes) if only is None else len(only)
+    what = f"participant_classes: {len(sizes)} participants with room for {sizes.max()} images each need"
+    check_fits(what, 4 * kept * int(sizes.max()) * math.prod(images.shape[1:]))
     padded_images = np.zeros((len(sizes), sizes.max(), *images.shape[1:]), np.float32)
     padded_labels = np.zeros((len(sizes), sizes.max()), np.int32)
     for participant, indices in enumerate(indices_per_participant):
@@ -154,19 +168,14 @@ def gather(
     return FederationData(*arrays)
 
 
-def _parse_entry(entry: str, text: str, num_classes: int) -> tuple[int, ...]:
+def _parse_entry(entry: str, text: str, lookup: ClassLookup) -> tuple[int, ...]:
     classes: list[int] = []
     for part in entry.split(",") if entry else ():
-        match = re.fullmatch(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", part.strip(), re.ASCII)
-        if match is None:
-            raise ValueError(f"participant_classes={text!r}: {part.strip()!r}, expected a class 'a' or a range 'a-b'")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last < num_classes:
-            raise ValueError(
-                f"participant_classes={text!r}: {part.strip()!r}, expected classes in increasing order within "
-                f"0..{num_classes - 1}"
-            )
-        classes.extend(range(first, last + 1))
+        try:
+            several = find_range(lookup, part)
+            classes.extend([find_class(lookup, part)] if several is None else several)
+        except ValueError as error:
+            raise ValueError(f"participant_classes={text!r}: {error}") from error
     if len(set(classes)) != len(classes):
         raise ValueError(f"participant_classes={text!r}: {entry!r} names a class twice, expected once")
     return tuple(sorted(classes))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from gan_leak.data import bundled
+from gan_leak.data.archives import ArrayHeader, read_archive
+from gan_leak.data.class_names import shown
+from gan_leak.data.folders import ClassFolder, list_classes, read_picture
 from gan_leak.data.images import fit
+from gan_leak.files import user_path
+from gan_leak.machine import check_fits
 
 IMAGE_SIZES = (28, 32, 64)
 NAMES = "'mnist', 'orl_faces', 'tfds:<name>[/<config>]', 'npz:<path>' or 'folder:<path>'"
@@ -21,16 +26,19 @@ NAMES = "'mnist', 'orl_faces', 'tfds:<name>[/<config>]', 'npz:<path>' or 'folder
 _TEST_EVERY = 5
 # The split of the faces, which Hitaj et al. 2017 do not state: images 9 and 10 of each person are for testing.
 _ORL_TRAIN_IMAGES = 8
-
-_GREY_MODES = ("1", "L", "LA", "La")
-_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+# Each is an output of the networks; more are row numbers or time stamps rather than classes.
+MOST_CLASSES = 2**16
+_MNIST_NAMES = tuple(str(digit) for digit in range(10))
+_ORL_NAMES = tuple(f"person {person}" for person in range(1, bundled.ORL_PEOPLE + 1))
+_NPZ_ARRAYS = ("images", "labels", "test_images", "test_labels")
 
 
 class Dataset(NamedTuple):
     """Labelled square images in a training and a test part.
 
     train_images, test_images: uint8 [N, S, S, C], C 1 or 3; train_labels, test_labels: int32 [N], indices into
-    class_names. fingerprint: SHA-256 (hex) of the shapes and bytes of the four arrays.
+    class_names. fingerprint: SHA-256 (hex) of the shapes and bytes of the four arrays. notes: what the reader of a run
+    should know of how they were read, a line each.
     """
 
     name: str
@@ -40,6 +48,7 @@ class Dataset(NamedTuple):
     test_labels: np.ndarray
     class_names: tuple[str, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
 
 class _Samples(NamedTuple):
@@ -56,25 +65,53 @@ def load(name: str, *, image_size: int = 32, data_dir: str | None = None) -> Dat
     'tfds:<name>[/<config>]' reads the features 'image' and 'label' of the splits 'train' and 'test' as TensorFlow
     Datasets prepared them in ``data_dir`` (None = its own default), and prepares them if TensorFlow is installed.
     'npz:<path>' reads ``images`` (uint8 [N, H, W] or [N, H, W, C]) and ``labels`` (0..K-1), and optionally
-    ``test_images`` and ``test_labels``. 'folder:<path>' reads one sub-folder of pictures a class. Without a test part,
-    every fifth sample of each class is the test part.
+    ``test_images`` and ``test_labels``. 'folder:<path>' reads one sub-folder of pictures a class, in natural order of
+    their names: 2 before 10. Without a test part, every fifth sample of each class is the test part.
 
-    Raises ValueError on an unknown name, a missing extra, and unreadable, altered or unsuitable data.
+    Raises ValueError on an unknown name, a missing extra, unreadable, altered or unsuitable data, and data that do not
+    fit into half of the memory.
     """
     if image_size not in IMAGE_SIZES:
         raise ValueError(f"image_size={image_size}, expected one of {IMAGE_SIZES}")
-    kind, separator, argument = name.partition(":")
-    if name == "mnist":
+    kind, argument = _kind_of(name)
+    if kind == "mnist":
         return _load_mnist(name, image_size)
-    if name == "orl_faces":
+    if kind == "orl_faces":
         return _load_orl_faces(name, image_size)
-    if not separator or not argument or kind not in ("tfds", "npz", "folder"):
-        raise ValueError(f"dataset={name!r}, expected {NAMES}")
     if kind == "tfds":
         return _load_tfds(name, argument, image_size, data_dir, _tfds_builder)
+    path = user_path(f"dataset={name!r}: path", argument)
     if kind == "npz":
-        return _load_npz(name, Path(argument).expanduser(), image_size)
-    return _load_folder(name, Path(argument).expanduser(), image_size)
+        return _load_npz(name, path, image_size)
+    return _load_folder(name, path, image_size)
+
+
+def load_class_names(name: str, *, data_dir: str | None = None) -> tuple[str, ...]:
+    """The names of the classes of a data set in order, as ``load`` gives them, without reading its images.
+
+    Raises ValueError as ``load`` does for what it looks at.
+    """
+    kind, argument = _kind_of(name)
+    if kind == "mnist":
+        return _MNIST_NAMES
+    if kind == "orl_faces":
+        return _ORL_NAMES
+    if kind == "tfds":
+        return _tfds_names(name, _tfds_builder(argument, data_dir))
+    path = user_path(f"dataset={name!r}: path", argument)
+    if kind == "npz":
+        return _npz_names(name, _read_npz(name, path, ("labels",), _check_labels)["labels"])
+    return tuple(folder.name for folder in _class_folders(name, path)[0])
+
+
+def _kind_of(name: str) -> tuple[str, str]:
+    """Which source a name asks for, and what of it."""
+    kind, separator, argument = name.partition(":")
+    if name in ("mnist", "orl_faces"):
+        return name, ""
+    if not separator or not argument or kind not in ("tfds", "npz", "folder"):
+        raise ValueError(f"dataset={name!r}, expected {NAMES}")
+    return kind, argument
 
 
 def stratified_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +132,7 @@ def _load_mnist(name: str, image_size: int) -> Dataset:
         name,
         _Samples(fit(train_images[..., None], image_size), train_labels),
         _Samples(fit(test_images[..., None], image_size), test_labels),
-        tuple(str(digit) for digit in range(10)),
+        _MNIST_NAMES,
     )
 
 
@@ -107,92 +144,107 @@ def _load_orl_faces(name: str, image_size: int) -> Dataset:
         name,
         _Samples(images[is_train], labels[is_train]),
         _Samples(images[~is_train], labels[~is_train]),
-        tuple(f"person {person}" for person in range(1, bundled.ORL_PEOPLE + 1)),
+        _ORL_NAMES,
     )
 
 
 def _load_npz(name: str, path: Path, image_size: int) -> Dataset:
-    arrays = _read_npz(name, path)
-    train = _npz_samples(name, arrays, "", image_size)
-    test = None
-    if "test_images" in arrays or "test_labels" in arrays:
-        test = _npz_samples(name, arrays, "test_", image_size)
-    class_names = tuple(str(label) for label in range(int(train.labels.max()) + 1))
-    return _dataset(name, train, test, class_names)
+    arrays = _read_npz(name, path, _NPZ_ARRAYS, functools.partial(_check_headers, image_size=image_size))
+    class_names = _npz_names(name, arrays["labels"])
+    train, *test = (
+        _Samples(_fitted(arrays[f"{prefix}images"], image_size), arrays[f"{prefix}labels"])
+        for prefix in ("", "test_")
+        if f"{prefix}images" in arrays
+    )
+    return _dataset(name, train, test[0] if test else None, class_names)
 
 
-def _read_npz(name: str, path: Path) -> dict[str, np.ndarray]:
+def _fitted(images: np.ndarray, image_size: int) -> np.ndarray:
+    return fit(images[..., None] if images.ndim == 3 else images, image_size)
+
+
+def _read_npz(
+    name: str, path: Path, wanted: Sequence[str], check: Callable[[Mapping[str, ArrayHeader]], None]
+) -> dict[str, np.ndarray]:
     try:
-        return read_archive(path, ("images", "labels", "test_images", "test_labels"))
+        return read_archive(path, wanted, check)
     except ValueError as error:
-        raise ValueError(f"dataset={name!r}: cannot read {path} ({error}); expected an npz without pickles") from error
+        raise ValueError(f"dataset={name!r}: cannot read {path} ({error})") from error
 
 
-def read_archive(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, or those of them that are wanted; raises ValueError if it cannot be read."""
+def _check_headers(headers: Mapping[str, ArrayHeader], *, image_size: int) -> None:
+    """Raises ValueError for arrays that make no data set, as their headers tell before they are unpacked."""
+    parts = [""] if {"test_images", "test_labels"}.isdisjoint(headers) else ["", "test_"]
+    needed = 0
+    for prefix in parts:
+        for key in (f"{prefix}images", f"{prefix}labels"):
+            if key not in headers:
+                raise ValueError(f"{key} is missing, found {sorted(headers)}")
+        images = headers[f"{prefix}images"]
+        shape = (*images.shape, 1) if len(images.shape) == 3 else images.shape
+        if images.dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (1, 3) or 0 in shape:
+            raise ValueError(
+                f"{prefix}images are {images.dtype} {list(shape)}, "
+                "expected uint8 [N, H, W] or [N, H, W, C] with C 1 or 3"
+            )
+        _check_labels(headers, f"{prefix}labels", shape[0])
+        needed += images.size + _working_bytes(shape[0], image_size, shape[-1])
+    check_fits("its images need", needed)
+
+
+def _check_labels(headers: Mapping[str, ArrayHeader], key: str = "labels", count: int | None = None) -> None:
+    if key not in headers:
+        raise ValueError(f"{key} is missing")
+    shape, dtype, size = headers[key]
+    if not np.issubdtype(dtype, np.integer) or len(shape) != 1 or count not in (None, *shape) or not size:
+        raise ValueError(
+            f"{key} are {dtype} {list(shape)}, expected integers [{'N' if count is None else count}], one for each "
+            "image"
+        )
+
+
+def _working_bytes(count: int, image_size: int, channels: int) -> int:
+    """Bytes of images of the size that is wanted, and of a float32 copy."""
+    return 5 * count * image_size**2 * channels
+
+
+def _npz_names(name: str, labels: np.ndarray) -> tuple[str, ...]:
+    """The numbers of the classes as names, of which every one must be there."""
+    found = np.unique(labels)
+    if len(found) > MOST_CLASSES or not np.array_equal(found, np.arange(len(found))):
+        raise ValueError(
+            f"dataset={name!r}: labels have {len(found)} values from {found[0]} to {found[-1]}, expected 0..K-1, each "
+            f"of the K classes there, at most {MOST_CLASSES}"
+        )
+    return tuple(map(str, range(len(found))))
+
+
+def _class_folders(name: str, path: Path) -> tuple[list[ClassFolder], list[str]]:
     try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array, not an npz archive")
-            return {key: archive[key] for key in archive.files if wanted is None or key in wanted}
-    except Exception as error:  # a damaged archive fails in any layer: zip, inflate, array header, pickle refused
-        raise ValueError(_reason(error)) from error
-
-
-def _npz_samples(name: str, arrays: dict[str, np.ndarray], prefix: str, image_size: int) -> _Samples:
-    for key in (f"{prefix}images", f"{prefix}labels"):
-        if key not in arrays:
-            raise ValueError(f"dataset={name!r}: {key} is missing, found {sorted(arrays)}")
-    images, labels = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise ValueError(
-            f"dataset={name!r}: {prefix}images are {images.dtype} {list(images.shape)}, "
-            "expected uint8 [N, H, W] or [N, H, W, C] with C 1 or 3"
-        )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"dataset={name!r}: {prefix}labels are {labels.dtype} {list(labels.shape)}, "
-            f"expected integers [{len(images)}], one for each image"
-        )
-    return _Samples(fit(images, image_size), labels)
+        return list_classes(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"dataset={name!r}: {error}") from error
 
 
 def _load_folder(name: str, path: Path, image_size: int) -> Dataset:
-    if not path.is_dir():
-        raise ValueError(f"dataset={name!r}: {path} is not a folder")
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise ValueError(f"dataset={name!r}: {path} has no sub-folders, expected one for each class")
-    images, labels = [], []
-    for label, folder in enumerate(folders):
-        files = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
-        if not files:
-            raise ValueError(f"dataset={name!r}: {folder} holds no images, expected at least one in each class")
-        for file in files:
-            images.append(fit(_read_picture(name, file)[None], image_size)[0])
-            labels.append(label)
+    classes, skipped = _class_folders(name, path)
+    files = [(label, file) for label, folder in enumerate(classes) for file in folder.files]
+    check_fits(f"dataset={name!r}: {len(files)} images need", _working_bytes(len(files), image_size, 1))
+    images = []
+    for _, file in files:
+        try:
+            images.append(fit(read_picture(file)[None], image_size)[0])
+        except ValueError as error:
+            raise ValueError(f"dataset={name!r}: {error}") from error
     channels = max(image.shape[-1] for image in images)
     stacked = np.stack([np.broadcast_to(image, (image_size, image_size, channels)) for image in images])
-    return _dataset(name, _Samples(stacked, np.array(labels)), None, tuple(folder.name for folder in folders))
-
-
-def _read_picture(name: str, path: Path) -> np.ndarray:
-    """Return a picture as uint8 [H, W, C], with one channel where its mode is a grey one and three elsewhere."""
-    try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode in _SIXTEEN_BIT_MODES:
-                return (np.asarray(picture) >> 8).astype(np.uint8)[..., None]
-            if picture.mode in ("I", "F"):
-                raise ValueError(f"pixel mode {picture.mode}, expected 8 or 16 bits a channel")
-            if picture.mode in _GREY_MODES:
-                return np.asarray(picture.convert("L"))[..., None]
-            return np.asarray(picture.convert("RGB"))
-    except Exception as error:  # Pillow's decoders fail in many ways: OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"dataset={name!r}: cannot read the image {path} ({_reason(error)})") from error
+    labels = np.array([label for label, _ in files])
+    dataset = _dataset(name, _Samples(stacked, labels), None, tuple(folder.name for folder in classes))
+    if not skipped:
+        return dataset
+    entries = "1 entry" if len(skipped) == 1 else f"{len(skipped)} entries"
+    note = f"dataset={shown(name)}: skipped {entries} beside the images of the classes, such as {skipped[0]}"
+    return dataset._replace(notes=(note,))
 
 
 def _load_tfds(
@@ -200,9 +252,7 @@ def _load_tfds(
 ) -> Dataset:
     """Read 'train' and, if there is one, 'test' from the TensorFlow Datasets builder that ``make_builder`` returns."""
     builder = make_builder(argument, data_dir)
-    features = builder.info.features
-    if "image" not in features or "label" not in features or not hasattr(features["label"], "names"):
-        raise ValueError(f"dataset={name!r}: features={list(features)}, expected 'image' and a class 'label'")
+    class_names = _tfds_names(name, builder)
     if not builder.is_prepared():
         _prepare_tfds(name, builder)
     splits = builder.info.splits
@@ -210,7 +260,14 @@ def _load_tfds(
         raise ValueError(f"dataset={name!r}: splits={list(splits)}, expected 'train'")
     train = _tfds_samples(name, builder, "train", image_size)
     test = _tfds_samples(name, builder, "test", image_size) if "test" in splits else None
-    return _dataset(name, train, test, tuple(features["label"].names))
+    return _dataset(name, train, test, class_names)
+
+
+def _tfds_names(name: str, builder: Any) -> tuple[str, ...]:
+    features = builder.info.features
+    if "image" not in features or "label" not in features or not hasattr(features["label"], "names"):
+        raise ValueError(f"dataset={name!r}: features={list(features)}, expected 'image' and a class 'label'")
+    return tuple(map(shown, features["label"].names))
 
 
 def _tfds_builder(argument: str, data_dir: str | None) -> Any:
@@ -220,7 +277,7 @@ def _tfds_builder(argument: str, data_dir: str | None) -> Any:
 
     try:
         return tensorflow_datasets.builder(argument, data_dir=data_dir)
-    except (ValueError, AssertionError, ImportError) as error:
+    except Exception as error:  # names are parsed as settings, paths and addresses, and each way fails in its own
         raise ValueError(
             f"dataset='tfds:{argument}', expected one that TensorFlow Datasets has ({_reason(error)})"
         ) from error
@@ -241,7 +298,9 @@ def _prepare_tfds(name: str, builder: Any) -> None:
 def _tfds_samples(name: str, builder: Any, split: str, image_size: int) -> _Samples:
     images, labels = [], []
     try:
-        for example in builder.as_data_source(split=split):
+        examples = builder.as_data_source(split=split)
+        check_fits(f"{len(examples)} images need", _working_bytes(len(examples), image_size, 1))
+        for example in examples:
             images.append(fit(np.asarray(example["image"])[None], image_size)[0])
             labels.append(int(example["label"]))
         return _Samples(np.stack(images), np.array(labels))

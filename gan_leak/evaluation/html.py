@@ -117,13 +117,15 @@ def page(title: str, sections: Sequence[str], style: str = "") -> str:
     """Writes a whole page, without scripts and without anything fetched from elsewhere; style: rules of its own."""
     # The policy makes the browser refuse what the page promises not to do.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    return (
+    written = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
         f"{''.join(sections)}</body>\n</html>\n"
     )
+    # A path may hold bytes that are no UTF-8, and must not keep a report from being written.
+    return written.encode("utf-8", "backslashreplace").decode()
 
 
 def section(heading: str, content: str, identifier: str = "", aside_content: str = "") -> str:

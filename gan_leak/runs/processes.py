@@ -68,7 +68,7 @@ def together() -> Iterator[None]:
     except (ValueError, OSError) as error:
         own = str(error)
     encoded = np.zeros(_LONGEST_REFUSAL, np.uint8)
-    refusal = np.frombuffer(own.encode()[:_LONGEST_REFUSAL], np.uint8)
+    refusal = np.frombuffer(own.encode(errors="backslashreplace")[:_LONGEST_REFUSAL], np.uint8)
     encoded[: len(refusal)] = refusal
     for process, row in enumerate(multihost_utils.process_allgather(encoded)):
         text = bytes(row).rstrip(b"\0").decode(errors="replace")

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from gan_leak.files import cache_root, user_path
+
 NO_CACHE = "off"
 _DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
 _ENABLED = "JAX_ENABLE_COMPILATION_CACHE"
@@ -30,11 +32,11 @@ def keep_compiled_programs(where: str | None = None) -> None:
     if where == NO_CACHE:
         _set({_ENABLED: False})
     elif where is not None:
-        if not _is_writable(pathlib.Path(where)):
+        path = user_path("compilation_cache", where)
+        if not _is_writable(path):
             raise ValueError(f"compilation_cache={where}: expected a directory that can be written, or {NO_CACHE!r}")
-        _set({_ENABLED: True, _DIRECTORY: str(pathlib.Path(where).absolute()), **_SETTINGS})
-    elif jax.config.values[_DIRECTORY.lower()] is None:
-        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        _set({_ENABLED: True, _DIRECTORY: str(path.absolute()), **_SETTINGS})
+    elif jax.config.values[_DIRECTORY.lower()] is None and (root := cache_root()) is not None:
         directory = root / "gan_leak" / "programs" / _machine()
         if _is_writable(directory):
             _set({_DIRECTORY: str(directory), **_SETTINGS})

@@ -17,7 +17,18 @@ from gan_leak.collaboration.participant import local_sgd
 from gan_leak.collaboration.round import RoundFunction
 from gan_leak.collaboration.sharding import own_positions
 from gan_leak.config import AttackConfig, validate
-from gan_leak.data import Dataset, gather, load, parse_participant_classes, partition, split_off_judge_pool, to_float
+from gan_leak.data import (
+    Dataset,
+    find_class,
+    gather,
+    load,
+    load_class_names,
+    make_lookup,
+    parse_participant_classes,
+    partition,
+    split_off_judge_pool,
+    to_float,
+)
 from gan_leak.defenses import dp_sgd, sparse_vector_upload
 from gan_leak.evaluation.representatives import LEAST_IMAGES, NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
@@ -53,7 +64,8 @@ class AttackData(NamedTuple):
     judge_pool: real images uint8 of all classes that no participant owns; gallery: some of them. own_classes: the
     adversary's images of each of its classes. common_knowledge: what an adversary without any image is taken to know,
     the gallery's other classes and their average. test: test images of the classes that somebody owns. judge_test:
-    images that the judge was not trained on.
+    images that the judge was not trained on. held_classes: the classes of each participant's images. notes: what the
+    reader should know of how the data set was read, a line each.
     """
 
     federation: FederationData
@@ -69,6 +81,8 @@ class AttackData(NamedTuple):
     class_names: tuple[str, ...]
     fingerprint: str
     target_is_owned: bool
+    held_classes: tuple[tuple[int, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Functions(NamedTuple):
@@ -95,6 +109,14 @@ def _load_bundled(name: str, *, image_size: int) -> Dataset:
     return load(name, image_size=image_size)
 
 
+def class_number(dataset: str, text: str) -> int:
+    """The number of the class of a data set that a text means; raises ValueError for one that means none, or two."""
+    try:
+        return find_class(make_lookup(load_class_names(dataset)), text)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith("dataset=") else f"target_class={error}") from error
+
+
 def prepare_data(config: AttackConfig, mesh: Mesh | None = None) -> AttackData:
     """Loads the data set and deals it out.
 
@@ -110,7 +132,7 @@ def prepare_data(config: AttackConfig, mesh: Mesh | None = None) -> AttackData:
     num_classes = len(dataset.class_names)
     if config.target_class >= num_classes:
         raise ValueError(f"target_class={config.target_class}: expected 0 to {num_classes - 1} for {config.dataset}")
-    participant_classes = parse_participant_classes(config.participant_classes, num_classes)
+    participant_classes = parse_participant_classes(config.participant_classes, dataset.class_names)
     if len(participant_classes) < 2 and config.partition != "centralised":
         raise ValueError(f"participant_classes={config.participant_classes!r}: expected at least two participants")
     if config.participants_per_round > len(participant_classes):
@@ -188,6 +210,8 @@ def _assemble(
         class_names=dataset.class_names,
         fingerprint=dataset.fingerprint,
         target_is_owned=target_is_owned,
+        held_classes=tuple(tuple(map(int, np.unique(labels[indices]))) for indices in owned),
+        notes=dataset.notes,
     )
 
 

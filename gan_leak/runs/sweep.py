@@ -21,6 +21,9 @@ from gan_leak.runs.reproduction import attack_row
 from gan_leak.runs.workers import Job
 
 _COUNTS = ("rounds", "seeds", "diverged", "not_measurable")
+# The seeds of a cell share a program and are in memory together; what all runs are is kept in a table.
+MOST_SEEDS = 1000
+MOST_RUNS = 100_000
 
 
 class Cell(NamedTuple):
@@ -39,17 +42,29 @@ class Cell(NamedTuple):
         return ", ".join(f"{field}={value}" for field, value in self.swept.items()) or "the only cell"
 
 
+def check_seeds(num_seeds: int, *, least: int) -> None:
+    """Raises ValueError for fewer seeds than ``least`` or more than ``MOST_SEEDS``."""
+    if not least <= num_seeds <= MOST_SEEDS:
+        raise ValueError(f"num_seeds={num_seeds}: expected {least} to {MOST_SEEDS}")
+
+
 def make_cells(config: AttackConfig, values: Mapping[str, Sequence[Any]], num_seeds: int) -> list[Cell]:
     """All combinations of the values by field, the last field varying fastest, each with ``num_seeds`` lanes.
 
     Fields of one value are set and not counted as varied. Raises ValueError for a field without values or with one
-    twice, and for fewer than one seed.
+    twice, for fewer than one seed or more than ``MOST_SEEDS``, and for more than ``MOST_RUNS`` runs.
     """
-    if num_seeds < 1:
-        raise ValueError(f"num_seeds={num_seeds}: expected at least 1")
+    check_seeds(num_seeds, least=1)
     for field, choices in values.items():
         if not choices or len(set(choices)) < len(choices):
             raise ValueError(f"{field}={','.join(map(str, choices))}: expected at least one value, and none twice")
+    count = math.prod(map(len, values.values()))
+    if count * num_seeds > MOST_RUNS:
+        named = ", ".join(f"{len(choices)} of {field}" for field, choices in values.items() if len(choices) > 1)
+        raise ValueError(
+            f"num_seeds={num_seeds}: {count:,} cells ({named}) make {count * num_seeds:,} runs, expected at most "
+            f"{MOST_RUNS:,}"
+        )
     varied = [field for field, choices in values.items() if len(choices) > 1]
     cells = []
     for combination in itertools.product(*values.values()):

@@ -46,6 +46,7 @@ from gan_leak.runs.measurement import (
     reconstruct,
     run_keys,
 )
+from gan_leak.runs.memory import check_run
 from gan_leak.runs.placement import Placement, initial_state, place_all, place_cohorts
 from gan_leak.runs.privacy import (
     PrivacyMeter,
@@ -58,7 +59,7 @@ from gan_leak.runs.privacy import (
 )
 from gan_leak.runs.processes import leads, share, together
 from gan_leak.runs.progress import Progress, progress
-from gan_leak.runs.setup import AttackData, Experiment, build_experiment, prepare_data
+from gan_leak.runs.setup import AttackData, Experiment, build_experiment, class_number, prepare_data
 from gan_leak.types import FederationState, ParticipantState, PyTree
 
 _KEPT_PER_EVALUATION = 60
@@ -92,17 +93,25 @@ class _Comparison(NamedTuple):
 _LazyComparison = Callable[[], _Comparison]
 
 
-def prepare(config: AttackConfig, workdir: pathlib.Path, resume: bool) -> PreparedRun:
-    """Checks the configuration and the data and opens the run directory; raises ValueError for bad input."""
+def prepare(
+    config: AttackConfig, workdir: pathlib.Path, resume: bool, *, target_class: str | None = None
+) -> PreparedRun:
+    """Checks the configuration and the data and opens the run directory; raises ValueError for bad input.
+
+    target_class: number or name of the class, see ``gan_leak.data.find_class``, in the place of the configuration's.
+    """
     validate(config)
     _choose_devices(config)
     with together():
         if config.schedule != "synchronous" and jax.process_count() > 1:
             raise ValueError(f"schedule={config.schedule!r}: expected 'synchronous' where processes share a round")
         mesh = device_mesh() if config.schedule == "synchronous" and jax.device_count() > 1 else None
+        if target_class is not None:
+            config = dataclasses.replace(config, target_class=class_number(config.dataset, target_class))
         data = prepare_data(config, mesh)
         plan = plan_privacy(config, data)
         experiment = build_experiment(plan.config, data, mesh)
+        check_run(config, data, experiment)
     with together():
         inputs = {"dataset": data.fingerprint}
         kept = {"inputs": inputs, "privacy": privacy_fields(plan)}

@@ -46,6 +46,13 @@ def default_workers() -> int:
     return min(len(usable_cores()), _MOST_WORKERS) if jax.default_backend() == "cpu" else 1
 
 
+def check_workers(workers: int) -> None:
+    """Raises ValueError for more worker processes than four a core, or eight: each takes hundreds of megabytes."""
+    most = max(2 * _MOST_WORKERS, 4 * len(usable_cores()))
+    if workers > most:
+        raise ValueError(f"workers={workers}: expected at most {most}, four for each processor core")
+
+
 def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str], None]) -> None:
     """Runs a batch, or what is left of it, and shows each evaluation and the seconds left."""
     began, first = time.monotonic(), 0

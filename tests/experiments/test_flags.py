@@ -53,7 +53,7 @@ def execute(config):
         with on_interruption(lambda: print("cleaned up", flush=True)):
             print("working", flush=True)
             time.sleep(60)
-    if config.rounds == 16:
+    if config.rounds == 18:
         raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
     if config.rounds == 17:
         open("/nonexistent/file")
@@ -290,7 +290,7 @@ def test_interruption_cleans_up_and_tells(binary, number, status):
 
 
 def test_a_full_disk_is_one_line_and_any_other_failure_a_defect(binary):
-    done = call(binary, "--rounds=16", "--workdir=run")
+    done = call(binary, "--rounds=18", "--workdir=run")
     assert done.returncode == 74
     assert done.stderr == (
         "error: workdir=run: No space left on device: metrics.jsonl; --resume continues when that is solved\n"

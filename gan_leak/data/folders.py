@@ -1,0 +1,113 @@
+"""Folders of pictures, one sub-folder a class: which entries count, and how a picture becomes an array."""
+
+from __future__ import annotations
+
+import collections
+import stat
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from gan_leak.data.class_names import natural_key, shown
+from gan_leak.files import kind_of, open_regular
+
+# What systems leave in folders without being asked, in small letters; hidden files are skipped as well.
+_SYSTEM_NAMES = frozenset(
+    {
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "__macosx", "@eadir"),
+        *("$recycle.bin", "system volume information", "lost+found"),
+    }
+)
+# Pillow has other programs draw these.
+_PROGRAM_FORMATS = ("EPS", "WMF")
+_GREY_MODES = ("1", "L", "LA", "La")
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+class ClassFolder(NamedTuple):
+    """One class: its name as it can be printed, and its files in order."""
+
+    name: str
+    files: tuple[Path, ...]
+
+
+def list_classes(path: Path) -> tuple[list[ClassFolder], list[str]]:
+    """The classes below a folder in natural order of their names, 2 before 10, and the entries that are skipped.
+
+    Skipped are system files and hidden ones, files beside the class folders, and folders within them.
+
+    Raises ValueError where ``path`` is no folder, holds none, or one without a file; for a link to nothing and a file
+    of a special kind; and for two names that look the same when printed.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a folder")
+    skipped: list[str] = []
+    folders = [entry for entry, mode in _entries(path, skipped) if _is_kept(entry, stat.S_ISDIR(mode), skipped)]
+    if not folders:
+        raise ValueError(f"{path} has no sub-folders, expected one for each class")
+    classes = []
+    for folder in sorted(folders, key=lambda folder: natural_key(folder.name)):
+        entries = _entries(folder, skipped)
+        files = sorted(entry for entry, mode in entries if _is_kept(entry, stat.S_ISREG(mode), skipped))
+        if not files:
+            raise ValueError(f"{folder} holds no images, expected at least one in each class")
+        classes.append(ClassFolder(shown(folder.name), tuple(files)))
+    for name, count in collections.Counter(folder.name for folder in classes).items():
+        if count > 1:
+            raise ValueError(f"{path} has {count} folders that are shown as {name}, expected different names")
+    return classes, skipped
+
+
+def _entries(folder: Path, skipped: list[str]) -> list[tuple[Path, int]]:
+    """What a folder holds apart from system files, with the mode of what links point to."""
+    found = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES:
+            skipped.append(shown(str(entry)))
+            continue
+        try:
+            mode = entry.stat().st_mode
+        except OSError as error:
+            what = "a link to nothing" if entry.is_symlink() else f"not to be read ({error.strerror})"
+            raise ValueError(f"{entry} is {what}, expected a file or a folder") from error
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError(f"{entry} is {kind_of(mode)}, expected a file or a folder")
+        found.append((entry, mode))
+    return found
+
+
+def _is_kept(entry: Path, wanted: bool, skipped: list[str]) -> bool:
+    if not wanted:
+        skipped.append(shown(str(entry)))
+    return wanted
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture as uint8 [H, W, C], with one channel where its mode is a grey one and three elsewhere.
+
+    Raises ValueError for what cannot be read, among it pictures of more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with open_regular(path) as file, Image.open(file) as opened:
+                return _as_array(opened)
+    except Exception as error:  # Pillow's decoders fail in many ways: OSError, SyntaxError, struct.error, ...
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"cannot read the image {path} ({reason})") from error
+
+
+def _as_array(opened: Image.Image) -> np.ndarray:
+    if opened.format in _PROGRAM_FORMATS:
+        raise ValueError(f"format {opened.format}, expected pixels")
+    picture = ImageOps.exif_transpose(opened)
+    if picture.mode in _SIXTEEN_BIT_MODES:
+        return (np.asarray(picture) >> 8).astype(np.uint8)[..., None]
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"pixel mode {picture.mode}, expected 8 or 16 bits a channel")
+    if picture.mode in _GREY_MODES:
+        return np.asarray(picture.convert("L"))[..., None]
+    return np.asarray(picture.convert("RGB"))

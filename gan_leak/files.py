@@ -1,0 +1,70 @@
+"""Files and folders that a user names: where they are, and which of them are safe to open."""
+
+from __future__ import annotations
+
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def user_path(name: str, text: str) -> Path:
+    """The path that a flag gives, with '~' and '~user' replaced by the home directory.
+
+    Raises ValueError with the ``name`` of the flag for an empty path, one with a null character, and an unknown user.
+    """
+    problem = ""
+    if not text.strip():
+        problem = "expected a path"
+    elif "\0" in text:
+        problem = "expected a path without null characters"
+    else:
+        try:
+            return Path(text).expanduser()
+        except RuntimeError:
+            problem = "expected a user who has a home directory after '~'"
+    raise ValueError(f"{name}={text!r}: {problem}")
+
+
+def cache_root() -> Path | None:
+    """The user's cache directory: XDG_CACHE_HOME, or .cache in the home directory; None for a user without a home."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return None
+
+
+def kind_of(mode: int) -> str:
+    """What a file of this ``st_mode`` is, where it is not a regular file."""
+    return _KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Opens a regular file to read its bytes; never waits for a writer, and never touches a device.
+
+    Raises OSError where there is nothing to open, and ValueError for a folder, a pipe, a socket or a device.
+    """
+    _check_regular(os.stat(path).st_mode)
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+    try:
+        # Once more: it may have been exchanged in between.
+        _check_regular(os.fstat(file.fileno()).st_mode)
+    except ValueError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{kind_of(mode)}, expected a file")

@@ -1,0 +1,76 @@
+"""How much memory a run needs at least, from shapes alone: what cannot fit is refused before it begins."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from gan_leak.attacks.gradients import IterativeAttack
+from gan_leak.collaboration import init_federation
+from gan_leak.config import AttackConfig
+from gan_leak.machine import check_fits
+from gan_leak.runs.setup import AttackData, Experiment
+from gan_leak.types import GradientView, Model
+
+_FLOAT = 4
+
+
+def bytes_of(tree: Any) -> int:
+    """Bytes of all arrays, or of shapes that stand for arrays."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def check_run(config: AttackConfig, data: AttackData, experiment: Experiment, *, lanes: int = 1) -> None:
+    """Raises ValueError if ``lanes`` runs side by side cannot fit into half of the memory.
+
+    What is counted is a lower bound: the state of everybody who takes part in a round, the images of the federation,
+    and the widest layer of the generator for one batch. Names the number that takes most.
+    """
+    participants = len(data.federation.sizes)
+    together = config.participants_per_round or participants
+    state = jax.eval_shape(
+        lambda key: init_federation(key, experiment.classifier, experiment.transform, together, experiment.attack),
+        jax.random.key(0),
+    )
+    needed = {
+        f"participant_classes: the states of {together} participants": bytes_of((state.server, state.participants)),
+        f"samples_per_participant: the images of {participants} participants": bytes_of(data.federation),
+    }
+    if experiment.attack is not None:
+        pixels = math.prod(data.private.shape[1:])
+        widest = config.generator_width * (config.image_size // 2) ** 2
+        memory = f"fakes_per_round={config.fakes_per_round}, fake_memory_rounds={config.fake_memory_rounds}: the fakes"
+        needed |= {
+            memory: bytes_of((state.attack.fakes, state.attack.fakes_mask)),
+            f"generator_width={config.generator_width}: the generator and its optimizer": bytes_of(
+                state.attack._replace(fakes=(), fakes_mask=())
+            ),
+            f"generator_batch_size={config.generator_batch_size}: one batch of the generator": _FLOAT
+            * config.generator_batch_size
+            * (widest + pixels),
+            f"evaluation_samples={config.evaluation_samples}: the reconstructions": _FLOAT
+            * config.evaluation_samples
+            * pixels,
+        }
+    most = max(needed, key=lambda name: needed[name])
+    side_by_side = f" of {lanes} runs side by side" if lanes > 1 else ""
+    # Processes that share a run have a part of its participants each.
+    check_fits(f"{most}{side_by_side} and the rest need", lanes * sum(needed.values()) / jax.process_count())
+
+
+def check_inversion(
+    name: str, attack: IterativeAttack, model: Model, batch: tuple[int, int, int, int], num_classes: int, *, lanes: int
+) -> None:
+    """Raises ValueError, beginning with ``name``, if attacks on ``lanes`` gradients cannot fit into half of the memory.
+
+    batch: the shape [B, H, W, C] of the images behind one gradient. Counted are the networks, their gradients, and what
+    the attack begins with.
+    """
+    key = jax.random.key(0)
+    params = jax.eval_shape(model.init, key)
+    labels = jax.ShapeDtypeStruct((batch[0], num_classes), "float32")
+    state = jax.eval_shape(attack.start, key, GradientView(params, params), labels)
+    images = _FLOAT * math.prod(batch)
+    check_fits(f"{name}: {lanes} attacks need", lanes * (2 * bytes_of(params) + bytes_of(state) + images))
