@@ -124,16 +124,16 @@ def run_binary(
             prepared = prepare(config_from_flags(config_class), workdir, flags.FLAGS.resume)
         except (ValueError, OSError) as error:
             _fail(error)
-        with on_interruption(lambda: f"interrupted; --workdir={workdir} --resume continues"):
-            try:
+        try:
+            with on_interruption(lambda: f"interrupted; --workdir={workdir} --resume continues"):
                 return execute(prepared) or 0
-            except RefusedError as error:
-                _fail(error)
-            except OSError as error:
-                if (refused := refusal(error)) is None:
-                    raise
-                print(f"error: workdir={workdir}: {refused}; --resume continues when that is solved", file=sys.stderr)
-                return REFUSED_BY_DISK_STATUS
+        except RefusedError as error:
+            _fail(error)
+        except OSError as error:
+            if (refused := refusal(error)) is None:
+                raise
+            print(f"error: workdir={workdir}: {refused}; --resume continues when that is solved", file=sys.stderr)
+            return REFUSED_BY_DISK_STATUS
 
     app.run(lambda _: interruptible(work), flags_parser=_parse)
 

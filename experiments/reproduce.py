@@ -87,7 +87,8 @@ class ReproduceConfig:
         metadata={"help": "Processes that run settings side by side; 0 = one a core, at most 4; one on a GPU."},
     )
     fail_if_not_measurable: bool = dataclasses.field(
-        default=False, metadata={"help": "Exit with status 3 if the leakage of a claim cannot be measured."}
+        default=False,
+        metadata={"help": "Exit with status 3 if the leakage of a claim cannot be measured.", "later": True},
     )
     cifar10: str = dataclasses.field(
         default="tfds:cifar10",

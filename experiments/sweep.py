@@ -57,7 +57,7 @@ def _may_be_swept(field: dataclasses.Field) -> bool:
 def _as_flag(field: dataclasses.Field) -> tuple[str, Any, Any]:
     if not _may_be_swept(field):
         return field.name, _TYPES[field.name], field
-    metadata = {"help": f"{field.metadata['help']} Several, with commas between, are swept."}
+    metadata = {**field.metadata, "help": f"{field.metadata['help']} Several, with commas between, are swept."}
     return field.name, str, dataclasses.field(default=str(field.default), metadata=metadata)
 
 

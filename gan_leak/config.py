@@ -32,8 +32,9 @@ LARGEST_COUNT = 2**31 - 1
 _MOST_ROUNDS_PER_CHUNK = 10_000
 
 
-def _field(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
+def _field(default: Any, help: str, *, later: bool = False) -> Any:
+    """A field with its help text. later: run directories of earlier versions lack it, and had the default."""
+    return dataclasses.field(default=default, metadata={"help": help, "later": later})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +181,7 @@ class AttackConfig:
         0.0,
         "The epsilon that the whole run may cost a participant; solves for noise_multiplier at delta (dp_sgd) or for "
         "epsilon_per_release (sparse_vector), which must be left at their defaults. 0 = the noise is as given.",
+        later=True,
     )
     generator_steps: int = _field(5, "Generator updates in one adversary turn (open).")
     generator_batch_size: int = _field(64, "Latents in one generator update (open).")
@@ -207,6 +209,7 @@ class AttackConfig:
         False,
         "Exit with status 3 if the leakage score cannot be measured, as with very few private images; a single run "
         "finds out before it trains.",
+        later=True,
     )
     checkpoint_interval: int = _field(10, "Rounds between checkpoints.")
     performance: PerformanceOptions = dataclasses.field(default_factory=PerformanceOptions)

@@ -105,8 +105,8 @@ def open_run(
     ``resume`` with a directory that is missing or empty starts anew, so that one command line serves every start.
     inputs: digests, by name, of what the run reads beside its flags. privacy: what the run promises, kept beside the
     configuration; of a run that is taken up only the noise is compared. check: called with a directory that is taken
-    up, before anything in it is changed; its ValueError refuses the run. A field that the configuration did not have
-    when the run began had its default. Temporary files of a killed process are removed.
+    up, before anything in it is changed; its ValueError refuses the run. A field marked ``later`` that a configuration
+    of an earlier version lacks had its default. Temporary files of a killed process are removed.
 
     Raises ValueError, and leaves no trace, if the directory holds a run of another configuration, or the same and
     ``resume`` is False; if its inputs or its noise were others; if it holds other files or a damaged config.json; if
@@ -287,7 +287,7 @@ def _defaults_of_missing(stored: dict[str, Any], config: Any) -> dict[str, Any]:
     defaults = {
         field.name: field.default
         for field in dataclasses.fields(config)
-        if field.name not in stored and field.default is not dataclasses.MISSING
+        if field.name not in stored and field.metadata.get("later")
     }
     encoded = to_json(dataclasses.replace(config, **defaults)) if defaults else {}
     return {name: encoded[name] for name in defaults}
