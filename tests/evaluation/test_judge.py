@@ -1,6 +1,12 @@
 """The judge: right on real digits, "none of them" on all else, hard to fool, trained once."""
 
+import concurrent.futures
+import errno
 import hashlib
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -312,6 +318,61 @@ def test_a_cache_that_cannot_be_written_still_gives_a_judge(tiny, tmp_path, trai
         assert len(trainings) == count
         _assert_equal_parameters(judge.params, jax.device_get(trainings[-1]))
     assert blocked.read_text() == "in the way"
+
+
+def _train_side_by_side(tiny, directory, lines):
+    """Two calls at once, as two processes would make them: a lock holds between open files, not between processes."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        calls = [
+            pool.submit(load_or_train_judge, *tiny, cache_directory=directory, show=lines.append) for _ in range(2)
+        ]
+        return [call.result().params for call in calls]
+
+
+def test_of_two_that_want_a_judge_one_trains_it_and_the_other_waits_and_says_so(tiny, tmp_path, trainings, monkeypatch):
+    monkeypatch.setattr(judge_module, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    train, lines = judge_module.train_judge, []
+
+    def slowly(*arguments):
+        until = time.monotonic() + 60
+        while not lines and time.monotonic() < until:
+            time.sleep(0.01)
+        return train(*arguments)
+
+    monkeypatch.setattr(judge_module, "train_judge", slowly)
+    first, second = _train_side_by_side(tiny, tmp_path, lines)
+    assert len(trainings) == 1
+    assert lines == ["judge: another process is training it; waiting for that ..."]
+    _assert_equal_parameters(first, second)
+    # Nothing but the judge is left.
+    assert [path.suffix for path in tmp_path.iterdir()] == [".msgpack"]
+
+
+def test_whoever_waits_takes_over_when_the_other_dies(tiny, tmp_path, trainings, monkeypatch):
+    monkeypatch.setattr(judge_module, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    lock = tmp_path / f"judge-{judge_module._cache_key(*tiny[:2], tiny[4], training_for(tiny[0].shape))}.lock"
+    script = (
+        "import fcntl, sys, time\n"
+        "file = open(sys.argv[1], 'w')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print(flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, lock], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        load_or_train_judge(*tiny, cache_directory=tmp_path, show=lambda line: other.kill())
+    assert other.returncode == -signal.SIGKILL
+    assert len(trainings) == 1
+
+
+def test_where_files_cannot_be_locked_nobody_waits(tiny, tmp_path, trainings, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(judge_module.fcntl, "flock", refuse)
+    load_or_train_judge(*tiny, cache_directory=tmp_path, show=pytest.fail)
+    load_or_train_judge(*tiny, cache_directory=tmp_path, show=pytest.fail)
+    assert len(trainings) == 1
 
 
 def test_the_default_cache_lies_where_the_environment_says(tiny, tmp_path, trainings, monkeypatch):

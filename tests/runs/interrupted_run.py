@@ -1,5 +1,6 @@
-"""Stands in for ``python -m experiments.gan_attack``, with networks that compile in a moment: it comes to a place that
-it would leave after hours only. A script: place, flags.
+"""Stands in for ``python -m experiments.gan_attack``, with networks that compile in a moment.
+
+It comes to a place that it would leave after hours only. A script; arguments: place, flags.
 """
 
 import hashlib

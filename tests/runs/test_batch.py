@@ -52,16 +52,16 @@ def no_instruments(data):
 
 
 class Shown(list):
-    """Collects what ``show`` was called with; raises KeyboardInterrupt after a round."""
+    """Collects what ``show`` was called with; raises an error after a round."""
 
-    def __init__(self, stop_after=None):
+    def __init__(self, stop_after=None, error=KeyboardInterrupt):
         super().__init__()
-        self.stop_after = stop_after
+        self.stop_after, self.error = stop_after, error
 
     def __call__(self, round, text):
         self.append((round, text))
         if round == self.stop_after:
-            raise KeyboardInterrupt
+            raise self.error
 
     @property
     def rounds(self):
@@ -274,9 +274,9 @@ def uninterrupted(config, instruments, tmp_path_factory):
     assert [bool(text) for _, text in shown] == [False, False, True, False, True]
 
 
-@pytest.mark.parametrize(("stop_after", "continued"), [(2, [0, 2, 4, 6, 8]), (4, [4, 6, 8]), (6, [4, 6, 8]), (8, [8])])
+@pytest.mark.parametrize(("stop_after", "continued"), [(2, [2, 4, 6, 8]), (4, [4, 6, 8]), (6, [6, 8]), (8, [8])])
 def test_an_interrupted_batch_continues_to_the_same_result(uninterrupted, instruments, tmp_path, stop_after, continued):
-    """From the last evaluation, not from the beginning, and to the same bits."""
+    """From the last rounds that are finished, and to the same bits."""
     configs, expected = uninterrupted
     with pytest.raises(KeyboardInterrupt):
         run_batch(configs, tmp_path / "batch", instruments, Shown(stop_after))
@@ -310,11 +310,11 @@ def test_an_interruption_while_saving_costs_one_evaluation_at_most(uninterrupted
 def test_long_evaluation_intervals_lose_no_more_than_a_minute(
     uninterrupted, instruments, tmp_path, monkeypatch, stop_after, continued
 ):
-    """Here no time at all: what is kept between evaluations continues to the same result."""
+    """Here no time at all, however it ends: what is kept between evaluations continues to the same result."""
     configs, expected = uninterrupted
     monkeypatch.setattr(batch, "_MOST_SECONDS_TO_LOSE", 0.0)
-    with pytest.raises(KeyboardInterrupt):
-        run_batch(configs, tmp_path / "batch", instruments, Shown(stop_after))
+    with pytest.raises(MemoryError):
+        run_batch(configs, tmp_path / "batch", instruments, Shown(stop_after, MemoryError))
     again = Shown()
     assert fields(run_batch(configs, tmp_path / "batch", instruments, again)) == fields(expected)
     assert again.rounds == continued
