@@ -114,10 +114,11 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
             dealt[data] = counts_for_privacy(lane, prepare_data(lane))
         return settle(PrivacyPlan(lane, *dealt[data], lane.target_epsilon))
 
-    for index, cell in enumerate(cells):
+    for cell in cells:
         validate(cell.lanes[0])
-        cells[index] = with_privacy(cell, plan_of)
-        check_batch(cells[index].lanes)
+    cells = [with_privacy(cell, plan_of) for cell in cells]
+    for cell in cells:
+        check_batch(cell.lanes)
     lasting = dataclasses.replace(config, workers=0)
     privacy = {cell.name: dict(cell.privacy) for cell in cells if cell.privacy}
     return PreparedSweep(config, cells, open_run(workdir, lasting, resume=resume, privacy=privacy))
