@@ -285,6 +285,10 @@ def test_a_target_is_run_with_and_continued(quiet, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=f"holds a run with noise_multiplier={noise * 2}") as error:
         train.prepare(quiet, tmp_path / "target", True)
     assert "\n" not in str(error.value)
+    stored["privacy"] = [1]
+    (tmp_path / "target" / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"the section 'privacy' of config\.json is damaged"):
+        train.prepare(quiet, tmp_path / "target", True)
 
 
 def test_a_directory_from_before_the_promise_can_be_continued(quiet, tmp_path):
