@@ -138,11 +138,12 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
             dealt[kind] = counts_for_privacy(lane, data)
         return settle(PrivacyPlan(lane, *dealt[kind], lane.target_epsilon))
 
-    for index, cell in enumerate(cells):
+    for cell in cells:
         validate(cell.lanes[0])
         check_seed(cell.lanes[-1].seed)
-        cells[index] = with_privacy(cell, plan_of)
-        check_batch(cells[index].lanes)
+    cells = [with_privacy(cell, plan_of) for cell in cells]
+    for cell in cells:
+        check_batch(cell.lanes)
     lasting = dataclasses.replace(config, workers=0, fail_if_not_measurable=False)
     privacy = {cell.name: dict(cell.privacy) for cell in cells if cell.privacy}
     directory = open_run(workdir, lasting, resume=resume, privacy=privacy, check=_check_directory)

@@ -34,8 +34,8 @@ def render_sweep(
     """Writes a sweep as one self-contained HTML page.
 
     rows: as in the results of a reproduction, one for each finished cell, with what the cell promises as "privacy".
-    pictures: PNG bytes by caption. settings: the
-    flags as given. definitions: what a metric means, by its name. notes: what the reader must know first.
+    pictures: PNG bytes by caption. settings: the flags as given. definitions: what a metric means, by its name. notes:
+    what the reader must know first.
 
     Raises ValueError if a picture is not PNG.
     """

@@ -293,8 +293,10 @@ def _defaults_of_missing(stored: dict[str, Any], config: Any) -> dict[str, Any]:
     return {name: encoded[name] for name in defaults}
 
 
-def _check_noise(workdir: pathlib.Path, stored: dict[str, Any], privacy: dict[str, Any]) -> None:
+def _check_noise(workdir: pathlib.Path, stored: Any, privacy: dict[str, Any]) -> None:
     """Refuses to go on with another noise than a run began with, where other versions solve for another one."""
+    if not isinstance(stored, dict):
+        raise ValueError(f"workdir={workdir}: the section 'privacy' of {CONFIG_NAME} is damaged")
     for name, old, new in _differing(stored, privacy) if stored else ():
         if name.rpartition(".")[2] in _NOISE and "absent" not in (old, new):
             raise ValueError(

@@ -26,6 +26,7 @@ from gan_leak.defenses import (
     noise_multiplier_for,
     sparse_vector_epsilon,
 )
+from gan_leak.defenses.accounting import LEAST_NOISE_MULTIPLIER
 from gan_leak.runs.setup import AttackData, build_experiment
 from gan_leak.types import Array
 
@@ -102,7 +103,7 @@ def settle(plan: PrivacyPlan) -> PrivacyPlan:
 def promise_of(plan: PrivacyPlan, rounds: np.ndarray | None = None) -> Promise | None:
     """The promise over the whole planned run, or for the ``rounds`` [P] that each took part in; None without a defense.
 
-    Of those who are drawn for a round anybody may be drawn for every round, so that a plan counts all rounds for all.
+    Where cohorts are drawn, a participant may be drawn for every round, so that a plan counts all rounds for all.
     """
     config = plan.config
     taken = _all_rounds(plan) if rounds is None else rounds
@@ -215,7 +216,7 @@ def privacy_summary(fields: Mapping[str, Any], records: Sequence[Mapping[str, An
     second = fields["second_bound_on_epsilon"]
     lines["accountant"] = fields["accountant"] + ("" if second is None else f"; a second bound is {second:.4g}")
     solved = f", for target_epsilon={fields['target_epsilon']:g}" if fields["target_epsilon"] else ""
-    lines[given] = ("none" if noise is None else f"{noise:g}") + solved
+    lines[given] = ("infinite" if noise is None else f"{noise:g}") + solved
     last = records[-1].get("privacy") if records else None
     if last and last["epsilon"] != fields["epsilon"]:
         lines["epsilon spent"] = f"{_epsilon_text(last['epsilon'])}, by taking part in {last['rounds']:,} rounds"
@@ -281,7 +282,6 @@ def _worst(noise: float, schedules: Sequence[tuple[float, int]], delta: float) -
 
     Renyi divergences bound each in a moment, so that few need more than that.
     """
-    from gan_leak.defenses.accounting import LEAST_NOISE_MULTIPLIER
     from gan_leak.defenses.privacy_loss import renyi_epsilon
 
     bounded = noise >= LEAST_NOISE_MULTIPLIER

@@ -12,6 +12,8 @@ import pytest
 from experiments import sweep
 from experiments.sweep import SweepConfig
 from gan_leak.runs import workers
+from gan_leak.runs.privacy import plan_privacy, promise_of
+from gan_leak.runs.setup import prepare_data
 from reference.quick import use_linear_networks, write_stripes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -111,9 +113,45 @@ def test_a_malformed_config_is_refused(finished, stripes, tmp_path, content):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+def test_a_target_of_privacy_is_swept(stripes, tmp_path, monkeypatch):
+    """Each cell has the noise for its target, by the data that each seed deals out, and tells what that promises."""
+    use_linear_networks(monkeypatch)
+    changes = {
+        **{"defense": "dp_sgd", "target_epsilon": "1,8", "learning_rate": "0.1", "upload_fraction": "1"},
+        **{"partition": "dirichlet", "dirichlet_concentration": "5", "batch_size": "8"},
+    }
+    prepared = sweep.prepare(config_for(stripes, **changes), tmp_path / "run", False)
+    small, large = prepared.cells
+    assert [cell.swept for cell in prepared.cells] == [{"target_epsilon": 1.0}, {"target_epsilon": 8.0}]
+    for cell in prepared.cells:
+        spent = [promise_of(plan_privacy(lane, prepare_data(lane))).loss.epsilon for lane in cell.lanes]
+        target = cell.swept["target_epsilon"]
+        assert all(0.98 * target < epsilon <= target for epsilon in spent)
+        assert cell.privacy["epsilon"] == max(spent)
+        assert {lane.target_epsilon for lane in cell.lanes} == {0.0}
+        assert [lane.seed for lane in cell.lanes] == [0, 1]
+    assert small.lanes[0].noise_multiplier > 2 * large.lanes[0].noise_multiplier
+    assert sweep.execute(prepared) == 0
+    lines = list(csv.DictReader((tmp_path / "run" / "results.csv").read_text().splitlines()))
+    assert [(line["target_epsilon"], line["delta"]) for line in lines] == [("1.0", "1e-05"), ("8.0", "1e-05")]
+    assert [float(line["epsilon"]) for line in lines] == [cell.privacy["epsilon"] for cell in prepared.cells]
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())["privacy"]
+    assert stored["target_epsilon=1.0"]["epsilon"] == small.privacy["epsilon"]
+    assert "What the defense promises" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_without_a_defense_the_table_promises_nothing(finished):
+    lines = list(csv.DictReader((finished / "results.csv").read_text().splitlines()))
+    assert {(line["epsilon"], line["delta"]) for line in lines} == {("", "")}
+    assert "What the defense promises" not in (finished / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
+        ({"target_epsilon": "1,3"}, "target_epsilon=1.0: expected with defense"),
+        ({"target_epsilon": "1,-3", "defense": "dp_sgd"}, "target_epsilon=-3.0"),
+        ({"target_epsilon": "1", "defense": "dp_sgd", "noise_multiplier": "1,2"}, "expected noise_multiplier left"),
         ({"learning_rate": "0.1,fast"}, "learning_rate=fast"),
         ({"learning_rate": ""}, "learning_rate="),
         ({"rounds": "2,2.5"}, "rounds=2.5"),

@@ -9,7 +9,7 @@ import pytest
 
 from gan_leak.config import AttackConfig
 from gan_leak.evaluation.representatives import Leakage
-from gan_leak.runs.batch import LANE_FIELDS, check_batch
+from gan_leak.runs.batch import LANE_FIELDS, batch_directory, check_batch
 from gan_leak.runs.batch_files import BatchResult
 from gan_leak.runs.sweep import as_csv, make_cells, make_jobs, rows_of
 
@@ -91,6 +91,24 @@ def test_the_table_is_csv_with_a_line_for_each_row(cells):
     assert (second["leakage_score_mean"], second["leakage_score_low"], second["diverged"]) == ("0.8", "", "1")
     assert (second["diverged"], second["not_measurable"]) == ("1", "0")
     assert as_csv([]) == ""
+
+
+def test_rows_and_table_hold_what_a_cell_promises(cells):
+    """An epsilon without a finite bound is left empty, as are those of cells without a defense."""
+    promised = [cells[0]._replace(privacy={"epsilon": 2.5, "delta": 1e-5}), cells[1], cells[2]]
+    promised[1] = cells[1]._replace(privacy={"epsilon": None, "delta": 1e-5})
+    rows = rows_of(promised, [0, 1, 2], batch_of([0.2] * 6))
+    lines = csv.DictReader(io.StringIO(as_csv([rows[0], rows[1], rows[2]])))
+    assert [(line["epsilon"], line["delta"]) for line in lines] == [("2.5", "1e-05"), ("", "1e-05"), ("", "")]
+
+
+def test_a_batch_runs_with_noise_and_not_with_a_target(tmp_path):
+    """What is kept under the name of a batch does not hang on how its noise was found."""
+    config = AttackConfig(defense="dp_sgd")
+    wanted = dataclasses.replace(config, target_epsilon=3.0)
+    with pytest.raises(ValueError, match=r"target_epsilon=3\.0: expected 0 in a batch"):
+        check_batch([config, wanted])
+    assert batch_directory(tmp_path, [wanted]) == batch_directory(tmp_path, [config])
 
 
 @pytest.mark.parametrize(
