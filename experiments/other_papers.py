@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from experiments import gradient_inversion, split_inference
 from experiments.flags import config_from_arguments
 from experiments.paper import Claim, read_claim
-from experiments.reconstructions import Drawn, picture_files
+from experiments.reconstructions import Drawn, picture_files, recorded
 from gan_leak.evaluation.criteria import decide, explain, measurements
 from gan_leak.evaluation.galleries import interval_figure
 from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT
@@ -129,7 +129,7 @@ def _fingerprint(binary: ModuleType, config: Any) -> str:
 def table_basis(run: TableRun, table: Table) -> str:
     """All that decides a section, as text: the settings, their data, and which claims they are held against."""
     configurations = configurations_of(run, table)
-    configs = {label: dataclasses.asdict(config) for label, config in configurations.items()}
+    configs = {label: dataclasses.asdict(recorded(config)) for label, config in configurations.items()}
     data = {label: _fingerprint(table.binary, config) for label, config in configurations.items()}
     claims = [_claim_texts(read_claim(preset, nearest=False)) for preset in table.settings.values()]
     return json.dumps({"configs": configs, "data": data, "claims": claims})
@@ -174,7 +174,7 @@ def table_entry(run: TableRun, table: Table) -> tuple[dict[str, Any], dict[str, 
 
 def _workdir(run: TableRun, table: Table, label: str, config: Any) -> pathlib.Path:
     """Named by all that decides the result as well, so that what is changed and resumed begins anew."""
-    text = json.dumps([dataclasses.asdict(config), _fingerprint(table.binary, config)], sort_keys=True)
+    text = json.dumps([dataclasses.asdict(recorded(config)), _fingerprint(table.binary, config)], sort_keys=True)
     return run.directory / f"{table.settings[label]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import time
+import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -59,9 +60,24 @@ _STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-def option(default: Any, help: str) -> Any:
-    """A field of a configuration with the help text of its flag."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def option(default: Any, help: str, *, later: bool = False) -> Any:
+    """A field of a configuration with the help text of its flag; later: see ``recorded``."""
+    return dataclasses.field(default=default, metadata={"help": help, "later": later})
+
+
+def recorded(config: Any) -> Any:
+    """A configuration as a run directory records it: options that came later are left out at their default.
+
+    So a directory that does not know them still is one of the same configuration.
+    """
+    types = typing.get_type_hints(type(config))
+    kept = [
+        field.name
+        for field in dataclasses.fields(config)
+        if not field.metadata.get("later") or getattr(config, field.name) != field.default
+    ]
+    record = dataclasses.make_dataclass(type(config).__name__, [(name, types[name]) for name in kept], frozen=True)
+    return record(*(getattr(config, name) for name in kept))
 
 
 def parse_defenses(text: str, known: Collection[str]) -> list[Defense]:

@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from gan_leak.attacks.descent import Position, descend, limited_memory_bfgs
-from gan_leak.attacks.gradients import GradientInversion, IterativeAttack, gradient_of, squared_distance
+from gan_leak.attacks.gradients import (
+    GradientInversion,
+    IterativeAttack,
+    gradient_of,
+    scaled_distance,
+    squared_distance,
+)
 from gan_leak.types import Array, GradientView, Model, PyTree
 
 
@@ -27,15 +33,19 @@ def deep_leakage(
     num_classes: int,
     *,
     labels_known: bool = False,
+    fit_scale: bool = False,
 ) -> IterativeAttack:
     """Seeks images of ``shape`` [B, H, W, C] and labels whose gradient is ``view.gradient``.
 
     Images and label logits start from N(0, 1); with ``labels_known``, as iDLG infers them, only images are sought. The
-    distance is the sum of squared differences over all parameters. L-BFGS with rate 1, a history of 100 and no line
-    search, as PyTorch's; a step is one of its inner iterations, of which the released code has 20 in each of 300.
-    Reads the dummy whose gradient came nearest, since L-BFGS without a line search may leave for good.
+    distance is the sum of squared differences over all arrays that ``view.gradient`` holds. With ``fit_scale`` it is
+    taken after the dummy's gradient is scaled to fit: for a sum, or an update of unknown rate. L-BFGS with rate 1, a
+    history of 100 and no line search, as PyTorch's; a step is one of its inner iterations, of which the released code
+    has 20 in each of 300. Reads the dummy whose gradient came nearest, since L-BFGS without a line search may leave for
+    good.
     """
     optimizer = limited_memory_bfgs()
+    distance = scaled_distance if fit_scale else squared_distance
 
     def labels_of(dummy: PyTree, labels: Array) -> Array:
         return labels if labels_known else jax.nn.softmax(dummy["logits"])
@@ -50,7 +60,7 @@ def deep_leakage(
     def step(search: _Search, view: GradientView, labels: Array) -> tuple[_Search, Array]:
         def objective(dummy: PyTree) -> Array:
             gradient = gradient_of(model, view.params, dummy["images"], labels_of(dummy, labels))
-            return squared_distance(gradient, view.gradient)
+            return distance(gradient, view.gradient)
 
         position, value = descend(objective, optimizer, search.position)
         better = value < search.least

@@ -59,12 +59,21 @@ def gradient_of(model: Model, params: PyTree, images: Array, labels: Array) -> P
 
 
 def update_of(
-    model: Model, params: PyTree, images: Array, labels: Array, *, learning_rate: float, steps: int, batch_size: int
+    model: Model,
+    params: PyTree,
+    images: Array,
+    labels: Array,
+    *,
+    learning_rate: float,
+    steps: int,
+    batch_size: int,
+    order: Array | None = None,
 ) -> PyTree:
     """What several local SGD steps upload, in units of a gradient: (params - params after them) / learning_rate.
 
-    The batches [batch_size] follow each other in the order of the images, round and round. One step on the whole batch
-    is its gradient. Raises ValueError if a batch does not divide the images.
+    The batches [batch_size] follow each other in the order of the images, round and round; order, int [S * batch_size],
+    names the images of one step after the other instead. One step on the whole batch is its gradient. Raises ValueError
+    if a batch does not divide the images.
     """
     if len(images) % batch_size:
         raise ValueError(f"batch_size={batch_size}: expected a divisor of {len(images)}, the number of images")
@@ -76,6 +85,9 @@ def update_of(
     def step(index: Array, current: PyTree) -> PyTree:
         start = (index % batches) * batch_size
         chosen = (jax.lax.dynamic_slice_in_dim(values, start, batch_size) for values in (images, labels))
+        if order is not None:
+            places = jax.lax.dynamic_slice_in_dim(order, index * batch_size, batch_size)
+            chosen = (values[places] for values in (images, labels))
         gradients = gradient_of(model, current, *chosen)
         return jax.tree.map(lambda weight, gradient: weight - learning_rate * gradient, current, gradients)
 
@@ -86,15 +98,50 @@ def update_of(
     return jax.tree.map(lambda change: change / learning_rate, trees.subtract(params, current))
 
 
-def squared_distance(left: PyTree, right: PyTree) -> Array:
-    """The sum of squared differences over all leaves."""
-    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return sum((jnp.sum((a - b) ** 2) for a, b in pairs), jnp.zeros(()))
+def reshuffled(key: Array, count: int, *, steps: int, batch_size: int) -> Array:
+    """The order of ``update_of`` [steps * batch_size] of a participant that shuffles its images anew in each epoch."""
+    epochs = -(-steps * batch_size // count)
+    orders = jax.vmap(lambda epoch: jax.random.permutation(epoch, count))(jax.random.split(key, epochs))
+    return orders.reshape(-1)[: steps * batch_size]
 
 
-def cosine_distance(left: PyTree, right: PyTree) -> Array:
-    """1 - the cosine of the angle between two gradients, all leaves taken together (Geiping et al. 2020)."""
-    pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+def _pairs(gradient: PyTree, seen: PyTree) -> list[tuple[Array, Array]]:
+    """The leaves that ``seen`` holds, each with that of the gradient; raises ValueError for one that does not fit."""
+    leaves = dict(jax.tree_util.tree_flatten_with_path(gradient)[0])
+    pairs = []
+    for place, leaf in jax.tree_util.tree_flatten_with_path(seen)[0]:
+        if place not in leaves or leaves[place].shape != leaf.shape:
+            name = jax.tree_util.keystr(place)
+            raise ValueError(f"gradient: {name} of shape {leaf.shape}, expected arrays of the model's parameters")
+        pairs.append((leaves[place], leaf))
+    return pairs
+
+
+def squared_distance(gradient: PyTree, seen: PyTree) -> Array:
+    """The sum of squared differences over all leaves of ``seen``, which may lack some of the gradient's."""
+    return sum((jnp.sum((a - b) ** 2) for a, b in _pairs(gradient, seen)), jnp.zeros(()))
+
+
+def fitted_scale(gradient: PyTree, seen: PyTree) -> Array:
+    """The factor [] by which the gradient comes nearest to ``seen``, by least squares over the leaves of ``seen``."""
+    pairs = _pairs(gradient, seen)
+    product = sum((jnp.sum(a * b) for a, b in pairs), jnp.zeros(()))
+    square = sum((jnp.sum(a**2) for a, _ in pairs), jnp.zeros(()))
+    return product / jnp.maximum(square, jnp.finfo(jnp.float32).tiny)
+
+
+def scaled_distance(gradient: PyTree, seen: PyTree) -> Array:
+    """``squared_distance`` after the gradient has been scaled to come as near as it can."""
+    scale = fitted_scale(gradient, seen)
+    return squared_distance(jax.tree.map(lambda leaf: scale * leaf, gradient), seen)
+
+
+def cosine_distance(gradient: PyTree, seen: PyTree) -> Array:
+    """1 - the cosine of the angle between two gradients, all leaves of ``seen`` taken together (Geiping et al. 2020).
+
+    ``seen`` may lack some of the gradient's leaves.
+    """
+    pairs = _pairs(gradient, seen)
     product = sum(jnp.sum(a * b) for a, b in pairs)
     norms = (jnp.sqrt(sum(jnp.sum(pair[side] ** 2) for pair in pairs)) for side in (0, 1))
     first, second = norms
@@ -103,12 +150,15 @@ def cosine_distance(left: PyTree, right: PyTree) -> Array:
 
 
 def check_view(view: GradientView) -> None:
-    """Raises ValueError if the gradient is of another model than the parameters, zero, or either is not finite."""
+    """Checks what an attack is given; the gradient may lack some of the parameters' arrays.
+
+    Raises ValueError if the gradient is of another model than the parameters, zero, or either is not finite.
+    """
     params, gradient = (
-        [(jax.tree_util.keystr(path), jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+        {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
         for tree in view
     )
-    if params != gradient:
+    if not gradient or any(params.get(name) != shape for name, shape in gradient.items()):
         raise ValueError("gradient: of other shapes than the parameters, expected one of the same model")
     for name, tree in (("gradient", view.gradient), ("params", view.params)):
         if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree)):

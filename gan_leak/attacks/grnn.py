@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import optax
 
 from gan_leak.attacks.descent import Position, descend
-from gan_leak.attacks.gradients import GradientInversion, IterativeAttack, gradient_of, squared_distance
+from gan_leak.attacks.gradients import (
+    GradientInversion,
+    IterativeAttack,
+    gradient_of,
+    scaled_distance,
+    squared_distance,
+)
 from gan_leak.attacks.priors import squared_total_variation
 from gan_leak.models.grnn_generator import Generated, Generator
 from gan_leak.types import Array, GradientView, Model, PyTree
@@ -31,20 +37,23 @@ def grnn(
     learning_rate: float = 1e-4,
     total_variation: Array | float = 1e-3,
     loss: str = "released",
+    fit_scale: bool = False,
 ) -> IterativeAttack:
     """Seeks a batch whose gradient is ``view.gradient``, as the output of a generator for noise that is kept.
 
-    loss: 'released' is ||d||^2 + ||d|| + total_variation * TV for the difference d of the gradients, all parameters
-    together, which is what the released code computes under the names of a mean squared error and a Wasserstein
-    distance; 'squared' is without the norm. TV is twice ``squared_total_variation``; its weight is 1e-3 for the LeNet
-    and 1e-6 for the ResNet. RMSprop with momentum 0.99. Raises ValueError for another loss.
+    loss: 'released' is ||d||^2 + ||d|| + total_variation * TV for the difference d of the gradients, all arrays that
+    ``view.gradient`` holds together, which is what the released code computes under the names of a mean squared error
+    and a Wasserstein distance; 'squared' is without the norm. fit_scale: d after the dummy's gradient is scaled to fit.
+    TV is twice ``squared_total_variation``; its weight is 1e-3 for the LeNet and 1e-6 for the ResNet. RMSprop with
+    momentum 0.99. Raises ValueError for another loss.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r}: expected one of {', '.join(LOSSES)}")
     optimizer = optax.rmsprop(learning_rate, decay=0.99, eps=1e-8, momentum=0.99, eps_in_sqrt=False)
 
     def distance(generated: Generated, view: GradientView) -> Array:
-        return squared_distance(gradient_of(model, view.params, *generated), view.gradient)
+        measure = scaled_distance if fit_scale else squared_distance
+        return measure(gradient_of(model, view.params, *generated), view.gradient)
 
     def start(key: Array, view: GradientView, labels: Array) -> _Training:
         key_noise, key_generator = jax.random.split(key)

@@ -22,6 +22,8 @@ def inverting_gradients(
     learning_rate: float = 0.1,
     total_variation: Array | float = 1e-4,
     update: Callable[[PyTree, Array, Array], PyTree] | None = None,
+    epochs: int = 1,
+    epoch_prior: Array | float = 1.0,
 ) -> IterativeAttack:
     """Seeks images of ``shape`` [B, H, W, C] whose gradient, with the labels given, points where the one seen does.
 
@@ -29,6 +31,11 @@ def inverting_gradients(
     of the iterations on, and clips to [0, 1] after each (released code). ``update(params, images, labels)``:
     what was seen as a function of a batch, if it is not one gradient but the update of several steps
     (``gan_leak.attacks.gradients.update_of``). The images start from N(0, 1).
+
+    epochs: above 1, the order of the images in each epoch need not be known (Dimitrov et al. 2022). Every epoch has
+    images of its own, which ``update`` is given one epoch after the other [epochs * B, ...]. epoch_prior weighs the
+    mean squared distance of an epoch's mean image from that of all, which no order changes. Reads the mean over epochs
+    of the images that match those of the first.
     """
     milestones = {round(iterations * share): 0.1 for share in (3 / 8, 5 / 8, 7 / 8)}
     optimizer = optax.chain(
@@ -38,19 +45,43 @@ def inverting_gradients(
     seen = update or (lambda params, images, labels: gradient_of(model, params, images, labels))
 
     def distance(images: Array, view: GradientView, labels: Array) -> Array:
-        return cosine_distance(seen(view.params, images, labels), view.gradient)
+        given = labels if epochs == 1 else jnp.tile(labels, (epochs, 1))
+        return cosine_distance(seen(view.params, images, given), view.gradient)
 
     def start(key: Array, view: GradientView, labels: Array) -> Position:
-        images = jax.random.normal(key, shape)
+        images = jax.random.normal(key, (epochs * shape[0], *shape[1:]))
         return Position(images, optimizer.init(images))
 
     def step(position: Position, view: GradientView, labels: Array) -> tuple[Position, Array]:
         def objective(images: Array) -> Array:
-            return distance(images, view, labels) + total_variation * jnp.mean(absolute_total_variation(images))
+            value = distance(images, view, labels) + total_variation * jnp.mean(absolute_total_variation(images))
+            return value if epochs == 1 else value + epoch_prior * _apart(images, epochs)
 
         return descend(objective, optimizer, position, lambda images: jnp.clip(images, 0.0, 1.0))
 
     def read(position: Position, view: GradientView, labels: Array) -> GradientInversion:
-        return GradientInversion(position.values, labels, distance(position.values, view, labels))
+        images = position.values if epochs == 1 else _matched_mean(position.values, labels, epochs)
+        return GradientInversion(images, labels, distance(position.values, view, labels))
 
     return IterativeAttack(start, step, read)
+
+
+def _apart(images: Array, epochs: int) -> Array:
+    means = jnp.mean(images.reshape(epochs, -1, *images.shape[1:]), axis=1)
+    return jnp.mean((means - jnp.mean(means, axis=0, keepdims=True)) ** 2)
+
+
+def _matched_mean(images: Array, labels: Array, epochs: int) -> Array:
+    """The mean over epochs of the images [epochs * B, ...] that stand for the same one, of the same label [B, K]."""
+    by_epoch = images.reshape(epochs, -1, *images.shape[1:])
+    flat = by_epoch.reshape(epochs, len(labels), -1)
+    # Beyond what any two images in [0, 1] are apart.
+    other_label = flat.shape[-1] * jnp.sum((labels[:, None] - labels[None]) ** 2, axis=-1)
+
+    def in_order_of_first(epoch: Array, values: Array) -> Array:
+        costs = jnp.sum((flat[0][:, None] - values[None]) ** 2, axis=-1) + other_label
+        rows, columns = optax.assignment.hungarian_algorithm(costs)
+        return epoch[jnp.zeros(len(labels), jnp.int32).at[rows].set(columns)]
+
+    matched = [by_epoch[0], *(in_order_of_first(*pair) for pair in zip(by_epoch[1:], flat[1:], strict=True))]
+    return jnp.mean(jnp.stack(matched), axis=0)

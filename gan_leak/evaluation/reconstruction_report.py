@@ -20,7 +20,7 @@ from gan_leak.evaluation.drawing import (
     or_gap,
     png,
 )
-from gan_leak.evaluation.html import definitions_list, figure, half_width, page, section, settings_table
+from gan_leak.evaluation.html import definitions_list, figure, half_width, notes_panel, page, section, settings_table
 from gan_leak.evaluation.reproduction_report import ROWS_STYLE, rows_table
 
 _MOST_SHOWN = 12
@@ -75,14 +75,15 @@ def render_reconstructions(
 ) -> str:
     """Writes a run as one self-contained HTML page.
 
-    rows: as ``measured_row`` makes them. pictures: PNG bytes by caption. environment: as in config.json, with the
-    settings under ``config``.
+    rows: as ``measured_row`` makes them, with ``notes`` where there are any. pictures: PNG bytes by caption.
+    environment: as in config.json, with the settings under ``config``.
     """
     measured = {metric for row in rows for metric in row["metrics"]}
     known = {name: text for name, text in DEFINITIONS.items() if name in measured}
     others = {name: value for name, value in environment.items() if name != "config"}
     shown = "".join(figure(caption, drawn, half_width(caption, drawn)) for caption, drawn in pictures.items())
     sections = (
+        notes_panel([f"{row['name']}: {note}" for row in rows for note in row.get("notes", ())]),
         section("Means over images, with 95% intervals", rows_table(rows)),
         section("Pictures", shown),
         section("What the numbers mean", definitions_list(known)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,7 +25,8 @@ from gan_leak.attacks.gradients import (
 )
 from gan_leak.attacks.grnn import grnn
 from gan_leak.attacks.inverting_gradients import inverting_gradients
-from gan_leak.data import Dataset, read_archive, to_float
+from gan_leak.attacks.label_counts import infer_label_counts
+from gan_leak.data import Dataset, to_float
 from gan_leak.defenses import gradient_defenses
 from gan_leak.evaluation.fidelity import (
     class_means,
@@ -49,6 +49,8 @@ NETWORKS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18", "mnist_classifier")
 # Whose last layer has no negative input.
 _BEHIND_SIGMOIDS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18")
 INITIALISATIONS = ("wide", "torch")
+# How the batches of several local steps are matched: in the order of the images, in the client's, or in none.
+MATCHINGS = ("ordered", "known_order", "epoch_mean")
 DEFENSES: dict[str, Callable[[Any], UploadTransform]] = {
     "gaussian": gradient_defenses.add_gaussian,
     "laplace": gradient_defenses.add_laplace,
@@ -80,11 +82,15 @@ class Victims(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """How a participant arrives at what it sends: SGD steps and their learning rate, the images of one step."""
+    """How a participant arrives at what it sends: SGD steps and their learning rate, the images of one step.
+
+    order: which images the steps use, one step after the other; None is round and round.
+    """
 
     steps: int
     learning_rate: float
     batch_size: int
+    order: tuple[int, ...] | None = None
 
 
 class Measures(NamedTuple):
@@ -186,59 +192,47 @@ def observe(
     """A fresh model and what one participant with these images [B, H, W, C] and labels [B, K] sends back."""
     key_model, key_defense = jax.random.split(key)
     params = model.init(key_model)
-    seen = update_of(
-        model,
-        params,
-        images,
-        labels,
-        learning_rate=how.learning_rate,
-        steps=how.steps,
-        batch_size=how.batch_size or len(images),
-    )
+    seen = _update(model, how)(params, images, labels)
     return GradientView(params, seen if transform is None else defended(transform, key_defense, seen))
 
 
-def load_view(path: pathlib.Path, model: Model) -> GradientView:
-    """What a participant sent, from a file with arrays ``params/<layer>/<name>`` and ``gradient/<layer>/<name>``.
+def _update(model: Model, how: Observation) -> Callable[[PyTree, Array, Array], PyTree]:
+    """What a participant sends as a function of parameters and batch."""
 
-    Raises ValueError if they are not those of the model, or if the file cannot be read.
-    """
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-    names = ["/".join(entry.key for entry in place) for place, _ in leaves]
-    try:
-        saved = {name: np.asarray(array, np.float32) for name, array in read_archive(path).items()}
-    except ValueError as error:
-        raise ValueError(f"gradient={path}: {error}, expected an npz of numbers") from error
-    if other := {f"{part}/{name}" for part in GradientView._fields for name in names} ^ set(saved):
-        first = min(other)
-        problem = "holds" if first in saved else "lacks"
-        raise ValueError(f"gradient={path}: {problem} {first}, expected the arrays of the network")
-    trees_of_view = []
-    for part in GradientView._fields:
-        arrays = [saved[f"{part}/{name}"] for name in names]
-        for name, array, (_, leaf) in zip(names, arrays, leaves, strict=True):
-            if array.shape != leaf.shape:
-                raise ValueError(f"gradient={path}: {part}/{name} of shape {array.shape}, expected {leaf.shape}")
-        trees_of_view.append(jax.tree.unflatten(structure, [jnp.asarray(array) for array in arrays]))
-    return GradientView(*trees_of_view)
+    def update(params: PyTree, images: Array, labels: Array) -> PyTree:
+        return update_of(
+            model,
+            params,
+            images,
+            labels,
+            learning_rate=how.learning_rate,
+            steps=how.steps,
+            batch_size=how.batch_size or len(images),
+            order=None if how.order is None else jnp.asarray(how.order, jnp.int32),
+        )
+
+    return update
 
 
 def infer_labels(network: str, num_classes: int, view: GradientView, batch_size: int) -> np.ndarray:
     """The labels [B] of a batch, sorted, as its gradient tells them; raises ValueError where it does not."""
 
-    def last(ndim: int) -> Array:
-        leaves = jax.tree.leaves(view.gradient)
+    def last(ndim: int, tree: PyTree) -> Array:
+        leaves = jax.tree.leaves(tree)
         alike = [leaf for leaf in leaves if leaf.ndim == ndim and leaf.shape[-1] == num_classes]
         if len(alike) != 1:
             raise ValueError(f"labels: {len(alike)} gradients end in {num_classes} classes, expected one layer's")
         return alike[0]
 
-    if batch_size > 1:
-        return infer_distinct_labels(last(1), batch_size)
-    if network in _BEHIND_SIGMOIDS:
-        return np.asarray(infer_label(last(2)))[None]
-    return np.asarray(infer_label_from_bias(last(1)))[None]
+    if batch_size == 1:
+        if network in _BEHIND_SIGMOIDS:
+            return np.asarray(infer_label(last(2, view.gradient)))[None]
+        return np.asarray(infer_label_from_bias(last(1, view.gradient)))[None]
+    bias_gradient = last(1, view.gradient)
+    if np.count_nonzero(np.asarray(bias_gradient) < 0) == batch_size:
+        return infer_distinct_labels(bias_gradient, batch_size)
+    kernel, bias = (np.asarray(last(ndim, view.params)) for ndim in (2, 1))
+    return infer_label_counts(kernel, bias, np.asarray(last(2, view.gradient)), np.asarray(bias_gradient), batch_size)
 
 
 @functools.lru_cache(maxsize=8)
@@ -253,22 +247,35 @@ def attack_for(
     noise_size: int,
     loss: str,
     how: Observation,
+    matching: str = "ordered",
+    fit_scale: bool = False,
 ) -> IterativeAttack:
-    """One of ``ATTACKS`` on batches of ``shape`` [B, H, W, C], with the settings that concern it."""
+    """One of ``ATTACKS`` on batches of ``shape`` [B, H, W, C], with the settings that concern it.
+
+    how: what the adversary takes for granted of the participant. matching 'epoch_mean' needs no order of it.
+    """
     if name == "grnn":
         generator = grnn_generator(num_classes, image_size=shape[1], channels=shape[3], noise_size=noise_size)
-        return grnn(model, generator, shape[0], noise_size=noise_size, total_variation=total_variation, loss=loss)
+        return grnn(
+            model,
+            generator,
+            shape[0],
+            noise_size=noise_size,
+            total_variation=total_variation,
+            loss=loss,
+            fit_scale=fit_scale,
+        )
     if name == "inverting_gradients":
-        update = None
-        if how.steps > 1:
-
-            def update(params: PyTree, images: Array, labels: Array) -> PyTree:
-                size = how.batch_size or len(images)
-                rate = how.learning_rate
-                return update_of(model, params, images, labels, learning_rate=rate, steps=how.steps, batch_size=size)
-
-        return inverting_gradients(model, shape, iterations=iterations, total_variation=total_variation, update=update)
-    return deep_leakage(model, shape, num_classes, labels_known=name == "idlg")
+        batch = how.batch_size or shape[0]
+        return inverting_gradients(
+            model,
+            shape,
+            iterations=iterations,
+            total_variation=total_variation,
+            update=_update(model, how._replace(batch_size=batch)) if how.steps > 1 else None,
+            epochs=how.steps * batch // shape[0] if matching == "epoch_mean" else 1,
+        )
+    return deep_leakage(model, shape, num_classes, labels_known=name == "idlg", fit_scale=fit_scale)
 
 
 @functools.lru_cache(maxsize=8)

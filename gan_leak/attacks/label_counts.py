@@ -1,0 +1,50 @@
+"""How often each class occurs in a batch, from the gradient of the last layer (Ma et al. 2023, iLRG, section 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# A class that is absent or a count that is wrong shows as a number between two whole ones.
+_FROM_WHOLE = 0.1
+# How far the probabilities of one class's images may lie from another's: half the L1 distance.
+_PROBABILITIES_APART = 0.25
+
+
+def infer_label_counts(
+    kernel: np.ndarray, bias: np.ndarray, kernel_gradient: np.ndarray, bias_gradient: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """The labels [batch_size] of a batch, sorted and with repetitions, from the last layer and its gradients.
+
+    kernel, kernel_gradient: [F, K]; bias, bias_gradient: [K]; of a mean over the batch. The images of class k are taken
+    to share one input of the layer: the k-th column of the kernel's gradient over the k-th entry of the bias's. It
+    gives their probabilities, and the counts solve batch_size * bias_gradient = sum of probabilities - counts. That is
+    exact where the probabilities do not depend on the image, and nearly so in an untrained network.
+
+    Raises ValueError unless the probabilities of the classes are alike, the counts come within 0.1 of whole numbers,
+    sum to the batch size, and include every class whose bias gradient is negative.
+    """
+    weights, offsets, columns, entries = (
+        np.asarray(values, np.float64) for values in (kernel, bias, kernel_gradient, bias_gradient)
+    )
+    tiny = np.finfo(np.float64).tiny
+    inputs = (columns / np.where(entries == 0, tiny, entries)).T * (entries != 0)[:, None]
+    probabilities = _softmax(inputs @ weights + offsets)
+    equations = np.vstack([probabilities.T - np.eye(len(entries)), np.ones(len(entries))])
+    solved = np.linalg.lstsq(equations, np.append(batch_size * entries, batch_size), rcond=None)[0]
+    counts = np.rint(solved).astype(int)
+    off = float(np.max(np.abs(solved - counts)))
+    shown = probabilities[counts > 0]
+    apart = max((0.5 * float(np.max(np.abs(shown - row).sum(axis=1))) for row in shown), default=1.0)
+    consistent = counts.sum() == batch_size and (counts >= 0).all() and (counts[entries < 0] >= 1).all()
+    if not consistent or off > _FROM_WHOLE or apart > _PROBABILITIES_APART:
+        raise ValueError(
+            f"labels: the counts of {batch_size} images cannot be inferred beyond doubt ({off:.2f} from whole numbers, "
+            f"probabilities {apart:.2f} apart); expected known labels: --labels=known with an array 'labels' in the "
+            "file of --gradient, or an attack that recovers them"
+        )
+    return np.repeat(np.arange(len(entries)), counts)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
