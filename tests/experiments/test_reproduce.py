@@ -406,7 +406,7 @@ def test_without_cifar_10_all_other_figures_are_made_and_with_it_the_missing_one
     assert not figures["3"].get("rows")
     assert figures["10"]["error"] is None
     assert escape(figures["3"]["error"]) in (workdir / "report.html").read_text()
-    brought = flags.PRESETS / "stripes.npz"
+    brought = write_stripes(tmp_path / "color.npz", classes=10, per_class=40, channels=3)
     finished = (workdir / "figures" / "10" / "section.json").stat().st_mtime_ns
     _, figures = call(workdir, "all", resume=True, cifar10=f"npz:{brought}")
     assert figures["3"]["error"] is None
