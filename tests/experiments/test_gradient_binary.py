@@ -111,7 +111,7 @@ def test_a_gradient_of_one_s_own(stripes, tmp_path):
 @pytest.mark.parametrize(
     ("change", "flags", "message"),
     [
-        (lambda arrays: arrays.pop("gradient/layer0/bias"), [], "lacks gradient/layer0/bias, expected"),
+        (lambda arrays: arrays.pop("params/layer0/bias"), [], "lacks params/layer0/bias, expected"),
         (lambda arrays: arrays.update({"params/more": np.zeros(1)}), [], "holds params/more, expected the arrays"),
         (
             lambda arrays: arrays.update({"gradient/layer7/Dense_0/bias": np.zeros(3)}),
@@ -130,7 +130,7 @@ def test_a_gradient_of_one_s_own(stripes, tmp_path):
             "gradient: zero everywhere, expected one that tells something",
         ),
         (lambda arrays: None, ["--network=grnn_lenet"], "expected the arrays of the network"),
-        (lambda arrays: None, ["--attack=inverting_gradients"], "labels=known: expected inferred with --gradient"),
+        (lambda arrays: None, ["--attack=inverting_gradients"], "labels=known: expected an array 'labels' in"),
         (lambda arrays: None, ["--batch_sizes=1,2"], "batch_sizes=1,2: expected one with --gradient"),
         (lambda arrays: None, ["--defenses=pruning:0.1"], "defenses=pruning:0.1: expected none"),
     ],
