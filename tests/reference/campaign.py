@@ -16,7 +16,9 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import zipfile
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +28,7 @@ from reference.quick import write_stripes
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCHER = pathlib.Path(__file__).with_name("launch.py")
 SEED = int(os.environ.get("GAN_LEAK_CAMPAIGN_SEED", "0"))
-# What differs between two runs of the same, and what only a part of the files depends on.
+# Fields and arrays that differ between two runs of the same, and the digests of files with such.
 _UNSTABLE = frozenset({"seconds", "command", "digest", "checksum", "sha256"})
 MOST_SECONDS = 600.0
 
@@ -34,13 +36,13 @@ MOST_SECONDS = 600.0
 class Binary(NamedTuple):
     """A command that resumes.
 
-    patches: attributes to replace, by module and name. launches: flags of which every launch draws some, since they
-    change how the run goes and not what it finds. timed: files that hold how long the run took.
+    patches: attributes to replace, by module and name. launches: of these flags every launch draws some, which change
+    how the run goes and not what it finds. timed: files that show how long the run took, of which only the end counts.
     """
 
     module: str
     flags: tuple[str, ...]
-    patches: dict[str, dict[str, Any]] = {}
+    patches: Mapping[str, dict[str, Any]] = types.MappingProxyType({})
     launches: tuple[tuple[str, ...], ...] = ((),)
     timed: tuple[str, ...] = ()
 
@@ -48,7 +50,7 @@ class Binary(NamedTuple):
         arguments = [*self.flags, *launch, f"--workdir={workdir}", "--resume"]
         if not self.patches:
             return [sys.executable, "-m", self.module, *arguments]
-        return [sys.executable, str(LAUNCHER), json.dumps(self.patches), self.module, *arguments]
+        return [sys.executable, str(LAUNCHER), json.dumps(dict(self.patches)), self.module, *arguments]
 
 
 def binaries(folder: pathlib.Path) -> dict[str, Binary]:
@@ -76,7 +78,6 @@ def binaries(folder: pathlib.Path) -> dict[str, Binary]:
     # So that computations which a tiny run ends at once are kept in parts, as long ones are.
     parts = {"gan_leak.runs.parts": {"_SECONDS_OF_A_PART": 0.02}}
     presets = {"experiments.flags": {"PRESETS": str(_write_presets(folder, stripes, common))}}
-    reports = ("report.html", "results.json", "calls.json")
     return {
         "gan_attack": Binary("experiments.gan_attack", attack),
         "cohorts": Binary("experiments.gan_attack", (*attack, *_flags(cohorts))),
@@ -85,10 +86,12 @@ def binaries(folder: pathlib.Path) -> dict[str, Binary]:
             "experiments.sweep",
             (*attack, *_flags(swept)),
             launches=(("--workers=1",), ("--workers=2",)),
-            timed=("batches/*/result.json",),
         ),
         "reproduce": Binary(
-            "experiments.reproduce", ("--figures=9", "--num_seeds=2", "--workers=1"), presets, timed=reports
+            "experiments.reproduce",
+            ("--figures=9", "--num_seeds=2", "--workers=1"),
+            presets,
+            timed=("report.html", "calls.json"),
         ),
         "gradient_inversion": Binary(
             "experiments.gradient_inversion", (*_flags(gradient), "--defenses=none,gaussian:0.1"), parts
@@ -226,9 +229,10 @@ class Server:
         )
 
     def run(self, binary: Binary, workdir: pathlib.Path, errors: pathlib.Path, limit: float) -> Ended:
+        """Runs a binary to its end."""
         arguments = binary.command(workdir, binary.launches[0])
         arguments = arguments[arguments.index(binary.module) + 1 :]
-        request = {"patches": binary.patches, "module": binary.module, "arguments": arguments}
+        request = {"patches": dict(binary.patches), "module": binary.module, "arguments": arguments}
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps({**request, "errors": str(errors), "limit": limit}) + "\n")
@@ -273,11 +277,12 @@ def findings(directory: pathlib.Path, timed: tuple[str, ...] = ()) -> dict[str, 
             found[name] = f"unreadable: {type(error).__name__}"
     for folder in sorted(directory.rglob("checkpoints")):
         name = folder.relative_to(directory).as_posix()
-        strange = [path.name for path in folder.iterdir() if not re.fullmatch(r"round_\d{6}(\.sha256)?", path.name)]
+        known = re.compile(r"round_\d{6}(\.sha256)?|metrics\.jsonl")
+        strange = [path.name for path in folder.iterdir() if not known.fullmatch(path.name)]
         found |= {f"{name}/{stranger}": "left over" for stranger in strange}
         found[name] = _newest_state(folder)
     for folder in sorted(directory.rglob("participants")):
-        strange = [path.name for path in folder.iterdir() if not re.fullmatch(r"participant.*\.npz", path.name)]
+        strange = [path.name for path in folder.iterdir() if path.suffix != ".npz"]
         found |= {f"{folder.name}/{stranger}": "left over" for stranger in strange}
     return found
 
@@ -295,11 +300,12 @@ def _finding(path: pathlib.Path, timed: bool) -> Any:
                 if name not in _UNSTABLE
             }
     data = path.read_bytes()
-    if path.suffix in (".json", ".jsonl") and path.name != "calls.json":
-        texts = data.decode().splitlines() if path.suffix == ".jsonl" else [data.decode()]
-        return [_stable(json.loads(text)) for text in texts]
     if timed:
         return "whole" if data.rstrip().endswith((b"</html>", b"}", b"]")) else "torn"
+    if path.suffix == ".json":
+        return _stable(json.loads(data))
+    if path.suffix == ".jsonl":
+        return [_stable(json.loads(line)) for line in data.splitlines()]
     return hashlib.sha256(data).hexdigest()
 
 
@@ -317,9 +323,8 @@ def _newest_state(folder: pathlib.Path) -> Any:
     if not manifests:
         return None
     path = manifests[-1].with_suffix("")
-    from orbax.checkpoint import v1 as ocp
-
     import jax
+    from orbax.checkpoint import v1 as ocp
 
     with _ONE_AT_A_TIME:
         loaded = ocp.load(path.absolute())
