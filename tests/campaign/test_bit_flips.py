@@ -87,19 +87,25 @@ def apply(flip: Flip, directory: pathlib.Path) -> None:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flips")
+    every = campaign.binaries(folder)
+    campaign.train_judge(folder)
     variables = campaign.environment(pathlib.Path(os.environ["XDG_CACHE_HOME"]))
     servers: queue.Queue[Server] = queue.Queue()
     for _ in range(SIDE_BY_SIDE):
         servers.put(Server(variables))
     with campaign.heeding_interrupts():
-        yield folder, variables, servers
+        names = list(KILLED_AT)
+        with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as executor:
+            made = list(executor.map(lambda name: make_states(folder, variables, servers, name, every[name]), names))
+        yield folder, variables, servers, [state for states in made for state in states]
     for _ in range(SIDE_BY_SIDE):
         servers.get().close()
 
 
-def make_states(prepared, name: str, binary: Binary) -> list[State]:
+def make_states(
+    folder: pathlib.Path, variables: dict[str, str], servers: queue.Queue[Server], name: str, binary: Binary
+) -> list[State]:
     """A finished run and one that was killed in the midst of its work."""
-    folder, variables, servers = prepared
     finished, killed = folder / f"{name}-finished", folder / f"{name}-interrupted"
     server = servers.get()
     began = time.monotonic()
@@ -148,9 +154,9 @@ def classify(flip: Flip, state: State, ended: Ended, before: dict[str, str], wor
     return "repaired" if told else "identical"
 
 
-def try_flip(prepared, states: list[State], number: int) -> tuple[str, str, str]:
+def try_flip(prepared, number: int) -> tuple[str, str, str]:
     """Flips a bit of a copy and resumes; returns the kind of file, what came of it, and a paragraph about that."""
-    folder, variables, servers = prepared
+    folder, variables, servers, states = prepared
     rng = random.Random(f"{campaign.SEED} flip {number}")
     state = states[number % len(states)]
     workdir, errors = folder / f"flip-{number}", folder / f"flip-{number}.err"
@@ -173,12 +179,9 @@ def try_flip(prepared, states: list[State], number: int) -> tuple[str, str, str]
 
 
 def test_a_flipped_bit_is_harmless_repaired_or_refused(prepared):
-    every = campaign.binaries(prepared[0])
-    names = list(KILLED_AT)
-    states = [state for name in names for state in make_states(prepared, name, every[name])]
     wanted = range(FLIPS) if ONLY is None else [int(ONLY)]
     with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as executor:
-        tried = list(executor.map(lambda number: try_flip(prepared, states, number), wanted))
+        tried = list(executor.map(lambda number: try_flip(prepared, number), wanted))
     table = collections.Counter((kind, outcome.split(":")[0]) for kind, outcome, _ in tried)
     print(f"\n{len(tried)} flips, seed {campaign.SEED}:")
     for (kind, outcome), count in sorted(table.items()):

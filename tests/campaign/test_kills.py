@@ -84,9 +84,10 @@ def draw_plan(rng: random.Random, setting: Setting) -> Plan:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
-    cache = pathlib.Path(os.environ["XDG_CACHE_HOME"])
+    every = campaign.binaries(folder)
+    campaign.train_judge(folder)
     with campaign.heeding_interrupts():
-        yield folder, campaign.environment(cache), campaign.binaries(folder)
+        yield folder, campaign.environment(pathlib.Path(os.environ["XDG_CACHE_HOME"])), every
 
 
 def make_setting(prepared, name: str) -> Setting:
@@ -192,13 +193,13 @@ def run_chain(setting: Setting, number: int, kills: int) -> tuple[list[str], lis
         launched.append(running)
         ended = running.wait() if plan is None else kill(running, plan, workdir)
         past.append(f"    {plan if ended.signals else 'left alone'}: status {ended.status}, {ended.seconds:.2f} s")
+        problems = []
         if ended.signals:
-            done += 1
-            problems = problems_of(ended, setting)
+            problems += problems_of(ended, setting)
             seconds += [ended.seconds] * (signal.SIGKILL not in ended.signals)
         if not ended.signals or ended.status == 0:
-            problems = verify(setting, workdir, ended)
-            done += plan is None
+            problems += verify(setting, workdir, ended)
+        done += bool(ended.signals) or plan is None
         if problems:
             what = "; ".join(problems[:8])
             failures.append(

@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reference.quick import write_stripes
+from gan_leak.runs.measurement import make_instrument_source
+from gan_leak.runs.setup import prepare_data
+from reference.quick import small_run, write_stripes
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCHER = pathlib.Path(__file__).with_name("launch.py")
@@ -104,6 +106,12 @@ def binaries(folder: pathlib.Path) -> dict[str, Binary]:
     }
 
 
+def train_judge(folder: pathlib.Path) -> None:
+    """Trains the judge of all binaries here, with optimized programs, so that they find it in the user's cache."""
+    data = prepare_data(small_run(folder / "stripes.npz"))
+    make_instrument_source(lambda text: None)(data)
+
+
 def _flags(settings: dict[str, Any]) -> tuple[str, ...]:
     return tuple(f"--{name}={value}" for name, value in settings.items())
 
@@ -133,7 +141,10 @@ def _write_presets(folder: pathlib.Path, stripes: pathlib.Path, common: dict[str
 
 
 def environment(cache: pathlib.Path) -> dict[str, str]:
-    """What all launches have in common: judges and every compiled program come from ``cache``."""
+    """What all launches have in common: judges and every compiled program come from ``cache``.
+
+    Programs are compiled as in the other tests, since most of them run for less time than it takes to optimize them.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     return {
         **kept,
@@ -142,6 +153,7 @@ def environment(cache: pathlib.Path) -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": str(cache / "campaign"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
 
 
