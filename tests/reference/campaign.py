@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import types
+import warnings
 import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -338,7 +339,9 @@ def _newest_state(folder: pathlib.Path) -> Any:
     import jax
     from orbax.checkpoint import v1 as ocp
 
-    with _ONE_AT_A_TIME:
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        # Without a template, Orbax warns that the arrays go to the device that they were saved on.
+        warnings.simplefilter("ignore")
         loaded = ocp.load(path.absolute())
 
     def bits(leaf: Any) -> tuple[str, str]:
