@@ -117,7 +117,7 @@ def make_states(
     for _ in range(10):
         running = Running(binary.command(killed, binary.launches[0]), variables, folder / f"{name}.err")
         while not all(list(killed.glob(pattern)) for pattern in KILLED_AT[name]) and running.process.poll() is None:
-            time.sleep(0.001)
+            time.sleep(0.005)
         if running.signal(signal.SIGKILL) and running.wait().status == 128 + signal.SIGKILL:
             break
         shutil.rmtree(killed)

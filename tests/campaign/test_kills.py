@@ -118,7 +118,7 @@ def kill(running: Running, plan: Plan, workdir: pathlib.Path) -> Ended:
     if plan.changes:
         seen, changes = _look(workdir), 0
         while changes < plan.changes and running.process.poll() is None:
-            time.sleep(0.001)
+            time.sleep(0.005)
             now = _look(workdir)
             changes, seen = changes + (now != seen), now
         time.sleep(plan.after)
