@@ -117,7 +117,7 @@ def make_states(
     assert ended.status == 0, campaign.last_lines(ended.errors, 40)
     expected = campaign.findings(finished, binary.timed)
     for _ in range(10):
-        running = Running(binary.command(killed, binary.launches[0]), variables, folder / f"{name}.err")
+        running = Running(binary.command(killed), variables, folder / f"{name}.err")
         while not all(list(killed.glob(pattern)) for pattern in KILLED_AT[name]) and running.process.poll() is None:
             time.sleep(0.005)
         if running.signal(signal.SIGKILL) and running.wait().status == 128 + signal.SIGKILL:
@@ -169,7 +169,7 @@ def try_flip(prepared, number: int) -> tuple[str, str, str]:
     apply(flip, workdir)
     before = campaign.raw_files(workdir)
     if number % ONE_AS_USERS == ONE_AS_USERS - 1:
-        command = state.binary.command(workdir, state.binary.launches[0])
+        command = state.binary.command(workdir)
         ended = Running(command, variables, errors).wait(limit=state.limit)
     else:
         server = servers.get()

@@ -28,9 +28,14 @@ KILLS_OF_A_CHAIN = 5
 SIDE_BY_SIDE = 2
 # An interpreter that has not begun to run the binary cannot follow its rules.
 EARLIEST = 0.3
-# One binary in three settings, which together have the kills of one.
-OF_ONE_BINARY = ("gan_attack", "cohorts", "dp_sgd")
-NAMES = (*OF_ONE_BINARY, "sweep", "reproduce", "gradient_inversion", "split_inference")
+# The settings of one binary share its kills.
+BINARIES = (
+    ("gan_attack", "cohorts", "dp_sgd"),
+    ("sweep", "sweep_by_workers"),
+    ("reproduce",),
+    ("gradient_inversion",),
+    ("split_inference",),
+)
 
 
 class Setting(NamedTuple):
@@ -56,12 +61,11 @@ class Plan(NamedTuple):
     signals: tuple[tuple[float, int], ...]
     group: bool
     cold: bool
-    launch: tuple[str, ...]
 
     def __str__(self) -> str:
         when = f"after {self.changes} changes" if self.changes else f"after {self.after:.2f} s"
         names = ", ".join(f"+{delay:.3f} s {signal.Signals(number).name}" for delay, number in self.signals)
-        return f"{when}: {names}{' to the group' * self.group}{', cold' * self.cold} {' '.join(self.launch)}"
+        return f"{when}: {names}{' to the group' * self.group}{', cold' * self.cold}"
 
 
 def draw_plan(rng: random.Random, setting: Setting) -> Plan:
@@ -77,7 +81,6 @@ def draw_plan(rng: random.Random, setting: Setting) -> Plan:
         # As a terminal does.
         number == signal.SIGINT and rng.random() < 0.5,
         cold and not by_changes,
-        rng.choice(setting.binary.launches),
     )
 
 
@@ -98,7 +101,7 @@ def make_setting(prepared, name: str) -> Setting:
     for attempt in ("cold", "warm"):
         workdir = folder / f"{name}-{attempt}"
         used = _processor_seconds()
-        running = Running(binary.command(workdir, binary.launches[-1]), variables, folder / f"{name}-{attempt}.err")
+        running = Running(binary.command(workdir), variables, folder / f"{name}-{attempt}.err")
         ended = running.wait()
         assert ended.status == 0, campaign.last_lines(ended.errors, 40)
         found.append(campaign.findings(workdir, binary.timed))
@@ -187,7 +190,7 @@ def run_chain(setting: Setting, number: int, kills: int) -> tuple[list[str], lis
     done = 0
     while done <= kills:
         plan = draw_plan(rng, setting) if done < kills else None
-        command = setting.binary.command(workdir, plan.launch if plan else rng.choice(setting.binary.launches))
+        command = setting.binary.command(workdir)
         command += ["--compilation_cache=off"] if plan and plan.cold else []
         running = Running(command, setting.variables, workdir.with_suffix(f".{len(launched)}.err"))
         launched.append(running)
@@ -214,10 +217,11 @@ def run_chain(setting: Setting, number: int, kills: int) -> tuple[list[str], lis
     return failures, seconds
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_that_is_killed_at_random_ends_as_one_that_is_not(prepared, name):
+@pytest.mark.parametrize(
+    ("name", "kills"), [(name, -(-KILLS // len(settings))) for settings in BINARIES for name in settings]
+)
+def test_a_run_that_is_killed_at_random_ends_as_one_that_is_not(prepared, name, kills):
     setting = make_setting(prepared, name)
-    kills = -(-KILLS // len(OF_ONE_BINARY)) if name in OF_ONE_BINARY else KILLS
     chains = [min(KILLS_OF_A_CHAIN, kills - first) for first in range(0, kills, KILLS_OF_A_CHAIN)]
     wanted = range(len(chains)) if ONLY is None else [int(ONLY)]
     with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as executor:

@@ -39,18 +39,17 @@ MOST_SECONDS = 600.0
 class Binary(NamedTuple):
     """A command that resumes.
 
-    patches: attributes to replace, by module and name. launches: of these flags every launch draws some, which change
-    how the run goes and not what it finds. timed: files that show how long the run took, of which only the end counts.
+    patches: attributes to replace, by module and name. timed: files that show how long the run took, of which only the
+    end counts.
     """
 
     module: str
     flags: tuple[str, ...]
     patches: Mapping[str, dict[str, Any]] = types.MappingProxyType({})
-    launches: tuple[tuple[str, ...], ...] = ((),)
     timed: tuple[str, ...] = ()
 
-    def command(self, workdir: pathlib.Path, launch: tuple[str, ...] = ()) -> list[str]:
-        arguments = [*self.flags, *launch, f"--workdir={workdir}", "--resume"]
+    def command(self, workdir: pathlib.Path) -> list[str]:
+        arguments = [*self.flags, f"--workdir={workdir}", "--resume"]
         if not self.patches:
             return [sys.executable, "-m", self.module, *arguments]
         return [sys.executable, str(LAUNCHER), json.dumps(dict(self.patches)), self.module, *arguments]
@@ -85,11 +84,9 @@ def binaries(folder: pathlib.Path) -> dict[str, Binary]:
         "gan_attack": Binary("experiments.gan_attack", attack),
         "cohorts": Binary("experiments.gan_attack", (*attack, *_flags(cohorts))),
         "dp_sgd": Binary("experiments.gan_attack", (*attack, "--defense=dp_sgd")),
-        "sweep": Binary(
-            "experiments.sweep",
-            (*attack, *_flags(swept)),
-            launches=(("--workers=1",), ("--workers=2",)),
-        ),
+        # A worker has a core of its own, so that its bits are others than those of a process with all cores.
+        "sweep": Binary("experiments.sweep", (*attack, *_flags(swept), "--workers=1")),
+        "sweep_by_workers": Binary("experiments.sweep", (*attack, *_flags(swept), "--workers=2")),
         "reproduce": Binary(
             "experiments.reproduce",
             ("--figures=9", "--num_seeds=2", "--workers=1"),
@@ -243,7 +240,7 @@ class Server:
 
     def run(self, binary: Binary, workdir: pathlib.Path, errors: pathlib.Path, limit: float) -> Ended:
         """Runs a binary to its end."""
-        arguments = binary.command(workdir, binary.launches[0])
+        arguments = binary.command(workdir)
         arguments = arguments[arguments.index(binary.module) + 1 :]
         request = {"patches": dict(binary.patches), "module": binary.module, "arguments": arguments}
         assert self.process.stdin is not None
