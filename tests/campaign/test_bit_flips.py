@@ -29,6 +29,7 @@ SIDE_BY_SIDE = 2
 # Of so many flips one is resumed as a user does, the others in forks of a process that has imported what takes long.
 ONE_AS_USERS = 10
 # By binary: the files at whose presence a run is killed, so that there is something of everything in its directory.
+# Checkpoints count in batches that are not finished.
 KILLED_AT = {
     "gan_attack": ("evaluations/round_000008.npz", "checkpoints/round_000009.sha256"),
     "cohorts": ("evaluations/round_000008.npz", "checkpoints/round_000009.sha256"),
@@ -48,7 +49,6 @@ SET_ASIDE = re.compile(r"left over .*\.damaged\d*(/.*)?")
 class State(NamedTuple):
     """A run directory that is finished or was interrupted, and what is found in it once its run has ended."""
 
-    name: str
     binary: Binary
     path: pathlib.Path
     expected: dict[str, Any]
@@ -118,17 +118,21 @@ def make_states(
     expected = campaign.findings(finished, binary.timed)
     for _ in range(10):
         running = Running(binary.command(killed), variables, folder / f"{name}.err")
-        while not all(list(killed.glob(pattern)) for pattern in KILLED_AT[name]) and running.process.poll() is None:
+        while not _is_amid(killed, KILLED_AT[name]) and running.process.poll() is None:
             time.sleep(0.005)
         if running.signal(signal.SIGKILL) and running.wait().status == 128 + signal.SIGKILL:
             break
         shutil.rmtree(killed)
     else:
         raise AssertionError(f"{name}: ended each time before it could be killed")
-    return [
-        State(f"{name}, finished", binary, finished, expected, limit),
-        State(f"{name}, interrupted", binary, killed, expected, limit),
-    ]
+    return [State(binary, path, expected, limit) for path in (finished, killed)]
+
+
+def _is_amid(workdir: pathlib.Path, patterns: tuple[str, ...]) -> bool:
+    def of_work_in_progress(path: pathlib.Path) -> bool:
+        return path.parent.name != "checkpoints" or not (path.parent.parent / "result.json").exists()
+
+    return all(any(map(of_work_in_progress, workdir.glob(pattern))) for pattern in patterns)
 
 
 def classify(flip: Flip, state: State, ended: Ended, before: dict[str, str], workdir: pathlib.Path) -> str:
@@ -178,7 +182,9 @@ def try_flip(prepared, number: int) -> tuple[str, str, str]:
     outcome = classify(flip, state, ended, before, workdir)
     if not outcome.startswith("FAILED"):
         shutil.rmtree(workdir)
-    about = f"flip {number}, {state.name}, {flip}: {outcome}\n{campaign.last_lines(ended.errors)}"
+    about = (
+        f"flip {number}, a copy of {state.path} with a flipped {flip}: {outcome}\n{campaign.last_lines(ended.errors)}"
+    )
     return _kind(flip.file), outcome, about
 
 
