@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("GAN_LEAK_CAMPAIGN_KILLS", "50"))
 ONLY = os.environ.get("GAN_LEAK_CAMPAIGN_CHAIN")
 SECONDS = float(os.environ.get("GAN_LEAK_CAMPAIGN_SECONDS", "3"))
-KILLS_OF_A_CHAIN = 5
+KILLS_OF_A_CHAIN = 10
 SIDE_BY_SIDE = 2
 # An interpreter that has not begun to run the binary cannot follow its rules.
 EARLIEST = 0.3

@@ -26,6 +26,7 @@ import numpy as np
 
 from gan_leak.runs.measurement import make_instrument_source
 from gan_leak.runs.setup import prepare_data
+from reference.launch import LINEAR_NETWORKS
 from reference.quick import small_run, write_stripes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -79,18 +80,19 @@ def binaries(folder: pathlib.Path) -> dict[str, Binary]:
     split = {"dataset": f"npz:{_write_squares(folder)}", "splits": "conv1", "images": 2, "epochs": 6}
     # So that computations which a tiny run ends at once are kept in parts, as long ones are.
     parts = {"gan_leak.runs.parts": {"_SECONDS_OF_A_PART": 0.02}}
+    # The others run as they are; these would spend nearly all time in tracing. The module imports all that is replaced.
+    linear = {"gan_leak.runs.reproduction": {LINEAR_NETWORKS: True}}
     presets = {"experiments.flags": {"PRESETS": str(_write_presets(folder, stripes, common))}}
     return {
         "gan_attack": Binary("experiments.gan_attack", attack),
         "cohorts": Binary("experiments.gan_attack", (*attack, *_flags(cohorts))),
         "dp_sgd": Binary("experiments.gan_attack", (*attack, "--defense=dp_sgd")),
-        # A worker has a core of its own, so that its bits are others than those of a process with all cores.
-        "sweep": Binary("experiments.sweep", (*attack, *_flags(swept), "--workers=1")),
+        "sweep": Binary("experiments.sweep", (*attack, *_flags(swept), "--workers=1"), linear),
         "sweep_by_workers": Binary("experiments.sweep", (*attack, *_flags(swept), "--workers=2")),
         "reproduce": Binary(
             "experiments.reproduce",
             ("--figures=9", "--num_seeds=2", "--workers=1"),
-            presets,
+            presets | linear,
             timed=("report.html", "calls.json"),
         ),
         "gradient_inversion": Binary(

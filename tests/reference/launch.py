@@ -20,7 +20,9 @@ import signal
 import sys
 import time
 import traceback
+import types
 
+LINEAR_NETWORKS = "linear networks"
 SHARED = (
     *("absl.app", "dm_pix", "flax.linen", "matplotlib.figure", "matplotlib.backends.backend_agg", "optax"),
     *("orbax.checkpoint.experimental.v1", "scipy.optimize", "scipy.stats"),
@@ -49,8 +51,13 @@ class Patching(importlib.abc.MetaPathFinder):
 
 
 def replace(module, attributes):
-    """Sets attributes; one that was a path stays one."""
+    """Sets attributes; one that was a path stays one. The name LINEAR_NETWORKS sets those that such networks take."""
     for name, value in attributes.items():
+        if name == LINEAR_NETWORKS:
+            from reference.quick import use_linear_networks
+
+            use_linear_networks(types.SimpleNamespace(setattr=setattr))
+            continue
         path = isinstance(getattr(module, name), pathlib.Path)
         setattr(module, name, pathlib.Path(value) if path else value)
 
