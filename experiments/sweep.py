@@ -147,6 +147,8 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
     lasting = dataclasses.replace(config, workers=0, fail_if_not_measurable=False)
     privacy = {cell.name: dict(cell.privacy) for cell in cells if cell.privacy}
     directory = open_run(workdir, lasting, resume=resume, privacy=privacy, check=_check_directory)
+    for change in directory.differences:
+        tell(f"not the machine or versions this sweep began with: {change}")
     return PreparedSweep(config, cells, directory, tuple(told))
 
 

@@ -62,7 +62,10 @@ def finished_result(directory: pathlib.Path, say: Callable[[str], None]) -> Batc
     if not os.path.lexists(directory / RESULT_NAME):
         return None
     try:
-        return read_result(directory)
+        result = read_result(directory)
+        # A kill may have come between the result and the end of what it makes needless.
+        checkpoints.delete_all(directory / _CHECKPOINTS)
+        return result
     except DamagedError as error:
         say(f"{error}: the batch is computed again")
     for name in (PICTURES_NAME, RESULT_NAME):

@@ -17,8 +17,8 @@ from gan_leak.evaluation.criteria import parse_criterion
 from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT, PAPER_VARIANT
 from gan_leak.evaluation.reproduction_results import check_results
 from gan_leak.runs import reproduction, workers
-from gan_leak.runs.directory import close_run
-from gan_leak.runs.integrity import DIGEST, sealed_json
+from gan_leak.runs.directory import close_run, read_config_file
+from gan_leak.runs.integrity import sealed_json
 from reference.quick import use_linear_networks, write_stripes
 
 TINY = """
@@ -451,8 +451,7 @@ def test_unfinished_results_of_another_version_are_refused(whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
     (workdir / "results.json").unlink()
-    environment = json.loads((workdir / "config.json").read_text())
-    del environment[DIGEST]
+    environment = read_config_file(workdir)
     environment["versions"]["gan_leak"] = "0.0.9"
     (workdir / "config.json").write_bytes(sealed_json("config.json", environment))
     assert "0.0.9" in refused(workdir, "6", resume=True)
