@@ -49,6 +49,7 @@ from gan_leak.files import open_regular, user_path
 from gan_leak.runs import gradient_inversion as inversion
 from gan_leak.runs.directory import RunDirectory, open_run
 from gan_leak.runs.gradient_files import BroughtGradient, load_gradient, told_of_gradient
+from gan_leak.runs.gradient_labels import arranged_labels, infer_gradient_scale, infer_labels
 from gan_leak.runs.memory import check_inversion
 from gan_leak.runs.parts import Course
 from gan_leak.runs.workers import tell
@@ -83,7 +84,13 @@ class PreparedInversion(NamedTuple):
 
 
 def _attack_for(
-    config: GradientConfig, model: Model, num_classes: int, batch: int, matching: str = "ordered"
+    config: GradientConfig,
+    model: Model,
+    num_classes: int,
+    batch: int,
+    matching: str = "ordered",
+    *,
+    fit_scale: bool = False,
 ) -> IterativeAttack:
     """The attack on batches of this size; raises ValueError if it cannot draw such images."""
     return inversion.attack_for(
@@ -97,7 +104,7 @@ def _attack_for(
         loss=config.loss,
         how=observation_of(config, batch if matching == "known_order" else None),
         matching=matching,
-        fit_scale=config.gradient_scale == 0.0,
+        fit_scale=fit_scale,
     )
 
 
@@ -130,25 +137,7 @@ def _settings(config: GradientConfig, dataset: Dataset, model: Model) -> list[Se
     num_classes = len(dataset.class_names)
     sizes = parse_numbers("batch_sizes", config.batch_sizes)
     if config.gradient:
-        brought = load_gradient(
-            user_path("gradient", config.gradient),
-            model,
-            config.network,
-            batch_size=sizes[0],
-            num_classes=num_classes,
-            scale=config.gradient_scale,
-            flatten_order=config.flatten_order,
-        )
-        check_view(brought.view)
-        labels = brought.labels
-        if labels is None and config.attack == "inverting_gradients" and config.labels == "known":
-            raise ValueError(
-                f"labels=known: expected an array 'labels' in {config.gradient}, or --labels=inferred with --gradient"
-            )
-        given = np.zeros((*sizes, num_classes)) if labels is None else np.eye(num_classes)[labels]
-        unknown = Setting(None, Defense(), jax.numpy.asarray(given, jax.numpy.float32)[None], brought)
-        prepared = _with_labels(config, model, unknown)
-        return [prepared._replace(matching=matching) for matching in matchings_of(config)]
+        return _settings_of_file(config, model, sizes[0], num_classes)
     found = []
     for size in sizes:
         victims = _victims(config, dataset, size)
@@ -160,6 +149,33 @@ def _settings(config: GradientConfig, dataset: Dataset, model: Model) -> list[Se
     return found
 
 
+def _settings_of_file(config: GradientConfig, model: Model, size: int, num_classes: int) -> list[Setting]:
+    """The rows of a gradient that was brought along, once it and its labels have been looked at."""
+    brought = load_gradient(
+        user_path("gradient", config.gradient),
+        model,
+        config.network,
+        batch_size=size,
+        num_classes=num_classes,
+        scale=config.gradient_scale,
+        flatten_order=config.flatten_order,
+    )
+    check_view(brought.view)
+    if config.gradient_scale == 0.0:
+        scale = infer_gradient_scale(num_classes, brought.view, size)
+        gradient = jax.tree.map(lambda leaf: leaf / (scale or 1.0), brought.view.gradient)
+        brought = brought._replace(view=brought.view._replace(gradient=gradient), scale=scale)
+    labels = brought.labels
+    if labels is None and config.attack == "inverting_gradients" and config.labels == "known":
+        raise ValueError(
+            f"labels=known: expected an array 'labels' in {config.gradient}, or --labels=inferred with --gradient"
+        )
+    given = np.zeros((size, num_classes)) if labels is None else np.eye(num_classes)[labels]
+    unknown = Setting(None, Defense(), jax.numpy.asarray(given, jax.numpy.float32)[None], brought)
+    prepared = _with_labels(config, model, unknown)
+    return [prepared._replace(matching=matching) for matching in matchings_of(config)]
+
+
 def _with_labels(config: GradientConfig, model: Model, setting: Setting) -> Setting:
     """The setting with the labels that the attack is given: those it knows, or those that the gradient tells."""
     if config.attack != "idlg" and not (config.attack == "inverting_gradients" and config.labels == "inferred"):
@@ -167,7 +183,7 @@ def _with_labels(config: GradientConfig, model: Model, setting: Setting) -> Sett
     _, size, num_classes = setting.labels.shape
     views = _views(config, model, setting)
     inferred = [
-        inversion.infer_labels(config.network, num_classes, jax.tree.map(lambda leaf, at=at: leaf[at], views), size)
+        infer_labels(config.network, num_classes, jax.tree.map(lambda leaf, at=at: leaf[at], views), size)
         for at in range(len(setting.labels))
     ]
     return setting._replace(labels=jax.nn.one_hot(np.stack(inferred), num_classes))
@@ -256,15 +272,32 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
     config, dataset, model, _, directory = prepared
     num_classes = len(dataset.class_names)
     batch = setting.labels.shape[1]
-    attack = _attack_for(config, model, num_classes, batch, setting.matching)
+    # Where the last layer has not told it.
+    fit_scale = config.gradient_scale == 0.0 and (setting.brought is None or setting.brought.scale is None)
+    attack = _attack_for(config, model, num_classes, batch, setting.matching, fit_scale=fit_scale)
     views = _views(config, model, setting)
+    labels = setting.labels
+    if setting.matching == "epoch_mean":
+        tell(f"  {config.attack}, batch {batch}: which labels were in which batch is sought")
+        key_order = jax.random.fold_in(jax.random.key(config.seed), 4)
+        how = observation_of(config)
+        size = how.batch_size or batch
+        labels = arranged_labels(
+            key_order,
+            inversion.update_by(model, how._replace(batch_size=size)),
+            views,
+            labels,
+            (config.image_size, config.image_size, config.channels),
+            epochs=how.steps * size // batch,
+            batch_size=size,
+        )
     key_attack, key_utility = (jax.random.fold_in(jax.random.key(config.seed), part) for part in (1, 2))
     found = inversion.run_attack(
         # By batch, so that a row is the same whichever others are asked for, and every defence meets the same starts.
         jax.random.fold_in(key_attack, batch - 1),
         attack,
         views,
-        setting.labels,
+        labels,
         iterations=iterations_of(config),
         restarts=config.restarts,
         lanes=config.lanes or max(1, _IMAGES_AT_A_TIME // batch),
@@ -274,7 +307,7 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
         assert setting.brought is not None
         told = np.argmax(np.asarray(found.labels), axis=-1)
         kept = {"images": inversion.shown(found), "labels": told, "distance": np.asarray(found.distance)}
-        if config.gradient_scale == 0.0 and config.attack != "inverting_gradients":
+        if fit_scale and config.attack != "inverting_gradients":
             drawn = gradient_of(model, setting.brought.view.params, found.images[0], found.labels[0])
             kept["scale"] = np.asarray(fitted_scale(drawn, setting.brought.view.gradient))
         return kept

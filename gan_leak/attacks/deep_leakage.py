@@ -25,6 +25,8 @@ class _Search(NamedTuple):
     position: Position
     best: PyTree
     least: Array
+    # By how much the gradient that was seen is larger than that of the start, where the scale is fitted.
+    ratio: Array | None = None
 
 
 def deep_leakage(
@@ -55,19 +57,27 @@ def deep_leakage(
         dummy: PyTree = {"images": jax.random.normal(key_images, shape)}
         if not labels_known:
             dummy["logits"] = jax.random.normal(key_labels, (shape[0], num_classes))
-        return _Search(Position(dummy, optimizer.init(dummy)), dummy, jnp.full((), jnp.inf, jnp.float32))
+        ratio = None
+        if fit_scale:
+            nothing = jax.tree.map(jnp.zeros_like, view.gradient)
+            gradient = gradient_of(model, view.params, dummy["images"], labels_of(dummy, labels))
+            ratio = jnp.sqrt(squared_distance(view.gradient, nothing) / squared_distance(gradient, nothing))
+        return _Search(Position(dummy, optimizer.init(dummy)), dummy, jnp.full((), jnp.inf, jnp.float32), ratio)
 
     def step(search: _Search, view: GradientView, labels: Array) -> tuple[_Search, Array]:
         def objective(dummy: PyTree) -> Array:
             gradient = gradient_of(model, view.params, dummy["images"], labels_of(dummy, labels))
-            return distance(gradient, view.gradient)
+            value = distance(gradient, view.gradient)
+            # The first move of L-BFGS without a line search is only right for objectives of the usual size.
+            return value if search.ratio is None else value / search.ratio**2
 
         position, value = descend(objective, optimizer, search.position)
         better = value < search.least
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), search.position.values, search.best)
-        return _Search(position, best, jnp.where(better, value, search.least)), value
+        return _Search(position, best, jnp.where(better, value, search.least), search.ratio), value
 
     def read(search: _Search, view: GradientView, labels: Array) -> GradientInversion:
-        return GradientInversion(search.best["images"], labels_of(search.best, labels), search.least)
+        least = search.least if search.ratio is None else search.least * search.ratio**2
+        return GradientInversion(search.best["images"], labels_of(search.best, labels), least)
 
     return IterativeAttack(start, step, read)

@@ -33,9 +33,10 @@ def inverting_gradients(
     (``gan_leak.attacks.gradients.update_of``). The images start from N(0, 1).
 
     epochs: above 1, the order of the images in each epoch need not be known (Dimitrov et al. 2022). Every epoch has
-    images of its own, which ``update`` is given one epoch after the other [epochs * B, ...]. epoch_prior weighs the
-    mean squared distance of an epoch's mean image from that of all, which no order changes. Reads the mean over epochs
-    of the images that match those of the first.
+    images of its own, which ``update`` is given one epoch after the other [epochs * B, ...]; the labels, as many, say
+    which were in which batch (``infer_label_order``). epoch_prior weighs the mean squared distance of an epoch's mean
+    image from that of all, which no order changes. Reads the mean over epochs of the images that match those of the
+    first.
     """
     milestones = {round(iterations * share): 0.1 for share in (3 / 8, 5 / 8, 7 / 8)}
     optimizer = optax.chain(
@@ -45,8 +46,7 @@ def inverting_gradients(
     seen = update or (lambda params, images, labels: gradient_of(model, params, images, labels))
 
     def distance(images: Array, view: GradientView, labels: Array) -> Array:
-        given = labels if epochs == 1 else jnp.tile(labels, (epochs, 1))
-        return cosine_distance(seen(view.params, images, given), view.gradient)
+        return cosine_distance(seen(view.params, images, labels), view.gradient)
 
     def start(key: Array, view: GradientView, labels: Array) -> Position:
         images = jax.random.normal(key, (epochs * shape[0], *shape[1:]))
@@ -61,7 +61,7 @@ def inverting_gradients(
 
     def read(position: Position, view: GradientView, labels: Array) -> GradientInversion:
         images = position.values if epochs == 1 else _matched_mean(position.values, labels, epochs)
-        return GradientInversion(images, labels, distance(position.values, view, labels))
+        return GradientInversion(images, labels[: shape[0]], distance(position.values, view, labels))
 
     return IterativeAttack(start, step, read)
 
@@ -72,16 +72,17 @@ def _apart(images: Array, epochs: int) -> Array:
 
 
 def _matched_mean(images: Array, labels: Array, epochs: int) -> Array:
-    """The mean over epochs of the images [epochs * B, ...] that stand for the same one, of the same label [B, K]."""
+    """The mean over epochs of the images [epochs * B, ...] that stand for the same one, of the same label."""
     by_epoch = images.reshape(epochs, -1, *images.shape[1:])
-    flat = by_epoch.reshape(epochs, len(labels), -1)
-    # Beyond what any two images in [0, 1] are apart.
-    other_label = flat.shape[-1] * jnp.sum((labels[:, None] - labels[None]) ** 2, axis=-1)
+    count = by_epoch.shape[1]
+    flat, classes = by_epoch.reshape(epochs, count, -1), labels.reshape(epochs, count, -1)
 
-    def in_order_of_first(epoch: Array, values: Array) -> Array:
-        costs = jnp.sum((flat[0][:, None] - values[None]) ** 2, axis=-1) + other_label
-        rows, columns = optax.assignment.hungarian_algorithm(costs)
-        return epoch[jnp.zeros(len(labels), jnp.int32).at[rows].set(columns)]
+    def in_order_of_first(epoch: int) -> Array:
+        apart = jnp.sum((flat[0][:, None] - flat[epoch][None]) ** 2, axis=-1)
+        # Beyond what any two images in [0, 1] are apart.
+        other_label = flat.shape[-1] * jnp.sum((classes[0][:, None] - classes[epoch][None]) ** 2, axis=-1)
+        rows, columns = optax.assignment.hungarian_algorithm(apart + other_label)
+        return by_epoch[epoch][jnp.zeros(count, jnp.int32).at[rows].set(columns)]
 
-    matched = [by_epoch[0], *(in_order_of_first(*pair) for pair in zip(by_epoch[1:], flat[1:], strict=True))]
+    matched = [by_epoch[0], *(in_order_of_first(epoch) for epoch in range(1, epochs))]
     return jnp.mean(jnp.stack(matched), axis=0)

@@ -8,6 +8,8 @@ import numpy as np
 _FROM_WHOLE = 0.1
 # How far the probabilities of one class's images may lie from another's: half the L1 distance.
 _PROBABILITIES_APART = 0.25
+# The share of the last bias's gradient that a scale may leave unexplained.
+_UNEXPLAINED = 0.01
 
 
 def infer_label_counts(
@@ -43,6 +45,37 @@ def infer_label_counts(
             "file of --gradient, or an attack that recovers them"
         )
     return np.repeat(np.arange(len(entries)), counts)
+
+
+def infer_scale(
+    kernel: np.ndarray, bias: np.ndarray, kernel_gradient: np.ndarray, bias_gradient: np.ndarray, batch_size: int
+) -> float | None:
+    """How many times the gradient of a mean over the batch a gradient is, from its last layer; None if it is not told.
+
+    Arrays as in ``infer_label_counts``. Of one image it is exact: the layer's input is the ratio of its gradients, and
+    gives the probabilities p, of which the bias gradient is a multiple of p - one-hot. Of a batch it is 1 or the batch
+    size, for a mean or a sum, if just one of them makes whole counts.
+    """
+    if batch_size > 1:
+        told = []
+        for scale in (1.0, float(batch_size)):
+            try:
+                infer_label_counts(kernel, bias, kernel_gradient / scale, bias_gradient / scale, batch_size)
+                told.append(scale)
+            except ValueError:
+                continue
+        return told[0] if len(told) == 1 else None
+    entries = np.asarray(bias_gradient, np.float64)
+    for label in (int(np.argmin(entries)), int(np.argmax(entries))):
+        if entries[label] == 0:
+            continue
+        inputs = np.asarray(kernel_gradient, np.float64)[:, label] / entries[label]
+        expected = _softmax(inputs @ np.asarray(kernel, np.float64) + bias)
+        expected[label] -= 1.0
+        scale = float(entries @ expected / max(expected @ expected, np.finfo(np.float64).tiny))
+        if np.linalg.norm(entries - scale * expected) < _UNEXPLAINED * np.linalg.norm(entries):
+            return scale
+    return None
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -64,13 +64,15 @@ FLATTENINGS = {
 class BroughtGradient(NamedTuple):
     """What a participant sent, and the labels [B] where the file tells them.
 
-    matched: how many arrays and numbers were sent, of how many, and what else a reader of the result should know.
+    matched: how many arrays and numbers were sent, of how many. notes: what else a reader of the result should know.
+    scale: how many times the mean's gradient it was, where it told, and is no more.
     """
 
     view: GradientView
     labels: np.ndarray | None
     matched: dict[str, int]
     notes: tuple[str, ...]
+    scale: float | None = None
 
 
 def load_gradient(
@@ -147,6 +149,7 @@ def told_of_gradient(
 
     distance: what the attack ended at. scale: that which it fitted, if it did.
     """
+    told_scale = brought.scale if scale is None else float(scale)
     square = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(brought.view.gradient))
     relative = distance if attack == "inverting_gradients" else (distance / square) ** 0.5
     matched = relative <= (_MATCHED_COSINE if attack == "inverting_gradients" else _MATCHED_DIFFERENCE)
@@ -156,13 +159,13 @@ def told_of_gradient(
             f"{brought.matched['arrays']} of {brought.matched['of_arrays']} arrays were matched, "
             f"{brought.matched['parameters']} of {brought.matched['of_parameters']} parameters"
         )
-    if scale is not None:
-        notes.append(f"the gradient is {float(scale):.4g} times that of a mean over the batch (fitted)")
+    if told_scale is not None:
+        notes.append(f"the gradient is {told_scale:.4g} times that of a mean over the batch")
     if not matched:
         notes.append(f"the gradient was NOT MATCHED ({relative:.2g} of it is unexplained). {_CAUSES}")
     told = {"matched": matched, "unexplained": relative if np.isfinite(relative) else None, **brought.matched}
-    if scale is not None:
-        told["scale"] = float(scale)
+    if told_scale is not None:
+        told["scale"] = told_scale
     return {"gradient": told, "notes": notes}
 
 

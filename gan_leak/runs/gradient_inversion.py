@@ -18,14 +18,10 @@ from gan_leak.attacks.gradients import (
     IterativeAttack,
     advance,
     gradient_of,
-    infer_distinct_labels,
-    infer_label,
-    infer_label_from_bias,
     update_of,
 )
 from gan_leak.attacks.grnn import grnn
 from gan_leak.attacks.inverting_gradients import inverting_gradients
-from gan_leak.attacks.label_counts import infer_label_counts
 from gan_leak.data import Dataset, to_float
 from gan_leak.defenses import gradient_defenses
 from gan_leak.evaluation.fidelity import (
@@ -46,8 +42,6 @@ from gan_leak.types import Array, GradientView, Model, PyTree, Upload, UploadTra
 
 ATTACKS = ("dlg", "idlg", "inverting_gradients", "grnn")
 NETWORKS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18", "mnist_classifier")
-# Whose last layer has no negative input.
-_BEHIND_SIGMOIDS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18")
 INITIALISATIONS = ("wide", "torch")
 # How the batches of several local steps are matched: in the order of the images, in the client's, or in none.
 MATCHINGS = ("ordered", "known_order", "epoch_mean")
@@ -192,11 +186,11 @@ def observe(
     """A fresh model and what one participant with these images [B, H, W, C] and labels [B, K] sends back."""
     key_model, key_defense = jax.random.split(key)
     params = model.init(key_model)
-    seen = _update(model, how)(params, images, labels)
+    seen = update_by(model, how)(params, images, labels)
     return GradientView(params, seen if transform is None else defended(transform, key_defense, seen))
 
 
-def _update(model: Model, how: Observation) -> Callable[[PyTree, Array, Array], PyTree]:
+def update_by(model: Model, how: Observation) -> Callable[[PyTree, Array, Array], PyTree]:
     """What a participant sends as a function of parameters and batch."""
 
     def update(params: PyTree, images: Array, labels: Array) -> PyTree:
@@ -212,27 +206,6 @@ def _update(model: Model, how: Observation) -> Callable[[PyTree, Array, Array], 
         )
 
     return update
-
-
-def infer_labels(network: str, num_classes: int, view: GradientView, batch_size: int) -> np.ndarray:
-    """The labels [B] of a batch, sorted, as its gradient tells them; raises ValueError where it does not."""
-
-    def last(ndim: int, tree: PyTree) -> Array:
-        leaves = jax.tree.leaves(tree)
-        alike = [leaf for leaf in leaves if leaf.ndim == ndim and leaf.shape[-1] == num_classes]
-        if len(alike) != 1:
-            raise ValueError(f"labels: {len(alike)} gradients end in {num_classes} classes, expected one layer's")
-        return alike[0]
-
-    if batch_size == 1:
-        if network in _BEHIND_SIGMOIDS:
-            return np.asarray(infer_label(last(2, view.gradient)))[None]
-        return np.asarray(infer_label_from_bias(last(1, view.gradient)))[None]
-    bias_gradient = last(1, view.gradient)
-    if np.count_nonzero(np.asarray(bias_gradient) < 0) == batch_size:
-        return infer_distinct_labels(bias_gradient, batch_size)
-    kernel, bias = (np.asarray(last(ndim, view.params)) for ndim in (2, 1))
-    return infer_label_counts(kernel, bias, np.asarray(last(2, view.gradient)), np.asarray(bias_gradient), batch_size)
 
 
 @functools.lru_cache(maxsize=8)
@@ -272,7 +245,7 @@ def attack_for(
             shape,
             iterations=iterations,
             total_variation=total_variation,
-            update=_update(model, how._replace(batch_size=batch)) if how.steps > 1 else None,
+            update=update_by(model, how._replace(batch_size=batch)) if how.steps > 1 else None,
             epochs=how.steps * batch // shape[0] if matching == "epoch_mean" else 1,
         )
     return deep_leakage(model, shape, num_classes, labels_known=name == "idlg", fit_scale=fit_scale)

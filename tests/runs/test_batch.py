@@ -426,6 +426,13 @@ def test_a_finished_batch_is_read_back(config, instruments, tmp_path):
     assert not list((tmp_path / "batch").rglob("round_*")), "checkpoints of a finished batch only take room"
 
 
+def test_checkpoints_that_a_kill_left_beside_a_result_are_deleted(config, instruments, tmp_path):
+    first = run_batch([config], tmp_path / "batch", instruments)
+    checkpoints.save(tmp_path / "batch" / "checkpoints", 4, {"left": jnp.zeros(3)})
+    assert fields(run_batch([config], tmp_path / "batch", no_instruments)) == fields(first)
+    assert not list((tmp_path / "batch" / "checkpoints").iterdir())
+
+
 def test_the_directory_of_another_batch_is_refused(config, instruments, tmp_path):
     """Whether that is finished or not, and nothing in it changes."""
     run_batch([config], tmp_path / "batch", instruments)

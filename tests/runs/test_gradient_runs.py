@@ -12,6 +12,7 @@ from gan_leak.defenses.gradient_defenses import add_gaussian
 from gan_leak.runs import gradient_inversion as inversion
 from gan_leak.runs import parts
 from gan_leak.runs.gradient_inversion import Observation, Victims, measure, observe, run_attack, utility, victims_from
+from gan_leak.runs.gradient_labels import infer_labels
 from gan_leak.runs.parts import Course
 from gan_leak.types import GradientView
 from reference.small import CLASSES, IMAGE_SHAPE, largest_difference, linear_classifier
@@ -178,10 +179,10 @@ def test_labels_are_inferred_from_the_one_gradient_that_has_their_shape():
     view, labels = views(1)
     single = jax.tree.map(lambda leaf: leaf[0], view)
     for network in ("dlg_lenet", "mnist_classifier"):
-        told = inversion.infer_labels(network, CLASSES, single, 1)
+        told = infer_labels(network, CLASSES, single, 1)
         assert told.tolist() == np.argmax(labels[0], axis=1).tolist()
     with pytest.raises(ValueError, match="labels: 0 gradients end in 7 classes, expected one layer's"):
-        inversion.infer_labels("dlg_lenet", 7, single, 1)
+        infer_labels("dlg_lenet", 7, single, 1)
 
 
 @pytest.mark.parametrize("network", ["dlg_lenet", "grnn_lenet", "mnist_classifier"])
@@ -190,7 +191,7 @@ def test_the_label_of_one_image_is_told_whatever_the_network(network):
     model = inversion.network_for(network, "torch", 10, 32, channels)
     image = jax.random.uniform(jax.random.key(0), (1, 32, 32, channels))
     view = observe(jax.random.key(1), model, image, jax.nn.one_hot(jnp.array([6]), 10), Observation(1, 0.1, 0), None)
-    assert inversion.infer_labels(network, 10, view, 1).tolist() == [6]
+    assert infer_labels(network, 10, view, 1).tolist() == [6]
 
 
 def test_an_update_of_several_steps_is_attacked_as_what_it_is():
