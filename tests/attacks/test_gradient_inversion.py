@@ -213,8 +213,10 @@ def test_labels_of_a_batch_are_told_only_beyond_doubt():
 def test_a_gradient_of_another_model_or_without_numbers_is_refused():
     gradient = gradient_of(MODEL, PARAMS, *batch(1))
     check_view(GradientView(PARAMS, gradient))
-    with pytest.raises(ValueError, match="gradient: of other shapes than the parameters"):
-        check_view(GradientView(PARAMS, {"bias": gradient["bias"]}))
+    check_view(GradientView(PARAMS, {"bias": gradient["bias"]}))
+    for other in ({}, {"bias": gradient["bias"], "more": gradient["bias"]}):
+        with pytest.raises(ValueError, match="gradient: of other shapes than the parameters"):
+            check_view(GradientView(PARAMS, other))
     with pytest.raises(ValueError, match="gradient: of other shapes than the parameters"):
         check_view(GradientView(PARAMS, {**gradient, "bias": gradient["bias"][1:]}))
     with pytest.raises(ValueError, match="gradient: not finite"):

@@ -233,5 +233,5 @@ def test_bad_input_is_refused_in_one_line(stripes, tmp_path, flags, message):
 def test_bad_input_is_one_line_and_status_2(stripes, tmp_path):
     done = run(stripes, tmp_path / "run", "--batch_sizes=0")
     assert done.returncode == 2
-    assert done.stderr == "error: batch_sizes=0: expected whole numbers from 1, with commas between\n"
+    assert done.stderr == "error: batch_sizes=0: expected whole numbers from 1 to 999999999, with commas between\n"
     assert not (tmp_path / "run").exists()
