@@ -40,7 +40,7 @@ def leave_on_signals(*, by_terminal: bool = True) -> None:
     """From now on SIGTERM ends this process with status 143, and SIGINT with 130; to be called by the main thread.
 
     A process that was started with SIGINT ignored goes on ignoring it. ``by_terminal``: False ignores SIGINT, which a
-    terminal sends to all processes of a group, and shows a line only for what cannot be saved: the rest is for its parent to tell.
+    terminal sends to all processes of a group, and shows no line but for what cannot be saved.
     """
     if not by_terminal:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
