@@ -26,6 +26,7 @@ from experiments.benchmark_rivals import torch_is_there
 from experiments.benchmark_rows import as_table, time_group
 from experiments.flags import check_distinct, run_binary
 from gan_leak.config import CONVOLUTIONS, MOST_CPU_DEVICES, PARTICIPANT_MAPPINGS, PerformanceOptions, check_counts
+from gan_leak.machine import use_cpu_devices
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.timing import busy_share, gemm_peak
 from gan_leak.runs.workers import tell
@@ -86,7 +87,7 @@ def prepare(config: BenchmarkConfig, workdir: pathlib.Path, resume: bool) -> Pre
     # What is found in a cache has no time of compilation.
     jax.config.update("jax_enable_compilation_cache", False)
     if config.cpu_devices > 1:
-        jax.config.update("jax_num_cpu_devices", config.cpu_devices)
+        use_cpu_devices("cpu_devices", config.cpu_devices)
     directory = open_run(workdir, config, resume=resume)
     return PreparedBenchmark(groups, options, config.repeats, config.pytorch and torch_is_there(), directory)
 

@@ -23,6 +23,16 @@ def has_core_for_each_device() -> bool:
     return jax.default_backend() == "cpu" and len(usable_cores()) <= jax.local_device_count()
 
 
+def use_cpu_devices(name: str, count: int) -> None:
+    """Has a CPU count as so many devices. Raises ValueError naming the option if JAX has been given others already."""
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        # On another backend it makes no difference.
+        if jax.default_backend() == "cpu" and jax.local_device_count() != count:
+            raise ValueError(f"{name}={count}: JAX has {jax.local_device_count()} devices already") from None
+
+
 def check_backend() -> None:
     """Raises ValueError if JAX was told to use a backend that is not there, such as by ``JAX_PLATFORMS=cuda``.
 

@@ -382,7 +382,8 @@ def _alone(path: pathlib.Path, show: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             os.close(descriptor)
 
 

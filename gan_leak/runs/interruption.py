@@ -27,7 +27,7 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 # Saving takes less; a second signal after it says that somebody does not want to wait any longer.
 _SECONDS_TO_SAVE = 2.0
 _SECONDS_TO_FLUSH = 0.5
-# The usual size of a main thread's stack, of which tracing and compiling take their share.
+# A main thread usually has 8 MB, a thread of its own may get less, and tracing and compiling nest deeply.
 _STACK_BYTES = 64 * 2**20
 
 # Signals come to the process as a whole, and so does what it has to do before it ends.
@@ -40,7 +40,7 @@ def leave_on_signals(*, by_terminal: bool = True) -> None:
     """From now on SIGTERM ends this process with status 143, and SIGINT with 130; to be called by the main thread.
 
     A process that was started with SIGINT ignored goes on ignoring it. ``by_terminal``: False ignores SIGINT, which a
-    terminal sends to all processes of a group, and shows no line: the parent of such a process does.
+    terminal sends to all processes of a group, and shows no line but for what cannot be saved.
     """
     if not by_terminal:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -99,13 +99,14 @@ def uninterrupted() -> contextlib.AbstractContextManager:
 
 def _leave(signal_number: int, _: FrameType | None) -> None:
     if _may_leave(signal_number):
-        _end(128 + signal_number, _last_lines() or ["interrupted"])
+        errors, lines = _call_all()
+        _end(128 + signal_number, [*errors, *(lines[:1] or ["interrupted"])])
 
 
 def _leave_silently(signal_number: int, _: FrameType | None) -> None:
     if _may_leave(signal_number):
-        _last_lines()
-        _end(128 + signal_number, [])
+        errors, _ = _call_all()
+        _end(128 + signal_number, errors)
 
 
 def _may_leave(signal_number: int) -> bool:
@@ -116,11 +117,12 @@ def _may_leave(signal_number: int) -> bool:
     return len(_SIGNALS) == 1
 
 
-def _last_lines() -> list[str]:
-    """Calls all that wants to be called; the lines to show."""
+def _call_all() -> tuple[list[str], list[str]]:
+    """Calls all that wants to be called; what went wrong, and the lines that were returned."""
     # What the other threads make of it does not matter any more.
     threading.excepthook = lambda _: None
-    lines, errors = [], []
+    errors: list[str] = []
+    lines: list[str] = []
     # Never released: whatever works here must not change what was saved.
     _BUSY.acquire()
     for leave in reversed(_LEAVES):
@@ -128,7 +130,7 @@ def _last_lines() -> list[str]:
             lines += [line for line in [leave()] if line]
         except Exception as error:
             errors.append(f"error: {' '.join(str(error).split()) or type(error).__name__}")
-    return [*errors, *lines[:1]]
+    return errors, lines
 
 
 def _end(status: int, lines: list[str]) -> NoReturn:

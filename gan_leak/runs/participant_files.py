@@ -96,7 +96,8 @@ def delete_unnamed(directory: pathlib.Path, tables: Sequence[np.ndarray]) -> Non
     for path in directory.iterdir() if directory.exists() else ():
         match = _NAME.fullmatch(path.name)
         if match is None or not any(table[int(match[1])] == int(match[2]) for table in tables):
-            path.unlink()
+            # A round that an interruption cuts off may still be at its files.
+            path.unlink(missing_ok=True)
 
 
 def _path(directory: pathlib.Path, participant: int, round: int) -> pathlib.Path:

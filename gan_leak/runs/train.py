@@ -24,7 +24,7 @@ from gan_leak.evaluation.figures import curves_figure, evolution_figure, reconst
 from gan_leak.evaluation.measurability import score_text
 from gan_leak.evaluation.report import render_report
 from gan_leak.evaluation.representatives import DEFINITIONS, References, measure_leakage
-from gan_leak.machine import usable_cores
+from gan_leak.machine import usable_cores, use_cpu_devices
 from gan_leak.runs import checkpoints, participant_files, resumption
 from gan_leak.runs.directory import (
     RunDirectory,
@@ -128,8 +128,8 @@ def _choose_devices(config: AttackConfig) -> None:
     wanted = config.performance.cpu_devices or (len(usable_cores()) if side_by_side else 1)
     if wanted > 1:
         try:
-            jax.config.update("jax_num_cpu_devices", wanted)
-        except RuntimeError:
+            use_cpu_devices("performance.cpu_devices", wanted)
+        except ValueError:
             # Whoever has used JAX in this process before keeps the devices there are, unless they are asked for.
             if config.performance.cpu_devices:
                 raise

@@ -3,6 +3,7 @@
 It comes to a place that it would leave after hours only. A script; arguments: place, flags.
 """
 
+import functools
 import hashlib
 import runpy
 import sys
@@ -22,12 +23,14 @@ def loading(*_):
 
 
 def compiling(*_):
-    def long(values):
-        for _ in range(3000):
-            values = jnp.sort(jnp.sin(values), axis=0)
-        return values
+    def step(values):
+        return jnp.sort(jnp.sin(values), axis=0)
 
-    lowered = jax.jit(long).lower(jnp.ones((8, 8)))
+    # Traced 14 times, and compiled 16,384 times.
+    for _ in range(14):
+        step = jax.jit(functools.partial(lambda step, values: step(step(values)), step))
+    lowered = step.lower(jnp.ones((8, 8)))
+    jax.config.update("jax_disable_most_optimizations", False)
     print("here", flush=True)
     lowered.compile()
 
