@@ -25,7 +25,7 @@ import numpy as np
 from experiments.flags import run_binary
 from gan_leak.config import AttackConfig
 from gan_leak.evaluation.measurability import plain_controls, score_text
-from gan_leak.evaluation.representatives import measure_leakage
+from gan_leak.evaluation.representatives import leakage_score, scores_by_view
 from gan_leak.models import dcgan_generator, sample_images
 from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.measurement import Instruments, build_comparison, make_instrument_source
@@ -130,7 +130,7 @@ def _row(config: AttackConfig, data: AttackData, instruments: Instruments) -> di
     }
 
     def score(images: np.ndarray) -> float | None:
-        return measure_leakage(references, np.repeat(images, 2, axis=0)).leakage_score
+        return leakage_score(references, scores_by_view(references, images))
 
     scores = {name: score(images) for name, images in controls.items()}
     held_out = [score(images) for images in (data.fresh[1::2], *data.unowned.values())]

@@ -133,7 +133,9 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
         kind = dataclasses.replace(lane, **numbers)
         if kind not in dealt:
             data = prepare_data(lane)
-            check_run(lane, data, build_experiment(lane, data), lanes=config.num_seeds)
+            # Its size does not depend on the noise, which is yet to be solved for.
+            sized = dataclasses.replace(lane, target_epsilon=0.0)
+            check_run(sized, data, build_experiment(sized, data), lanes=config.num_seeds)
             told.update(dict.fromkeys(describe_run(lane, data)))
             dealt[kind] = counts_for_privacy(lane, data)
         return settle(PrivacyPlan(lane, *dealt[kind], lane.target_epsilon))

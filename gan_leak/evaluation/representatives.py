@@ -157,6 +157,21 @@ def build_references(
     return References(judge, target_class, private, gallery, gallery_labels, views, pixels, fresh, measurability)
 
 
+def scores_by_view(references: References, images: np.ndarray) -> dict[str, float | None]:
+    """What each view makes of pictures float32 [M, H, W, C], by its name; None for a view that is left out."""
+    return {
+        name: score(view, images) if name in references.measurability.deciding else None
+        for name, view in references.views.items()
+    }
+
+
+def leakage_score(references: References, by_view: Mapping[str, float | None]) -> float | None:
+    """The smallest score of the views that decide, or None if leakage cannot be measured."""
+    if references.measurability.reason is not None:
+        return None
+    return min(value for value in by_view.values() if value is not None)
+
+
 def measure_leakage(references: References, images: np.ndarray) -> Leakage:
     """Measures a set of pictures float32 [M, H, W, C]; the order of the pictures does not matter.
 
@@ -165,13 +180,12 @@ def measure_leakage(references: References, images: np.ndarray) -> Leakage:
     images = np.asarray(images, np.float32)
     if len(images) < 2 or not np.all(np.isfinite(images)):
         raise ValueError(f"images of shape {images.shape}: at least 2 finite images are needed")
-    deciding, not_measurable = references.measurability.deciding, references.measurability.reason
-    scores = {name: score(references.views[name], images) for name in deciding}
+    by_view = scores_by_view(references, images)
     nearest, l1 = nearest_by_l1(images, references.private)
     pixels, private = references.pixels(images), references.pixels(references.private)
     return Leakage(
-        leakage_score=None if not_measurable else min(scores.values()),
-        leakage_by_representation={name: scores.get(name) for name in references.views},
+        leakage_score=leakage_score(references, by_view),
+        leakage_by_representation=by_view,
         judge_accuracy=judge_accuracy(references.judge, images, references.target_class),
         nearest_neighbour_share=_nearest_neighbour_share(references, images),
         l1_to_nearest=float(np.mean(l1)),

@@ -105,8 +105,7 @@ def _leave(signal_number: int, _: FrameType | None) -> None:
 
 def _leave_silently(signal_number: int, _: FrameType | None) -> None:
     if _may_leave(signal_number):
-        errors, _ = _call_all()
-        _end(128 + signal_number, errors)
+        _end(128 + signal_number, _call_all()[0])
 
 
 def _may_leave(signal_number: int) -> bool:

@@ -399,7 +399,7 @@ def test_a_checkpoint_of_a_version_without_digests_is_continued(uninterrupted, i
     manifest.write_text(json.dumps({name: files[name] for name in files if (newest / name).exists()}))
     said, again = [], Shown()
     assert fields(run_batch(configs, tmp_path / "batch", instruments, again, said.append)) == fields(expected)
-    assert again.rounds[0] == 4
+    assert again.rounds[0] == 6
     assert "of a version without digests" in said[0]
 
 
