@@ -5,6 +5,7 @@ import re
 
 from experiments.benchmark import BenchmarkConfig
 from experiments.gradient_inversion import GradientConfig
+from experiments.measurability import MeasurabilityConfig
 from experiments.reproduce import ReproduceConfig
 from experiments.split_inference import SplitConfig
 from experiments.sweep import SweepConfig
@@ -30,6 +31,7 @@ def test_every_flag_and_preset_that_it_names_exists():
         *BenchmarkConfig.__dataclass_fields__,
         *SplitConfig.__dataclass_fields__,
         *GradientConfig.__dataclass_fields__,
+        *MeasurabilityConfig.__dataclass_fields__,
     }
     common = {"workdir", "resume", "preset", "compilation_cache", "help"}
     of_processes = {"distributed", "coordinator_address", "num_processes", "process_id"}

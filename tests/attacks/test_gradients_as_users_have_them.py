@@ -142,7 +142,7 @@ def test_each_epoch_of_a_reshuffling_participant_holds_each_image_once():
 def test_images_of_all_epochs_are_matched_whatever_their_order():
     """Epochs that hold the same images in other places read as those images; and labels are never mixed."""
     images = jax.random.uniform(jax.random.key(0), (4, *IMAGE_SHAPE))
-    labels = jax.nn.one_hot(jnp.array([0, 0, 1, 1]), CLASSES)
+    labels = jnp.tile(jax.nn.one_hot(jnp.array([0, 0, 1, 1]), CLASSES), (3, 1))
     held = jnp.concatenate([images, images[jnp.array([1, 0, 2, 3])], images[jnp.array([1, 0, 3, 2])]])
     view = GradientView(PARAMS, GRADIENT)
 
@@ -157,7 +157,7 @@ def test_images_of_all_epochs_are_matched_whatever_their_order():
     # The objective: a distance, and how far the means of the epochs are from their mean.
     values = position.values
     means = np.asarray(values).reshape(3, 4, *IMAGE_SHAPE).mean(axis=1)
-    distance = cosine_distance(update(PARAMS, values, jnp.tile(labels, (3, 1))), GRADIENT)
+    distance = cosine_distance(update(PARAMS, values, labels), GRADIENT)
     objective = attack.step(position, view, labels)[1]
     np.testing.assert_allclose(objective, distance + 2.0 * np.var(means, axis=0).mean(), rtol=1e-4)
 
