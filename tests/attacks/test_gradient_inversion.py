@@ -214,7 +214,7 @@ def test_a_gradient_of_another_model_or_without_numbers_is_refused():
     gradient = gradient_of(MODEL, PARAMS, *batch(1))
     check_view(GradientView(PARAMS, gradient))
     with pytest.raises(ValueError, match="gradient: of other shapes than the parameters"):
-        check_view(GradientView(PARAMS, {"bias": gradient["bias"]}))
+        check_view(GradientView({"bias": PARAMS["bias"]}, gradient))
     with pytest.raises(ValueError, match="gradient: of other shapes than the parameters"):
         check_view(GradientView(PARAMS, {**gradient, "bias": gradient["bias"][1:]}))
     with pytest.raises(ValueError, match="gradient: not finite"):
