@@ -20,6 +20,9 @@ from reference.quick import write_stripes
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+SEVERAL = ("--attack=inverting_gradients", "--batch_sizes=4", "--local_steps=3", "--local_batch_size=2")
+
+
 @pytest.fixture(scope="module")
 def stripes(tmp_path_factory):
     return write_stripes(tmp_path_factory.mktemp("data") / "stripes.npz")
@@ -131,6 +134,12 @@ def test_a_gradient_of_one_s_own(stripes, tmp_path):
         ),
         (lambda arrays: None, ["--network=grnn_lenet"], "expected the arrays of the network"),
         (lambda arrays: None, ["--attack=inverting_gradients"], "labels=known: expected an array 'labels' in"),
+        (
+            lambda arrays: arrays.update(labels=np.array([4])),
+            ["--attack=inverting_gradients"],
+            "labels hold 4, expected 0 to 3",
+        ),
+        (lambda arrays: None, ["--local_shuffle"], "local_shuffle=True: expected several local steps and no"),
         (lambda arrays: None, ["--batch_sizes=1,2"], "batch_sizes=1,2: expected one with --gradient"),
         (lambda arrays: None, ["--defenses=pruning:0.1"], "defenses=pruning:0.1: expected none"),
     ],
@@ -190,6 +199,19 @@ def test_a_file_that_cannot_be_read_is_refused(stripes, tmp_path, damage):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--gradient_scale=-1"], "gradient_scale=-1.0: expected a finite number from 0"),
+        (["--gradient_scale=nan"], "gradient_scale=nan: expected a finite number from 0"),
+        (["--gradient_scale=8"], "gradient_scale=8.0: expected 1, or 0 to fit it, without --gradient"),
+        (["--flatten_order=torch"], "flatten_order=torch: expected one of auto, hwc, chw"),
+        (["--matching=best"], "matching=best: expected one of ordered, known_order, epoch_mean"),
+        (["--matching=epoch_mean"], "matching=epoch_mean: expected ordered with one local step"),
+        ([*SEVERAL, "--matching=ordered,ordered"], "matching=ordered,ordered: expected each once"),
+        ([*SEVERAL, "--matching=known_order"], "matching=known_order: expected --local_shuffle"),
+        (
+            [*SEVERAL, "--matching=epoch_mean"],
+            "matching=epoch_mean: expected two or more whole epochs, but 3 local steps use 6 images of 4",
+        ),
+        (["--local_shuffle"], "local_shuffle=True: expected several local steps"),
         (["--seed=-1"], "seed=-1: expected 0 to 9223372036854775807"),
         (["--attack=magic"], "attack=magic: expected one of dlg, idlg, inverting_gradients, grnn"),
         (["--network=vgg"], "network=vgg: expected one of dlg_lenet, grnn_lenet"),

@@ -161,7 +161,8 @@ def test_every_preset_is_a_setting_or_stands_behind_one():
     heads = {path.stem: path.read_text().splitlines()[0] for path in PRESETS.glob("*.flags")}
     ours = {name for name, head in heads.items() if "experiments.gan_attack" not in head}
     behind = {read_claim(preset, nearest=False).quick for preset in NAMES}
-    assert ours == {*NAMES, *behind, "gradient_defenses", "he_defenses", "quick_he_defenses"}
+    apart = {"gradient_defenses", "he_defenses", "quick_he_defenses", "inverting_reshuffled"}
+    assert ours == {*NAMES, *behind, *apart}
 
 
 @pytest.mark.parametrize("scale", ["quick", "paper"])
@@ -172,7 +173,7 @@ def test_every_preset_is_a_setting_that_its_binary_accepts(table, scale, tmp_pat
         if table.binary is split_inference:
             assert list(split_inference._settings(config, split.victim_for(config.network)))
         else:
-            gradient_inversion._check(config)
+            gradient_inversion.check(config)
 
 
 def test_other_images_make_another_section_in_another_directory(small, tmp_path):
