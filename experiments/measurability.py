@@ -121,11 +121,11 @@ def _untrained(image_size: int, channels: int, seed: int) -> np.ndarray:
 
 
 def _row(config: AttackConfig, data: AttackData, instruments: Instruments) -> dict[str, Any]:
-    """What copies, held-out images and controls score; the controls are other images than those that fix the scale."""
+    """What copies, held-out images and controls score; where there are enough, controls are images not tried before."""
     size = config.image_size, data.private.shape[-1]
     references, _ = build_comparison(config, data, instruments, _untrained(*size, 2 * config.seed))
     controls = {
-        **plain_controls(data.judge_test.images, data.judge_test.labels, config.target_class),
+        **plain_controls(data.judge_test.images[::-1], data.judge_test.labels[::-1], config.target_class),
         "untrained generator": _untrained(*size, 2 * config.seed + 1),
     }
 

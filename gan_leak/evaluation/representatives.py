@@ -44,7 +44,7 @@ DEFINITIONS: Mapping[str, str] = {
         "without own images, what anybody may know: other classes, and their average); 1 = as near as fresh real "
         "images of the class. The smallest of the views below that can tell the two apart. Not measurable if fewer "
         "than two can, or if other real images of the class score below 0.7. A blank, noisy or averaged picture, or "
-        "another class, that would score above 0.1 counts among what the adversary had before."
+        "another class, that would score above 0.05 counts among what the adversary had before."
     ),
     "leakage_by_representation": (
         "Pixels (50 principal components), edges (histograms of oriented gradients after slight blur, 50 components) "
@@ -126,6 +126,7 @@ def build_references(
     gallery: np.ndarray,
     gallery_labels: np.ndarray,
     prior: Mapping[str, np.ndarray],
+    controls: Mapping[str, np.ndarray] | None = None,
     representations: Mapping[str, Representation] | None = None,
 ) -> References:
     """Fixes what 0 and 1 mean, from images float32 [-, H, W, C] in [-1, 1].
@@ -134,8 +135,8 @@ def build_references(
     scores 1); held_out: sets of others, by name, which test the measure. gallery and gallery_labels: real images of all
     classes, apart from the private ones; of a class with a handful of images some fresh ones may be among them, which
     then find themselves in the nearest-neighbour share. prior: what the adversary had before, by name (what scores 0):
-    images of each of its classes and of an untrained generator. representations: those of the judge and the gallery, if
-    they are at hand.
+    images of each of its classes and of an untrained generator. controls: further pictures that leak nothing, by name,
+    beside those of ``plain_controls``. representations: those of the judge and the gallery, if they are at hand.
 
     Raises ValueError if there are too few images for the neighbours and pairs that the measures need, or no prior.
     """
@@ -152,8 +153,8 @@ def build_references(
     views = {name: calibrated(nearness(represent, private), **scaled) for name, represent in representations.items()}
     opposed = contrast(pixels, private, gallery, gallery_labels, target_class)
     views["contrast"] = calibrated(opposed, **scaled, least_zero=0.0)
-    controls = plain_controls(gallery, gallery_labels, target_class)
-    views, measurability = examine(views, held_out=held_out, controls=controls)
+    all_controls = {**plain_controls(gallery, gallery_labels, target_class), **(controls or {})}
+    views, measurability = examine(views, held_out=held_out, controls=all_controls)
     return References(judge, target_class, private, gallery, gallery_labels, views, pixels, fresh, measurability)
 
 

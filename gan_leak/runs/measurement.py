@@ -24,6 +24,8 @@ from gan_leak.types import Array, Model, PyTree, RoundAttack
 
 # Few enough that the patches of a convolution stay in the processor's cache.
 _ACCURACY_BATCH = 32
+# Of each other class.
+_CONTROL_IMAGES = 100
 
 
 class Instruments(NamedTuple):
@@ -88,6 +90,11 @@ def build_comparison(
         gallery=data.gallery.images,
         gallery_labels=data.gallery.labels,
         prior=prior,
+        controls={
+            f"test images of class {label}": data.judge_test.images[data.judge_test.labels == label][:_CONTROL_IMAGES]
+            for label in range(len(data.class_names))
+            if label != config.target_class
+        },
         representations=instruments.representations,
     )
     # Of the fresh images, those that do not define a score of 1.
