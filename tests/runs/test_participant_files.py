@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gan_leak.runs import participant_files as files
+from gan_leak.runs.integrity import DamagedError
 from gan_leak.types import ParticipantState
 from reference.small import largest_difference, same_bits
 
@@ -57,9 +58,9 @@ def test_files_are_made_durable_before_a_checkpoint_may_name_them(written, monke
     assert len(synced) == 5
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut short", "one bit", "another state"])
+@pytest.mark.parametrize("damage", ["missing", "cut short", "one bit", "another state", "another round"])
 def test_damage_is_told(written, damage):
-    directory, _, second = written
+    directory, first, second = written
     path = directory / "participant_000003_round_000006.npz"
     data = bytearray(path.read_bytes())
     if damage == "missing":
@@ -70,8 +71,14 @@ def test_damage_is_told(written, damage):
         where = data.index(np.float32(11).tobytes())
         data[where] ^= 1
         path.write_bytes(data)
+    elif damage == "another round":
+        path.write_bytes((directory / "participant_000003_round_000005.npz").read_bytes())
     else:
         np.savez(path, np.zeros(3, np.float32))
     with pytest.raises(ValueError, match=f"{path.name}: (missing|damaged|holds a state of another structure)"):
         files.read_states(directory, second, [3], INITIAL)
+    # Whoever will be drawn.
+    with pytest.raises(DamagedError, match=path.name):
+        files.check_states(directory, second, INITIAL)
+    files.check_states(directory, first, INITIAL)
     assert files.read_states(directory, second, [1], INITIAL).optimizer_steps.tolist() == [7]
