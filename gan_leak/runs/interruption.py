@@ -105,7 +105,7 @@ def _leave(signal_number: int, _: FrameType | None) -> None:
 
 def _leave_silently(signal_number: int, _: FrameType | None) -> None:
     if _may_leave(signal_number):
-        errors, _ = _call_all()
+        errors = _call_all()[0]
         _end(128 + signal_number, errors)
 
 
