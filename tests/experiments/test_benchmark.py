@@ -1,10 +1,13 @@
 """The benchmark's table says what was timed, its rivals do the same work, and bad input is one line."""
 
+import contextlib
 import functools
 import json
 import pathlib
+import signal
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -164,11 +167,12 @@ def test_commands_are_timed_one_after_the_other(monkeypatch):
     """Each gets its own directory and all share one cache; one that fails is no time but an error."""
     seen = []
 
+    @contextlib.contextmanager
     def recorded(command, **_):
         seen.append(command)
-        return subprocess.CompletedProcess(command, len(seen) > 26, "", "error: no")
+        yield types.SimpleNamespace(returncode=len(seen) > 26, communicate=lambda: ("", "error: no"))
 
-    monkeypatch.setattr(benchmark_commands.subprocess, "run", recorded)
+    monkeypatch.setattr(benchmark_commands, "_process", recorded)
     rows = benchmark_commands.sweep_rows()
     assert [row["case"] for row in rows] == ["24 runs, one sweep", "24 runs, a process each"]
     (swept,) = [command for command in seen if "experiments.sweep" in command]
@@ -180,6 +184,23 @@ def test_commands_are_timed_one_after_the_other(monkeypatch):
     assert len({command[command.index("--compilation_cache") + 1] for command in seen[2:]}) == 1
     with pytest.raises(RuntimeError, match=r"experiments\.gan_attack .*--seed=0: error: no"):
         benchmark_commands.sweep_rows()
+
+
+def test_an_interruption_ends_what_was_started_and_removes_what_it_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_commands.tempfile, "tempdir", str(tmp_path))
+    started = []
+
+    def time_something():
+        with benchmark_commands._temporary_directory() as directory:
+            (directory / "file").touch()
+            with benchmark_commands._process([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+                started.append(process)
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        time_something()
+    assert started[0].returncode == -signal.SIGKILL
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
