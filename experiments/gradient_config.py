@@ -90,8 +90,9 @@ class GradientConfig:
     )
     gradient_scale: float = option(
         1.0,
-        "How many times the mean's gradient --gradient is: the batch size if it is a sum; 0 = fitted by least squares "
-        "during the attack (inverting_gradients compares directions and needs neither).",
+        "How many times the mean's gradient --gradient is: the batch size if it is a sum. 0 = read off the last layer "
+        "where it tells, else fitted by least squares during the attack, with --restarts if need be "
+        "(inverting_gradients compares directions and needs neither).",
         later=True,
     )
     seed: int = option(0, "Seed of everything random.")

@@ -183,7 +183,13 @@ def _with_labels(config: GradientConfig, model: Model, setting: Setting) -> Sett
     _, size, num_classes = setting.labels.shape
     views = _views(config, model, setting)
     inferred = [
-        infer_labels(config.network, num_classes, jax.tree.map(lambda leaf, at=at: leaf[at], views), size)
+        infer_labels(
+            config.network,
+            num_classes,
+            jax.tree.map(lambda leaf, at=at: leaf[at], views),
+            size,
+            steps=config.local_steps,
+        )
         for at in range(len(setting.labels))
     ]
     return setting._replace(labels=jax.nn.one_hot(np.stack(inferred), num_classes))

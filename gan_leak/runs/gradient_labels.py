@@ -80,8 +80,11 @@ def arranged_labels(
     return jnp.stack(arranged)
 
 
-def infer_labels(network: str, num_classes: int, view: GradientView, batch_size: int) -> np.ndarray:
-    """The labels [B] of a batch, sorted, as its gradient tells them; raises ValueError where it does not."""
+def infer_labels(network: str, num_classes: int, view: GradientView, batch_size: int, *, steps: int = 1) -> np.ndarray:
+    """The labels [B] of a batch, sorted, as its gradient tells them; raises ValueError where it does not.
+
+    Of the update of several steps, which sums their gradients, their mean stands for one gradient.
+    """
     last = functools.partial(_last, num_classes)
     if batch_size == 1:
         if network in _BEHIND_SIGMOIDS:
@@ -91,4 +94,5 @@ def infer_labels(network: str, num_classes: int, view: GradientView, batch_size:
     if np.count_nonzero(np.asarray(bias_gradient) < 0) == batch_size:
         return infer_distinct_labels(bias_gradient, batch_size)
     kernel, bias = (np.asarray(last(ndim, view.params)) for ndim in (2, 1))
-    return infer_label_counts(kernel, bias, np.asarray(last(2, view.gradient)), np.asarray(bias_gradient), batch_size)
+    kernel_gradient = np.asarray(last(2, view.gradient))
+    return infer_label_counts(kernel, bias, kernel_gradient / steps, np.asarray(bias_gradient) / steps, batch_size)
