@@ -16,7 +16,7 @@ from experiments import benchmark, flags, gan_attack, gradient_inversion, reprod
 from experiments.flags import config_from_arguments
 from gan_leak.runs import programs
 from gan_leak.runs.directory import close_run
-from reference.quick import write_stripes
+from reference.quick import use_linear_networks, write_stripes
 
 ROOT = pathlib.Path(__file__).parents[2]
 BINARIES = {
@@ -339,3 +339,22 @@ def test_a_run_begins_with_who_owns_what(numbered, tmp_path, monkeypatch, capsys
         "target of the active attack: class 2 (number 2), owned by participant 0",
         "training",
     ]
+
+
+def test_a_run_on_names_that_are_no_utf8_ends_with_its_report(numbered, tmp_path, monkeypatch):
+    """The path of the data and the attacked class are bytes that are no UTF-8."""
+    use_linear_networks(monkeypatch)
+    data = tmp_path / os.fsdecode(b"data\xff")
+    data.symlink_to(numbered)
+    target = os.fsdecode(b"caf\xe9")
+    prepared = prepared_for(
+        data,
+        tmp_path / os.fsdecode(b"run\xff"),
+        *(f"--target_class={target}", f"--participant_classes=0-5,{target};6-11"),
+        *("--rounds=2", "--evaluation_interval=1", "--evaluation_samples=8", "--samples_per_participant=70"),
+        *("--generator_steps=1", "--generator_batch_size=8", "--fakes_per_round=16"),
+    )
+    assert gan_attack.execute(prepared) == 0
+    page = (prepared.directory.path / "report.html").read_text(encoding="utf-8")
+    assert "class caf\\xe9" in page
+    assert "data\\udcff" in page
