@@ -116,16 +116,8 @@ class Prepared(NamedTuple):
 def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Prepared:
     """Checks flags, presets and data, and opens the directory; raises ValueError for bad input."""
     began = time.monotonic()
-    check_names(config.figures, _NUMBERS)
+    _check(config)
     figures, tables = select_figures(config.figures, FIGURES), select_figures(config.figures, TABLES)
-    if config.num_seeds == 1:
-        raise ValueError("num_seeds=1: expected at least 2, since the verdicts rest on intervals over seeds")
-    for name in ("num_seeds", "most_samples", "most_rounds", "workers"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
-    check_counts(config)
-    check_seeds(config.num_seeds, least=0)
-    check_workers(config.workers)
     seeds = config.num_seeds or _SEEDS
 
     cuts = {"samples_per_participant": config.most_samples, "rounds": config.most_rounds}
@@ -175,6 +167,18 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
         tell(f"not the machine or versions this reproduction began with: {change}")
     earlier, fail = _earlier_calls(workdir), config.fail_if_not_measurable
     return Prepared(figures, tables, study, directory, unavailable, config.workers, earlier, began, fail)
+
+
+def _check(config: ReproduceConfig) -> None:
+    check_names(config.figures, _NUMBERS)
+    if config.num_seeds == 1:
+        raise ValueError("num_seeds=1: expected at least 2, since the verdicts rest on intervals over seeds")
+    for name in ("num_seeds", "most_samples", "most_rounds", "workers"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
+    check_counts(config)
+    check_seeds(config.num_seeds, least=0)
+    check_workers(config.workers)
 
 
 def _check_directory(path: pathlib.Path) -> None:

@@ -330,28 +330,26 @@ def validate(config: AttackConfig) -> None:
     _check_defense(config)
     if config.aggregation == "average" and config.schedule != "synchronous":
         raise ValueError(f"aggregation='average': expected with schedule 'synchronous', not {config.schedule!r}")
-    if config.performance.convolution not in CONVOLUTIONS:
-        raise ValueError(f"performance.convolution={config.performance.convolution!r}: expected one of {CONVOLUTIONS}")
-    if config.performance.participant_mapping not in PARTICIPANT_MAPPINGS:
-        raise ValueError(
-            f"performance.participant_mapping={config.performance.participant_mapping!r}: "
-            f"expected one of {PARTICIPANT_MAPPINGS}"
-        )
-    if config.performance.seed_mapping not in SEED_MAPPINGS:
-        raise ValueError(
-            f"performance.seed_mapping={config.performance.seed_mapping!r}: expected one of {SEED_MAPPINGS}"
-        )
-    for name, least in {"cpu_devices": 0, "rounds_per_chunk": 1}.items():
-        if getattr(config.performance, name) < least:
-            raise ValueError(f"performance.{name}={getattr(config.performance, name)}: expected at least {least}")
-    if config.performance.cpu_devices > MOST_CPU_DEVICES:
-        given = config.performance.cpu_devices
-        raise ValueError(f"performance.cpu_devices={given}: expected at most {MOST_CPU_DEVICES}")
-    if config.performance.rounds_per_chunk > _MOST_ROUNDS_PER_CHUNK:
-        raise ValueError(
-            f"performance.rounds_per_chunk={config.performance.rounds_per_chunk}: expected at most "
-            f"{_MOST_ROUNDS_PER_CHUNK}"
-        )
+    _check_performance(config.performance)
+
+
+def _check_performance(options: PerformanceOptions) -> None:
+    for name, choices in {
+        "convolution": CONVOLUTIONS,
+        "participant_mapping": PARTICIPANT_MAPPINGS,
+        "seed_mapping": SEED_MAPPINGS,
+    }.items():
+        if getattr(options, name) not in choices:
+            raise ValueError(f"performance.{name}={getattr(options, name)!r}: expected one of {choices}")
+    for name, (least, most) in {
+        "cpu_devices": (0, MOST_CPU_DEVICES),
+        "rounds_per_chunk": (1, _MOST_ROUNDS_PER_CHUNK),
+    }.items():
+        given = getattr(options, name)
+        if given < least:
+            raise ValueError(f"performance.{name}={given}: expected at least {least}")
+        if given > most:
+            raise ValueError(f"performance.{name}={given}: expected at most {most}")
 
 
 def _check_defense(config: AttackConfig) -> None:
