@@ -36,6 +36,7 @@ from gan_leak.types import Array
 PRIVATE_IMAGES = (4, 8, 16, 32, 64)
 _CLASSES_OF_A_PARTICIPANT = 5
 _UNTRAINED_IMAGES = 300
+_SHOWN_CLASSES = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +167,9 @@ def as_table(rows: list[dict[str, Any]]) -> str:
             score_text(choose((row[key] for row in measured), default=None))
             for key, choose in (("copies", min), ("held_out", min), ("highest_control", max))
         ]
-        lost = ", ".join(row["class"] for row in group if row["not_measurable"] is not None) or "none"
+        names = [row["class"] for row in group if row["not_measurable"] is not None]
+        more = f" and {len(names) - _SHOWN_CLASSES} more" if len(names) > _SHOWN_CLASSES else ""
+        lost = ", ".join(names[:_SHOWN_CLASSES]) + more or "none"
         lines.append(f"| {name} | {count} | {len(measured)} of {len(group)} | {' | '.join(extremes)} | {lost} |")
     return "\n".join(lines) + "\n"
 

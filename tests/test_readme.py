@@ -1,11 +1,12 @@
 """What the README shows works as shown."""
 
+import json
 import pathlib
 import re
 
 from experiments.benchmark import BenchmarkConfig
 from experiments.gradient_inversion import GradientConfig
-from experiments.measurability import MeasurabilityConfig
+from experiments.measurability import MeasurabilityConfig, as_table
 from experiments.reproduce import ReproduceConfig
 from experiments.split_inference import SplitConfig
 from experiments.sweep import SweepConfig
@@ -39,6 +40,18 @@ def test_every_flag_and_preset_that_it_names_exists():
     assert set(re.findall(r"--([a-z][a-z0-9_-]*)", README)) <= flags | common | of_processes | of_others
     for preset in re.findall(r"--preset=([a-z0-9_]+)", README):
         assert pathlib.Path(f"experiments/presets/{preset}.flags").exists()
+
+
+def test_what_is_measurable_is_told_as_it_was_measured():
+    """The table is that of the results, which meet the bar or say that nothing can be measured."""
+    rows = json.loads(pathlib.Path("experiments/results/measurability.json").read_text())["rows"]
+    assert "\n".join(line for line in as_table(rows).splitlines() if line.startswith("|")) in README
+    for row in rows:
+        if row["not_measurable"] is None:
+            assert row["copies"] >= 0.9
+            assert row["held_out"] >= 0.7
+            assert row["highest_control"] <= 0.1
+            assert len(row["deciding"]) >= 2
 
 
 def test_every_picture_that_it_shows_exists():
