@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
-from gan_leak.files import open_regular, user_path
+from gan_leak.files import check_writable_name, open_regular, user_path
 from gan_leak.machine import check_backend
 from gan_leak.runs.disk import refusal
 from gan_leak.runs.integrity import RefusedError
@@ -269,10 +269,11 @@ def config_from_arguments(config_class: type, arguments: list[str]) -> Any:
 
 def _workdir(flag_values: flags.FlagValues) -> pathlib.Path:
     if flag_values.workdir is not None:
-        return user_path("workdir", flag_values.workdir)
+        return check_writable_name("workdir", user_path("workdir", flag_values.workdir))
     if flag_values.resume:
         raise ValueError("resume=True: expected --workdir, the directory of the run to continue")
-    return pathlib.Path("runs") / f"{pathlib.Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{pathlib.Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return check_writable_name("workdir", pathlib.Path("runs") / name)
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -34,6 +34,19 @@ def user_path(name: str, text: str) -> Path:
     raise ValueError(f"{name}={text!r}: {problem}")
 
 
+def check_writable_name(name: str, path: Path) -> Path:
+    """The path to write to; raises ValueError, with the ``name`` of the flag, where it is no UTF-8 from the root on.
+
+    Orbax and XLA, which write checkpoints and programs, take no other names.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
+        raise ValueError(f"{name}={shown}: expected a path in UTF-8") from None
+    return path
+
+
 def cache_root() -> Path | None:
     """The user's cache directory: XDG_CACHE_HOME, or .cache in the home directory; None for a user without a home."""
     if given := os.environ.get("XDG_CACHE_HOME"):

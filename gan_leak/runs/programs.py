@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from gan_leak.files import cache_root, user_path
+from gan_leak.files import cache_root, check_writable_name, user_path
 
 NO_CACHE = "off"
 _DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
@@ -32,7 +32,7 @@ def keep_compiled_programs(where: str | None = None) -> None:
     if where == NO_CACHE:
         _set({_ENABLED: False})
     elif where is not None:
-        path = user_path("compilation_cache", where)
+        path = check_writable_name("compilation_cache", user_path("compilation_cache", where))
         if not _is_writable(path):
             raise ValueError(f"compilation_cache={where}: expected a directory that can be written, or {NO_CACHE!r}")
         _set({_ENABLED: True, _DIRECTORY: str(path.absolute()), **_SETTINGS})

@@ -168,7 +168,7 @@ def test_presets_outside_the_folder_and_special_files_are_unknown(tmp_path, monk
             flags.expand_presets([f"--preset={name}"])
 
 
-@pytest.mark.parametrize("where", ["", " ", "~nosuchuser/x", "a\0b"])
+@pytest.mark.parametrize("where", ["", " ", "~nosuchuser/x", "a\0b", os.fsdecode(b"run\xff")])
 def test_a_path_that_is_none_is_refused_and_nothing_is_written_here(tmp_path, monkeypatch, where):
     monkeypatch.chdir(tmp_path)
     values = absl_flags.FlagValues()
@@ -178,6 +178,20 @@ def test_a_path_that_is_none_is_refused_and_nothing_is_written_here(tmp_path, mo
         with pytest.raises(ValueError, match="expected a"):
             attempt()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_to_write_to_is_utf8_from_the_root_on(tmp_path, monkeypatch):
+    """What writes checkpoints takes no other names, and would say so after the first rounds."""
+    here = tmp_path / os.fsdecode(b"caf\xe9")
+    here.mkdir()
+    monkeypatch.chdir(here)
+    values = absl_flags.FlagValues()
+    flags.define_flags(sweep.SweepConfig, values)
+    for arguments in (["binary"], ["binary", "--workdir=run"]):
+        values(arguments)
+        with pytest.raises(ValueError, match=r"caf\\xe9/run.*: expected a path in UTF-8"):
+            flags._workdir(values)
+    assert not list(here.iterdir())
 
 
 def test_home_directories_are_found(tmp_path, monkeypatch):
@@ -349,7 +363,7 @@ def test_a_run_on_names_that_are_no_utf8_ends_with_its_report(numbered, tmp_path
     target = os.fsdecode(b"caf\xe9")
     prepared = prepared_for(
         data,
-        tmp_path / os.fsdecode(b"run\xff"),
+        tmp_path / "run",
         *(f"--target_class={target}", f"--participant_classes=0-5,{target};6-11"),
         *("--rounds=2", "--evaluation_interval=1", "--evaluation_samples=8", "--samples_per_participant=70"),
         *("--generator_steps=1", "--generator_batch_size=8", "--fakes_per_round=16"),
