@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 
 import pytest
@@ -93,6 +92,8 @@ def test_a_signal_waits_for_what_belongs_together(tmp_path):
 
 def test_a_second_signal_does_not_disturb_saving_and_a_late_one_does_not_wait():
     body = (
+        "from gan_leak.runs import interruption\n"
+        "interruption._SECONDS_TO_SAVE = {patience}\n"
         "leave_on_signals()\n"
         "def save():\n"
         "    note('saving')\n"
@@ -103,16 +104,15 @@ def test_a_second_signal_does_not_disturb_saving_and_a_late_one_does_not_wait():
         "        calculate()\n"
         "interruptible(work)\n"
     )
-    process = started(body.format(seconds=1))
+    process = started(body.format(seconds=1, patience=600))
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "saving\n"
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     assert ended(process) == (130, ["saved"], ["interrupted"])
-    process = started(body.format(seconds=600))
+    process = started(body.format(seconds=600, patience=0))
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "saving\n"
-    time.sleep(interruption._SECONDS_TO_SAVE + 0.5)
     process.send_signal(signal.SIGTERM)
     assert ended(process) == (143, [], ["interrupted again before all was saved"])
 
