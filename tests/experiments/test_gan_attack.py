@@ -86,7 +86,8 @@ def a_part(load, name, *, image_size):
 def test_every_preset_runs_in_a_shortened_form(preset, lanes):
     config, record, coordinates = lanes(preset)
     assert not record["diverged"]
-    assert 0.0 <= record["leakage"]["leakage_score"] <= 1.0
+    score = record["leakage"]["leakage_score"]
+    assert score is None or 0.0 <= score <= 1.0
     owners = parse_participant_classes(config.participant_classes, 40)
     assert len(record["uploaded"]) == len(owners)
     most = round(config.upload_fraction * coordinates)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gan_leak.config import AttackConfig, validate
 from gan_leak.defenses import dp_sgd_epsilon, dp_sgd_schedule, sparse_vector_epsilon
 from gan_leak.runs import train
+from gan_leak.runs.integrity import DIGEST, sealed_json
 from gan_leak.runs.measurement import run_keys
 from gan_leak.runs.privacy import (
     NOTHING_COVERED,
@@ -275,18 +276,19 @@ def test_a_target_is_run_with_and_continued(quiet, tmp_path, monkeypatch):
     assert stored["config"]["target_epsilon"] == 5.0
     assert 4.9 < stored["privacy"]["epsilon"] <= 5.0
     noise = stored["privacy"]["noise_multiplier"]
+    del stored[DIGEST]
     assert noise != 1.0
     given = dataclasses.replace(quiet, noise_multiplier=noise, target_epsilon=0.0)
     run(given, tmp_path / "given")
     assert records_of(tmp_path / "target") == records_of(tmp_path / "given")
     train.close_run(train.prepare(quiet, tmp_path / "target", True).directory)
     stored["privacy"]["noise_multiplier"] = noise * 2
-    (tmp_path / "target" / "config.json").write_text(json.dumps(stored))
+    (tmp_path / "target" / "config.json").write_bytes(sealed_json("config.json", stored))
     with pytest.raises(ValueError, match=f"holds a run with noise_multiplier={noise * 2}") as error:
         train.prepare(quiet, tmp_path / "target", True)
     assert "\n" not in str(error.value)
     stored["privacy"] = [1]
-    (tmp_path / "target" / "config.json").write_text(json.dumps(stored))
+    (tmp_path / "target" / "config.json").write_bytes(sealed_json("config.json", stored))
     with pytest.raises(ValueError, match=r"the section 'privacy' of config\.json is damaged"):
         train.prepare(quiet, tmp_path / "target", True)
 
@@ -296,8 +298,8 @@ def test_a_directory_from_before_the_promise_can_be_continued(quiet, tmp_path):
     quiet = dataclasses.replace(quiet, rounds=2)
     run(quiet, tmp_path / "run")
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
-    del stored["privacy"], stored["config"]["target_epsilon"]
-    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    del stored["privacy"], stored["config"]["target_epsilon"], stored[DIGEST]
+    (tmp_path / "run" / "config.json").write_bytes(sealed_json("config.json", stored))
     assert run(quiet, tmp_path / "run", resume=True) == 0
     assert "What the defense promises" in (tmp_path / "run" / "report.html").read_text()
     with pytest.raises(ValueError, match=r"target_epsilon was 0\.0, now 9\.0"):
