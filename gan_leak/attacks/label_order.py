@@ -12,7 +12,7 @@ import numpy as np
 from gan_leak.attacks.gradients import cosine_distance
 from gan_leak.types import Array, PyTree
 
-_STARTS = 6
+_STARTS = 24
 _MOST_MOVES = 200
 # Swaps that are simulated at a time.
 _AT_A_TIME = 32
