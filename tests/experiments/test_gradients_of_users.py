@@ -100,15 +100,15 @@ def test_the_scale_of_a_sum_may_be_given_or_left_to_the_gradient(digits, tmp_pat
 
 def test_frozen_layers_are_not_matched_and_said_so(digits, tmp_path):
     def freeze(arrays):
-        for name in [name for name in arrays if name.startswith(("gradient/layer0", "gradient/layer2"))]:
+        for name in [name for name in arrays if name.startswith("gradient/layer0")]:
             del arrays[name]
 
     image = save_gradient(tmp_path / "mine.npz", [2], wide=True, change=freeze)
-    flags = ("--attack=idlg", f"--gradient={tmp_path / 'mine.npz'}", "--iterations=400", "--restarts=2")
+    flags = ("--attack=idlg", f"--gradient={tmp_path / 'mine.npz'}", "--iterations=800", "--restarts=8")
     (row,), (saved,), page = attack(digits, tmp_path, *flags)
     assert np.corrcoef(saved["images"].ravel(), image.ravel())[0, 1] > 0.8
-    assert (row["gradient"]["arrays"], row["gradient"]["of_arrays"]) == (4, 8)
-    assert "4 of 8 arrays were matched" in page
+    assert (row["gradient"]["arrays"], row["gradient"]["of_arrays"]) == (6, 8)
+    assert "6 of 8 arrays were matched" in page
 
 
 @pytest.mark.parametrize("method", ["dlg", "inverting_gradients", "grnn"])
