@@ -236,6 +236,8 @@ def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> Prep
         with open_regular(user_path("gradient", config.gradient)) as file:
             inputs["gradient"] = hashlib.file_digest(file, "sha256").hexdigest()
     directory = open_run(workdir, config, resume=resume, inputs=inputs, check=check_directory)
+    for note in dataset.notes:
+        tell(note)
     return PreparedInversion(config, dataset, model, settings, directory)
 
 

@@ -132,6 +132,7 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
         tell,
     )
     unavailable = {}
+    notes: dict[str, None] = {}
     for figure in figures:
         for configs in batches_of(study, figure).values():
             check_batch(configs)
@@ -139,6 +140,7 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
                 data = prepare_data(configs[0])
                 check_run(configs[0], data, build_experiment(configs[0], data), lanes=len(configs))
                 check_pictures(figure, config.cifar10, data)
+                notes.update(dict.fromkeys(data.notes))
             except (ValueError, OSError) as error:
                 # Only CIFAR-10 has to be brought along; asked for by name, its absence is an error like any other.
                 if config.figures != "all" or configs[0].dataset != ReproduceConfig.cifar10:
@@ -165,6 +167,8 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
         raise ValueError(f"workdir={workdir}: {other[0]}; choose another --workdir")
     for change in directory.differences:
         tell(f"not the machine or versions this reproduction began with: {change}")
+    for note in notes:
+        tell(note)
     earlier, fail = _earlier_calls(workdir), config.fail_if_not_measurable
     return Prepared(figures, tables, study, directory, unavailable, config.workers, earlier, began, fail)
 

@@ -150,6 +150,8 @@ def prepare(config: SplitConfig, workdir: pathlib.Path, resume: bool) -> Prepare
     dataset, data = load_data(config)
     inputs = {"dataset": dataset.fingerprint}
     directory = open_run(workdir, config, resume=resume, inputs=inputs, check=check_directory)
+    for note in dataset.notes:
+        tell(note)
     return PreparedSplit(config, victim, data, settings, directory)
 
 

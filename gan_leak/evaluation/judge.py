@@ -30,6 +30,7 @@ import numpy as np
 import optax
 import tqdm
 
+from gan_leak.files import cache_root
 from gan_leak.models.layers import convolve, max_pool
 from gan_leak.types import Array, PyTree
 
@@ -325,18 +326,27 @@ def load_or_train_judge(
 
     The cache (default: ``gan_leak`` below ``$XDG_CACHE_HOME`` or ``~/.cache``) is keyed by the data and the recipe. A
     cache file that is damaged is made anew; one that cannot be written costs the next run the training again, nothing
-    more. Of several processes that want the same judge, one trains it and the others wait.
+    more; a user without a home has none. Of several processes that want the same judge, one trains it and the others wait.
     """
     training = training or training_for(images.shape)
-    path = (cache_directory or _default_cache()) / f"judge-{_cache_key(images, labels, num_classes, training)}.msgpack"
-    params = _read_cache(path)
-    if params is None:
-        with _alone(path.with_suffix(".lock"), show):
-            # Another process may have trained it in the meantime.
-            params = _read_cache(path)
-            if params is None:
-                params = jax.device_get(train_judge(images, labels, num_classes, training))
-                _write_cache(path, params)
+
+    def train() -> PyTree:
+        return jax.device_get(train_judge(images, labels, num_classes, training))
+
+    if cache_directory is None and (root := cache_root()) is not None:
+        cache_directory = root / "gan_leak"
+    if cache_directory is None:
+        params = train()
+    else:
+        path = cache_directory / f"judge-{_cache_key(images, labels, num_classes, training)}.msgpack"
+        params = _read_cache(path)
+        if params is None:
+            with _alone(path.with_suffix(".lock"), show):
+                # Another process may have trained it in the meantime.
+                params = _read_cache(path)
+                if params is None:
+                    params = train()
+                    _write_cache(path, params)
     judge = Judge(params, num_classes, 0.0)
     return judge._replace(test_accuracy=judge_accuracy(judge, test_images, test_labels))
 
@@ -349,11 +359,6 @@ def _cache_key(images: np.ndarray, labels: np.ndarray, num_classes: int, trainin
     for array in (images, labels):
         key.update(np.ascontiguousarray(array).tobytes())
     return key.hexdigest()[:32]
-
-
-def _default_cache() -> pathlib.Path:
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(root) / "gan_leak"
 
 
 def _read_cache(path: pathlib.Path) -> PyTree | None:

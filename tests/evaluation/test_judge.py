@@ -385,6 +385,13 @@ def test_the_default_cache_lies_where_the_environment_says(tiny, tmp_path, train
     assert len(list((tmp_path / "home" / ".cache" / "gan_leak").iterdir())) == 1
 
 
+def test_a_user_without_a_home_has_a_judge_and_no_cache(tiny, trainings, monkeypatch):
+    monkeypatch.setattr(judge_module, "cache_root", lambda: None)
+    load_or_train_judge(*tiny)
+    load_or_train_judge(*tiny)
+    assert len(trainings) == 2
+
+
 # Its outputs
 
 

@@ -355,6 +355,29 @@ def test_a_run_begins_with_who_owns_what(numbered, tmp_path, monkeypatch, capsys
     ]
 
 
+@pytest.mark.parametrize(
+    ("binary", "arguments"),
+    [
+        ("gradient_inversion", ["--dataset=folder:{}", "--images=1"]),
+        ("split_inference", ["--network=cifar10", "--dataset=folder:{}", "--images=2"]),
+        ("reproduce", ["--figures=3", "--cifar10=folder:{}", "--most_samples=64"]),
+    ],
+)
+def test_every_binary_tells_of_skipped_files(tmp_path, capsys, binary, arguments):
+    generator = np.random.default_rng(0)
+    for name in range(10):
+        (tmp_path / "data" / str(name)).mkdir(parents=True)
+        for index in range(60):
+            pixels = generator.integers(0, 255, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / str(name) / f"{index}.png")
+    (tmp_path / "data" / "0" / "Thumbs.db").write_bytes(b"")
+    module, kind = BINARIES[binary]
+    config = config_from_arguments(kind, [argument.format(tmp_path / "data") for argument in arguments])
+    prepared = module.prepare(config, tmp_path / "run", False)
+    close_run(prepared.directory)
+    assert capsys.readouterr().err.count("Thumbs.db") == 1
+
+
 def test_a_run_on_names_that_are_no_utf8_ends_with_its_report(numbered, tmp_path, monkeypatch):
     """The path of the data and the attacked class are bytes that are no UTF-8."""
     use_linear_networks(monkeypatch)
