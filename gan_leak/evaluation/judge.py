@@ -326,7 +326,8 @@ def load_or_train_judge(
 
     The cache (default: ``gan_leak`` below ``$XDG_CACHE_HOME`` or ``~/.cache``) is keyed by the data and the recipe. A
     cache file that is damaged is made anew; one that cannot be written costs the next run the training again, nothing
-    more; a user without a home has none. Of several processes that want the same judge, one trains it and the others wait.
+    more; a user without a home has none. Of several processes that want the same judge, one trains it and the others
+    wait.
     """
     training = training or training_for(images.shape)
 
