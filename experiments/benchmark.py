@@ -6,7 +6,7 @@ python -m experiments.benchmark --groups=steps --convolutions=blocked,matmul,lax
 
 from __future__ import annotations
 
-from gan_leak.runs.interruption import leave_on_signals
+from gan_leak.runs.hosts.interruption import leave_on_signals
 
 if __name__ == "__main__":
     # Before the other imports, which take seconds.
@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.benchmark_cases import GROUPS
-from experiments.benchmark_commands import start_rows, sweep_rows
-from experiments.benchmark_rivals import torch_is_there
-from experiments.benchmark_rows import as_table, time_group
-from experiments.flags import check_distinct, run_binary
+from experiments.benchmarks.cases import GROUPS
+from experiments.benchmarks.commands import start_rows, sweep_rows
+from experiments.benchmarks.rows import as_table, time_group
+from experiments.benchmarks.torch_baselines import torch_is_there
+from experiments.common.flags import check_distinct, run_binary
 from gan_leak.config import CONVOLUTIONS, MOST_CPU_DEVICES, PARTICIPANT_MAPPINGS, PerformanceOptions, check_counts
 from gan_leak.machine import use_cpu_devices
-from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
+from gan_leak.runs.hosts.workers import tell
+from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.timing import busy_share, gemm_peak
-from gan_leak.runs.workers import tell
 
 _SECONDS_OF_IDLE_CHECK = 2.0
 _MOST_BUSY = 0.1

@@ -6,7 +6,7 @@ python -m experiments.gan_attack --preset=figure6a --workdir=runs/figure6a
 
 from __future__ import annotations
 
-from gan_leak.runs.interruption import leave_on_signals
+from gan_leak.runs.hosts.interruption import leave_on_signals
 
 if __name__ == "__main__":
     # Before the other imports, which take seconds.
@@ -17,12 +17,12 @@ import pathlib
 import typing
 from typing import Any
 
-from experiments.flags import run_binary
+from experiments.common.flags import run_binary
 from gan_leak.config import AttackConfig
-from gan_leak.runs import train
-from gan_leak.runs.owners import describe_run
-from gan_leak.runs.processes import leads
-from gan_leak.runs.workers import tell
+from gan_leak.runs.federated import train
+from gan_leak.runs.federated.owners import describe_run
+from gan_leak.runs.hosts.processes import leads
+from gan_leak.runs.hosts.workers import tell
 
 _TYPES = typing.get_type_hints(AttackConfig)
 

@@ -6,7 +6,7 @@ python -m experiments.gradient_inversion --attack=dlg --network=dlg_lenet --defe
 
 from __future__ import annotations
 
-from gan_leak.runs.interruption import leave_on_signals
+from gan_leak.runs.hosts.interruption import leave_on_signals
 
 if __name__ == "__main__":
     # Before the other imports, which take seconds.
@@ -20,8 +20,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.flags import run_binary
-from experiments.gradient_config import (
+from experiments.common.flags import run_binary
+from experiments.common.gradient_config import (
     GradientConfig,
     check,
     iterations_of,
@@ -29,7 +29,7 @@ from experiments.gradient_config import (
     observation_of,
     total_variation_of,
 )
-from experiments.reconstructions import (
+from experiments.common.tables import (
     Defense,
     Drawn,
     check_directory,
@@ -42,17 +42,17 @@ from experiments.reconstructions import (
     tell_row,
     write_results,
 )
-from gan_leak.attacks.gradients import IterativeAttack, check_view, fitted_scale, gradient_of
+from gan_leak.attacks.gradient.observation import IterativeAttack, check_view, fitted_scale, gradient_of
 from gan_leak.data import Dataset, load
-from gan_leak.evaluation.reconstruction_report import measured_row
 from gan_leak.files import open_regular, user_path
-from gan_leak.runs import gradient_inversion as inversion
-from gan_leak.runs.directory import RunDirectory, open_run
-from gan_leak.runs.gradient_files import BroughtGradient, load_gradient, told_of_gradient
-from gan_leak.runs.gradient_labels import arranged_labels, infer_gradient_scale, infer_labels
+from gan_leak.reports.reconstruction import measured_row
+from gan_leak.runs.hosts.workers import tell
+from gan_leak.runs.inversion import gradient as inversion
+from gan_leak.runs.inversion.gradient_files import BroughtGradient, load_gradient, told_of_gradient
+from gan_leak.runs.inversion.gradient_labels import arranged_labels, infer_gradient_scale, infer_labels
 from gan_leak.runs.memory import check_inversion
-from gan_leak.runs.parts import Course
-from gan_leak.runs.workers import tell
+from gan_leak.runs.storage.directory import RunDirectory, open_run
+from gan_leak.runs.storage.resumable import Course
 from gan_leak.types import Array, GradientView, Model, UploadTransform
 
 TITLE = "Attacks on one gradient"

@@ -6,7 +6,7 @@ python -m experiments.measurability --spoken_digits=npz:fsdd_logmel32.npz --work
 
 from __future__ import annotations
 
-from gan_leak.runs.interruption import leave_on_signals
+from gan_leak.runs.hosts.interruption import leave_on_signals
 
 if __name__ == "__main__":
     # Before the other imports, which take seconds.
@@ -22,15 +22,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.flags import run_binary
+from experiments.common.flags import run_binary
 from gan_leak.config import AttackConfig
+from gan_leak.evaluation.leakage import leakage_score, scores_by_view
 from gan_leak.evaluation.measurability import plain_controls, score_text
-from gan_leak.evaluation.representatives import leakage_score, scores_by_view
 from gan_leak.models import dcgan_generator, sample_images
-from gan_leak.runs.directory import RunDirectory, close_run, open_run, write_atomic
-from gan_leak.runs.measurement import Instruments, build_comparison, make_instrument_source
-from gan_leak.runs.setup import AttackData, prepare_data
-from gan_leak.runs.workers import tell
+from gan_leak.runs.federated.measurement import Instruments, build_comparison, make_instrument_source
+from gan_leak.runs.federated.setup import AttackData, prepare_data
+from gan_leak.runs.hosts.workers import tell
+from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.types import Array
 
 PRIVATE_IMAGES = (4, 8, 16, 32, 64)

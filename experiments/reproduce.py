@@ -7,7 +7,7 @@ python -m experiments.reproduce --scale=quick --workdir=runs/reproduce --resume
 
 from __future__ import annotations
 
-from gan_leak.runs.interruption import leave_on_signals
+from gan_leak.runs.hosts.interruption import leave_on_signals
 
 if __name__ == "__main__":
     # Before the other imports, which take seconds.
@@ -23,20 +23,32 @@ import time
 from typing import Any, NamedTuple
 
 import gan_leak
-from experiments.flags import run_binary
-from experiments.other_papers import TABLES, Table, TableRun, check_table, table_basis, table_entry
-from experiments.paper import FIGURES, SCALES, Figure, check_names, select_figures
-from experiments.section_files import KeptSection, read_section, set_damaged_aside, write_error, write_section
-from experiments.sections import Study, basis_of, batches_of, check_pictures, jobs_of, make_section
+from experiments.common.flags import run_binary
+from experiments.reproduction.hitaj import FIGURES, SCALES, Figure, check_names, select_figures
+from experiments.reproduction.other_papers import TABLES, Table, TableRun, check_table, table_basis, table_entry
+from experiments.reproduction.section_files import (
+    KeptSection,
+    read_section,
+    set_damaged_aside,
+    write_error,
+    write_section,
+)
+from experiments.reproduction.sections import Study, basis_of, batches_of, check_pictures, jobs_of, make_section
 from gan_leak.config import check_counts
 from gan_leak.evaluation.criteria import Verdict
-from gan_leak.evaluation.reconstruction_report import DEFINITIONS as RECONSTRUCTION_DEFINITIONS
-from gan_leak.evaluation.representatives import DEFINITIONS
-from gan_leak.evaluation.reproduction_report import render_reproduction
-from gan_leak.evaluation.reproduction_results import FORMAT
-from gan_leak.runs.batch import check_batch
-from gan_leak.runs.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
-from gan_leak.runs.integrity import (
+from gan_leak.evaluation.leakage import DEFINITIONS
+from gan_leak.reports.reconstruction import DEFINITIONS as RECONSTRUCTION_DEFINITIONS
+from gan_leak.reports.reproduction import render_reproduction
+from gan_leak.reports.reproduction_results import FORMAT
+from gan_leak.runs.federated.batch import check_batch
+from gan_leak.runs.federated.measurement import make_instrument_source
+from gan_leak.runs.federated.setup import build_experiment, prepare_data
+from gan_leak.runs.federated.sweep import check_seeds
+from gan_leak.runs.federated.train import NOT_MEASURABLE_STATUS
+from gan_leak.runs.hosts.workers import check_workers, default_workers, running, tell
+from gan_leak.runs.memory import check_run
+from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
+from gan_leak.runs.storage.integrity import (
     DamagedError,
     RefusedError,
     expect_kinds,
@@ -45,12 +57,6 @@ from gan_leak.runs.integrity import (
     sealed_json,
     set_aside,
 )
-from gan_leak.runs.measurement import make_instrument_source
-from gan_leak.runs.memory import check_run
-from gan_leak.runs.setup import build_experiment, prepare_data
-from gan_leak.runs.sweep import check_seeds
-from gan_leak.runs.train import NOT_MEASURABLE_STATUS
-from gan_leak.runs.workers import check_workers, default_workers, running, tell
 
 _SEEDS = 3
 _CALLS_NAME = "calls.json"

@@ -6,7 +6,7 @@ python -m experiments.split_inference --network=cifar10 --dataset=tfds:cifar10 -
 
 from __future__ import annotations
 
-from gan_leak.runs.interruption import leave_on_signals
+from gan_leak.runs.hosts.interruption import leave_on_signals
 
 if __name__ == "__main__":
     # Before the other imports, which take seconds.
@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.flags import check_distinct, run_binary
-from experiments.reconstructions import (
+from experiments.common.flags import check_distinct, run_binary
+from experiments.common.tables import (
     Defense,
     Drawn,
     check_directory,
@@ -40,12 +40,12 @@ from experiments.reconstructions import (
 from gan_leak.config import check_counts, check_seed
 from gan_leak.data import Dataset, load
 from gan_leak.defenses.feature_noise import dropout, gaussian_noise, laplace_noise
-from gan_leak.evaluation.reconstruction_report import measured_row
 from gan_leak.models.layered import inverse_network_for, shadow_network_for
-from gan_leak.runs import split_inference as split
-from gan_leak.runs.directory import RunDirectory, open_run
-from gan_leak.runs.parts import Course, read_tree, write_tree
-from gan_leak.runs.workers import tell
+from gan_leak.reports.reconstruction import measured_row
+from gan_leak.runs.hosts.workers import tell
+from gan_leak.runs.inversion import split
+from gan_leak.runs.storage.directory import RunDirectory, open_run
+from gan_leak.runs.storage.resumable import Course, read_tree, write_tree
 
 TITLE = "Split inference"
 # Each has a key of its own, which all are drawn at once.

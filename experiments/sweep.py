@@ -6,7 +6,7 @@ python -m experiments.sweep --preset=figure14a --preset=nearest_mnist --epsilon_
 
 from __future__ import annotations
 
-from gan_leak.runs.interruption import leave_on_signals
+from gan_leak.runs.hosts.interruption import leave_on_signals
 
 if __name__ == "__main__":
     # Before the other imports, which take seconds.
@@ -22,24 +22,24 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.flags import run_binary
+from experiments.common.flags import run_binary
 from gan_leak.config import AttackConfig, check_counts, check_seed, validate
-from gan_leak.evaluation.galleries import interval_figure
-from gan_leak.evaluation.representatives import DEFINITIONS
-from gan_leak.evaluation.surfaces import MOST_PANELS, surface_figure
-from gan_leak.evaluation.sweep_report import render_sweep
-from gan_leak.runs.batch import LANE_FIELDS, check_batch
-from gan_leak.runs.batch_files import read_result
-from gan_leak.runs.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
-from gan_leak.runs.integrity import expect_kinds
-from gan_leak.runs.measurement import make_instrument_source
+from gan_leak.evaluation.leakage import DEFINITIONS
+from gan_leak.reports.galleries import interval_figure
+from gan_leak.reports.surfaces import MOST_PANELS, surface_figure
+from gan_leak.reports.sweep import render_sweep
+from gan_leak.runs.federated.batch import LANE_FIELDS, check_batch
+from gan_leak.runs.federated.batch_files import read_result
+from gan_leak.runs.federated.measurement import make_instrument_source
+from gan_leak.runs.federated.owners import describe_run
+from gan_leak.runs.federated.privacy import PrivacyPlan, counts_for_privacy, settle
+from gan_leak.runs.federated.setup import build_experiment, class_number, prepare_data
+from gan_leak.runs.federated.sweep import Cell, as_csv, make_cells, make_jobs, rows_of, with_privacy
+from gan_leak.runs.federated.train import NOT_MEASURABLE_STATUS
+from gan_leak.runs.hosts.workers import check_workers, default_workers, running, tell
 from gan_leak.runs.memory import check_run
-from gan_leak.runs.owners import describe_run
-from gan_leak.runs.privacy import PrivacyPlan, counts_for_privacy, settle
-from gan_leak.runs.setup import build_experiment, class_number, prepare_data
-from gan_leak.runs.sweep import Cell, as_csv, make_cells, make_jobs, rows_of, with_privacy
-from gan_leak.runs.train import NOT_MEASURABLE_STATUS
-from gan_leak.runs.workers import check_workers, default_workers, running, tell
+from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
+from gan_leak.runs.storage.integrity import expect_kinds
 
 _CHOICES = frozenset(
     {"partition", "attack", "defense", "schedule", "aggregation", "upload_criterion", "generator_optimizer"}

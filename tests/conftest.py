@@ -21,9 +21,19 @@ hypothesis.settings.load_profile("repeatable")
 
 # Processes that share the tests take whole files, in this order: a long one at the end would keep the others waiting.
 LONGEST = (
-    *("evaluation/test_judge", "experiments/test_many_processes", "experiments/test_reproduce", "runs/test_batch"),
-    *("experiments/test_gradient_binary", "runs/test_train", "experiments/test_gan_attack", "runs/test_faces"),
-    *("experiments/test_other_papers", "runs/test_cohorts", "evaluation/test_representatives"),
+    *(
+        "evaluation/test_judge",
+        "experiments/test_many_processes",
+        "experiments/test_reproduce",
+        "runs/federated/test_batch",
+    ),
+    *(
+        "experiments/test_gradient_binary",
+        "runs/federated/test_train",
+        "experiments/test_gan_attack",
+        "runs/federated/test_faces",
+    ),
+    *("experiments/reproduction/test_other_papers", "runs/federated/test_cohorts", "evaluation/test_leakage"),
     *("collaboration/test_sharding", "experiments/test_many_devices", "collaboration/test_round"),
     *("experiments/test_split_binary", "experiments/test_benchmark"),
 )

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from experiments.benchmark import BenchmarkConfig
+from experiments.common.flags import preset_text
 from experiments.gradient_inversion import GradientConfig
 from experiments.measurability import MeasurabilityConfig, as_table
 from experiments.reproduce import ReproduceConfig
@@ -38,8 +39,8 @@ def test_every_flag_and_preset_that_it_names_exists():
     of_processes = {"distributed", "coordinator_address", "num_processes", "process_id"}
     of_others = {"ntasks-per-node", "worker", "command", "dist"}
     assert set(re.findall(r"--([a-z][a-z0-9_-]*)", README)) <= flags | common | of_processes | of_others
-    for preset in re.findall(r"--preset=([a-z0-9_]+)", README):
-        assert pathlib.Path(f"experiments/presets/{preset}.flags").exists()
+    for preset in re.findall(r"--preset=([a-z0-9_/]+)", README):
+        assert preset_text(preset)
 
 
 def test_what_is_measurable_is_told_as_it_was_measured():

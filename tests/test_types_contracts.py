@@ -166,7 +166,7 @@ def modules_of_the_package():
 def test_importing_the_package_imports_no_absl_tensorflow_or_matplotlib():
     """No module asks for one at import time. (optax and flax load absl by themselves.)"""
     modules = modules_of_the_package()
-    assert {"gan_leak", "gan_leak.attacks.gan", "gan_leak.collaboration.round"} <= set(modules)
+    assert {"gan_leak", "gan_leak.attacks.insider.gan", "gan_leak.collaboration.round"} <= set(modules)
     output = subprocess.run(
         [sys.executable, "-c", IMPORT_PROBE, *modules],
         capture_output=True,

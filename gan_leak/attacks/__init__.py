@@ -1,14 +1,19 @@
 """Published attacks, one a file."""
 
-from gan_leak.attacks.deep_leakage import deep_leakage
-from gan_leak.attacks.gan import GanAttackHyperParameters, gan_attack
-from gan_leak.attacks.gradients import GradientInversion, IterativeAttack, advance, invert
-from gan_leak.attacks.grnn import grnn
-from gan_leak.attacks.inverse_network import inverse_network
-from gan_leak.attacks.inverting_gradients import inverting_gradients
-from gan_leak.attacks.model_inversion import ModelInversionInfo, clip_to_range, gaussian_smoothing, model_inversion
-from gan_leak.attacks.regularised_likelihood import regularised_likelihood
-from gan_leak.attacks.shadow_model import shadow_model
+from gan_leak.attacks.gradient.deep_leakage import deep_leakage
+from gan_leak.attacks.gradient.grnn import grnn
+from gan_leak.attacks.gradient.inverting_gradients import inverting_gradients
+from gan_leak.attacks.gradient.observation import GradientInversion, IterativeAttack, advance, invert
+from gan_leak.attacks.insider.gan import GanAttackHyperParameters, gan_attack
+from gan_leak.attacks.model.model_inversion import (
+    ModelInversionInfo,
+    clip_to_range,
+    gaussian_smoothing,
+    model_inversion,
+)
+from gan_leak.attacks.split.inverse_network import inverse_network
+from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
+from gan_leak.attacks.split.shadow_model import shadow_model
 
 __all__ = [
     "GanAttackHyperParameters",

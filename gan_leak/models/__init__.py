@@ -1,7 +1,7 @@
 """Networks as pure functions, by image size."""
 
-from gan_leak.models.classifiers import count_parameters, faces_classifier, mlp_classifier, mnist_classifier
-from gan_leak.models.generators import LATENT_SIZE, dcgan_generator, sample_images, sample_latents
+from gan_leak.models.hitaj_classifiers import count_parameters, faces_classifier, mlp_classifier, mnist_classifier
+from gan_leak.models.hitaj_generators import LATENT_SIZE, dcgan_generator, sample_images, sample_latents
 from gan_leak.types import Model
 
 __all__ = [

@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
-from gan_leak.attacks.gradients import IterativeAttack
+from gan_leak.attacks.gradient.observation import IterativeAttack
 from gan_leak.collaboration import init_federation
 from gan_leak.config import AttackConfig
 from gan_leak.machine import check_fits
-from gan_leak.runs.setup import AttackData, Experiment
+from gan_leak.runs.federated.setup import AttackData, Experiment
 from gan_leak.types import GradientView, Model
 
 _FLOAT = 4

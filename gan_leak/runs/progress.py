@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TextIO
 
 import tqdm
 
-from gan_leak.runs.interruption import on_interruption
+from gan_leak.runs.hosts.interruption import on_interruption
 
 # Short enough that all values fit into 80 columns.
 _BAR_FORMAT = "{n_fmt}/{total_fmt} |{bar}| {rate_inv_fmt}, {remaining} left{postfix}"

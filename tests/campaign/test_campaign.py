@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_leak.runs import checkpoints
+from gan_leak.runs.storage import checkpoints
 from reference import campaign
 from reference.campaign import Binary, Running, Server
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gan_leak.config import AttackConfig
 from gan_leak.evaluation.fidelity import flatten
+from gan_leak.evaluation.leakage import gallery_representations, measure_leakage
 from gan_leak.evaluation.measurability import (
     LEAST_HELD_OUT_SCORE,
     MOST_CONTROL_SCORE,
@@ -15,10 +16,9 @@ from gan_leak.evaluation.measurability import (
     plain_controls,
     score_text,
 )
-from gan_leak.evaluation.representatives import gallery_representations, measure_leakage
 from gan_leak.evaluation.views import View, calibrated, contrast, is_blind, score
-from gan_leak.runs.measurement import Instruments, build_comparison
-from gan_leak.runs.setup import prepare_data
+from gan_leak.runs.federated.measurement import Instruments, build_comparison
+from gan_leak.runs.federated.setup import prepare_data
 
 
 def _images(*values):

@@ -12,10 +12,11 @@ import pytest
 from absl import flags as absl_flags
 from PIL import Image
 
-from experiments import benchmark, flags, gan_attack, gradient_inversion, reproduce, split_inference, sweep
-from experiments.flags import config_from_arguments
-from gan_leak.runs import programs
-from gan_leak.runs.directory import close_run
+from experiments import benchmark, gan_attack, gradient_inversion, reproduce, split_inference, sweep
+from experiments.common import flags
+from experiments.common.flags import config_from_arguments
+from gan_leak.runs.hosts import compilation_cache as programs
+from gan_leak.runs.storage.directory import close_run
 from reference.quick import use_linear_networks, write_stripes
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -14,20 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import (
-    benchmark,
-    benchmark_cases,
-    benchmark_commands,
-    benchmark_inversions,
-    benchmark_rivals,
-    benchmark_rows,
-)
+from experiments import benchmark
 from experiments.benchmark import BenchmarkConfig
-from experiments.benchmark_cases import Case
-from gan_leak.attacks.gradients import gradient_of
+from experiments.benchmarks import cases as benchmark_cases
+from experiments.benchmarks import commands as benchmark_commands
+from experiments.benchmarks import inversions as benchmark_inversions
+from experiments.benchmarks import rows as benchmark_rows
+from experiments.benchmarks import torch_baselines as benchmark_rivals
+from experiments.benchmarks.cases import Case
+from gan_leak.attacks.gradient.observation import gradient_of
 from gan_leak.config import PerformanceOptions
 from gan_leak.models import classifier_for, dcgan_generator
-from gan_leak.models.gradient_victims import dlg_lenet
+from gan_leak.models.gradient_networks import dlg_lenet
 from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.runs import timing
 from reference.quick import write_stripes

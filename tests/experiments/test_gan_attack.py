@@ -9,17 +9,17 @@ import sys
 
 import pytest
 
-from experiments.flags import config_from_arguments
+from experiments.common.flags import config_from_arguments
 from gan_leak.config import AttackConfig, to_json
 from gan_leak.data import parse_participant_classes
-from gan_leak.runs import setup
-from gan_leak.runs.batch import LANE_FIELDS, run_batch
-from gan_leak.runs.measurement import make_instrument_source
+from gan_leak.runs.federated import setup
+from gan_leak.runs.federated.batch import LANE_FIELDS, run_batch
+from gan_leak.runs.federated.measurement import make_instrument_source
 from reference.quick import use_linear_networks, write_stripes
 
 PRESETS = sorted(
     path.stem
-    for path in pathlib.Path("experiments/presets").glob("*.flags")
+    for path in pathlib.Path("experiments/presets").rglob("*.flags")
     if "experiments.gan_attack" in path.read_text().splitlines()[0]
 )
 SHORT = (
@@ -117,7 +117,7 @@ def test_the_presets_of_the_paper_are_there():
 
 def test_the_default_preset_spells_out_the_defaults():
     defaults = to_json(AttackConfig())
-    lines = pathlib.Path("experiments/presets/default.flags").read_text().splitlines()
+    lines = pathlib.Path("experiments/presets/hitaj/default.flags").read_text().splitlines()
     flags = dict(line[2:].split("=", 1) for line in lines if line.startswith("--"))
     assert flags
     for name, value in flags.items():

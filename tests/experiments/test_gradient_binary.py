@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from experiments import gradient_inversion
-from experiments.flags import config_from_arguments
-from gan_leak.attacks.gradients import gradient_of
-from gan_leak.models.gradient_victims import dlg_lenet, drawn_widely
-from gan_leak.runs.directory import close_run
+from experiments.common.flags import config_from_arguments
+from gan_leak.attacks.gradient.observation import gradient_of
+from gan_leak.models.gradient_networks import dlg_lenet, drawn_widely
+from gan_leak.runs.storage.directory import close_run
 from reference.quick import write_stripes
 
 ROOT = pathlib.Path(__file__).parents[2]

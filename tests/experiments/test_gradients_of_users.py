@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from experiments import gradient_inversion
-from experiments.flags import config_from_arguments
-from gan_leak.attacks.gradients import gradient_of
-from gan_leak.models.gradient_victims import dlg_lenet, drawn_widely
-from gan_leak.runs.directory import close_run
-from gan_leak.runs.integrity import sealed_json
+from experiments.common.flags import config_from_arguments
+from gan_leak.attacks.gradient.observation import gradient_of
+from gan_leak.models.gradient_networks import dlg_lenet, drawn_widely
+from gan_leak.runs.storage.directory import close_run
+from gan_leak.runs.storage.integrity import sealed_json
 
 ROWS_OF_CHANNELS = np.arange(64 * 12).reshape(64, 12).T.ravel()
 

@@ -11,14 +11,18 @@ from html import escape
 import pytest
 
 import gan_leak
-from experiments import flags, paper, reproduce, sections
+from experiments import reproduce
+from experiments.common import flags
 from experiments.reproduce import ReproduceConfig
+from experiments.reproduction import hitaj as paper
+from experiments.reproduction import sections
 from gan_leak.evaluation.criteria import parse_criterion
-from gan_leak.evaluation.reproduction_report import NEAREST_VARIANT, PAPER_VARIANT
-from gan_leak.evaluation.reproduction_results import check_results
-from gan_leak.runs import reproduction, workers
-from gan_leak.runs.directory import close_run, read_config_file
-from gan_leak.runs.integrity import sealed_json
+from gan_leak.reports.reproduction import NEAREST_VARIANT, PAPER_VARIANT
+from gan_leak.reports.reproduction_results import check_results
+from gan_leak.runs.federated import rows as reproduction
+from gan_leak.runs.hosts import workers
+from gan_leak.runs.storage.directory import close_run, read_config_file
+from gan_leak.runs.storage.integrity import sealed_json
 from reference.quick import use_linear_networks, write_stripes
 
 TINY = """
@@ -291,7 +295,7 @@ def test_another_criterion_gives_another_verdict_from_the_same_runs(whole, tmp_p
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
     shutil.copytree(flags.PRESETS, tmp_path / "presets")
-    preset = tmp_path / "presets" / "figure10.flags"
+    preset = tmp_path / "presets" / "hitaj" / "figure10.flags"
     preset.write_text(re.sub("# Reproduced if: .*", "# Reproduced if: leakage_score.mean >= 0", preset.read_text()))
     monkeypatch.setattr(flags, "PRESETS", tmp_path / "presets")
     monkeypatch.setattr(workers, "run_batch", lambda *_: pytest.fail("a finished batch was run again"))
@@ -568,7 +572,7 @@ def test_other_seeds_or_another_scale_do_not_get_the_directory(whole):
 @pytest.mark.parametrize("preset", ["--epsilon_per_release=0", "--sensitivity=-1", "--upload_fraction=2"])
 def test_a_preset_with_a_wrong_number_is_refused_before_anything_is_run(tmp_path, monkeypatch, preset):
     shutil.copytree(flags.PRESETS, tmp_path / "presets")
-    with (tmp_path / "presets" / "figure14c.flags").open("a") as file:
+    with (tmp_path / "presets" / "hitaj" / "figure14c.flags").open("a") as file:
         file.write(f"\n{preset}\n")
     monkeypatch.setattr(flags, "PRESETS", tmp_path / "presets")
     assert preset[2:].partition("=")[0] in refused(tmp_path / "run", "14")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import split_inference
-from experiments.flags import config_from_arguments
-from gan_leak.runs.directory import close_run
+from experiments.common.flags import config_from_arguments
+from gan_leak.runs.storage.directory import close_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 

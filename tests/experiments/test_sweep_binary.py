@@ -11,9 +11,9 @@ import pytest
 
 from experiments import sweep
 from experiments.sweep import SweepConfig
-from gan_leak.runs import workers
-from gan_leak.runs.privacy import plan_privacy, promise_of
-from gan_leak.runs.setup import prepare_data
+from gan_leak.runs.federated.privacy import plan_privacy, promise_of
+from gan_leak.runs.federated.setup import prepare_data
+from gan_leak.runs.hosts import workers
 from reference.quick import use_linear_networks, write_stripes
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gan_leak.runs.measurement import make_instrument_source
-from gan_leak.runs.setup import prepare_data
+from gan_leak.runs.federated.measurement import make_instrument_source
+from gan_leak.runs.federated.setup import prepare_data
 from reference.launch import LINEAR_NETWORKS
 from reference.quick import small_run, write_stripes
 
@@ -79,10 +79,10 @@ def binaries(folder: pathlib.Path) -> dict[str, Binary]:
     gradient = {"dataset": f"npz:{stripes}", "channels": 1, "images": 2, "attack": "idlg", "iterations": 40}
     split = {"dataset": f"npz:{_write_squares(folder)}", "splits": "conv1", "images": 2, "epochs": 6}
     # So that computations which a tiny run ends at once are kept in parts, as long ones are.
-    parts = {"gan_leak.runs.parts": {"_SECONDS_OF_A_PART": 0.02}}
+    parts = {"gan_leak.runs.storage.resumable": {"_SECONDS_OF_A_PART": 0.02}}
     # The others run as they are; these would spend nearly all time in tracing. The module imports all that is replaced.
-    linear = {"gan_leak.runs.reproduction": {LINEAR_NETWORKS: True}}
-    presets = {"experiments.flags": {"PRESETS": str(_write_presets(folder, stripes, common))}}
+    linear = {"gan_leak.runs.federated.rows": {LINEAR_NETWORKS: True}}
+    presets = {"experiments.common.flags": {"PRESETS": str(_write_presets(folder, stripes, common))}}
     return {
         "gan_attack": Binary("experiments.gan_attack", attack),
         "cohorts": Binary("experiments.gan_attack", (*attack, *_flags(cohorts))),
@@ -131,7 +131,7 @@ def _write_presets(folder: pathlib.Path, stripes: pathlib.Path, common: dict[str
     """The presets of the paper's figures over settings that take seconds."""
     presets = folder / "presets"
     presets.mkdir(exist_ok=True)
-    for path in (ROOT / "experiments" / "presets").glob("*.flags"):
+    for path in (ROOT / "experiments" / "presets").rglob("*.flags"):
         (presets / path.name).write_bytes(path.read_bytes())
     tiny = {"dataset": f"npz:{stripes}", **common, "rounds": 2, "evaluation_interval": 1}
     (presets / "hitaj_mnist.flags").write_text("\n".join(_flags(tiny)) + "\n")

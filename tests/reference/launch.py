@@ -1,6 +1,6 @@
 """Runs a binary of ``experiments`` with some attributes of its modules replaced, or many binaries one after another.
 
-python tests/reference/launch.py '{"gan_leak.runs.parts": {"_SECONDS_OF_A_PART": 0.1}}' experiments.sweep --resume
+python tests/reference/launch.py '{"gan_leak.runs.storage.resumable": {"_SECONDS_OF_A_PART": 1}}' experiments.sweep
 python tests/reference/launch.py --serve
 
 The server imports what all binaries share, and runs each in a process of its own that it forks before JAX has started

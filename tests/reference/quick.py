@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_leak.config import AttackConfig
-from gan_leak.evaluation import judge, representatives
+from gan_leak.evaluation import judge
+from gan_leak.evaluation import leakage as representatives
 from gan_leak.models import LATENT_SIZE
-from gan_leak.runs import inversion, measurement, setup
+from gan_leak.runs.federated import measurement, setup
+from gan_leak.runs.inversion import model as inversion
 from gan_leak.types import Model
 
 

@@ -12,7 +12,7 @@ from gan_leak import trees
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, selective_upload
 from gan_leak.collaboration.sharding import deal_out, device_mesh
-from gan_leak.runs.batch import make_lanes
+from gan_leak.runs.federated.batch import make_lanes
 from reference.small import FAKE_CLASS, IMAGE_SHAPE, federation_data, largest_difference, linear_classifier
 from reference.small import linear_generator as generator
 

@@ -7,7 +7,7 @@ import pytest
 from gan_leak import machine
 from gan_leak.collaboration import init_federation
 from gan_leak.runs import memory
-from gan_leak.runs.setup import build_experiment, prepare_data
+from gan_leak.runs.federated.setup import build_experiment, prepare_data
 from reference.quick import small_run, use_linear_networks, write_stripes
 
 

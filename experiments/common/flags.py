@@ -1,0 +1,292 @@
+"""From a frozen configuration to command-line flags and back, and the frame that every binary runs in.
+
+Each field of the configuration is one flag: its type, default and help text are the field's own. A field of a nested
+configuration is ``--outer.inner``. Presets are files of flags in ``experiments/presets``; later flags override them.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import pathlib
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from absl import app, flags
+
+from gan_leak.files import check_writable_name, open_regular, user_path
+from gan_leak.machine import check_backend
+from gan_leak.runs.hosts.compilation_cache import keep_compiled_programs
+from gan_leak.runs.hosts.interruption import interruptible, leave_on_signals, on_interruption
+from gan_leak.runs.hosts.processes import join_processes
+from gan_leak.runs.storage.disk import refusal
+from gan_leak.runs.storage.integrity import RefusedError
+
+PRESETS = pathlib.Path(__file__).parents[1] / "presets"
+BAD_INPUT_STATUS = 2
+REFUSED_BY_DISK_STATUS = os.EX_IOERR
+_LONGEST_SHOWN = 60
+_LONGEST_LINE = 2000
+_LARGEST_FLAGFILE = 2**20
+_DEFINERS: dict[Any, Callable[..., Any]]
+_DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+
+
+def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines a flag for every field of the dataclass, and those that all binaries share, such as ``--workdir``.
+
+    A field's metadata may hold its ``help`` and its ``choices``. Raises TypeError for a field of a type other than
+    bool, int, float, str or a dataclass.
+    """
+    # absl shows first, and under --help only, the flags of the module that it takes for the binary.
+    common: dict[str, Any] = {"flag_values": flag_values, "module_name": sys.argv[0]}
+    for name, field, field_type, default in _fields(config_class()):
+        help_text = field.metadata.get("help", name)
+        if field.metadata.get("choices"):
+            flags.DEFINE_enum(name, default, list(field.metadata["choices"]), help_text, **common)
+        elif field_type in _DEFINERS:
+            _DEFINERS[field_type](name, default, help_text, **common)
+        else:
+            raise TypeError(f"{name}: a flag cannot hold {field_type}")
+    flags.DEFINE_string("workdir", None, "Directory of the run; runs/<binary>-<time> if left out.", **common)
+    flags.DEFINE_bool("resume", False, "Continue the interrupted run in --workdir from its last checkpoint.", **common)
+    flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "Directory that keeps compiled programs from run to run, or 'off'; in the user's cache directory if left out.",
+        **common,
+    )
+    flags.DEFINE_string(
+        "preset",
+        None,
+        "The flags of experiments/presets/<preset>.flags; the folder may be left out. May be given several times.",
+        **common,
+    )
+
+
+def config_from_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
+    """Builds the configuration from parsed flags; raises whatever its constructor raises."""
+    return _build(config_class, flag_values)
+
+
+def define_process_flags() -> None:
+    """Defines the flags by which several processes share one run."""
+    common: dict[str, Any] = {"module_name": sys.argv[0]}
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Share the run with the other processes that were started with the same flags; SLURM, Open MPI, Kubernetes and "
+        "TPU pods tell them of each other, elsewhere the next three flags do.",
+        **common,
+    )
+    flags.DEFINE_string("coordinator_address", None, "host:port of process 0.", **common)
+    flags.DEFINE_integer("num_processes", None, "How many processes share the run.", **common)
+    flags.DEFINE_integer("process_id", None, "Which of them this one is; 0 writes the results.", **common)
+
+
+def _join_processes() -> None:
+    values = flags.FLAGS
+    given = {name: values[name].value for name in ("coordinator_address", "num_processes", "process_id")}
+    if values.distributed:
+        join_processes(**given)
+    for name, value in given.items():
+        if value is not None and not values.distributed:
+            raise ValueError(f"{name}={value}: expected together with --distributed")
+
+
+def run_binary(
+    prepare: Callable[[Any, pathlib.Path, bool], Any],
+    execute: Callable[[Any], int | None],
+    config_class: type,
+    *,
+    many_processes: bool = False,
+) -> None:
+    """Runs ``execute(prepare(config, workdir, resume))`` with flags from the command line, and exits with its status.
+
+    ``prepare`` validates: its ValueError or OSError is bad input, told in one line with exit status 2, as are wrong
+    flags and a ``RefusedError`` of ``execute``. Another exception of ``execute`` is a defect and keeps its traceback,
+    except where a disk is full or broken: that is told in one line, with exit status 74. Both run in a thread of their
+    own, so that Ctrl-C and SIGTERM end the process at any moment, with 130 and 143, after what ``on_interruption`` was
+    given. ``many_processes``: whether several processes may share a run.
+    """
+    leave_on_signals()
+    define_flags(config_class)
+    if many_processes:
+        define_process_flags()
+
+    def work() -> int:
+        try:
+            keep_compiled_programs(flags.FLAGS.compilation_cache)
+            if many_processes:
+                _join_processes()
+            check_backend()
+            workdir = _workdir(flags.FLAGS)
+            prepared = prepare(config_from_flags(config_class), workdir, flags.FLAGS.resume)
+        except (ValueError, OSError) as error:
+            _fail(error)
+        try:
+            with on_interruption(lambda: f"interrupted; --workdir={workdir} --resume continues"):
+                return execute(prepared) or 0
+        except RefusedError as error:
+            _fail(error)
+        except OSError as error:
+            if (refused := refusal(error)) is None:
+                raise
+            print(f"error: workdir={workdir}: {refused}; --resume continues when that is solved", file=sys.stderr)
+            return REFUSED_BY_DISK_STATUS
+
+    app.run(lambda _: interruptible(work), flags_parser=_parse)
+
+
+def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any, Any]]:
+    field_types = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _fields(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field, field_types[field.name], value
+
+
+def _build(config_class: type, flag_values: flags.FlagValues, prefix: str = "") -> Any:
+    values: dict[str, Any] = {}
+    for name, field_type in typing.get_type_hints(config_class).items():
+        if dataclasses.is_dataclass(field_type):
+            values[name] = _build(typing.cast(type, field_type), flag_values, f"{prefix}{name}.")
+        else:
+            values[name] = flag_values[prefix + name].value
+    return config_class(**values)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        expanded = expand_presets(arguments)
+        check_flagfiles(expanded)
+        remaining = flags.FLAGS(expanded)
+        if len(remaining) > 1:
+            raise ValueError(f"unexpected argument {remaining[1]!r}; flags are given as --name=value")
+        if flags.FLAGS.preset is not None:
+            raise ValueError(f"preset={flags.FLAGS.preset}: expected on the command line, not in a flagfile")
+    except (flags.Error, ValueError, OSError) as error:
+        _fail(error)
+    except SystemExit:
+        # absl leaves here only after showing help, for which it means to report failure.
+        raise SystemExit(0) from None
+    if flags.FLAGS["verbosity"].using_default_value:
+        # absl would lower it to INFO, at which Orbax tells its every step.
+        flags.FLAGS["verbosity"].using_default_value = False
+    return remaining
+
+
+def expand_presets(arguments: list[str]) -> list[str]:
+    """Replaces each ``--preset=name`` by the flags that the preset holds, and theirs in turn.
+
+    Raises ValueError for an unknown preset, naming those there are, and for one that holds itself.
+    """
+    expanded: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name in ("--preset", "-preset"):
+            expanded += preset_arguments(value if equals else next(rest, ""))
+        else:
+            expanded.append(argument)
+    return expanded
+
+
+def check_flagfiles(arguments: Sequence[str], within: tuple[pathlib.Path, ...] = ()) -> None:
+    """Raises ValueError for a ``--flagfile`` that is a pipe, a device or too large to be flags, and for those it holds.
+
+    What is missing is left to absl, which tells it.
+    """
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.strip().partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            continue
+        path = user_path("flagfile", value if equals else next(rest, ""))
+        if path in within or not path.exists():
+            continue
+        try:
+            with open_regular(path) as file:
+                text = file.read(_LARGEST_FLAGFILE + 1)
+            if len(text) > _LARGEST_FLAGFILE:
+                raise ValueError(f"expected at most {_LARGEST_FLAGFILE} bytes")
+            check_flagfiles(text.decode().splitlines(), (*within, path))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"flagfile={path}: {error}") from error
+
+
+def preset_arguments(preset: str, within: tuple[str, ...] = ()) -> list[str]:
+    """The flags of a preset, those of the presets that it holds in their places; later ones override earlier ones."""
+    if preset in within:
+        raise ValueError(f"preset={preset}: holds itself, by way of {' and '.join(within)}")
+    arguments: list[str] = []
+    for line in preset_text(preset).splitlines():
+        flag = line.strip()
+        if flag.startswith("--preset="):
+            arguments += preset_arguments(flag.partition("=")[2], (*within, preset))
+        elif flag and not flag.startswith(("#", "//")):
+            arguments.append(flag)
+    return arguments
+
+
+def preset_text(preset: str) -> str:
+    """The text of a preset, named ``<folder>/<name>``, or ``<name>`` where only one folder has a preset of this name.
+
+    Only files within the folder of presets count, whatever path a name spells. Raises ValueError for an unknown name,
+    with those there are.
+    """
+    paths = sorted(path for path in PRESETS.rglob("*.flags") if path.is_file())
+    known = {path.relative_to(PRESETS).with_suffix("").as_posix(): path for path in paths}
+    counts = collections.Counter(path.stem for path in paths)
+    short = {path.stem: path for path in paths if counts[path.stem] == 1}
+    found = known.get(preset) or short.get(preset)
+    if found is None:
+        given = preset if len(preset) <= _LONGEST_SHOWN else f"{preset[:_LONGEST_SHOWN]}..."
+        raise ValueError(f"preset={given}: expected one of {', '.join(sorted(known))}")
+    return found.read_text(encoding="utf-8")
+
+
+def check_distinct(name: str, values: Sequence[Any]) -> None:
+    """Raises ValueError, with the ``name`` of the flag, for a value that is there twice."""
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ValueError(f"{name}={value}: there twice, expected every value once")
+
+
+def config_from_arguments(config_class: type, arguments: list[str]) -> Any:
+    """The configuration that a command line with these flags, presets among them, would run.
+
+    Raises ValueError for flags that do not exist or values that they cannot hold.
+    """
+    flag_values = flags.FlagValues()
+    define_flags(config_class, flag_values)
+    try:
+        remaining = flag_values(["", *expand_presets(arguments)])
+    except flags.Error as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if len(remaining) > 1:
+        raise ValueError(f"unexpected argument {remaining[1]!r}; flags are given as --name=value")
+    return config_from_flags(config_class, flag_values)
+
+
+def _workdir(flag_values: flags.FlagValues) -> pathlib.Path:
+    if flag_values.workdir is not None:
+        return check_writable_name("workdir", user_path("workdir", flag_values.workdir))
+    if flag_values.resume:
+        raise ValueError("resume=True: expected --workdir, the directory of the run to continue")
+    name = f"{pathlib.Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return check_writable_name("workdir", pathlib.Path("runs") / name)
+
+
+def _fail(error: Exception) -> NoReturn:
+    line = " ".join(str(error).split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
+    print("error:", line, file=sys.stderr)
+    raise SystemExit(BAD_INPUT_STATUS)

@@ -1,0 +1,202 @@
+"""The flags of the binary for attacks on one gradient, what they may be, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from experiments.common.tables import option, parse_numbers, weight_or_own
+from gan_leak.attacks.gradient.grnn import LOSSES
+from gan_leak.attacks.gradient.observation import reshuffled
+from gan_leak.config import check_counts, check_seed
+from gan_leak.runs.inversion import gradient as inversion
+from gan_leak.runs.inversion.gradient_files import FLATTEN_ORDERS
+
+# By attack: iterations, and the weight of total variation.
+_DEFAULTS = {"dlg": (6000, 0.0), "idlg": (6000, 0.0), "inverting_gradients": (4800, 1e-4), "grnn": (1000, 1e-3)}
+# GRNN has its own for the ResNet-18 (released code).
+_RESIDUAL_TOTAL_VARIATION = 1e-6
+# L-BFGS remembers 200 batches: beyond this a participant takes more than 200 MB.
+_LARGEST_DLG_BATCH = 64
+# Beyond, the activations of the network, which are differentiated twice, take tens of gigabytes.
+_LARGEST_BATCH = 4096
+# Local steps are traced one after the other; training steps have a key each, which all are drawn at once.
+_MOST = {"local_steps": 1000, "utility_steps": 1_000_000}
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientConfig:
+    """Participants who each send one gradient, or the update of several steps, of a network of their own."""
+
+    attack: str = option("grnn", f"One of {', '.join(inversion.ATTACKS)}.")
+    network: str = option("dlg_lenet", f"Whose gradient it is: one of {', '.join(inversion.NETWORKS)}.")
+    initialisation: str = option(
+        "wide", "Of the network: 'wide', U(-0.5, 0.5) as the authors of DLG and GRNN, or 'torch', the usual one."
+    )
+    dataset: str = option("mnist", "Data set, as in the main job.")
+    image_size: int = option(32, "Side of the images in pixels.")
+    channels: int = option(3, "1, or 3: grey images repeated, as in the released code of GRNN.")
+    batch_sizes: str = option("1", "Images of one participant; several with commas between, each a row.")
+    images: int = option(20, "Images that are attacked: as many participants as it takes.")
+    local_steps: int = option(1, "SGD steps that a participant takes before it sends; 1 is a plain gradient.")
+    local_batch_size: int = option(0, "Images of one step; 0 = all of them.")
+    local_learning_rate: float = option(0.1, "Learning rate of several steps (Geiping et al. 2020: 1e-4).")
+    local_shuffle: bool = option(
+        False,
+        "Shuffle the images anew in each local epoch, as real clients do; all participants in the same order.",
+        later=True,
+    )
+    matching: str = option(
+        "ordered",
+        "Order of several steps that inverting_gradients takes for granted, several with commas between, each a row: "
+        "'ordered' is that of the images, 'known_order' that of --local_shuffle, 'epoch_mean' none (Dimitrov et al. "
+        "2022: images of its own for each epoch, tied by their mean).",
+        later=True,
+    )
+    labels: str = option(
+        "known",
+        "What inverting_gradients is told: 'known' labels (with --gradient the array 'labels' of the file), or "
+        "'inferred' from the last layer where that is beyond doubt; idlg infers them.",
+    )
+    iterations: int = option(0, "Iterations of the attack; 0 = its own (6000, 6000, 4800, 1000).")
+    total_variation: float = option(-1.0, "Weight of total variation; -1 = the attack's own.")
+    noise_size: int = option(128, "Of GRNN's generator.")
+    loss: str = option("released", f"Of GRNN: one of {', '.join(LOSSES)}.")
+    restarts: int = option(1, "Starts of the attack, of which that counts whose gradient comes nearest.")
+    lanes: int = option(0, "Participants that share a program at a time; 0 = so many that they have 20 images.")
+    defenses: str = option(
+        "none", f"What a participant does to its gradient: none, or of {', '.join(inversion.DEFENSES)} with :strength."
+    )
+    utility_steps: int = option(0, "Training steps on defended gradients that tell each defence's accuracy; 0 = none.")
+    gradient: str = option(
+        "",
+        "npz file with what a participant of yours sent, attacked instead: all arrays params/<layer>/<name> of the "
+        "network and those of gradient/<layer>/<name> that were sent (what is missing, as of frozen layers, is not "
+        "matched), optionally labels, int [B]; the data set only tells the classes. Kernels are [H, W, in, out] and "
+        "[in, out], rows behind a flattened feature map in the order (H, W, C); PyTorch's [out, in, H, W] and "
+        "[out, in] are read too. From a PyTorch module that is a chain: np.savez(path, **from_torch(model, 'params', "
+        "[p.detach().numpy() for p in module.parameters()]), **from_torch(model, 'gradient', [p.grad.numpy() for p in "
+        "module.parameters()])) with gan_leak.runs.inversion.gradient_files.from_torch and "
+        "gan_leak.runs.inversion.gradient.network_for. float16, bfloat16 and float64 are converted; .pt, .pth, "
+        ".safetensors and pickles are not read.",
+    )
+    flatten_order: str = option(
+        "auto",
+        "Order of the rows of the first dense layer in --gradient: 'hwc', 'chw' as in PyTorch, or 'auto', that which "
+        "explains the gradient (exact for one image, a close estimate for a batch).",
+        later=True,
+    )
+    gradient_scale: float = option(
+        1.0,
+        "How many times the mean's gradient --gradient is: the batch size if it is a sum. 0 = read off the last layer "
+        "where it tells, else fitted by least squares during the attack, with --restarts if need be "
+        "(inverting_gradients compares directions and needs neither).",
+        later=True,
+    )
+    seed: int = option(0, "Seed of everything random.")
+
+
+def check(config: GradientConfig) -> None:
+    """Raises ValueError in one line for flags that cannot be, alone or together."""
+    for name, choices in {
+        "attack": inversion.ATTACKS,
+        "labels": ("known", "inferred"),
+        "loss": LOSSES,
+        "channels": (1, 3),
+        "flatten_order": FLATTEN_ORDERS,
+    }.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name}={getattr(config, name)}: expected one of {', '.join(map(str, choices))}")
+    for name in ("images", "local_steps", "restarts", "noise_size"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}={getattr(config, name)}: expected at least 1")
+    for name in ("iterations", "lanes", "local_batch_size", "utility_steps"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
+    check_counts(config)
+    for name, largest_count in _MOST.items():
+        if getattr(config, name) > largest_count:
+            raise ValueError(f"{name}={getattr(config, name)}: expected at most {largest_count}")
+    check_seed(config.seed)
+    if not 0.0 < config.local_learning_rate < float("inf"):
+        raise ValueError(f"local_learning_rate={config.local_learning_rate}: expected a finite number above 0")
+    if config.local_steps > 1 and config.attack != "inverting_gradients":
+        raise ValueError(
+            f"local_steps={config.local_steps}: expected 1 with {config.attack}, which imitates a gradient"
+        )
+    most = {"idlg": (1, ", which infers one label"), "dlg": (_LARGEST_DLG_BATCH, ", which remembers 200 batches")}
+    total_variation_of(config)
+    for size in parse_numbers("batch_sizes", config.batch_sizes):
+        largest, reason = most.get(config.attack, (_LARGEST_BATCH, ""))
+        if size > largest:
+            raise ValueError(f"batch_sizes={size}: expected at most {largest} with {config.attack}{reason}")
+        if size % (config.local_batch_size or size):
+            raise ValueError(f"local_batch_size={config.local_batch_size}: expected a divisor of {size}")
+        if config.local_steps * (config.local_batch_size or size) < size:
+            raise ValueError(
+                f"local_batch_size={config.local_batch_size}: expected so many that {config.local_steps} local steps "
+                f"use all {size} images"
+            )
+    _check_matching(config)
+    if not 0.0 <= config.gradient_scale < float("inf"):
+        raise ValueError(f"gradient_scale={config.gradient_scale}: expected a finite number from 0")
+    if config.gradient:
+        if "," in config.batch_sizes:
+            raise ValueError(f"batch_sizes={config.batch_sizes}: expected one with --gradient")
+        if config.defenses != "none" or config.utility_steps:
+            raise ValueError(f"defenses={config.defenses}: expected none, and no --utility_steps, with --gradient")
+    elif config.gradient_scale not in (0.0, 1.0):
+        raise ValueError(f"gradient_scale={config.gradient_scale}: expected 1, or 0 to fit it, without --gradient")
+
+
+def matchings_of(config: GradientConfig) -> list[str]:
+    """The ways in which the batches of several steps are matched, each a row."""
+    return [part.strip() for part in config.matching.split(",")]
+
+
+def _check_matching(config: GradientConfig) -> None:
+    matchings = matchings_of(config)
+    for matching in matchings:
+        if matching not in inversion.MATCHINGS:
+            raise ValueError(f"matching={matching}: expected one of {', '.join(inversion.MATCHINGS)}")
+        if matching != "ordered" and config.local_steps == 1:
+            raise ValueError(f"matching={matching}: expected ordered with one local step")
+    if len(set(matchings)) < len(matchings):
+        raise ValueError(f"matching={config.matching}: expected each once")
+    if "known_order" in matchings and not config.local_shuffle:
+        raise ValueError("matching=known_order: expected --local_shuffle, whose order it is")
+    if config.local_shuffle and (config.gradient or config.local_steps == 1):
+        raise ValueError("local_shuffle=True: expected several local steps and no --gradient")
+    for size in parse_numbers("batch_sizes", config.batch_sizes) if "epoch_mean" in matchings else ():
+        images = config.local_steps * (config.local_batch_size or size)
+        if images % size or images == size:
+            raise ValueError(
+                f"matching=epoch_mean: expected two or more whole epochs, but {config.local_steps} local steps use "
+                f"{images} images of {size}"
+            )
+
+
+def total_variation_of(config: GradientConfig) -> float:
+    """The weight of total variation: the flag's or the attack's own; raises ValueError for one that is none."""
+    if config.attack in ("dlg", "idlg") and config.total_variation != -1.0:
+        raise ValueError(f"total_variation={config.total_variation}: expected -1 with {config.attack}, which has none")
+    residual = (config.attack, config.network) == ("grnn", "grnn_resnet18")
+    own = _RESIDUAL_TOTAL_VARIATION if residual else _DEFAULTS[config.attack][1]
+    return weight_or_own("total_variation", config.total_variation, own)
+
+
+def iterations_of(config: GradientConfig) -> int:
+    """The iterations of the attack: the flag's or its own."""
+    return config.iterations or _DEFAULTS[config.attack][0]
+
+
+def observation_of(config: GradientConfig, shuffled: int | None = None) -> inversion.Observation:
+    """How participants arrive at what they send; shuffled: the size of a batch whose images they shuffle."""
+    how = inversion.Observation(config.local_steps, config.local_learning_rate, config.local_batch_size)
+    if shuffled is None:
+        return how
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 3), shuffled)
+    order = reshuffled(key, shuffled, steps=how.steps, batch_size=how.batch_size or shuffled)
+    return how._replace(order=tuple(np.asarray(order).tolist()))

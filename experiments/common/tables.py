@@ -1,0 +1,231 @@
+"""What the binaries share whose attacks draw single images: defences by name, rows that resume, tables and reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+import time
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.common.flags import check_distinct
+from gan_leak.reports.html import label, number
+from gan_leak.reports.reconstruction import pictures_figure, render_reconstructions, trade_off_figure
+from gan_leak.runs.hosts.workers import tell
+from gan_leak.runs.storage.directory import RunDirectory, close_run, npz_bytes, read_config_file, write_atomic
+from gan_leak.runs.storage.integrity import DamagedError, expect_kinds, read_npz, sealed_npz, set_aside
+
+
+class Defense(NamedTuple):
+    """A defence and its strength, or none."""
+
+    name: str = "none"
+    strength: float = 0.0
+
+    def __str__(self) -> str:
+        return self.name if self.name == "none" else f"{self.name} {self.strength:g}"
+
+
+class Drawn(NamedTuple):
+    """A setting that ran: its row of the table, and originals and pictures [M, H, W, C] in [-1, 1].
+
+    undefended: the name of the setting without its defence, which settings have in common that differ in nothing else.
+    seconds: how long it took, in this call or an earlier one.
+    """
+
+    row: dict[str, Any]
+    originals: np.ndarray
+    pictures: np.ndarray
+    undefended: str
+    defense: Defense
+    seconds: float
+
+
+# What is drawn over utility. A picture under noise resembles nothing and may still tell which image it is of.
+_LEAKAGE = {"ssim": "SSIM of what is drawn", "singled_out": "Share of images singled out"}
+
+# What a strength may be, where it is not any number from 0.
+_STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "clipping": (lambda norm: norm > 0, "above 0"),
+    "pruning": (lambda share: share < 1, "from 0 to below 1"),
+    "dropout": (lambda rate: rate < 1, "from 0 to below 1"),
+    "quantisation": (lambda bits: bits in range(1, 17), "a whole number from 1 to 16"),
+}
+
+
+def option(default: Any, help: str, *, later: bool = False) -> Any:
+    """A field of a configuration with the help text of its flag; later: see ``recorded``."""
+    return dataclasses.field(default=default, metadata={"help": help, "later": later})
+
+
+def recorded(config: Any) -> Any:
+    """A configuration as a run directory records it: options that came later are left out at their default.
+
+    So a directory that does not know them still is one of the same configuration.
+    """
+    types = typing.get_type_hints(type(config))
+    kept = [
+        field.name
+        for field in dataclasses.fields(config)
+        if not field.metadata.get("later") or getattr(config, field.name) != field.default
+    ]
+    record = dataclasses.make_dataclass(type(config).__name__, [(name, types[name]) for name in kept], frozen=True)
+    return record(*(getattr(config, name) for name in kept))
+
+
+def parse_defenses(text: str, known: Collection[str]) -> list[Defense]:
+    """Reads 'none,gaussian:0.1,pruning:0.5'; raises ValueError for another, a wrong strength, or one twice."""
+    found: list[Defense] = []
+    for part in text.split(","):
+        name, colon, number = part.strip().partition(":")
+        if name == "none" and not colon:
+            found.append(Defense())
+            continue
+        if name not in known or not colon:
+            raise ValueError(f"defenses={part.strip()}: expected none, or {', '.join(known)} with :strength")
+        allowed, wanted = _STRENGTHS.get(name, (lambda strength: True, "at least 0"))
+        try:
+            strength = float(number)
+        except ValueError:
+            strength = math.nan
+        if not (0.0 <= strength < math.inf and allowed(strength)):
+            raise ValueError(f"defenses={part.strip()}: expected a strength {wanted}")
+        found.append(Defense(name, strength))
+    check_distinct("defenses", found)
+    return found
+
+
+def parse_numbers(name: str, text: str) -> list[int]:
+    """Reads whole numbers from 1 with commas between; raises ValueError for anything else, or one twice."""
+    parts = [part.strip() for part in text.split(",")]
+    # Of at most nine digits, which any machine holds; what fits a data set is for its own check.
+    if not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in parts):
+        raise ValueError(f"{name}={text}: expected whole numbers from 1 to 999999999, with commas between")
+    check_distinct(name, numbers := [int(part) for part in parts])
+    return numbers
+
+
+def defended_name(undefended: str, defense: Defense) -> str:
+    """The name of a row: that of its setting, and the defence if there is one."""
+    return undefended if defense.name == "none" else f"{undefended}, {defense}"
+
+
+def weight_or_own(name: str, weight: float, own: float) -> float:
+    """The weight that a flag gives, or, for -1, the attack's own; raises ValueError for a weight that is none."""
+    if weight == -1.0:
+        return own
+    if not 0.0 <= weight < float("inf"):
+        raise ValueError(f"{name}={weight}: expected -1 or a finite number from 0")
+    return weight
+
+
+def check_directory(path: pathlib.Path) -> None:
+    """Raises ``RefusedError`` if something else is where rows and reports will be written."""
+    expect_kinds(path, ("rows", "figures"), ("results.json", "report.html"))
+
+
+def part_of_row(directory: RunDirectory, index: int) -> pathlib.Path:
+    """Where a long computation of a row may keep what it has reached."""
+    return directory.path / "rows" / f"{index:03d}.part.npz"
+
+
+def keep_row(
+    directory: RunDirectory, index: int, compute: Callable[[], Mapping[str, np.ndarray]]
+) -> tuple[dict[str, Any], float]:
+    """The arrays of a row, read where they are already, computed and kept where not; and the seconds that took.
+
+    What a computation left behind on its way is removed when its result is there, not before. A damaged row is renamed
+    and computed again, which is told.
+    """
+    path = directory.path / "rows" / f"{index:03d}.npz"
+    arrays = _read_row(path)
+    if arrays is None:
+        path.parent.mkdir(exist_ok=True)
+        began = time.monotonic()
+        computed = compute()
+        archive = npz_bytes(**computed, seconds=np.array(time.monotonic() - began))
+        write_atomic(path, sealed_npz(path.name, archive))
+        arrays, _ = read_npz(path)
+    part_of_row(directory, index).unlink(missing_ok=True)
+    seconds = float(arrays.pop("seconds"))
+    return arrays, seconds
+
+
+def _read_row(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+    if not os.path.lexists(path):
+        return None
+    try:
+        arrays, sealed = read_npz(path)
+        if arrays.get("seconds", np.zeros(1)).shape != () or "images" not in arrays:
+            raise DamagedError(f"{path}: damaged (lacks arrays of a row)")
+    except DamagedError as error:
+        tell(f"{error}: renamed to {set_aside(path).name} and computed again")
+        return None
+    if not sealed:
+        tell(f"{path}: of a version without digests; an altered number in it would not be noticed")
+    return arrays
+
+
+def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -> None:
+    """Writes results.json, the pictures and report.html anew, from the settings that ran so far."""
+    rows = [entry.row for entry in drawn]
+    write_atomic(directory.path / "results.json", json.dumps(rows, indent=1, allow_nan=False).encode())
+    pictures = picture_files(drawn)
+    folder = directory.path / "figures"
+    folder.mkdir(exist_ok=True)
+    for place, image in enumerate(pictures.values()):
+        write_atomic(folder / f"{place}.png", image)
+    environment = read_config_file(directory.path)
+    page = render_reconstructions(title, rows, pictures, environment)
+    write_atomic(directory.path / "report.html", page.encode())
+
+
+def run_and_report(directory: RunDirectory, run: Callable[[], Sequence[Drawn]]) -> int:
+    """Runs the settings, which write what they give, and says where; the directory is free again whatever happens."""
+    try:
+        for difference in directory.differences:
+            tell(f"not the machine or versions this run began with: {difference}")
+        run()
+        tell(f"written: {directory.path / 'report.html'}, {directory.path / 'results.json'}")
+    finally:
+        close_run(directory)
+    return 0
+
+
+def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
+    """By caption: the first images and what every setting drew of them, and leakage over utility where it is known."""
+    found = {}
+    groups: dict[bytes, list[Drawn]] = {}
+    for entry in drawn:
+        groups.setdefault(entry.originals.tobytes(), []).append(entry)
+    for group in groups.values():
+        named = {entry.row["name"]: entry.pictures for entry in group}
+        caption = f"Private images, and what was drawn of them: {group[0].row['name']}" + (
+            f" to {group[-1].row['name']}." if len(group) > 1 else "."
+        )
+        found[caption] = pictures_figure(group[0].originals, named)
+    charts: dict[tuple[str, str], dict[str, list[tuple[str, float, float]]]] = {}
+    for entry in drawn:
+        metrics = entry.row["metrics"]
+        for measure in _LEAKAGE if "model_accuracy" in metrics else ():
+            point = (f"{entry.defense.strength:g}", metrics["model_accuracy"]["mean"], metrics[measure]["mean"])
+            charts.setdefault((entry.undefended, measure), {}).setdefault(entry.defense.name, []).append(point)
+    for (name, measure), series in charts.items():
+        if len(series) > 1:
+            caption = f"{_LEAKAGE[measure]} over utility, by defence, {name}; the numbers are strengths."
+            found[caption] = trade_off_figure(series, measure=_LEAKAGE[measure], title=name)
+    return found
+
+
+def tell_row(row: Mapping[str, Any]) -> None:
+    """Shows a row that is finished in a line of progress."""
+    named = ("psnr", "ssim", "recovered", "singled_out", "distance")
+    words = [f"{label(name)} {number(row['metrics'][name]['mean'])}" for name in named if name in row["metrics"]]
+    tell(f"{row['name']}: {', '.join(words)}")

@@ -1,0 +1,180 @@
+"""Hitaj et al. 2017 as data: which figures there are, which presets make them, and how a preset states its claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from experiments.common.flags import check_distinct, config_from_arguments, preset_text
+from gan_leak.config import AttackConfig
+from gan_leak.data import parse_participant_classes
+from gan_leak.evaluation.criteria import Criterion, parse_criterion
+from gan_leak.reports.reproduction import NEAREST_VARIANT, PAPER_VARIANT
+
+SCALES = ("quick", "paper")
+_FIELDS = {
+    "Claim": "claim",
+    "Reproduced if": "reproduced_if",
+    "Partly if": "partly_if",
+    "Nearest that works": "nearest",
+    "Quick": "quick",
+}
+# What section 8.4 does not say of any data set; the presets' values are ours.
+_NOT_STATED = frozenset({"rounds", "fakes_per_round", "generator_batch_size", "generator_width"})
+_OF_A_DEFENSE = ("defense", "upload_threshold", "upload_bound", "sensitivity", "epsilon_per_release")
+
+
+class Figure(NamedTuple):
+    """One figure: its settings by label, each a preset, and what its pictures are laid out as."""
+
+    number: str
+    title: str
+    settings: dict[str, str]
+    layout: str = "settings"
+
+
+class Claim(NamedTuple):
+    """What a preset says of itself before any run: the paper's claim in our words and when it counts as reproduced.
+
+    nearest, quick: the presets to put behind this one for the nearest setting that works, and for a quick run of it.
+    """
+
+    claim: str
+    reproduced_if: Criterion
+    partly_if: Criterion
+    nearest: str
+    quick: str
+
+
+FIGURES = (
+    Figure("3", "A class of CIFAR-10", {"3": "figure3"}),
+    Figure("5", "Model inversion and GAN, each given all data", {"5": "figure5"}, "methods"),
+    Figure(
+        "6",
+        "MNIST, two participants, upload and download fractions",
+        {"6 (a)": "figure6a", "6 (b)": "figure6b", "6 (c)": "figure6c"},
+    ),
+    Figure(
+        "7",
+        "AT&T faces, 41 participants, an adversary without data",
+        {"7": "figure7", "7, private": "figure7_private"},
+    ),
+    Figure(
+        "8",
+        "AT&T faces, two participants, upload and download fractions",
+        {"8 (1, 1)": "figure8a", "8 (0.1, 1)": "figure8b", "8 (0.1, 0.1)": "figure8c"},
+    ),
+    Figure("9", "Passive against active adversary, digit 0", {"9": "figure9"}, "film strip"),
+    Figure("10", "Passive against active adversary, digit 3", {"10": "figure10"}, "film strip"),
+    Figure(
+        "11",
+        "AT&T faces under differential privacy",
+        {
+            "11 (100, 1)": "figure11a",
+            "11 (100, 0.1)": "figure11b",
+            "11 (10, 1)": "figure11c",
+            "11 (10, 0.1)": "figure11d",
+        },
+    ),
+    Figure("12", "MNIST under a small privacy budget", {"12": "figure12"}),
+    Figure("13", "AT&T faces under a small privacy budget", {"13": "figure13"}),
+    Figure(
+        "14",
+        "MNIST under differential privacy",
+        {"14 (a)": "figure14a", "14 (b)": "figure14b", "14 (c)": "figure14c", "14 (d)": "figure14d"},
+    ),
+    Figure(
+        "dp_sgd",
+        "MNIST under DP-SGD, which the paper names and does not run",
+        {"DP-SGD, noise 0.3": "dp_sgd_a", "DP-SGD, noise 0.6": "dp_sgd_b", "DP-SGD, noise 1.2": "dp_sgd_c"},
+    ),
+    Figure("accuracy", "Leakage against the accuracy of the shared model", {"accuracy": "accuracy"}, "curve"),
+)
+
+
+# Whose data set is brought along: any other would be held against claims about this one.
+CIFAR10_FIGURES = ("3",)
+
+
+def select_figures(text: str, sections: Sequence[Any] = FIGURES) -> tuple[Any, ...]:
+    """The sections that ``--figures`` asks for, 'all' or numbers separated by commas, in the order of ``sections``."""
+    wanted = {part.strip() for part in text.split(",")}
+    return tuple(section for section in sections if wanted == {"all"} or section.number in wanted)
+
+
+def check_names(text: str, known: Sequence[str]) -> None:
+    """Raises ValueError for a part of ``--figures`` that there is not, and for one that is there twice."""
+    numbers = [] if text.strip() == "all" else [number.strip() for number in text.split(",")]
+    for number in numbers:
+        if number not in known:
+            raise ValueError(f"figures={number}: expected all, or some of {', '.join(known)}")
+    check_distinct("figures", numbers)
+
+
+def read_claim(preset: str, *, nearest: bool = True) -> Claim:
+    """The claim and criteria in the head of a preset; raises ValueError for a head that lacks one.
+
+    nearest: whether it has to name the nearest setting that works.
+    """
+    found: dict[str, str] = {}
+    for line in preset_text(preset).splitlines():
+        name, colon, value = line.removeprefix("#").strip().partition(": ")
+        if line.startswith("#") and colon and name in _FIELDS:
+            found[_FIELDS[name]] = value.strip()
+    missing = [name for name, field in _FIELDS.items() if field not in found and (nearest or field != "nearest")]
+    if missing:
+        raise ValueError(f"preset={preset}: its head lacks {', '.join(missing)}")
+    return Claim(
+        found["claim"],
+        parse_criterion(found["reproduced_if"]),
+        parse_criterion(found["partly_if"]),
+        found.get("nearest", ""),
+        found["quick"],
+    )
+
+
+def arguments_for(preset: str, variant: str, scale: str) -> list[str]:
+    """The command line of a setting: the paper's own, or the nearest that works, shortened where the scale is quick."""
+    claim = read_claim(preset)
+    arguments = [f"--preset={preset}"]
+    if variant == NEAREST_VARIANT:
+        arguments.append(f"--preset={claim.nearest}")
+        if scale == "quick":
+            arguments.append(f"--preset={claim.quick}")
+    return arguments
+
+
+def variants_of(scale: str, paper_hyperparameters: bool) -> tuple[str, ...]:
+    """Which variants a scale runs: a quick run is too short for the paper's own learning rate to learn anything."""
+    return (PAPER_VARIANT, NEAREST_VARIANT) if scale == "paper" and paper_hyperparameters else (NEAREST_VARIANT,)
+
+
+def not_stated(config: AttackConfig) -> frozenset[str]:
+    """The hyper-parameters that the paper leaves open for the setting of this configuration."""
+    # For faces the generator's steps are counted by the adversary's images, where it has any (section 9.2.2).
+    counted = config.dataset == "orl_faces" and not config.participant_classes.endswith(";")
+    return _NOT_STATED if counted else _NOT_STATED | {"generator_steps"}
+
+
+def rows_named_by(claim: Claim) -> set[str]:
+    """The rows beside the one judged that a claim's criteria name."""
+    names = (*claim.reproduced_if.names, *claim.partly_if.names)
+    return {name.split(".")[0] for name in names if name.count(".") > 1}
+
+
+def controls_of(arguments: list[str], *, undefended: bool = False) -> dict[str, list[str]]:
+    """What stands beside a setting, by name: an adversary who only watches, and a target class that nobody owns.
+
+    With ``undefended`` also the setting without its defence: what fails there fails not because of the defence.
+    """
+    config = config_from_arguments(AttackConfig, arguments)
+    owners = parse_participant_classes(config.participant_classes, 1_000)
+    without = ";".join(",".join(str(label) for label in classes if label != config.target_class) for classes in owners)
+    controls = {
+        "passive": [*arguments, "--attack=passive"],
+        "unowned": [*arguments, f"--participant_classes={without}"],
+    }
+    if undefended:
+        plain = [f"--{name}={getattr(AttackConfig(), name)}" for name in _OF_A_DEFENSE]
+        controls["undefended"] = [*arguments, *plain]
+    return controls

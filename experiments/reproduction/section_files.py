@@ -1,0 +1,80 @@
+"""The sections of a reproduction on the disk: an entry, its pictures, and why a section was not run."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from gan_leak.runs.storage.directory import write_atomic
+from gan_leak.runs.storage.integrity import DamagedError, read_file, read_json, sealed_json, set_aside, sha256
+
+_SECTION_NAME = "section.json"
+_ERROR_NAME = "error.json"
+_SECTION_FIELDS = ("entry", "captions", "judges", "basis")
+_ERROR_FIELDS = ("figure", "title", "claim", "error")
+_DIGESTS = "pictures_sha256"
+
+
+class KeptSection(NamedTuple):
+    """A section as it was written: its entry in results.json, the judges and pictures by name, and all that decides it.
+
+    basis: empty for a section that was not run, whose entry says why.
+    """
+
+    entry: dict[str, Any]
+    judges: dict[str, Any]
+    pictures: dict[str, bytes]
+    basis: str
+
+
+def write_section(path: pathlib.Path, section: KeptSection) -> None:
+    """Writes a section that ran into a folder of its own."""
+    path.mkdir(parents=True, exist_ok=True)
+    for place, png in enumerate(section.pictures.values()):
+        write_atomic(path / f"{place}.png", png)
+    kept = {
+        "entry": section.entry,
+        "captions": list(section.pictures),
+        "judges": section.judges,
+        "basis": section.basis,
+        _DIGESTS: [sha256(png) for png in section.pictures.values()],
+    }
+    # Written last: its presence says that the section is finished.
+    write_atomic(path / _SECTION_NAME, sealed_json(_SECTION_NAME, kept))
+
+
+def write_error(path: pathlib.Path, entry: dict[str, Any]) -> None:
+    """Writes the entry of a section that was not run."""
+    path.mkdir(parents=True, exist_ok=True)
+    write_atomic(path / _ERROR_NAME, sealed_json(_ERROR_NAME, entry))
+
+
+def read_section(path: pathlib.Path) -> KeptSection | None:
+    """The section in a folder, or why it was not run; None if there is neither. Raises ``DamagedError``."""
+    if os.path.lexists(path / _SECTION_NAME):
+        kept, sealed = read_json(path / _SECTION_NAME, _SECTION_FIELDS)
+        if not kept.keys() >= set(_SECTION_FIELDS) or not isinstance(kept["captions"], list):
+            raise DamagedError(f"{path / _SECTION_NAME}: damaged (lacks fields of a section)")
+        pictures = [read_file(path / f"{place}.png") for place in range(len(kept["captions"]))]
+        if sealed and [sha256(png) for png in pictures] != kept[_DIGESTS]:
+            raise DamagedError(f"{path}: damaged (the SHA-256 of a picture is another)")
+        named = dict(zip(kept["captions"], pictures, strict=True))
+        return KeptSection(kept["entry"], kept["judges"], named, kept["basis"])
+    if os.path.lexists(path / _ERROR_NAME):
+        entry, _ = read_json(path / _ERROR_NAME, _ERROR_FIELDS)
+        if entry.keys() != set(_ERROR_FIELDS):
+            raise DamagedError(f"{path / _ERROR_NAME}: damaged (its fields are not those of an error)")
+        return KeptSection(entry, {}, {}, "")
+    return None
+
+
+def set_damaged_aside(path: pathlib.Path, say: Callable[[str], None]) -> None:
+    """Renames the folder of a section if it is damaged, and tells ``say``; it is made again where it is asked for."""
+    try:
+        if os.path.lexists(path) and not path.is_dir():
+            raise DamagedError(f"{path}: not a folder")
+        read_section(path)
+    except DamagedError as error:
+        say(f"{error}: renamed to {set_aside(path).name}, and made again where it is asked for")

@@ -1,0 +1,83 @@
+"""Deep leakage from gradients: DLG (Zhu, Liu and Han 2019) and iDLG (Zhao, Mopuri and Bilen 2020).
+
+A dummy batch is sought whose gradient is the one that was seen, by L-BFGS.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gan_leak.attacks.gradient.observation import (
+    GradientInversion,
+    IterativeAttack,
+    gradient_of,
+    scaled_distance,
+    squared_distance,
+)
+from gan_leak.attacks.optimizers import Position, descend, limited_memory_bfgs
+from gan_leak.types import Array, GradientView, Model, PyTree
+
+
+class _Search(NamedTuple):
+    position: Position
+    best: PyTree
+    least: Array
+    # By how much the gradient that was seen is larger than that of the start, where the scale is fitted.
+    ratio: Array | None = None
+
+
+def deep_leakage(
+    model: Model,
+    shape: tuple[int, int, int, int],
+    num_classes: int,
+    *,
+    labels_known: bool = False,
+    fit_scale: bool = False,
+) -> IterativeAttack:
+    """Seeks images of ``shape`` [B, H, W, C] and labels whose gradient is ``view.gradient``.
+
+    Images and label logits start from N(0, 1); with ``labels_known``, as iDLG infers them, only images are sought. The
+    distance is the sum of squared differences over all arrays that ``view.gradient`` holds. With ``fit_scale`` it is
+    taken after the dummy's gradient is scaled to fit: for a sum, or an update of unknown rate. L-BFGS with rate 1, a
+    history of 100 and no line search, as PyTorch's; a step is one of its inner iterations, of which the released code
+    has 20 in each of 300. Reads the dummy whose gradient came nearest, since L-BFGS without a line search may leave for
+    good.
+    """
+    optimizer = limited_memory_bfgs()
+    distance = scaled_distance if fit_scale else squared_distance
+
+    def labels_of(dummy: PyTree, labels: Array) -> Array:
+        return labels if labels_known else jax.nn.softmax(dummy["logits"])
+
+    def start(key: Array, view: GradientView, labels: Array) -> _Search:
+        key_images, key_labels = jax.random.split(key)
+        dummy: PyTree = {"images": jax.random.normal(key_images, shape)}
+        if not labels_known:
+            dummy["logits"] = jax.random.normal(key_labels, (shape[0], num_classes))
+        ratio = None
+        if fit_scale:
+            nothing = jax.tree.map(jnp.zeros_like, view.gradient)
+            gradient = gradient_of(model, view.params, dummy["images"], labels_of(dummy, labels))
+            ratio = jnp.sqrt(squared_distance(view.gradient, nothing) / squared_distance(gradient, nothing))
+        return _Search(Position(dummy, optimizer.init(dummy)), dummy, jnp.full((), jnp.inf, jnp.float32), ratio)
+
+    def step(search: _Search, view: GradientView, labels: Array) -> tuple[_Search, Array]:
+        def objective(dummy: PyTree) -> Array:
+            gradient = gradient_of(model, view.params, dummy["images"], labels_of(dummy, labels))
+            value = distance(gradient, view.gradient)
+            # The first move of L-BFGS without a line search is only right for objectives of the usual size.
+            return value if search.ratio is None else value / search.ratio**2
+
+        position, value = descend(objective, optimizer, search.position)
+        better = value < search.least
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), search.position.values, search.best)
+        return _Search(position, best, jnp.where(better, value, search.least), search.ratio), value
+
+    def read(search: _Search, view: GradientView, labels: Array) -> GradientInversion:
+        least = search.least if search.ratio is None else search.least * search.ratio**2
+        return GradientInversion(search.best["images"], labels_of(search.best, labels), least)
+
+    return IterativeAttack(start, step, read)

@@ -1,0 +1,88 @@
+"""Inverting Gradients (Geiping, Bauermeister, Dröge and Moeller 2020): a gradient's direction instead of its size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gan_leak.attacks.gradient.observation import GradientInversion, IterativeAttack, cosine_distance, gradient_of
+from gan_leak.attacks.optimizers import Position, descend
+from gan_leak.attacks.priors import absolute_total_variation
+from gan_leak.types import Array, GradientView, Model, PyTree
+
+
+def inverting_gradients(
+    model: Model,
+    shape: tuple[int, int, int, int],
+    *,
+    iterations: int = 4800,
+    learning_rate: float = 0.1,
+    total_variation: Array | float = 1e-4,
+    update: Callable[[PyTree, Array, Array], PyTree] | None = None,
+    epochs: int = 1,
+    epoch_prior: Array | float = 1.0,
+) -> IterativeAttack:
+    """Seeks images of ``shape`` [B, H, W, C] whose gradient, with the labels given, points where the one seen does.
+
+    Minimises 1 - cos + total_variation * TV by Adam on the sign of the gradient, its rate a tenth from 3/8, 5/8 and 7/8
+    of the iterations on, and clips to [0, 1] after each (released code). ``update(params, images, labels)``:
+    what was seen as a function of a batch, if it is not one gradient but the update of several steps
+    (``gan_leak.attacks.gradient.observation.update_of``). The images start from N(0, 1).
+
+    epochs: above 1, the order of the images in each epoch need not be known (Dimitrov et al. 2022). Every epoch has
+    images of its own, which ``update`` is given one epoch after the other [epochs * B, ...]; the labels, as many, say
+    which were in which batch (``infer_label_order``). epoch_prior weighs the mean squared distance of an epoch's mean
+    image from that of all, which no order changes. Reads the mean over epochs of the images that match those of the
+    first.
+    """
+    milestones = {round(iterations * share): 0.1 for share in (3 / 8, 5 / 8, 7 / 8)}
+    optimizer = optax.chain(
+        optax.stateless_with_tree_map(lambda gradient, _: jnp.sign(gradient)),
+        optax.adam(optax.piecewise_constant_schedule(learning_rate, milestones)),
+    )
+    seen = update or (lambda params, images, labels: gradient_of(model, params, images, labels))
+
+    def distance(images: Array, view: GradientView, labels: Array) -> Array:
+        return cosine_distance(seen(view.params, images, labels), view.gradient)
+
+    def start(key: Array, view: GradientView, labels: Array) -> Position:
+        images = jax.random.normal(key, (epochs * shape[0], *shape[1:]))
+        return Position(images, optimizer.init(images))
+
+    def step(position: Position, view: GradientView, labels: Array) -> tuple[Position, Array]:
+        def objective(images: Array) -> Array:
+            value = distance(images, view, labels) + total_variation * jnp.mean(absolute_total_variation(images))
+            return value if epochs == 1 else value + epoch_prior * _apart(images, epochs)
+
+        return descend(objective, optimizer, position, lambda images: jnp.clip(images, 0.0, 1.0))
+
+    def read(position: Position, view: GradientView, labels: Array) -> GradientInversion:
+        images = position.values if epochs == 1 else _matched_mean(position.values, labels, epochs)
+        return GradientInversion(images, labels[: shape[0]], distance(position.values, view, labels))
+
+    return IterativeAttack(start, step, read)
+
+
+def _apart(images: Array, epochs: int) -> Array:
+    means = jnp.mean(images.reshape(epochs, -1, *images.shape[1:]), axis=1)
+    return jnp.mean((means - jnp.mean(means, axis=0, keepdims=True)) ** 2)
+
+
+def _matched_mean(images: Array, labels: Array, epochs: int) -> Array:
+    """The mean over epochs of the images [epochs * B, ...] that stand for the same one, of the same label."""
+    by_epoch = images.reshape(epochs, -1, *images.shape[1:])
+    count = by_epoch.shape[1]
+    flat, classes = by_epoch.reshape(epochs, count, -1), labels.reshape(epochs, count, -1)
+
+    def in_order_of_first(epoch: int) -> Array:
+        apart = jnp.sum((flat[0][:, None] - flat[epoch][None]) ** 2, axis=-1)
+        # Beyond what any two images in [0, 1] are apart.
+        other_label = flat.shape[-1] * jnp.sum((classes[0][:, None] - classes[epoch][None]) ** 2, axis=-1)
+        rows, columns = optax.assignment.hungarian_algorithm(apart + other_label)
+        return by_epoch[epoch][jnp.zeros(count, jnp.int32).at[rows].set(columns)]
+
+    matched = [by_epoch[0], *(in_order_of_first(epoch) for epoch in range(1, epochs))]
+    return jnp.mean(jnp.stack(matched), axis=0)

@@ -1,0 +1,163 @@
+"""The GAN attack of Hitaj, Ateniese and Perez-Cruz (CCS 2017), sections 7 and 8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gan_leak.models.hitaj_generators import sample_images, sample_latents
+from gan_leak.types import Array, Contribution, InsiderView, Model, PyTree, RoundAttack
+
+
+class GanAttackHyperParameters(NamedTuple):
+    """The traced numbers of the attack: the class to draw, the label of the fakes, the generator's learning rate.
+
+    generator_averaging: how much of the average of past generators survives a round; 0 draws with the last one, as the
+    paper does.
+    """
+
+    target_class: Array | int
+    fake_class: Array | int
+    generator_learning_rate: Array | float
+    generator_averaging: Array | float = 0.0
+
+
+class GanAttackState(NamedTuple):
+    """The generator, the average that draws reconstructions, the optimiser, and fakes [M, F, H, W, C], mask [M, F]."""
+
+    generator: PyTree
+    averaged_generator: PyTree
+    optimizer: PyTree
+    fakes: Array
+    fakes_mask: Array
+    steps: Array
+
+
+class GanAttackInfo(NamedTuple):
+    """Mean generator loss of the round, and the target probability that the downloaded model gives the last batch."""
+
+    generator_loss: Array
+    target_probability: Array
+
+
+_OPTIMIZERS = {"sgd": optax.identity, "adam": lambda: optax.scale_by_adam(b1=0.5)}
+
+
+def _check_choices(generator_optimizer: str, *, fakes_per_round: int, **counts: int) -> None:
+    if generator_optimizer not in _OPTIMIZERS:
+        raise ValueError(
+            f"generator_optimizer={generator_optimizer!r}: allowed are {', '.join(map(repr, _OPTIMIZERS))}"
+        )
+    if fakes_per_round < 0:
+        raise ValueError(f"fakes_per_round={fakes_per_round}: expected at least 0")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count}: expected at least 1")
+
+
+def _average(state: GanAttackState, params: PyTree, share: Array | float) -> PyTree:
+    """The average of the generators with one more, of which the earlier keep ``share``."""
+    # The untrained generator has no part in it.
+    kept = jnp.where(state.steps == 0, 0.0, share)
+    return jax.tree.map(lambda old, new: new + kept * (old - new), state.averaged_generator, params)
+
+
+def _train_generator(
+    key: Array,
+    state: GanAttackState,
+    loss: Callable[[PyTree, Array], Array],
+    optimizer: optax.GradientTransformation,
+    learning_rate: Array | float,
+    *,
+    steps: int,
+    batch_size: int,
+) -> tuple[PyTree, PyTree, Array, Array]:
+    """The generator and its optimiser after ``steps``, the sum of the losses and the last of them."""
+
+    def update(index: Array, carry: tuple) -> tuple:
+        params, optimizer_state, total, _ = carry
+        latents = sample_latents(jax.random.fold_in(key, index), batch_size)
+        value, gradients = jax.value_and_grad(loss)(params, latents)
+        direction, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+        params = jax.tree.map(lambda weight, change: weight - learning_rate * change, params, direction)
+        return params, optimizer_state, total + value, value
+
+    begin = (state.generator, state.optimizer, jnp.zeros(()), jnp.zeros(()))
+    return jax.lax.fori_loop(0, steps, update, begin)
+
+
+def gan_attack(
+    classifier: Model,
+    generator: Model,
+    image_shape: tuple[int, int, int],
+    *,
+    generator_steps: int,
+    generator_batch_size: int,
+    generator_optimizer: str = "sgd",
+    fakes_per_round: int,
+    fake_memory_rounds: int = 1,
+) -> RoundAttack:
+    """The insider who trains a generator against the model it downloads and labels the samples as a class of their own.
+
+    At each of the adversary's turns the downloaded model, frozen, is the discriminator: the generator takes
+    ``generator_steps`` on the negative log-likelihood of the target class; then ``fakes_per_round`` samples, labelled
+    with the fake class, join the adversary's data for ``fake_memory_rounds`` rounds (1 replaces, more accumulates).
+    With ``fakes_per_round=0`` the attack is passive: it watches and adds nothing (section 9.3). Reconstructions may be
+    drawn by an exponential average of the generators of all rounds (Yazici et al. 2019, arXiv 1806.04498), which
+    steadies what swings from round to round; fakes are always drawn by the last.
+
+    Raises ValueError for an unknown optimiser and for counts that are too small.
+    """
+    _check_choices(
+        generator_optimizer,
+        generator_steps=generator_steps,
+        generator_batch_size=generator_batch_size,
+        fakes_per_round=fakes_per_round,
+        fake_memory_rounds=fake_memory_rounds,
+    )
+    optimizer = _OPTIMIZERS[generator_optimizer]()
+
+    def init(key: Array) -> GanAttackState:
+        params = generator.init(key)
+        shape = (fake_memory_rounds, fakes_per_round)
+        return GanAttackState(
+            params,
+            params,
+            optimizer.init(params),
+            jnp.zeros((*shape, *image_shape)),
+            jnp.zeros(shape, bool),
+            jnp.zeros((), jnp.int32),
+        )
+
+    def step(
+        key: Array, state: GanAttackState, view: InsiderView, hyperparameters: GanAttackHyperParameters
+    ) -> tuple[GanAttackState, Contribution, GanAttackInfo]:
+        key_latents, key_fakes = jax.random.split(key)
+
+        def loss(params: PyTree, latents: Array) -> Array:
+            log_probabilities = jax.nn.log_softmax(classifier.apply(view.params, generator.apply(params, latents)))
+            return -jnp.mean(log_probabilities[:, hyperparameters.target_class])
+
+        rate = hyperparameters.generator_learning_rate
+        params, optimizer_state, total, last = _train_generator(
+            key_latents, state, loss, optimizer, rate, steps=generator_steps, batch_size=generator_batch_size
+        )
+        fakes, fakes_mask = state.fakes, state.fakes_mask
+        if fakes_per_round:
+            slot = state.steps % fake_memory_rounds
+            drawn = sample_images(generator, params, key_fakes, fakes_per_round, generator_batch_size)
+            fakes, fakes_mask = fakes.at[slot].set(drawn), fakes_mask.at[slot].set(True)
+        labels = jnp.full(fakes_mask.size, hyperparameters.fake_class, jnp.int32)
+        contribution = Contribution(fakes.reshape(-1, *image_shape), labels, fakes_mask.reshape(-1))
+        averaged = _average(state, params, hyperparameters.generator_averaging)
+        new_state = GanAttackState(params, averaged, optimizer_state, fakes, fakes_mask, state.steps + 1)
+        return new_state, contribution, GanAttackInfo(total / generator_steps, jnp.exp(-last))
+
+    def reconstruct(key: Array, state: GanAttackState, count: int) -> Array:
+        return sample_images(generator, state.averaged_generator, key, count, generator_batch_size)
+
+    return RoundAttack(init, step, reconstruct)

@@ -1,0 +1,1 @@
+"""Attacks on the features of split inference."""

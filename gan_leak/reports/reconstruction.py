@@ -1,0 +1,127 @@
+"""The report of attacks that draw single images: measures of every setting, a trade-off, and what was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gan_leak.evaluation.criteria import summarise
+from gan_leak.reports.drawing import (
+    BLACK,
+    BLUE,
+    CHART_DPI,
+    SERIES_COLOURS,
+    Row,
+    draw_axes,
+    framed_tiles,
+    grid_png,
+    or_gap,
+    png,
+)
+from gan_leak.reports.html import definitions_list, figure, half_width, notes_panel, page, section, settings_table
+from gan_leak.reports.reproduction import ROWS_STYLE, rows_table
+
+_MOST_SHOWN = 12
+# An image that is recovered to the bit has no finite PSNR.
+_MOST_DECIBELS = 100.0
+DEFINITIONS = {
+    "psnr": "10 log10(peak^2 / mean squared error) in dB, the standard form; 100 where nothing differs.",
+    "ssim": "Structural similarity with a uniform window of 7 pixels, of images in their full range.",
+    "recovered": "Share of images with an SSIM of at least 0.6, the rule of the released evaluation code of GRNN.",
+    "control_psnr": "The same pictures held against other private images, which their attack has not seen. So for each "
+    "measure that begins with control: what has not seen an image scores this much.",
+    "singled_out": "Share of pictures that correlate with the very image more than with any other of its class, among "
+    "all test images in split inference, else among those attacked and the gallery of 2,000.",
+    "class_psnr": "Of the mean of the class in the place of what was drawn, which is what one scores who learns the "
+    "class and no more. So for each measure that begins with class.",
+    "blank_psnr": "Of a black picture in the place of what was drawn, which tells nothing. So for each measure that "
+    "begins with blank.",
+    "label_right": "Share of images whose label the attack tells, after matching; none where labels were given.",
+    "identified": "Share of pictures whose nearest image, of 2,000 that were not attacked, has the right label: a "
+    "person's other photographs, or another image of the digit.",
+    "rmse": "Root of the mean squared error in grey levels of 0 to 255: what the group of GRNN reports as MSE.",
+    "group_psnr": "10 log10(255^2 / that root): what the group of GRNN reports as PSNR.",
+    "ssim_by_range": "SSIM with the range that a reconstruction happens to have, as He et al. 2019 computed it.",
+    "published_psnr": "What the authors report for this setting, where they do.",
+    "distance": "Between the gradient of what was drawn and the one seen: squared, or one minus the cosine.",
+    "model_accuracy": "Accuracy of the network with the defence in place, on test images.",
+}
+
+
+def measured_row(name: str, role: str, measures: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table: each measure, an array over images or one number, as its mean with a 95% interval."""
+    metrics = {}
+    for measure, values in measures.items():
+        numbers = np.asarray(values, np.float64).reshape(-1)
+        if "psnr" in measure:
+            numbers = np.minimum(numbers, _MOST_DECIBELS)
+        metrics[measure] = _as_json(summarise(numbers.tolist())._asdict())
+    return {"name": name, "role": role, "metrics": metrics}
+
+
+def _as_json(interval: Mapping[str, Any]) -> dict[str, Any]:
+    # A number that stands alone has no interval; JSON knows no NaN.
+    ends = {name: None if np.isnan(interval[name]) else interval[name] for name in ("mean", "low", "high")}
+    return {**ends, "values": [None if np.isnan(value) else value for value in interval["values"]]}
+
+
+def render_reconstructions(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    pictures: Mapping[str, bytes],
+    environment: Mapping[str, Any],
+) -> str:
+    """Writes a run as one self-contained HTML page.
+
+    rows: as ``measured_row`` makes them, with ``notes`` where there are any. pictures: PNG bytes by caption.
+    environment: as in config.json, with the settings under ``config``.
+    """
+    measured = {metric for row in rows for metric in row["metrics"]}
+    known = {name: text for name, text in DEFINITIONS.items() if name in measured}
+    others = {name: value for name, value in environment.items() if name != "config"}
+    shown = "".join(figure(caption, drawn, half_width(caption, drawn)) for caption, drawn in pictures.items())
+    sections = (
+        notes_panel([f"{row['name']}: {note}" for row in rows for note in row.get("notes", ())]),
+        section("Means over images, with 95% intervals", rows_table(rows)),
+        section("Pictures", shown),
+        section("What the numbers mean", definitions_list(known)),
+        section("Settings", settings_table(environment["config"])),
+        section("Environment", settings_table(others)),
+    )
+    return page(title, sections, ROWS_STYLE)
+
+
+def pictures_figure(originals: np.ndarray, drawn: Mapping[str, np.ndarray], *, title: str = "") -> bytes:
+    """A row of tiles for the originals [M, H, W, C], if any are known, and one for each setting, as PNG.
+
+    Images are in [-1, 1].
+    """
+    rows = [Row("private", BLACK, framed_tiles(originals[:_MOST_SHOWN]), 0)] if len(originals) else []
+    rows += [Row(name, BLUE, framed_tiles(images[:_MOST_SHOWN]), 6) for name, images in drawn.items()]
+    return grid_png(rows, title)
+
+
+def trade_off_figure(
+    series: Mapping[str, Sequence[tuple[str, float, float]]], *, measure: str, title: str = ""
+) -> bytes:
+    """Leakage over utility: for each defence a line through (strength, accuracy, leakage), as PNG."""
+    from matplotlib.figure import Figure
+
+    chart = Figure(figsize=(6.4, 4.2), dpi=CHART_DPI, facecolor="white", layout="constrained")
+    axes = chart.subplots()
+    draw_axes(axes)
+    axes.set_xlabel("accuracy with the defence", fontsize=9.5)
+    axes.set_ylabel(measure, fontsize=9.5)
+    # All of the range of a share, so that charts can be compared.
+    axes.set_ylim(-0.05, 1.05)
+    for place, (name, points) in enumerate(series.items()):
+        colour = SERIES_COLOURS[place % len(SERIES_COLOURS)]
+        across, up = ([or_gap(point[axis]) for point in points] for axis in (1, 2))
+        axes.plot(across, up, marker="o", markersize=4, linewidth=1.2, color=colour, label=name)
+        for strength, x, y in points:
+            axes.annotate(strength, (x, y), (4, 4), textcoords="offset points", fontsize=7, color=colour)
+    axes.legend(fontsize=8.5, frameon=False)
+    axes.set_title(title, fontsize=9.5, loc="left")
+    return png(chart, CHART_DPI)

@@ -1,0 +1,67 @@
+"""The report of a sweep: the map of the leakage, a row of measures for every cell, and what each cell drew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from gan_leak.reports.html import (
+    cell,
+    definitions_list,
+    figure,
+    half_width,
+    label,
+    notes_panel,
+    page,
+    section,
+    settings_table,
+    table,
+)
+from gan_leak.reports.reproduction import ROWS_STYLE, rows_table
+
+
+def render_sweep(
+    *,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    pictures: Mapping[str, bytes],
+    definitions: Mapping[str, str],
+    settings: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    notes: Sequence[str],
+) -> str:
+    """Writes a sweep as one self-contained HTML page.
+
+    rows: as in the results of a reproduction, one for each finished cell, with what the cell promises as "privacy".
+    pictures: PNG bytes by caption. settings: the flags as given. definitions: what a metric means, by its name. notes:
+    what the reader must know first.
+
+    Raises ValueError if a picture is not PNG.
+    """
+    gallery = "".join(figure(caption, png, half_width(caption, png)) for caption, png in pictures.items())
+    sections = (
+        notes_panel(notes),
+        section("Leakage", gallery),
+        section("Cells: means and 95% intervals over seeds", rows_table(rows)),
+        section("What the defense promises", _promises(rows)),
+        section("What the numbers mean", definitions_list(definitions)),
+        section("Settings", settings_table(settings)),
+        section("Environment", settings_table(environment)),
+    )
+    return page(title, sections, ROWS_STYLE)
+
+
+def _promises(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Writes what each cell promises, in a row for each cell with a defense."""
+    found = {row["name"]: row["privacy"] for row in rows if row.get("privacy")}
+    columns = list(dict.fromkeys(name for promise in found.values() for name in promise))
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(_promise_cell(promise.get(name)) for name in columns)}</tr>\n'
+        for name, promise in found.items()
+    )
+    return table(["", *map(label, columns)], body, "texts") if body else ""
+
+
+def _promise_cell(value: Any) -> str:
+    return cell(value) if isinstance(value, float | None) else f"<td>{escape(str(value))}</td>"

@@ -1,0 +1,1 @@
+"""Runs of the collaboration: setup, training, measurement, sweeps."""

@@ -1,0 +1,178 @@
+"""What a batch keeps in its directory: its lanes, checkpoints with what was measured so far, and its result.
+
+What is found damaged is renamed and computed again: a batch is to a sweep or a reproduction what a row is to a table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gan_leak.runs.storage import checkpoints
+from gan_leak.runs.storage.directory import npz_bytes, write_atomic
+from gan_leak.runs.storage.integrity import (
+    DamagedError,
+    RefusedError,
+    read_file,
+    read_json,
+    read_npz,
+    sealed_json,
+    set_aside,
+    sha256,
+)
+from gan_leak.types import FederationState
+
+RESULT_NAME = "result.json"
+PICTURES_NAME = "pictures.npz"
+RECORDS_NAME = "records.json"
+_CHECKPOINTS = "checkpoints"
+_PICTURES_DIGEST = "pictures_sha256"
+
+
+class BatchResult(NamedTuple):
+    """What a batch measured, in order of lanes.
+
+    records: for each lane one dictionary an evaluation (round, model_accuracy, leakage, uploaded, diverged).
+    comparison: for each lane the measures of the references beside it, by name. pictures: float32
+    [lanes, evaluations, M, H, W, C], the same latents at each evaluation. private: [lanes, M, H, W, C], the private
+    image nearest to each last picture. samples: training images of each participant. coordinates: shared parameters.
+    measurability: for each lane the fields of its ``Measurability``.
+    """
+
+    rounds: list[int]
+    records: list[list[dict[str, Any]]]
+    comparison: list[dict[str, dict[str, Any]]]
+    pictures: np.ndarray
+    private: np.ndarray
+    judge: dict[str, Any]
+    samples: list[int]
+    coordinates: int
+    measurability: list[dict[str, Any]]
+    seconds: float
+
+
+def finished_result(directory: pathlib.Path, say: Callable[[str], None]) -> BatchResult | None:
+    """The result of a batch if it is finished and undamaged; ``say`` is told of a damaged one, which is renamed."""
+    if not os.path.lexists(directory / RESULT_NAME):
+        return None
+    try:
+        result = read_result(directory)
+        # A kill may have come between the result and the end of what it makes needless.
+        checkpoints.delete_all(directory / _CHECKPOINTS)
+        return result
+    except DamagedError as error:
+        say(f"{error}: the batch is computed again")
+    for name in (PICTURES_NAME, RESULT_NAME):
+        if os.path.lexists(directory / name):
+            set_aside(directory / name)
+    return None
+
+
+def read_result(directory: pathlib.Path) -> BatchResult:
+    """The result of a finished batch, as ``run_batch`` returned it; raises ``DamagedError`` if it is not that."""
+    path = directory / RESULT_NAME
+    fields, _ = read_json(path, BatchResult._fields)
+    digest = fields.pop(_PICTURES_DIGEST, None)
+    # Without a digest, it is of a version that had none.
+    if digest is not None and sha256(read_file(directory / PICTURES_NAME)) != digest:
+        raise DamagedError(f"{directory / PICTURES_NAME}: damaged (its SHA-256 is another)")
+    arrays, _ = read_npz(directory / PICTURES_NAME)
+    if set(arrays) != {"pictures", "private"} or set(fields) | set(arrays) != set(BatchResult._fields):
+        raise DamagedError(f"{path}: damaged (its fields are not those of a result)")
+    pictures, private = (arrays[name].astype(np.float32) for name in ("pictures", "private"))
+    return BatchResult(**fields, pictures=pictures, private=private)
+
+
+def make_folder(path: pathlib.Path, say: Callable[[str], None]) -> None:
+    """Makes a folder if there is none; ``say`` is told of anything else of that name, which is renamed."""
+    if os.path.lexists(path) and not path.is_dir():
+        say(f"{path}: not a folder, renamed to {set_aside(path).name}")
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def check_lanes(directory: pathlib.Path, lanes: list[Any], say: Callable[[str], None], *, named: bool) -> None:
+    """Writes which lanes a directory is for, or checks that it is for these.
+
+    named: whether the directory's name tells so too; then it is believed where the file differs, and ``say`` told.
+    Raises ``RefusedError`` for a directory of other lanes.
+    """
+    path = directory / "lanes.json"
+    data = (json.dumps(lanes, indent=1) + "\n").encode()
+    if os.path.lexists(path):
+        with contextlib.suppress(DamagedError):
+            if read_file(path) == data:
+                return
+        if not named:
+            raise RefusedError(f"{directory}: holds a batch of other configurations; choose another --workdir")
+        say(f"{path}: damaged, renamed to {set_aside(path).name} and written again")
+    write_atomic(path, data)
+
+
+def keep(
+    directory: pathlib.Path,
+    done: int,
+    state: FederationState,
+    records: list[list[dict[str, Any]]],
+    pictures: np.ndarray,
+    seconds: float,
+) -> None:
+    """Keeps a checkpoint, with what was measured up to it."""
+    files = {
+        RECORDS_NAME: json.dumps({"records": records, "seconds": seconds}).encode(),
+        PICTURES_NAME: npz_bytes(pictures=pictures.astype(np.float16)),
+    }
+    checkpoints.save(directory / _CHECKPOINTS, done, state, files=files)
+
+
+def resume(
+    directory: pathlib.Path, state: FederationState, lanes: int, say: Callable[[str], None]
+) -> tuple[FederationState, list[list[dict[str, Any]]], np.ndarray, float]:
+    """The state, records, pictures and seconds to continue from; where all is damaged, those of the beginning."""
+    path = directory / _CHECKPOINTS
+    make_folder(path, say)
+    try:
+        restored = checkpoints.restore_latest(path, state)
+        if restored is not None:
+            return _restored(directory, restored, say)
+    except DamagedError as error:
+        say(f"{error}: renamed to {set_aside(path).name}, the batch is computed again")
+    return state, [[] for _ in range(lanes)], np.zeros(0, np.float32), 0.0
+
+
+def _restored(
+    directory: pathlib.Path, restored: checkpoints.Restored, say: Callable[[str], None]
+) -> tuple[FederationState, list[list[dict[str, Any]]], np.ndarray, float]:
+    for name in restored.skipped:
+        say(f"{directory / _CHECKPOINTS / name}: damaged or unfinished, skipped")
+    folder = restored.path
+    if not (folder / RECORDS_NAME).exists():
+        say(f"{folder}: of a version without digests; damage to its records would not be noticed")
+        folder = directory
+    kept, _ = read_json(folder / RECORDS_NAME, ("records", "seconds"))
+    arrays, _ = read_npz(folder / PICTURES_NAME)
+    try:
+        records = [[record for record in lane if record["round"] <= restored.round] for lane in kept["records"]]
+        # Before the first evaluation there is none, and of no shape.
+        pictures = arrays["pictures"][:, : len(records[0])] if records[0] else np.zeros(0)
+        return restored.state, records, pictures.astype(np.float32), float(kept["seconds"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise DamagedError(f"{folder / RECORDS_NAME}: damaged (its records cannot be read: {error!r})") from None
+
+
+def write_result(
+    directory: pathlib.Path, fields: dict[str, Any], pictures: np.ndarray, private: np.ndarray
+) -> BatchResult:
+    """Keeps a result, of which ``fields`` are all but the arrays; the checkpoints are needed no more."""
+    archive = npz_bytes(pictures=pictures.astype(np.float16), private=private.astype(np.float16))
+    write_atomic(directory / PICTURES_NAME, archive)
+    # Written last: its presence says that the batch is finished.
+    fields = {**fields, _PICTURES_DIGEST: sha256(archive)}
+    write_atomic(directory / RESULT_NAME, sealed_json(RESULT_NAME, fields, allow_nan=True))
+    checkpoints.delete_all(directory / _CHECKPOINTS)
+    return read_result(directory)

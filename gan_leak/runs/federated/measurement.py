@@ -1,0 +1,129 @@
+"""What a run is measured by: its keys, the judge of its data, and the references beside its reconstructions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_leak.config import AttackConfig
+from gan_leak.evaluation.judge import Judge, load_or_train_judge
+from gan_leak.evaluation.leakage import (
+    References,
+    Representation,
+    build_references,
+    gallery_representations,
+    measure_leakage,
+)
+from gan_leak.runs.federated.setup import AttackData
+from gan_leak.types import Array, Model, PyTree, RoundAttack
+
+# Few enough that the patches of a convolution stay in the processor's cache.
+_ACCURACY_BATCH = 32
+# Of each other class.
+_CONTROL_IMAGES = 100
+
+
+class Instruments(NamedTuple):
+    """What all runs on one data set are measured with: its judge, and the representations that its gallery fixes."""
+
+    judge: Judge
+    representations: dict[str, Representation]
+
+
+InstrumentSource = Callable[[AttackData], Instruments]
+
+
+class RunKeys(NamedTuple):
+    """The keys of a run, by what they are for."""
+
+    init: Array
+    rounds: Array
+    latents: Array
+    prior: Array
+    cohorts: Array
+
+
+def run_keys(seed: int) -> RunKeys:
+    """The keys of the run with this seed."""
+    return RunKeys(*jax.random.split(jax.random.key(seed), 5))
+
+
+def make_instrument_source(show: Callable[[str], None]) -> InstrumentSource:
+    """Builds ``instruments(data)``, which trains or loads the judge of a data set once and says so through ``show``."""
+    made: dict[tuple[str, int], Instruments] = {}
+
+    def instruments(data: AttackData) -> Instruments:
+        # The judge's pool and the gallery are functions of the data set and the size of the pool.
+        key = (data.fingerprint, len(data.judge_pool.labels))
+        if key not in made:
+            show("judge: loading, or training it on images that no participant owns ...")
+            judge = load_or_train_judge(*data.judge_pool, *data.judge_test, len(data.class_names))
+            tested = len(data.judge_test.labels)
+            show(f"judge: accuracy {judge.test_accuracy:.4f} on {tested} images it was not trained on")
+            made[key] = Instruments(judge, gallery_representations(judge, data.gallery.images))
+        return made[key]
+
+    return instruments
+
+
+def build_comparison(
+    config: AttackConfig, data: AttackData, instruments: Instruments, untrained: np.ndarray | None
+) -> tuple[References, dict[str, dict[str, Any]]]:
+    """What leakage is measured against, and the measures of what scores one and what scores nothing, by name.
+
+    untrained: what the attack draws before its first step [M, H, W, C]; None for an attack that has no such thing.
+    """
+    prior = {**data.own_classes, **data.common_knowledge}
+    if untrained is not None:
+        prior["untrained generator"] = untrained
+    references = build_references(
+        instruments.judge,
+        target_class=config.target_class,
+        private=data.private,
+        fresh=data.fresh[::2],
+        held_out={"fresh": data.fresh[1::2], **data.unowned},
+        gallery=data.gallery.images,
+        gallery_labels=data.gallery.labels,
+        prior=prior,
+        controls={
+            f"test images of class {label}": data.judge_test.images[data.judge_test.labels == label][:_CONTROL_IMAGES]
+            for label in range(len(data.class_names))
+            if label != config.target_class
+        },
+        representations=instruments.representations,
+    )
+    # Of the fresh images, those that do not define a score of 1.
+    rows = {"fresh real images": data.fresh[1::2]}
+    if untrained is not None:
+        rows["untrained generator"] = untrained
+    if data.own_classes:
+        rows["adversary's own classes"] = np.concatenate(list(data.own_classes.values()))
+    return references, {name: measure_leakage(references, images)._asdict() for name, images in rows.items()}
+
+
+def reconstruct(attack: RoundAttack, key: Array, state: PyTree, count: int) -> np.ndarray:
+    """What the attack draws [count, H, W, C] from its state."""
+    return np.asarray(_jitted_reconstruct(attack, key, state, count))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _jitted_reconstruct(attack: RoundAttack, key: Array, state: PyTree, count: int) -> Array:
+    return attack.reconstruct(key, state, count)
+
+
+def model_accuracy(model: Model, params: PyTree, images: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images [N, H, W, C] that the model gives their label [N]; the fake class is never right."""
+    return int(_correct(model, params, images, labels)) / len(labels)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _correct(model: Model, params: PyTree, images: Array, labels: Array) -> Array:
+    def predict(image: Array) -> Array:
+        return jnp.argmax(model.apply(params, image[None])[0])
+
+    return jnp.sum(jax.lax.map(predict, images, batch_size=_ACCURACY_BATCH) == labels)

@@ -1,0 +1,155 @@
+"""Where a run's participants are: all on the devices, or a cohort a round there and the others' states in files.
+
+Both look the same to the training loop, on one device, on several, and on those of several processes.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from gan_leak import trees
+from gan_leak.collaboration import RoundInfo, init_federation, make_rounds
+from gan_leak.collaboration.round import RoundFunction
+from gan_leak.collaboration.schedule import draw_cohort
+from gan_leak.collaboration.sharding import deal_out, gather, replicate, round_places
+from gan_leak.runs.federated import resumption
+from gan_leak.runs.federated.measurement import RunKeys
+from gan_leak.runs.federated.setup import Experiment
+from gan_leak.runs.hosts.processes import by_itself, share
+from gan_leak.runs.storage import participant_files
+from gan_leak.types import Array, FederationData, FederationState, ParticipantState
+
+
+class Placement(NamedTuple):
+    """A federation that runs.
+
+    state: as ``advance`` takes it. most: rounds that one call may run. advance: ``(state, count) -> (state, info, who
+    took part)``; the info has leading axes of rounds and turns, and who is None where everybody did. save: keeps the
+    state of the last finished round. All processes must call all of them.
+    """
+
+    state: FederationState
+    most: int
+    advance: Callable[[FederationState, int], tuple[FederationState, RoundInfo, np.ndarray | None]]
+    save: Callable[[FederationState], None]
+
+
+def initial_state(
+    experiment: Experiment, key: Array, participants: int, *, by_cohorts: bool
+) -> tuple[FederationState, ParticipantState | None]:
+    """The state to start from, as checkpoints hold it.
+
+    By cohorts, the place of the participants' states is taken by the table of
+    ``gan_leak.runs.storage.participant_files``, and what a participant has before its first turn comes second.
+    """
+    state = jax.jit(
+        lambda key: init_federation(
+            key, experiment.classifier, experiment.transform, 1 if by_cohorts else participants, experiment.attack
+        )
+    )(key)
+    if not by_cohorts:
+        return state, None
+    initial = trees.take(jax.device_get(state.participants), 0)
+    return state._replace(participants=participant_files.fresh_table(participants)), initial
+
+
+def place_all(
+    experiment: Experiment,
+    keys: RunKeys,
+    state: FederationState,
+    data: FederationData,
+    *,
+    mesh: Mesh | None,
+    most: int,
+    run_directory: pathlib.Path | None,
+) -> Placement:
+    """All participants stay on the devices."""
+    participants = len(data.sizes)
+    run, key = _rounds(experiment.round, most, keys, mesh)
+    if mesh is not None:
+        state, data = deal_out(state, data, mesh)
+
+    def advance(state: FederationState, count: int) -> tuple[FederationState, RoundInfo, None]:
+        state, infos = jax.block_until_ready(run(key, state, data, experiment.hyperparameters, count))
+        return state, _of_turns(infos, participants), None
+
+    def save(state: FederationState) -> None:
+        kept = state if mesh is None else gather(state, participants)
+        if run_directory is not None:
+            by_itself(resumption.save_checkpoint, run_directory, int(kept.round), kept)
+
+    return Placement(state, most, advance, save)
+
+
+def place_cohorts(
+    experiment: Experiment,
+    keys: RunKeys,
+    state: FederationState,
+    data: FederationData,
+    initial: ParticipantState,
+    *,
+    cohort_size: int,
+    mesh: Mesh | None,
+    run_directory: pathlib.Path | None,
+) -> Placement:
+    """Only those who are drawn for a round are on the devices in it; states of all others wait in files.
+
+    ``state`` holds the table of the files in the place of the states. They lie beside the checkpoints and become
+    durable with them.
+    """
+    directory = None if run_directory is None else run_directory / "participants"
+    run, key = _rounds(experiment.round, 1, keys, mesh)
+    tables = [np.asarray(state.participants)]
+
+    def advance(state: FederationState, count: int) -> tuple[FederationState, RoundInfo, np.ndarray]:
+        round, table = int(state.round), np.asarray(state.participants)
+        cohort = np.asarray(draw_cohort(jax.random.fold_in(keys.cohorts, round), len(table), cohort_size))
+        if directory is None:
+            states = participant_files.stack_states([initial] * cohort_size)
+        else:
+            states = participant_files.read_states(directory, table, cohort, initial)
+        drawn = trees.take(data, cohort)._replace(participants=cohort)
+        full = state._replace(participants=share(states))
+        if mesh is not None:
+            full, drawn = deal_out(full, drawn, mesh)
+        full, infos = jax.block_until_ready(run(key, full, drawn, experiment.hyperparameters, count))
+        states = gather(full, cohort_size).participants
+        if directory is not None:
+            participant_files.write_states(directory, table, cohort, states, round + 1)
+        table = participant_files.advance_table(table, cohort, round + 1)
+        return full._replace(participants=table), _of_turns(infos, cohort_size), cohort
+
+    def save(state: FederationState) -> None:
+        kept = state if mesh is None else jax.device_get(state)
+        if run_directory is None or directory is None:
+            return
+        # As many tables as checkpoints are kept; the first one here is that of the checkpoint that the run began from.
+        tables.append(np.asarray(kept.participants))
+        del tables[:-2]
+        participant_files.sync_states(directory, tables[-1], int(tables[0].max()))
+        by_itself(resumption.save_checkpoint, run_directory, int(kept.round), kept)
+        participant_files.delete_unnamed(directory, tables)
+
+    return Placement(state, 1, advance, save)
+
+
+@functools.lru_cache(maxsize=4)
+def _jitted_rounds(round_fn: RoundFunction, most: int, mesh: Mesh | None) -> Callable:
+    rounds = make_rounds(round_fn, most)
+    return jax.jit(rounds) if mesh is None else jax.jit(rounds, out_shardings=round_places(mesh))
+
+
+def _rounds(round_fn: RoundFunction, most: int, keys: RunKeys, mesh: Mesh | None) -> tuple[Callable, Array]:
+    return _jitted_rounds(round_fn, most, mesh), keys.rounds if mesh is None else replicate(keys.rounds, mesh)
+
+
+def _of_turns(infos: RoundInfo, turns: int) -> RoundInfo:
+    infos = jax.device_get(infos)
+    return infos._replace(turns=trees.take(infos.turns, np.s_[:, :turns]))

@@ -1,0 +1,203 @@
+"""Where an interrupted run can continue: at a checkpoint with which everything that belongs to it is complete.
+
+The manifest of a checkpoint holds the SHA-256 of the metrics up to its round, and these hold the SHA-256 of the
+evaluations. A second copy of the metrics lies beside the checkpoints. Damage is repaired from the copy, or by computing
+again from an older checkpoint. Where neither is possible, the run is refused before anything is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from gan_leak.config import AttackConfig
+from gan_leak.runs.hosts.processes import by_itself
+from gan_leak.runs.storage import checkpoints
+from gan_leak.runs.storage.directory import METRICS_NAME, metrics_records, write_atomic
+from gan_leak.runs.storage.integrity import DamagedError, RefusedError, expect_kinds, read_file, read_npz, sha256
+from gan_leak.types import PyTree
+
+IMAGES_DIGEST = "images_sha256"
+_CHECKPOINTS = "checkpoints"
+_FOLDERS = (_CHECKPOINTS, "evaluations", "figures", "participants")
+_FILES = (METRICS_NAME, "reconstructions.npz", "report.html")
+_SHOWN_REASONS = 3
+
+
+class Resumption(NamedTuple):
+    """Where to continue.
+
+    checkpoint: None for the beginning. metrics: the lines of metrics.jsonl up to the checkpoint's round. notices: a
+    line for each thing that was found damaged, and how it is repaired.
+    """
+
+    checkpoint: checkpoints.Found | None
+    metrics: bytes
+    notices: tuple[str, ...]
+
+
+def evaluation_path(run: pathlib.Path, round: int) -> pathlib.Path:
+    """Where the reconstructions of an evaluation are."""
+    return run / "evaluations" / f"round_{round:06d}.npz"
+
+
+def save_checkpoint(run: pathlib.Path, round: int, state: PyTree) -> None:
+    """Saves the state after ``round``, with the digest of the metrics up to then and their second copy.
+
+    Raises ``DamagedError`` if metrics.jsonl does not hold so many records.
+    """
+    path, directory = run / METRICS_NAME, run / _CHECKPOINTS
+    metrics = _first_lines(read_file(path), round)
+    if metrics is None:
+        raise DamagedError(f"{path}: holds less than the {round} records that were written")
+    directory.mkdir(exist_ok=True)
+    _copy_metrics(directory / METRICS_NAME, metrics)
+    beside = {"metrics": {"bytes": len(metrics), "sha256": sha256(metrics)}}
+    checkpoints.save(directory, round, state, beside=beside)
+
+
+def plan(run: pathlib.Path, config: AttackConfig, passed_over: Mapping[str, str] | None = None) -> Resumption:
+    """Finds the newest checkpoint with which metrics and evaluations are complete; changes nothing.
+
+    passed_over: by name, checkpoints that cannot be used, and why. Raises ``RefusedError`` if there are finished
+    checkpoints and none can be used, or if there are none although the run was beyond the first.
+    """
+    expect_kinds(run, _FOLDERS, _FILES)
+    sources = [_read(run / METRICS_NAME), _read(run / _CHECKPOINTS / METRICS_NAME)]
+    found = checkpoints.find(run / _CHECKPOINTS)
+    reasons: dict[str, str] = {}
+    for one in found:
+        reason = one.problem or (passed_over or {}).get(one.path.name, "")
+        metrics = None if reason else _metrics_at(run, one, sources)
+        if metrics is None:
+            reasons[one.path.name] = reason or f"{METRICS_NAME} is damaged before line {one.round + 1}"
+        elif reason := _damaged_evaluation(run, metrics):
+            reasons[one.path.name] = reason
+        else:
+            return Resumption(one, metrics, (*_skipped(reasons), *_repairs(one, metrics, sources)))
+    if any(one.finished for one in found):
+        shown = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:_SHOWN_REASONS])
+        raise RefusedError(
+            f"workdir={run}: every checkpoint is damaged or incomplete ({shown}); nothing was changed; restore what is "
+            "damaged from a copy, or choose another --workdir to begin anew"
+        )
+    _check_no_checkpoint_is_missing(run, config, sources)
+    return Resumption(None, b"", _skipped(reasons))
+
+
+def restore(
+    run: pathlib.Path, config: AttackConfig, template: PyTree, check_state: Callable[[PyTree], object]
+) -> tuple[PyTree | None, tuple[str, ...]]:
+    """The state to continue from, None for the beginning, and notices; the metrics hold then what belongs to it.
+
+    check_state: raises ``DamagedError`` if a file that the state relies on is damaged.
+
+    Raises ``RefusedError`` where the run cannot be continued.
+    """
+    passed_over: dict[str, str] = {}
+    while True:
+        found = plan(run, config, passed_over)
+        if found.checkpoint is None:
+            state = None
+            break
+        try:
+            state = by_itself(checkpoints.load, found.checkpoint, template)
+            check_state(state)
+            break
+        except DamagedError as error:
+            passed_over[found.checkpoint.path.name] = str(error)
+    for path in (run / METRICS_NAME, run / _CHECKPOINTS / METRICS_NAME):
+        if (_read(path) or b"") != found.metrics:
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, found.metrics)
+    return state, found.notices
+
+
+def _read(path: pathlib.Path) -> bytes | None:
+    return read_file(path) if os.path.lexists(path) else None
+
+
+def _first_lines(data: bytes, count: int) -> bytes | None:
+    """The first lines with their ends, None if there are fewer whole ones."""
+    lines = data.split(b"\n")[:-1][:count]
+    return b"".join(line + b"\n" for line in lines) if len(lines) == count else None
+
+
+def _copy_metrics(path: pathlib.Path, metrics: bytes) -> None:
+    there = path.read_bytes() if path.is_file() else None
+    if there is None or not metrics.startswith(there):
+        write_atomic(path, metrics)
+    elif len(there) < len(metrics):
+        # What a crash tears here, the next call completes.
+        with path.open("ab") as file:
+            file.write(metrics[len(there) :])
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _metrics_at(run: pathlib.Path, found: checkpoints.Found, sources: list[bytes | None]) -> bytes | None:
+    """The metrics up to a checkpoint from the first of the sources that holds them intact."""
+    for data in filter(None, sources):
+        if found.beside is None:
+            metrics = _first_lines(data, found.round)
+            if metrics is not None and _is_complete(run, metrics, found.round):
+                return metrics
+        else:
+            metrics = data[: found.beside["metrics"]["bytes"]]
+            if sha256(metrics) == found.beside["metrics"]["sha256"]:
+                return metrics
+    return None
+
+
+def _is_complete(run: pathlib.Path, metrics: bytes, rounds: int) -> bool:
+    try:
+        records = metrics_records(run / METRICS_NAME, metrics)
+    except DamagedError:
+        return False
+    return [record["round"] for record in records] == list(range(1, rounds + 1))
+
+
+def _damaged_evaluation(run: pathlib.Path, metrics: bytes) -> str:
+    """What is wrong with the evaluations of these records, empty if nothing is."""
+    for record in metrics_records(run / METRICS_NAME, metrics):
+        path = evaluation_path(run, record["round"])
+        try:
+            if IMAGES_DIGEST in record:
+                if sha256(read_file(path)) != record[IMAGES_DIGEST]:
+                    return f"evaluations/{path.name} is damaged"
+            elif "leakage" in record and "images" not in read_npz(path)[0]:
+                return f"evaluations/{path.name} is damaged"
+        except DamagedError:
+            return f"evaluations/{path.name} is {'damaged' if os.path.lexists(path) else 'missing'}"
+    return ""
+
+
+def _skipped(reasons: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"checkpoint {name} is skipped: {reason}" for name, reason in reasons.items())
+
+
+def _repairs(found: checkpoints.Found, metrics: bytes, sources: list[bytes | None]) -> tuple[str, ...]:
+    if found.beside is None:
+        return (
+            f"checkpoint {found.path.name} is of a version without digests: metrics and evaluations are complete, but "
+            "an altered number in them would not be noticed",
+        )
+    names = (METRICS_NAME, f"{_CHECKPOINTS}/{METRICS_NAME}")
+    return tuple(
+        f"{name} is damaged or missing: its first {found.round} lines are restored from {other}"
+        for name, other, data in zip(names, reversed(names), sources, strict=True)
+        if data is None or not data.startswith(metrics)
+    )
+
+
+def _check_no_checkpoint_is_missing(run: pathlib.Path, config: AttackConfig, sources: list[bytes | None]) -> None:
+    """Raises ``RefusedError`` if more was computed than a run computes before its first checkpoint."""
+    first = config.checkpoint_interval
+    rounds = max(0 if data is None else data.count(b"\n") for data in sources)
+    if rounds > first or any(evaluation_path(run, round).exists() for round in range(first + 1, config.rounds + 1)):
+        raise RefusedError(
+            f"workdir={run}: the checkpoints are missing, of a run that was beyond round {first}; nothing was changed; "
+            "restore them from a copy, or choose another --workdir to begin anew"
+        )

@@ -1,0 +1,200 @@
+"""From batches of runs to what a reproduction reports: rows of numbers with intervals, and promises of privacy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gan_leak.config import AttackConfig, to_json
+from gan_leak.defenses import sparse_vector_charged, sparse_vector_epsilon
+from gan_leak.evaluation.criteria import summarise
+from gan_leak.evaluation.leakage import Leakage, measure_leakage
+from gan_leak.runs.federated.batch_files import BatchResult
+from gan_leak.runs.federated.measurement import InstrumentSource, build_comparison
+from gan_leak.runs.federated.privacy import MECHANISMS, NOTHING_COVERED, PrivacyPlan, Promise, promise_of
+from gan_leak.runs.federated.setup import Images, prepare_data
+from gan_leak.runs.inversion.model import Inversions, invert_all_classes
+
+# How often a run is looked at does not change what it does.
+_NOT_HYPERPARAMETERS = frozenset(
+    {"seed", "evaluation_interval", "evaluation_samples", "checkpoint_interval", "fail_if_not_measurable"}
+)
+
+
+def interval(values: Iterable[float | None]) -> dict[str, Any]:
+    """Mean, 95% interval and values over seeds as strict JSON: None where there is no number."""
+    summary = summarise(values)
+    fields = {name: _number(getattr(summary, name)) for name in ("mean", "low", "high")}
+    return {**fields, "values": [_number(value) for value in summary.values]}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def metrics_over(records: Sequence[Mapping[str, Any] | None], **more: Sequence[float | None]) -> dict[str, Any]:
+    """Each measure of leakage as an interval over seeds. records: a ``Leakage`` as dictionary, or None, for each."""
+    # All of them even where every seed diverged: a criterion may ask for any, and gets no number.
+    metrics = {
+        name: interval(None if record is None else record[name] for record in records)
+        for name in Leakage._fields
+        if name != "leakage_by_representation"
+    }
+    return {**{name: interval(values) for name, values in more.items()}, **metrics}
+
+
+def not_measurable(metrics: Mapping[str, Any]) -> int:
+    """How many seeds drew pictures whose leakage score could not be measured."""
+    pairs = zip(metrics["leakage_score"]["values"], metrics["judge_accuracy"]["values"], strict=True)
+    return sum(score is None and judged is not None for score, judged in pairs)
+
+
+def attack_row(name: str, role: str, batch: BatchResult, differences: Mapping[str, Any] | None = None) -> dict:
+    """The row of a batch: what its lanes measured last, as intervals over them."""
+    last = [lane[-1] for lane in batch.records]
+    metrics = metrics_over(
+        [record["leakage"] for record in last], model_accuracy=[record["model_accuracy"] for record in last]
+    )
+    return {
+        "name": name,
+        "role": role,
+        "rounds": batch.rounds[-1],
+        "seeds": len(last),
+        "metrics": metrics,
+        "differences": dict(differences or {}),
+        "diverged": sum(record["diverged"] for record in last),
+        "not_measurable": not_measurable(metrics),
+    }
+
+
+def reference_row(name: str, batch: BatchResult, reference: str) -> dict:
+    """The row of a reference that was measured beside the lanes of a batch, such as its untrained generator."""
+    measured = [comparison.get(reference) for comparison in batch.comparison]
+    metrics = metrics_over(measured)
+    counts = {"seeds": len(measured), "not_measurable": not_measurable(metrics)}
+    return {"name": name, "role": "reference", **counts, "metrics": metrics}
+
+
+def differences_between(
+    paper: AttackConfig, used: AttackConfig, not_stated: Collection[str] = ()
+) -> dict[str, list[Any]]:
+    """The hyper-parameters in which a configuration departs from the paper's: [the paper's, the one used] by name.
+
+    not_stated: those that the paper leaves open; None takes the place of the paper's, and they are always named.
+    """
+    left, right = to_json(paper), to_json(used)
+    return {
+        field.name: [None if field.name in not_stated else left[field.name], right[field.name]]
+        for field in dataclasses.fields(AttackConfig)
+        if field.name not in _NOT_HYPERPARAMETERS
+        and (field.name in not_stated or left[field.name] != right[field.name])
+    }
+
+
+def privacy_entries(name: str, config: AttackConfig, batch: BatchResult) -> list[dict[str, Any]]:
+    """What the defense of a batch promises to the victim that is worst off, over a round and over the run."""
+    plan = PrivacyPlan(config, tuple(batch.samples), batch.coordinates, 0.0)
+    one = promise_of(plan, np.ones(len(batch.samples), int))
+    whole = promise_of(plan)
+    if one is None or whole is None:
+        return []
+    note = _dp_sgd_note(config, whole) if config.defense == "dp_sgd" else _sparse_vector_note(config, whole, batch)
+    return [
+        {
+            "name": name,
+            "mechanism": MECHANISMS[config.defense],
+            "epsilon_per_round": _number(one.loss.epsilon),
+            "epsilon_total": _number(whole.loss.epsilon),
+            "delta": whole.loss.delta,
+            "unit": whole.loss.unit,
+            "note": f"{note} Noise in floating point is for research.",
+        }
+    ]
+
+
+def _sparse_vector_note(config: AttackConfig, promise: Promise, batch: BatchResult) -> str:
+    most = sparse_vector_epsilon(1.0, config.upload_fraction, batch.coordinates).epsilon
+    victim = promise.participant or 0
+    releases = np.mean([[record["uploaded"][victim] for record in lane] for lane in batch.records])
+    charged = sparse_vector_charged(config.epsilon_per_release, round(float(releases)))
+    return (
+        f"{config.epsilon_per_release:g} for each of at most {most:,.0f} releases a round; {charged:,.0f} charged "
+        "a round for those made. Covers values within the bound only, as published."
+    )
+
+
+def _dp_sgd_note(config: AttackConfig, promise: Promise) -> str:
+    if promise.sampling_probability is None or promise.steps is None:
+        return f"Covers {NOTHING_COVERED}."
+    return (
+        f"Noise multiplier {config.noise_multiplier:g}, clipping norm {config.clipping_norm:g}, sampling "
+        f"probability {promise.sampling_probability:.3g}, {promise.steps:,} steps; by {promise.loss.method}, a second "
+        f"bound is {promise.loss.cross_check:.3g}."
+    )
+
+
+def accuracy_rows(batch: BatchResult, threshold: float) -> dict[str, dict[str, Any]]:
+    """Leakage before and after the shared model reaches an accuracy, over seeds: the means over evaluations of each.
+
+    Returns the metrics "at or above" and "below" by that name; a seed without such an evaluation counts as no number,
+    as does one whose leakage cannot be measured.
+    """
+    rows: dict[str, list[float | None]] = {"at or above": [], "below": []}
+    for lane in batch.records:
+        for name, values in rows.items():
+            scores = [
+                record["leakage"]["leakage_score"]
+                for record in lane
+                if _score_of(record) is not None and (record["model_accuracy"] >= threshold) == (name == "at or above")
+            ]
+            values.append(float(np.mean(scores)) if scores else None)
+    return {name: {"leakage_score": interval(values)} for name, values in rows.items()}
+
+
+def _score_of(record: Mapping[str, Any]) -> float | None:
+    return (record["leakage"] or {}).get("leakage_score")
+
+
+def leakage_at_accuracy(batch: BatchResult, accuracies: Sequence[float | None]) -> list[float | None]:
+    """For each lane the leakage score at its first evaluation with at least this model accuracy, None if none has."""
+    found: list[float | None] = []
+    for lane, accuracy in zip(batch.records, accuracies, strict=True):
+        scores = [
+            record["leakage"]["leakage_score"]
+            for record in lane
+            if _score_of(record) is not None and accuracy is not None and record["model_accuracy"] >= accuracy
+        ]
+        found.append(scores[0] if scores else None)
+    return found
+
+
+def inversion_metrics(
+    kind: str,
+    models: int,
+    configs: Sequence[AttackConfig],
+    instrument_source: InstrumentSource,
+    *,
+    samples: int,
+    epochs: int,
+    steps: int,
+) -> tuple[Inversions, dict[str, Any]]:
+    """Model inversion measured as the GAN attack is: the pictures that ``models`` networks give of each class.
+
+    configs: one for each class, of data that one participant owns whole; ``samples`` takes the place of their number of
+    training images, 0 = all. Nothing untrained is among what scores 0. Returns the pictures and the metrics, leakage as
+    intervals over the classes and accuracy as one over the networks.
+    """
+    configs = [dataclasses.replace(config, samples_per_participant=samples) for config in configs]
+    data = prepare_data(configs[0])
+    train = Images(np.asarray(data.federation.images[0]), np.asarray(data.federation.labels[0]))
+    found = invert_all_classes(kind, models, train, data.test, len(configs), epochs=epochs, steps=steps)
+    measured = []
+    for config in configs:
+        data = prepare_data(config)
+        references, _ = build_comparison(config, data, instrument_source(data), None)
+        measured.append(measure_leakage(references, found.pictures[:, config.target_class])._asdict())
+    return found, metrics_over(measured, model_accuracy=found.accuracies)

@@ -1,0 +1,378 @@
+"""From a configuration to what a run works on: data dealt out, models, the round, what leakage is measured by.
+
+All that can be wrong with the input is found here, before any training.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from gan_leak.attacks import GanAttackHyperParameters, gan_attack
+from gan_leak.collaboration import RoundHyperParameters, make_round, selective_upload
+from gan_leak.collaboration.participant import local_sgd
+from gan_leak.collaboration.round import RoundFunction
+from gan_leak.collaboration.sharding import own_positions
+from gan_leak.config import AttackConfig, validate
+from gan_leak.data import (
+    Dataset,
+    find_class,
+    gather,
+    load,
+    load_class_names,
+    make_lookup,
+    parse_participant_classes,
+    partition,
+    split_off_judge_pool,
+    to_float,
+)
+from gan_leak.defenses import dp_sgd, sparse_vector_upload
+from gan_leak.evaluation.leakage import LEAST_IMAGES, NEIGHBOURS
+from gan_leak.models import classifier_for, dcgan_generator
+from gan_leak.types import FederationData, Model, RoundAttack, UploadTransform
+
+# Enough for stable medians and neighbours, few enough that a measurement takes a moment.
+_GALLERY_IMAGES = 4000
+_PRIOR_IMAGES_PER_CLASS = 300
+_UNOWNED_PRIVATE_IMAGES = 1000
+# Half of the fresh images define a score of 1, the other half check it.
+_FRESH_IMAGES = 2 * (NEIGHBOURS + 1)
+# Test images may be few. Images of the federation's share that nobody owns are as good, and make the scale exact.
+_ENOUGH_FRESH_IMAGES = 200
+_LEAST_FURTHER_IMAGES, _MOST_FURTHER_IMAGES = 30, 500
+_LEAST_FRESH_IMAGES = LEAST_IMAGES + 2
+# A judge's accuracy on fewer is too uncertain, so that all other images that it did not see join in.
+_FEW_TEST_IMAGES = 1000
+
+
+class Images(NamedTuple):
+    """Images [M, H, W, C], float32 in [-1, 1] unless said otherwise, and labels int32 [M]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class AttackData(NamedTuple):
+    """Who and what sees which images; apart from ``federation`` nothing here reaches the participants.
+
+    private: the victims' images of the target class, or, if nobody owns it, images that could have been theirs. fresh:
+    test images of the target class; if these are few, behind them images that nobody was dealt, and last some that the
+    judge was trained on. unowned: further images of it that nobody was dealt, by that name, if there are enough.
+    judge_pool: real images uint8 of all classes that no participant owns; gallery: some of them. own_classes: the
+    adversary's images of each of its classes. common_knowledge: what an adversary without any image is taken to know,
+    the gallery's other classes and their average. test: test images of the classes that somebody owns. judge_test:
+    images that the judge was not trained on. held_classes: the classes of each participant's images. notes: what the
+    reader should know of how the data set was read, a line each.
+    """
+
+    federation: FederationData
+    private: np.ndarray
+    fresh: np.ndarray
+    unowned: dict[str, np.ndarray]
+    judge_pool: Images
+    gallery: Images
+    own_classes: dict[str, np.ndarray]
+    common_knowledge: dict[str, np.ndarray]
+    test: Images
+    judge_test: Images
+    class_names: tuple[str, ...]
+    fingerprint: str
+    target_is_owned: bool
+    held_classes: tuple[tuple[int, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Functions(NamedTuple):
+    """The pure functions of a run."""
+
+    classifier: Model
+    transform: UploadTransform
+    attack: RoundAttack | None
+    round: RoundFunction
+
+
+class Experiment(NamedTuple):
+    """The pure functions of a run and the numbers that they take."""
+
+    classifier: Model
+    transform: UploadTransform
+    attack: RoundAttack | None
+    round: RoundFunction
+    hyperparameters: RoundHyperParameters
+
+
+@functools.lru_cache(maxsize=2)
+def _load_bundled(name: str, *, image_size: int) -> Dataset:
+    return load(name, image_size=image_size)
+
+
+def class_number(dataset: str, text: str) -> int:
+    """The number of the class of a data set that a text means; raises ValueError for one that means none, or two."""
+    try:
+        return find_class(make_lookup(load_class_names(dataset)), text)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith("dataset=") else f"target_class={error}") from error
+
+
+def prepare_data(config: AttackConfig, mesh: Mesh | None = None) -> AttackData:
+    """Loads the data set and deals it out.
+
+    mesh: where all participants will stay on devices of several processes; then each process holds the images of its
+    own participants only.
+
+    Raises ValueError for anything about the data that does not fit the configuration.
+    """
+    validate(config)
+    # Files may change from one call to the next, what comes with a package does not.
+    read = load if ":" in config.dataset else _load_bundled
+    dataset = read(config.dataset, image_size=config.image_size)
+    num_classes = len(dataset.class_names)
+    if config.target_class >= num_classes:
+        raise ValueError(f"target_class={config.target_class}: expected 0 to {num_classes - 1} for {config.dataset}")
+    participant_classes = parse_participant_classes(config.participant_classes, dataset.class_names)
+    if len(participant_classes) < 2 and config.partition != "centralised":
+        raise ValueError(f"participant_classes={config.participant_classes!r}: expected at least two participants")
+    if config.participants_per_round > len(participant_classes):
+        raise ValueError(
+            f"participants_per_round={config.participants_per_round}: expected at most {len(participant_classes)}, the "
+            "number of participants"
+        )
+    candidates, judge_indices = split_off_judge_pool(dataset.train_labels, config.judge_samples)
+    owned = partition(
+        dataset.train_labels,
+        scheme=config.partition,
+        participant_classes=participant_classes,
+        samples_per_participant=config.samples_per_participant,
+        adversary=config.adversary,
+        target_class=config.target_class,
+        dirichlet_concentration=config.dirichlet_concentration,
+        rng=np.random.default_rng(config.seed),
+        candidates=candidates,
+    )
+    if not any(map(len, owned)):
+        raise ValueError(f"participant_classes={config.participant_classes!r}: expected a participant with images")
+    smallest = min(len(indices) for indices in owned if len(indices))
+    if config.batch_size > smallest:
+        raise ValueError(f"batch_size={config.batch_size}: expected at most {smallest}, the data of one participant")
+    only = None if mesh is None or config.participants_per_round else own_positions(len(owned), mesh)
+    federation = gather(dataset.train_images, dataset.train_labels, owned, only=only)
+    return _assemble(config, dataset, owned, candidates, judge_indices, federation)
+
+
+def _assemble(
+    config: AttackConfig,
+    dataset: Dataset,
+    owned: tuple[np.ndarray, ...],
+    candidates: np.ndarray,
+    judge_indices: np.ndarray,
+    federation: FederationData,
+) -> AttackData:
+    labels = dataset.train_labels
+    victims = np.concatenate(
+        [
+            indices
+            for index, indices in enumerate(owned)
+            if index != config.adversary or config.partition == "centralised"
+        ]
+    )
+    private = victims[labels[victims] == config.target_class]
+    target_is_owned = len(private) > 0
+    if not target_is_owned:
+        private = candidates[labels[candidates] == config.target_class][:_UNOWNED_PRIVATE_IMAGES]
+    unowned = np.setdiff1d(candidates, np.concatenate([*owned, private]))
+    unowned = unowned[labels[unowned] == config.target_class]
+    fresh, seen_by_judge, further = _fresh_images(dataset, config.target_class, unowned, judge_indices)
+    gallery = judge_indices[:: max(1, len(judge_indices) // _GALLERY_IMAGES)]
+    _check_counts(config, len(private), len(fresh), seen_by_judge, int(np.sum(labels[gallery] == config.target_class)))
+    own = owned[config.adversary]
+    own_classes = {
+        f"own class {dataset.class_names[label]}": _floats(dataset.train_images, own[labels[own] == label])
+        for label in np.unique(labels[own])
+        if label != config.target_class
+    }
+    present = np.isin(dataset.test_labels, np.unique(labels[np.concatenate(owned)]))
+    return AttackData(
+        federation=federation,
+        private=to_float(dataset.train_images[private]),
+        fresh=fresh,
+        unowned={"not dealt to anybody": further} if len(further) >= _LEAST_FURTHER_IMAGES else {},
+        judge_pool=Images(dataset.train_images[judge_indices], labels[judge_indices]),
+        gallery=Images(to_float(dataset.train_images[gallery]), labels[gallery]),
+        own_classes=own_classes,
+        common_knowledge={}
+        if len(own)
+        else _common_knowledge(dataset, gallery[labels[gallery] != config.target_class]),
+        test=Images(to_float(dataset.test_images[present]), dataset.test_labels[present]),
+        judge_test=_judge_test(dataset, candidates),
+        class_names=dataset.class_names,
+        fingerprint=dataset.fingerprint,
+        target_is_owned=target_is_owned,
+        held_classes=tuple(tuple(map(int, np.unique(labels[indices]))) for indices in owned),
+        notes=dataset.notes,
+    )
+
+
+def _fresh_images(
+    dataset: Dataset, target_class: int, unowned: np.ndarray, judge_indices: np.ndarray
+) -> tuple[np.ndarray, int, np.ndarray]:
+    """Real images of the target class that nobody in the federation has, how many of them the judge knows, and more.
+
+    unowned: indices of the class that nobody was dealt; what is not needed comes last. The judge has drawn the images
+    it knows closer together than new ones, so that they make its view stricter.
+    """
+    tested = dataset.test_images[dataset.test_labels == target_class]
+    spare, further = np.split(unowned, [max(0, _ENOUGH_FRESH_IMAGES - len(tested))])
+    pool = judge_indices[dataset.train_labels[judge_indices] == target_class]
+    pool = pool[: max(0, _FRESH_IMAGES - len(tested) - len(spare))]
+    fresh = np.concatenate([tested, dataset.train_images[np.concatenate([spare, pool])]])
+    return to_float(fresh), len(pool), to_float(dataset.train_images[further[:_MOST_FURTHER_IMAGES]])
+
+
+def _check_counts(config: AttackConfig, private: int, fresh: int, seen_by_judge: int, in_gallery: int) -> None:
+    """Refuses a target class with too few images: to be near to, to define and check a score of 1, to be told apart."""
+    target = f"target_class={config.target_class}"
+    if private < LEAST_IMAGES:
+        raise ValueError(f"{target}: {private} private images in the federation, expected at least {LEAST_IMAGES}")
+    if in_gallery < LEAST_IMAGES:
+        raise ValueError(
+            f"judge_samples={config.judge_samples}: {in_gallery} images of {target} for the judge, expected at least "
+            f"{LEAST_IMAGES}"
+        )
+    if fresh < _LEAST_FRESH_IMAGES:
+        raise ValueError(
+            f"{target}: {fresh - seen_by_judge} images that nobody owns and {seen_by_judge} for the judge, expected at "
+            f"least {_LEAST_FRESH_IMAGES} together"
+        )
+
+
+def _common_knowledge(dataset: Dataset, others: np.ndarray) -> dict[str, np.ndarray]:
+    images = to_float(dataset.train_images[others])
+    return {"other classes": images, "average of other classes": images.mean(axis=0, keepdims=True)}
+
+
+def _judge_test(dataset: Dataset, candidates: np.ndarray) -> Images:
+    images, labels = dataset.test_images, dataset.test_labels
+    if len(labels) < _FEW_TEST_IMAGES:
+        images = np.concatenate([images, dataset.train_images[candidates]])
+        labels = np.concatenate([labels, dataset.train_labels[candidates]])
+    return Images(to_float(images), labels)
+
+
+def _floats(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    return to_float(images[indices[:_PRIOR_IMAGES_PER_CLASS]])
+
+
+def build_experiment(config: AttackConfig, data: AttackData, mesh: Mesh | None = None) -> Experiment:
+    """Builds the models, the attack and the round; the fake class is the output after the real classes.
+
+    mesh: the devices over which the participants of a synchronous round are dealt out. Configurations that differ in
+    data and numbers only get the very same functions, so that JAX compiles them once.
+
+    Raises ValueError for a target_epsilon, for which the noise has not been solved yet.
+    """
+    if config.target_epsilon:
+        raise ValueError(
+            f"target_epsilon={config.target_epsilon}: expected 0, with the noise that "
+            "gan_leak.runs.federated.privacy solves for"
+        )
+    fake_class = len(data.class_names)
+    _, height, width, channels = data.private.shape
+    functions = _functions(
+        (height, width, channels),
+        fake_class,
+        image_size=config.image_size,
+        convolution=config.performance.convolution,
+        participant_mapping=config.performance.participant_mapping,
+        defense=config.defense,
+        upload_criterion=config.upload_criterion,
+        attack=config.attack,
+        adversary=config.adversary,
+        generator_width=config.generator_width,
+        generator_steps=config.generator_steps,
+        generator_batch_size=config.generator_batch_size,
+        generator_optimizer=config.generator_optimizer,
+        fakes_per_round=config.fakes_per_round,
+        fake_memory_rounds=config.fake_memory_rounds,
+        schedule=config.schedule,
+        aggregation=config.aggregation,
+        local_epochs=config.local_epochs,
+        batch_size=config.batch_size,
+        mesh=mesh,
+    )
+    attack_numbers = GanAttackHyperParameters(
+        config.target_class, fake_class, config.generator_learning_rate, config.generator_averaging
+    )
+    hyperparameters = RoundHyperParameters(
+        learning_rate=config.learning_rate,
+        learning_rate_decay=config.learning_rate_decay,
+        upload_fraction=config.upload_fraction,
+        download_fraction=config.download_fraction,
+        upload_threshold=config.upload_threshold,
+        upload_bound=config.upload_bound,
+        update_count_decay=config.update_count_decay,
+        clipping_norm=config.clipping_norm,
+        noise_multiplier=config.noise_multiplier,
+        sensitivity=config.sensitivity,
+        epsilon_per_release=config.epsilon_per_release,
+        attack=attack_numbers if functions.attack else (),
+    )
+    return Experiment(*functions, hyperparameters)
+
+
+@functools.lru_cache(maxsize=16)
+def _functions(
+    image_shape: tuple[int, int, int],
+    fake_class: int,
+    *,
+    image_size: int,
+    convolution: str,
+    participant_mapping: str,
+    defense: str,
+    upload_criterion: str,
+    attack: str,
+    adversary: int,
+    generator_width: int,
+    generator_steps: int,
+    generator_batch_size: int,
+    generator_optimizer: str,
+    fakes_per_round: int,
+    fake_memory_rounds: int,
+    schedule: str,
+    aggregation: str,
+    local_epochs: int,
+    batch_size: int,
+    mesh: Mesh | None,
+) -> Functions:
+    channels = image_shape[-1]
+    classifier = classifier_for(image_size, fake_class + 1, channels, implementation=convolution)
+    transform = sparse_vector_upload() if defense == "sparse_vector" else selective_upload(upload_criterion)
+    round_attack = None
+    if attack != "none":
+        generator = dcgan_generator(image_size, channels, width=generator_width, implementation=convolution)
+        round_attack = gan_attack(
+            classifier,
+            generator,
+            image_shape,
+            generator_steps=generator_steps,
+            generator_batch_size=generator_batch_size,
+            generator_optimizer=generator_optimizer,
+            fakes_per_round=fakes_per_round if attack == "active" else 0,
+            fake_memory_rounds=fake_memory_rounds,
+        )
+    round_fn = make_round(
+        classifier,
+        transform,
+        schedule=schedule,
+        aggregation=aggregation,
+        local_epochs=local_epochs,
+        batch_size=batch_size,
+        local_training=dp_sgd if defense == "dp_sgd" else local_sgd,
+        attack=round_attack,
+        adversary=adversary if round_attack else None,
+        participant_mapping=participant_mapping,
+        mesh=mesh,
+    )
+    return Functions(classifier, transform, round_attack, round_fn)

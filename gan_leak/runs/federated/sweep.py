@@ -1,0 +1,148 @@
+"""A grid of settings: which cells it has, which of them share a program, and the table that they make."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gan_leak.config import AttackConfig, to_json
+from gan_leak.evaluation.criteria import STATISTICS
+from gan_leak.runs.federated.batch import LANE_FIELDS, batch_directory, take_lanes
+from gan_leak.runs.federated.batch_files import BatchResult
+from gan_leak.runs.federated.privacy import PrivacyPlan, privacy_fields
+from gan_leak.runs.federated.rows import attack_row
+from gan_leak.runs.hosts.workers import Job
+
+_COUNTS = ("rounds", "seeds", "diverged", "not_measurable")
+# The seeds of a cell share a program and are in memory together; what all runs are is kept in a table.
+MOST_SEEDS = 1000
+MOST_RUNS = 100_000
+
+
+class Cell(NamedTuple):
+    """One point of the grid.
+
+    swept: the fields that the grid varies, with their values here. lanes: one a seed. privacy: the worst promise to a
+    participant of any lane, as ``gan_leak.runs.federated.privacy.privacy_fields`` gives it.
+    """
+
+    swept: dict[str, Any]
+    lanes: tuple[AttackConfig, ...]
+    privacy: Mapping[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{field}={value}" for field, value in self.swept.items()) or "the only cell"
+
+
+def check_seeds(num_seeds: int, *, least: int) -> None:
+    """Raises ValueError for fewer seeds than ``least`` or more than ``MOST_SEEDS``."""
+    if not least <= num_seeds <= MOST_SEEDS:
+        raise ValueError(f"num_seeds={num_seeds}: expected {least} to {MOST_SEEDS}")
+
+
+def make_cells(config: AttackConfig, values: Mapping[str, Sequence[Any]], num_seeds: int) -> list[Cell]:
+    """All combinations of the values by field, the last field varying fastest, each with ``num_seeds`` lanes.
+
+    Fields of one value are set and not counted as varied. Raises ValueError for a field without values or with one
+    twice, for fewer than one seed or more than ``MOST_SEEDS``, and for more than ``MOST_RUNS`` runs.
+    """
+    check_seeds(num_seeds, least=1)
+    for field, choices in values.items():
+        if not choices or len(set(choices)) < len(choices):
+            raise ValueError(f"{field}={','.join(map(str, choices))}: expected at least one value, and none twice")
+    count = math.prod(map(len, values.values()))
+    if count * num_seeds > MOST_RUNS:
+        named = ", ".join(f"{len(choices)} of {field}" for field, choices in values.items() if len(choices) > 1)
+        raise ValueError(
+            f"num_seeds={num_seeds}: {count:,} cells ({named}) make {count * num_seeds:,} runs, expected at most "
+            f"{MOST_RUNS:,}"
+        )
+    varied = [field for field, choices in values.items() if len(choices) > 1]
+    cells = []
+    for combination in itertools.product(*values.values()):
+        settings = dict(zip(values, combination, strict=True))
+        own = dataclasses.replace(config, **settings)
+        lanes = tuple(dataclasses.replace(own, seed=config.seed + seed) for seed in range(num_seeds))
+        cells.append(Cell({field: settings[field] for field in varied}, lanes))
+    return cells
+
+
+def with_privacy(cell: Cell, plan_of: Callable[[AttackConfig], PrivacyPlan]) -> Cell:
+    """The cell with the noise that its target of privacy asks for in every lane, and with what that promises.
+
+    plan_of: the plan for a configuration, see ``gan_leak.runs.federated.privacy.plan_privacy``. Raises ValueError as
+    it does.
+    """
+    # The other partitions give participants as many records whatever the seed.
+    by_seed = cell.lanes[0].partition == "dirichlet"
+    plans = [plan_of(lane) for lane in (cell.lanes if by_seed else cell.lanes[:1])]
+    lanes = tuple(
+        dataclasses.replace(plan.config, seed=lane.seed)
+        for plan, lane in zip(plans if by_seed else plans * len(cell.lanes), cell.lanes, strict=True)
+    )
+    promises = [privacy_fields(plan) for plan in plans]
+    worst = max(promises, key=lambda fields: math.inf if fields.get("epsilon") is None else fields["epsilon"])
+    return cell._replace(lanes=lanes, privacy=worst)
+
+
+def shape_of(config: AttackConfig) -> str:
+    """What configurations of one program have in common, as text."""
+    return json.dumps({name: value for name, value in to_json(config).items() if name not in LANE_FIELDS})
+
+
+def make_jobs(cells: Sequence[Cell], directory: pathlib.Path, most_lanes: int) -> list[tuple[Job, list[int]]]:
+    """Batches of at most ``most_lanes`` lanes, but at least a cell, and the indices of the cells in each.
+
+    Cells of one shape come one after another, so that whoever runs them compiles once.
+    """
+    by_shape: dict[str, list[int]] = {}
+    for index, cell in enumerate(cells):
+        by_shape.setdefault(shape_of(cell.lanes[0]), []).append(index)
+    jobs = []
+    for indices in by_shape.values():
+        together = max(1, most_lanes // len(cells[indices[0]].lanes))
+        for start in range(0, len(indices), together):
+            part = indices[start : start + together]
+            lanes = [lane for index in part for lane in cells[index].lanes]
+            name = cells[part[0]].name + (f" and {len(part) - 1} more" if len(part) > 1 else "")
+            jobs.append((Job(lanes, batch_directory(directory, lanes), name), part))
+    return jobs
+
+
+def rows_of(cells: Sequence[Cell], part: Sequence[int], batch: BatchResult) -> dict[int, dict[str, Any]]:
+    """What a batch measured, by index of the cell: its swept fields, and each measure's interval over the seeds."""
+    rows, first = {}, 0
+    for index in part:
+        last = first + len(cells[index].lanes)
+        row = attack_row(cells[index].name, "attack", take_lanes(batch, slice(first, last)))
+        rows[index] = {**row, "cell": cells[index].swept, "privacy": dict(cells[index].privacy)}
+        first = last
+    return rows
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each row: swept fields, counts of rounds and seeds, epsilon and delta; intervals of measures.
+
+    Without a defense epsilon and delta are empty, and so is an epsilon without a finite bound. Of the seeds, some may
+    have diverged and some may not be measurable. Of each measure there are mean, low and high.
+    """
+    if not rows:
+        return ""
+    metrics = list(rows[0]["metrics"])
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    heads = [f"{metric}_{statistic}" for metric in metrics for statistic in STATISTICS]
+    writer.writerow([*rows[0]["cell"], *_COUNTS, "epsilon", "delta", *heads])
+    for row in rows:
+        numbers = [row["metrics"][metric][statistic] for metric in metrics for statistic in STATISTICS]
+        promise = [row["privacy"].get(name) for name in ("epsilon", "delta")]
+        writer.writerow([*row["cell"].values(), *(row[count] for count in _COUNTS), *promise, *numbers])
+    return file.getvalue()

@@ -1,0 +1,484 @@
+"""The training loop on the host: jitted chunks of rounds; between them metrics, progress, pictures and checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from gan_leak.collaboration import RoundInfo
+from gan_leak.collaboration.sharding import device_mesh
+from gan_leak.config import AttackConfig, to_json, validate
+from gan_leak.evaluation.fidelity import nearest_by_l1
+from gan_leak.evaluation.leakage import DEFINITIONS, References, measure_leakage
+from gan_leak.evaluation.measurability import score_text
+from gan_leak.machine import usable_cores, use_cpu_devices
+from gan_leak.reports.figures import curves_figure, evolution_figure, reconstructions_figure
+from gan_leak.reports.run import render_report
+from gan_leak.runs.federated import resumption
+from gan_leak.runs.federated.measurement import (
+    RunKeys,
+    build_comparison,
+    make_instrument_source,
+    model_accuracy,
+    reconstruct,
+    run_keys,
+)
+from gan_leak.runs.federated.placement import Placement, initial_state, place_all, place_cohorts
+from gan_leak.runs.federated.privacy import (
+    PrivacyMeter,
+    PrivacyPlan,
+    participations,
+    plan_privacy,
+    privacy_fields,
+    privacy_meter,
+    privacy_summary,
+)
+from gan_leak.runs.federated.setup import AttackData, Experiment, build_experiment, class_number, prepare_data
+from gan_leak.runs.hosts.interruption import on_interruption, uninterrupted
+from gan_leak.runs.hosts.processes import leads, share, together
+from gan_leak.runs.memory import check_run
+from gan_leak.runs.progress import Progress, progress
+from gan_leak.runs.storage import checkpoints, participant_files
+from gan_leak.runs.storage.directory import (
+    RunDirectory,
+    append_metrics,
+    close_run,
+    npz_bytes,
+    open_run,
+    read_config_file,
+    read_metrics,
+    write_atomic,
+)
+from gan_leak.runs.storage.integrity import RefusedError, sha256
+from gan_leak.types import FederationState, ParticipantState, PyTree
+
+_KEPT_PER_EVALUATION = 60
+DIVERGED_STATUS = 1
+NOT_MEASURABLE_STATUS = 3
+
+
+class PreparedRun(NamedTuple):
+    """A run whose input has been checked and whose directory is open and locked, by the process that leads.
+
+    privacy: the defense with the noise that it runs with, None where there is none.
+    """
+
+    config: AttackConfig
+    data: AttackData
+    experiment: Experiment
+    directory: RunDirectory | None
+    mesh: Mesh | None = None
+    privacy: PrivacyPlan | None = None
+
+
+class _Comparison(NamedTuple):
+    """What leakage is measured against, and the measures of what scores one and what scores nothing."""
+
+    references: References | None
+    measures: dict[str, dict[str, Any]]
+    judge_test_accuracy: float
+
+
+# Built when first asked for: the judge may have to be trained, and the first rounds need not wait for it.
+_LazyComparison = Callable[[], _Comparison]
+
+
+def prepare(
+    config: AttackConfig, workdir: pathlib.Path, resume: bool, *, target_class: str | None = None
+) -> PreparedRun:
+    """Checks the configuration and the data and opens the run directory; raises ValueError for bad input.
+
+    target_class: number or name of the class, see ``gan_leak.data.find_class``, in the place of the configuration's.
+    """
+    validate(config)
+    _choose_devices(config)
+    with together():
+        if config.schedule != "synchronous" and jax.process_count() > 1:
+            raise ValueError(f"schedule={config.schedule!r}: expected 'synchronous' where processes share a round")
+        mesh = device_mesh() if config.schedule == "synchronous" and jax.device_count() > 1 else None
+        if target_class is not None:
+            config = dataclasses.replace(config, target_class=class_number(config.dataset, target_class))
+        data = prepare_data(config, mesh)
+        plan = plan_privacy(config, data)
+        experiment = build_experiment(plan.config, data, mesh)
+        check_run(config, data, experiment)
+    with together():
+        inputs = {"dataset": data.fingerprint}
+        kept = {"inputs": inputs, "privacy": privacy_fields(plan)}
+        # Whether to go on without a score does not change what a run computes.
+        lasting = dataclasses.replace(config, fail_if_not_measurable=False)
+        check = functools.partial(resumption.plan, config=config)
+        directory = open_run(workdir, lasting, resume=resume, check=check, **kept) if leads() else None
+    return PreparedRun(config, data, experiment, directory, mesh, None if config.defense == "none" else plan)
+
+
+def _choose_devices(config: AttackConfig) -> None:
+    # An attack runs on one device at a time, and on one that has all cores it is faster.
+    side_by_side = config.schedule == "synchronous" and config.attack == "none"
+    wanted = config.performance.cpu_devices or (len(usable_cores()) if side_by_side else 1)
+    if wanted > 1:
+        try:
+            use_cpu_devices("performance.cpu_devices", wanted)
+        except ValueError:
+            # Whoever has used JAX in this process before keeps the devices there are, unless they are asked for.
+            if config.performance.cpu_devices:
+                raise
+
+
+def execute(prepared: PreparedRun) -> int:
+    """Trains, measures and reports; returns the exit status: 0, 1 if training diverged, or 3 (see below).
+
+    Where the leakage score cannot be measured, a line on standard error says why; with ``fail_if_not_measurable`` the
+    run ends with status 3 before it trains.
+
+    An interruption leaves a checkpoint of the last chunk whose metrics are written; see
+    ``gan_leak.runs.hosts.interruption``.
+    Raises ``RefusedError`` before training if the directory turns out to hold a state that cannot be continued.
+    """
+    try:
+        with (
+            open(os.devnull, "w") as nowhere,
+            progress(prepared.config.rounds, initial=0, stream=None if leads() else nowhere) as display,
+        ):
+            return _run(prepared, display)
+    finally:
+        if prepared.directory is not None:
+            close_run(prepared.directory)
+
+
+def _run(prepared: PreparedRun, display: Progress) -> int:
+    config, data, experiment, directory, *_ = prepared
+    keys = run_keys(config.seed)
+    participants = len(data.federation.sizes)
+    by_cohorts = config.participants_per_round > 0
+    state, initial = initial_state(experiment, keys.init, participants, by_cohorts=by_cohorts)
+    comparison = functools.cache(functools.partial(_compare, prepared, keys, state.attack, display))
+    try:
+        with together():
+            if directory is not None:
+                state = _restore(prepared, directory, state, initial, display)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+    if config.fail_if_not_measurable and experiment.attack is not None:
+        references = comparison().references
+        if references is not None and references.measurability.reason is not None:
+            return NOT_MEASURABLE_STATUS
+    placement = _place(prepared, keys, share(state), initial)
+    notes = _train(prepared, keys, placement, comparison, display)
+    if directory is not None:
+        _finish(prepared, directory, notes, comparison(), display)
+    return DIVERGED_STATUS if notes else 0
+
+
+def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial: ParticipantState | None) -> Placement:
+    config, data, experiment, directory, mesh, _ = prepared
+    common: dict[str, Any] = {
+        "mesh": mesh,
+        "run_directory": None if directory is None else directory.path,
+    }
+    if initial is not None:
+        size = config.participants_per_round
+        return place_cohorts(experiment, keys, state, data.federation, initial, cohort_size=size, **common)
+    most = config.performance.rounds_per_chunk
+    return place_all(experiment, keys, state, data.federation, most=most, **common)
+
+
+def _compare(prepared: PreparedRun, keys: RunKeys, untrained_attack: PyTree, display: Progress) -> _Comparison:
+    config, data, experiment, *_ = prepared
+    if experiment.attack is None:
+        return _Comparison(None, {}, math.nan)
+    instruments = make_instrument_source(display.message)(data)
+    untrained = reconstruct(experiment.attack, keys.prior, untrained_attack, config.evaluation_samples)
+    references, measures = build_comparison(config, data, instruments, untrained)
+    for note in references.measurability.notes():
+        display.message(note)
+    return _Comparison(references, measures, instruments.judge.test_accuracy)
+
+
+def _measured(references: References, images: np.ndarray) -> dict[str, Any]:
+    return measure_leakage(references, images)._asdict()
+
+
+def _restore(
+    prepared: PreparedRun,
+    directory: RunDirectory,
+    state: FederationState,
+    initial: ParticipantState | None,
+    display: Progress,
+) -> FederationState:
+    for difference in directory.differences:
+        display.message(f"not the machine or versions this run began with, so not bit-identical: {difference}")
+    if not directory.resumed:
+        return state
+    template = state if jax.process_count() == 1 else jax.device_get(state)
+
+    def check(state: FederationState) -> None:
+        if initial is not None:
+            participant_files.check_states(directory.path / "participants", np.asarray(state.participants), initial)
+
+    restored, notices = resumption.restore(directory.path, prepared.config, template, check)
+    for notice in notices:
+        display.message(notice)
+    state = state if restored is None else restored
+    display.message(f"continuing after round {int(state.round)}")
+    return state
+
+
+def _train(
+    prepared: PreparedRun, keys: RunKeys, placement: Placement, comparison: _LazyComparison, display: Progress
+) -> tuple[str, ...]:
+    config, directory = prepared.config, prepared.directory
+    # The last state of which metrics.jsonl holds all records.
+    state = placement.state
+    saved = int(state.round)
+    spend = _meter(prepared, keys, saved)
+    # To save is a thing that all processes do together, and the others may not have been interrupted.
+    alone = jax.process_count() == 1
+    unbroken = uninterrupted() if alone else contextlib.nullcontext()
+
+    def keep(records: list[dict[str, Any]]) -> None:
+        if directory is not None:
+            for record in records:
+                append_metrics(directory, record)
+
+    def save() -> None:
+        nonlocal saved
+        if int(state.round) > saved:
+            placement.save(state)
+            saved = int(state.round)
+
+    def leave() -> str | None:
+        if alone:
+            save()
+        if directory is None:
+            return None
+        return f"interrupted; --workdir={directory.path} --resume continues after round {saved}"
+
+    checkpoints.load_library()
+    with on_interruption(leave):
+        while (done := int(state.round)) < config.rounds:
+            intervals = (config.evaluation_interval, config.checkpoint_interval)
+            ends = [_next_multiple(done, interval) for interval in intervals]
+            count = min(placement.most, config.rounds - done, *(end - done for end in ends))
+            began = time.perf_counter()
+            new_state, infos, cohort = placement.advance(state, count)
+            seconds = (time.perf_counter() - began) / count
+            records = _records(done, count, infos, seconds, cohort, config.adversary)
+            if spend is not None:
+                for record in records:
+                    record["privacy"] = spend(cohort)
+            diverged = [record["round"] for record in records if not _is_finite(record)]
+            if diverged:
+                with unbroken:
+                    keep(records[: diverged[0] - done - 1])
+                    save()
+                return (_divergence(diverged[0], config),)
+            done += count
+            if directory is not None and (done % config.evaluation_interval == 0 or done == config.rounds):
+                records[-1].update(_evaluate(prepared, directory, keys, new_state, comparison))
+            with unbroken:
+                keep(records)
+                state = new_state
+            _show(display, records[-1])
+            if done % config.checkpoint_interval == 0 or done == config.rounds:
+                with unbroken:
+                    save()
+    return ()
+
+
+def _meter(prepared: PreparedRun, keys: RunKeys, done: int) -> PrivacyMeter | None:
+    if prepared.privacy is None or prepared.directory is None:
+        return None
+    taken = participations(prepared.config, keys.cohorts, len(prepared.privacy.sizes), done)
+    return privacy_meter(prepared.privacy, taken)
+
+
+def _next_multiple(value: int, interval: int) -> int:
+    return (value // interval + 1) * interval
+
+
+def _records(
+    done: int, count: int, infos: RoundInfo, seconds: float, cohort: np.ndarray | None, adversary: int
+) -> list[dict[str, Any]]:
+    took_part = cohort is None or adversary in cohort
+    attack = infos.attack._asdict() if infos.attack != () and took_part else None
+    who = {} if cohort is None else {"participants": cohort.tolist()}
+    return [
+        {
+            "round": done + index + 1,
+            **who,
+            "model_accuracy": None,
+            "losses": infos.turns.loss[index].tolist(),
+            "uploaded": infos.turns.uploaded[index].tolist(),
+            "update_norms": infos.turns.update_norm[index].tolist(),
+            "attack": None if attack is None else {name: float(values[index]) for name, values in attack.items()},
+            "seconds": seconds,
+        }
+        for index in range(count)
+    ]
+
+
+def _is_finite(record: Mapping[str, Any]) -> bool:
+    attack = record["attack"] or {}
+    return bool(np.all(np.isfinite([*record["losses"], *record["update_norms"], *attack.values()])))
+
+
+def _divergence(round: int, config: AttackConfig) -> str:
+    return (
+        f"Training diverged in round {round}: a loss or an update is not finite. Likely cause: too high a learning "
+        f"rate (learning_rate={config.learning_rate}, generator_learning_rate={config.generator_learning_rate}); "
+        "results up to the round before are kept."
+    ) + ("" if config.defense == "none" else " No promise of privacy covers what that round has shown.")
+
+
+def _evaluate(
+    prepared: PreparedRun, directory: RunDirectory, keys: RunKeys, state: FederationState, comparison: _LazyComparison
+) -> dict[str, Any]:
+    config, data, experiment, _, mesh, _ = prepared
+    if mesh is not None:
+        # What lies on all devices would be computed on all of them, and other processes have no part in this.
+        state = state._replace(server=jax.device_get(state.server), attack=jax.device_get(state.attack))
+    accuracy = model_accuracy(experiment.classifier, state.server.params, *data.test)
+    measured: dict[str, Any] = {"model_accuracy": accuracy}
+    if experiment.attack is not None and (references := comparison().references) is not None:
+        # The same latents every time, so that the pictures of two rounds can be compared.
+        key = jax.random.clone(keys.latents)
+        images = reconstruct(experiment.attack, key, state.attack, config.evaluation_samples)
+        measured["leakage"] = _measured(references, images)
+        path = resumption.evaluation_path(directory.path, int(state.round))
+        path.parent.mkdir(exist_ok=True)
+        archive = npz_bytes(images=images)
+        write_atomic(path, archive)
+        measured[resumption.IMAGES_DIGEST] = sha256(archive)
+    return measured
+
+
+def _show(display: Progress, record: Mapping[str, Any]) -> None:
+    leakage = record.get("leakage")
+    display.update(
+        record["round"],
+        accuracy=record["model_accuracy"],
+        loss=float(np.mean(record["losses"])),
+        leakage=None if leakage is None else leakage["leakage_score"],
+    )
+
+
+def _finish(
+    prepared: PreparedRun, directory: RunDirectory, notes: tuple[str, ...], compared: _Comparison, display: Progress
+) -> None:
+    """Writes reconstructions.npz, the figures and the report from what is on disk, and shows the summary."""
+    config, data = prepared.config, prepared.data
+    records = read_metrics(directory)
+    evaluated = [record["round"] for record in records if "leakage" in record]
+    paths = {round: resumption.evaluation_path(directory.path, round) for round in evaluated}
+    images_by_round = {round: np.load(path)["images"] for round, path in paths.items()}
+    figures: dict[str, bytes] = {}
+    if evaluated:
+        last = images_by_round[evaluated[-1]]
+        kept = [*(images_by_round[round][:_KEPT_PER_EVALUATION] for round in evaluated[:-1]), last]
+        rounds = [np.full(len(images), round) for images, round in zip(kept, evaluated, strict=True)]
+        labels = np.full(sum(map(len, kept)), config.target_class, np.int32)
+        archive = npz_bytes(images=np.concatenate(kept), labels=labels, rounds=np.concatenate(rounds).astype(np.int32))
+        write_atomic(directory.path / "reconstructions.npz", archive)
+        nearest, _ = nearest_by_l1(last[:30], data.private)
+        title = f"Class {data.class_names[config.target_class]}, round {evaluated[-1]}"
+        figures["reconstructions"] = reconstructions_figure(last[:30], data.private[nearest], title=title)
+        figures["evolution"] = evolution_figure(images_by_round, title="The same latents over the rounds")
+    if records:
+        figures["curves"] = curves_figure(records)
+    for name, picture in figures.items():
+        path = directory.path / "figures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, picture)
+    comparison = compared.measures
+    if evaluated:
+        final = next(record["leakage"] for record in reversed(records) if "leakage" in record)
+        comparison = {"reconstructions": final, **comparison}
+    summary = _summary(compared.judge_test_accuracy, records, comparison)
+    if prepared.privacy is not None:
+        summary |= privacy_summary(privacy_fields(prepared.privacy), records)
+    limits = () if compared.references is None else compared.references.measurability.notes()
+    page = _render(prepared, directory, (*notes, *limits), summary, records, comparison, figures)
+    write_atomic(directory.path / "report.html", page.encode())
+    for line in _summary_lines(directory, notes, summary, comparison):
+        display.message(line)
+
+
+_CAPTIONS = {
+    "reconstructions": "Reconstructions of the target class, each below the nearest private image in L1.",
+    "evolution": "How the reconstructions of the same latents evolve over the rounds.",
+    "curves": "Accuracy of the shared model, leakage, and the local training loss over the rounds.",
+}
+
+
+def _render(
+    prepared: PreparedRun,
+    directory: RunDirectory,
+    notes: tuple[str, ...],
+    summary: Mapping[str, str],
+    records: list[dict[str, Any]],
+    comparison: Mapping[str, Mapping[str, Any]],
+    figures: Mapping[str, bytes],
+) -> str:
+    config, data = prepared.config, prepared.data
+    environment = read_config_file(directory.path)
+    for name in ("config", "privacy"):
+        environment.pop(name, None)
+    environment["data set SHA-256"] = data.fingerprint
+    if not data.target_is_owned:
+        notes += ("Nobody in this federation owns the target class: what scores here is not leakage.",)
+    return render_report(
+        title=f"GAN attack on {config.dataset}, class {data.class_names[config.target_class]}",
+        summary=summary,
+        config=to_json(config),
+        privacy={} if prepared.privacy is None else privacy_fields(prepared.privacy),
+        environment=environment,
+        records=records,
+        comparison=comparison,
+        figures={_CAPTIONS[name]: picture for name, picture in figures.items()},
+        definitions=DEFINITIONS,
+        notes=notes,
+    )
+
+
+def _summary(
+    judge_test_accuracy: float, records: list[dict[str, Any]], comparison: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    summary: dict[str, str] = {}
+    if "reconstructions" in comparison:
+        final = comparison["reconstructions"]
+        summary["leakage score"] = score_text(final["leakage_score"])
+        summary["judge accuracy"] = f"{final['judge_accuracy']:.3f}"
+        summary["nearest-neighbour share"] = f"{final['nearest_neighbour_share']:.3f}"
+        summary["diversity"] = f"{final['diversity']:.2f}"
+        summary["the judge's own test accuracy"] = f"{judge_test_accuracy:.4f}"
+    accuracies = [record["model_accuracy"] for record in records if record["model_accuracy"] is not None]
+    if accuracies:
+        summary["model accuracy"] = f"{accuracies[-1]:.3f}"
+    summary["rounds"] = str(records[-1]["round"] if records else 0)
+    return summary
+
+
+def _summary_lines(
+    directory: RunDirectory,
+    notes: tuple[str, ...],
+    summary: Mapping[str, str],
+    comparison: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+    path = directory.path
+    lines = [*notes, "", *(f"{name:32}{value}" for name, value in summary.items())]
+    for name, row in comparison.items():
+        lines.append(f"{'leakage score, ' + name:40}{score_text(row['leakage_score'])}")
+    written = [path / "report.html", path / "reconstructions.npz", path / "metrics.jsonl", path / "figures"]
+    return [*lines, "", "written:", *(f"  {item}" for item in written if item.exists())]

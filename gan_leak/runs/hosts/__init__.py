@@ -1,0 +1,1 @@
+"""Processes, workers, signals and compiled programs."""

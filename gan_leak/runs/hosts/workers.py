@@ -1,0 +1,148 @@
+"""Batches side by side, each worker a process with processor cores of its own.
+
+The programs of one batch do not fill several cores: two workers with a core each finish sooner than one with both.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import multiprocessing
+import multiprocessing.queues
+import os
+import pathlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+
+from gan_leak.config import AttackConfig
+from gan_leak.machine import usable_cores
+from gan_leak.runs.federated.batch import run_batch
+from gan_leak.runs.federated.batch_files import finished_result
+from gan_leak.runs.federated.measurement import InstrumentSource, make_instrument_source
+from gan_leak.runs.federated.setup import prepare_data
+from gan_leak.runs.hosts.interruption import interruptible, leave_on_signals, on_interruption
+from gan_leak.runs.hosts.processes import end_without
+
+_MOST_WORKERS = 4
+_SECONDS_TO_SAVE = 2.0
+
+
+class Job(NamedTuple):
+    """A batch to run: its lanes, the directory that it is kept in, and what to call it on the way."""
+
+    configs: Sequence[AttackConfig]
+    directory: pathlib.Path
+    name: str
+
+
+def default_workers() -> int:
+    """A worker for each processor core, at most four; one where an accelerator does the work."""
+    return min(len(usable_cores()), _MOST_WORKERS) if jax.default_backend() == "cpu" else 1
+
+
+def check_workers(workers: int) -> None:
+    """Raises ValueError for more worker processes than four a core, or eight: each takes hundreds of megabytes."""
+    most = max(2 * _MOST_WORKERS, 4 * len(usable_cores()))
+    if workers > most:
+        raise ValueError(f"workers={workers}: expected at most {most}, four for each processor core")
+
+
+def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str], None]) -> None:
+    """Runs a batch, or what is left of it, and shows each evaluation and the seconds left."""
+    began, first = time.monotonic(), 0
+
+    def progress(done: int, line: str) -> None:
+        nonlocal began, first
+        if line:
+            left = (time.monotonic() - began) / (done - first) * (job.configs[0].rounds - done)
+            show(f"  {job.name}: round {done}/{job.configs[0].rounds}, {line}, {left:.0f} s left")
+        elif not first:
+            # Where training begins: at round 0, or in the middle of a batch that is continued.
+            began, first = time.monotonic(), done
+
+    run_batch(job.configs, job.directory, instrument_source, progress, show)
+
+
+def tell(text: str) -> None:
+    """Writes a line of progress to standard error at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@functools.cache
+def _instruments_of_process() -> InstrumentSource:
+    return make_instrument_source(lambda text: None)
+
+
+def work_in_process(job: Job) -> None:
+    """Runs a job in a worker, which keeps its judges from one job to the next."""
+    interruptible(lambda: run_job(job, _instruments_of_process(), tell))
+
+
+@contextlib.contextmanager
+def running(
+    jobs: Sequence[Job],
+    workers: int,
+    instrument_source: InstrumentSource,
+    show: Callable[[str], None],
+    work: Callable[[Job], None] = work_in_process,
+) -> Iterator[Callable[[pathlib.Path], None]]:
+    """Runs the jobs in order, ``workers`` at a time; yields ``wait(directory)``, which returns once that one is done.
+
+    ``wait`` raises what its job raised. Leaving the context stops what still runs: each batch can be continued from
+    where it was last kept. With one worker nothing runs until it is waited for, in this process. ``work``: what a
+    worker does with a job; a function of a module, since another process imports it.
+    """
+    waiting: dict[pathlib.Path, Job] = {}
+    for job in jobs:
+        if job.directory not in waiting and finished_result(job.directory, show) is None:
+            waiting.setdefault(job.directory, job)
+    if workers == 1 or not waiting:
+
+        def run_here(directory: pathlib.Path) -> None:
+            if directory in waiting:
+                run_job(waiting.pop(directory), instrument_source, show)
+
+        yield run_here
+        return
+    for job in {job.configs[0].dataset: job for job in waiting.values()}.values():
+        # Trained once, here, and found in the cache by all workers.
+        instrument_source(prepare_data(job.configs[0]))
+    context = multiprocessing.get_context("spawn")
+    shares = context.Queue()
+    cores = usable_cores()
+    for worker in range(workers):
+        shares.put(tuple(cores[worker::workers]) or tuple(cores))
+    executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (shares, os.getpid()))
+    try:
+        with on_interruption(_end_workers):
+            futures = {directory: executor.submit(work, job) for directory, job in waiting.items()}
+            yield lambda directory: futures[directory].result() if directory in futures else None
+    finally:
+        # First the workers, since a shutdown would wait for the batches that they are at.
+        _end_workers()
+        executor.shutdown(cancel_futures=True)
+
+
+def _end_workers() -> None:
+    """Ends the workers; each keeps what it has finished of its batch first."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    until = time.monotonic() + _SECONDS_TO_SAVE
+    for child in children:
+        child.join(max(0.0, until - time.monotonic()))
+
+
+def _start_worker(shares: multiprocessing.queues.Queue, parent: int) -> None:
+    # Ctrl-C reaches the whole group of processes: the parent ends its workers in its own way.
+    leave_on_signals(by_terminal=False)
+    threading.Thread(target=end_without, args=(parent,), daemon=True).start()
+    cores = shares.get()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)

@@ -1,0 +1,98 @@
+"""What a gradient tells of a participant's labels and of its own scale, before an attack on the images."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_leak import trees
+from gan_leak.attacks.gradient.label_counts import infer_label_counts, infer_scale
+from gan_leak.attacks.gradient.label_order import infer_label_order
+from gan_leak.attacks.gradient.observation import infer_distinct_labels, infer_label, infer_label_from_bias
+from gan_leak.types import Array, GradientView, PyTree
+
+# Whose last layer has no negative input.
+_BEHIND_SIGMOIDS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18")
+
+
+def _last(num_classes: int, ndim: int, tree: PyTree) -> Array:
+    """The kernel (2) or the bias (1) of the last layer."""
+    leaves = jax.tree.leaves(tree)
+    alike = [leaf for leaf in leaves if leaf.ndim == ndim and leaf.shape[-1] == num_classes]
+    if len(alike) != 1:
+        raise ValueError(f"labels: {len(alike)} gradients end in {num_classes} classes, expected one layer's")
+    return alike[0]
+
+
+def infer_gradient_scale(num_classes: int, view: GradientView, batch_size: int) -> float | None:
+    """How many times the mean's gradient one is (``infer_scale``); None where the last layer does not tell."""
+    try:
+        kernel, bias, kernel_gradient, bias_gradient = (
+            np.asarray(_last(num_classes, ndim, tree)) for tree in view for ndim in (2, 1)
+        )
+    except ValueError:
+        return None
+    return infer_scale(kernel, bias, kernel_gradient, bias_gradient, batch_size)
+
+
+def arranged_labels(
+    key: Array,
+    update: Callable[[PyTree, Array, Array], PyTree],
+    views: GradientView,
+    labels: Array,
+    image_shape: tuple[int, int, int],
+    *,
+    epochs: int,
+    batch_size: int,
+) -> Array:
+    """Labels [E, B, K] of participants in the order of their epochs [E, epochs * B, K], as far as the updates tell.
+
+    update: what a participant sends as a function of parameters, images and labels in this order. Grey images stand for
+    the participant's (``infer_label_order``).
+    """
+    participants, size, num_classes = labels.shape
+    images = jnp.full((epochs * size, *image_shape), 0.5)
+
+    def of_last_layer(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf if leaf.shape[-1] == num_classes and leaf.ndim < 3 else None, tree)
+
+    arranged = []
+    for index in range(participants):
+        view = trees.take(views, index)
+        seen = of_last_layer(view.gradient)
+
+        def simulate(order: Array, params: PyTree = view.params) -> PyTree:
+            return update(params, images, jax.nn.one_hot(order, num_classes))
+
+        order, _ = infer_label_order(
+            jax.random.fold_in(key, index),
+            simulate,
+            seen if jax.tree.leaves(seen) else view.gradient,
+            np.argmax(np.asarray(labels[index]), axis=-1),
+            epochs=epochs,
+            batch_size=batch_size,
+        )
+        arranged.append(jax.nn.one_hot(order, num_classes))
+    return jnp.stack(arranged)
+
+
+def infer_labels(network: str, num_classes: int, view: GradientView, batch_size: int, *, steps: int = 1) -> np.ndarray:
+    """The labels [B] of a batch, sorted, as its gradient tells them; raises ValueError where it does not.
+
+    Of the update of several steps, which sums their gradients, their mean stands for one gradient.
+    """
+    last = functools.partial(_last, num_classes)
+    if batch_size == 1:
+        if network in _BEHIND_SIGMOIDS:
+            return np.asarray(infer_label(last(2, view.gradient)))[None]
+        return np.asarray(infer_label_from_bias(last(1, view.gradient)))[None]
+    bias_gradient = last(1, view.gradient)
+    if np.count_nonzero(np.asarray(bias_gradient) < 0) == batch_size:
+        return infer_distinct_labels(bias_gradient, batch_size)
+    kernel, bias = (np.asarray(last(ndim, view.params)) for ndim in (2, 1))
+    kernel_gradient = np.asarray(last(2, view.gradient))
+    return infer_label_counts(kernel, bias, kernel_gradient / steps, np.asarray(bias_gradient) / steps, batch_size)

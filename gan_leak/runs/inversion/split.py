@@ -1,0 +1,441 @@
+"""Split inference from data to numbers: a victim network, its cut, the attacks, and how near their pictures come."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gan_leak.attacks.optimizers import Position, Training, training
+from gan_leak.attacks.split.inverse_network import inverse_network
+from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
+from gan_leak.attacks.split.shadow_model import shadow_model
+from gan_leak.data import Dataset, to_float
+from gan_leak.defenses.feature_noise import FeatureDefense
+from gan_leak.evaluation.fidelity import class_means, peak_signal_to_noise, singled_out, uniform_similarity
+from gan_leak.models.layered import (
+    LayeredModel,
+    SplitModel,
+    he_cifar10,
+    he_lenet,
+    inverse_network_for,
+    shadow_network_for,
+    split_after,
+    whole,
+)
+from gan_leak.runs.storage.resumable import Course, in_parts
+from gan_leak.types import Array, Model, PyTree, SplitView
+
+QUERIES = ("same set", "same distribution", "random noise")
+SHADOWS = (
+    "same set, same structure",
+    "other set, same structure",
+    "same set, other structure",
+    "other set, other structure",
+)
+
+QUERY_FREE_ITERATIONS = 500
+NUM_CLASSES = 10
+BATCH_SIZE = 32
+
+
+class Likelihood(NamedTuple):
+    """The numbers of one regularised likelihood (released code; He, Zhang and Lee 2019)."""
+
+    iterations: int
+    learning_rate: float
+    total_variation: float
+    magnitude: float = 0.0
+
+
+class Victim(NamedTuple):
+    """A network under attack, how its inputs are made of images in [-1, 1], and the paper's splits.
+
+    likelihoods: by split; another split takes ``other``.
+    """
+
+    name: str
+    network: LayeredModel
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    splits: tuple[str, ...]
+    likelihoods: dict[str, Likelihood]
+    other: Likelihood
+
+
+class SplitData(NamedTuple):
+    """Inputs of the network [N, H, W, C] and labels [N]: the victim's, as many of the same kind, and those to attack.
+
+    chosen: the positions among the tested of the first image of every class, and then of the first others. unseen: for
+    each of those the next of another class [M], which its attack has not seen. class_means: for each the mean of the
+    adversary's images of its class [M, H, W, C], which is what one draws who learns the class and no more.
+    """
+
+    own: tuple[np.ndarray, np.ndarray]
+    others: tuple[np.ndarray, np.ndarray]
+    tested: tuple[np.ndarray, np.ndarray]
+    chosen: np.ndarray
+    unseen: np.ndarray
+    class_means: np.ndarray
+
+
+class Outcome(NamedTuple):
+    """What an attack drew [M, H, W, C], in [-1, 1], and for each picture its PSNR and SSIM, the latter in two forms.
+
+    singled_out: whether it correlates most with the very image, of all test images of its class. Names with control:
+    the same held against an image that the attack has not seen. With class: of the class's mean in the place of what
+    was drawn.
+    """
+
+    images: np.ndarray
+    psnr: np.ndarray
+    ssim: np.ndarray
+    ssim_by_range: np.ndarray
+    singled_out: np.ndarray
+    control_psnr: np.ndarray
+    control_ssim: np.ndarray
+    control_singled_out: np.ndarray
+    class_psnr: np.ndarray
+    class_ssim: np.ndarray
+    class_singled_out: np.ndarray
+
+
+def victim_for(name: str) -> Victim:
+    """The victims of He, Zhang and Lee 2019: 'mnist' or 'cifar10'. Raises ValueError for another."""
+    if name == "mnist":
+        return Victim(
+            name,
+            he_lenet(),
+            (0.5,),
+            (0.5,),
+            ("conv1", "ReLU2"),
+            {
+                "conv1": Likelihood(5000, 1e-2, 0.0),
+                "ReLU2": Likelihood(5000, 1e-2, 1.0),
+            },
+            Likelihood(5000, 1e-2, 1.0),
+        )
+    if name == "cifar10":
+        ten = Likelihood(5000, 1e-2, 10.0)
+        none = Likelihood(5000, 1e-2, 0.0)
+        return Victim(
+            name,
+            he_cifar10(),
+            (0.485, 0.456, 0.406),
+            (0.229, 0.224, 0.225),
+            ("conv11", "ReLU22", "ReLU32"),
+            {
+                **dict.fromkeys(("conv11", "ReLU11", "conv12", "ReLU12", "pool1", "conv21", "ReLU21"), none),
+                **dict.fromkeys(("conv22", "ReLU22", "pool2"), ten),
+                **dict.fromkeys(("conv31", "ReLU31", "conv32", "ReLU32", "pool3"), Likelihood(5000, 1e-2, 1e3)),
+                "fc1": Likelihood(5000, 1e-3, 1e4),
+            },
+            Likelihood(5000, 1e-2, 1e3),
+        )
+    raise ValueError(f"network={name!r}: expected mnist or cifar10")
+
+
+def as_inputs(victim: Victim, images: np.ndarray) -> np.ndarray:
+    """Images in [-1, 1] as the network takes them: of mean 0 and deviation 1, channel by channel."""
+    return ((images + 1.0) / 2.0 - np.array(victim.mean, np.float32)) / np.array(victim.deviation, np.float32)
+
+
+def as_images(victim: Victim, inputs: Any) -> np.ndarray:
+    """The inverse of ``as_inputs``, cut to [-1, 1]; what is not a number becomes the mean colour."""
+    mean, deviation = (np.array(values, np.float32) for values in (victim.mean, victim.deviation))
+    units = np.nan_to_num(np.asarray(inputs), nan=0.0) * deviation + mean
+    return np.clip(2.0 * units - 1.0, -1.0, 1.0)
+
+
+def split_data(victim: Victim, dataset: Dataset, *, samples: int, images: int, rng: np.random.Generator) -> SplitData:
+    """Halves of the training images for the victim and for the adversary, at most ``samples`` each (0 = all).
+
+    Of the test images, the first of every class and the first ``images`` others are attacked; all of them test
+    accuracy. Raises ValueError if the images do not fit the network, or are fewer than a batch.
+    """
+    shape = dataset.train_images.shape[1:]
+    if shape != victim.network.input_shape:
+        raise ValueError(f"dataset={dataset.name}: images of {shape}, expected {victim.network.input_shape}")
+    if len(dataset.class_names) > NUM_CLASSES:
+        raise ValueError(f"dataset={dataset.name}: {len(dataset.class_names)} classes, expected at most {NUM_CLASSES}")
+    if (tested := len(np.unique(dataset.test_labels))) < 2:
+        raise ValueError(f"dataset={dataset.name}: test images of {tested} class, expected at least 2 classes")
+    if 0 < samples < BATCH_SIZE:
+        raise ValueError(f"samples={samples}: expected 0, for all, or at least a batch of {BATCH_SIZE}")
+    order = rng.permutation(len(dataset.train_labels))
+    half = len(order) // 2
+    count = min(samples or half, half)
+    if count < BATCH_SIZE:
+        raise ValueError(f"dataset={dataset.name}: {len(order)} training images, expected at least {2 * BATCH_SIZE}")
+
+    def part(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return as_inputs(victim, to_float(images)), labels
+
+    own, others = order[:count], order[half : half + count]
+    firsts = [int(np.flatnonzero(dataset.test_labels == label)[0]) for label in np.unique(dataset.test_labels)]
+    beside = np.setdiff1d(np.arange(len(dataset.test_labels)), firsts)[:images]
+    chosen = np.array([*firsts, *beside])
+    labels = dataset.test_labels[chosen]
+    around = [np.roll(chosen, -place) for place in range(len(chosen))]
+    unseen = [
+        next(place for place in after if dataset.test_labels[place] != label)
+        for after, label in zip(around, labels, strict=True)
+    ]
+    adversary = part(dataset.train_images[others], dataset.train_labels[others])
+    return SplitData(
+        part(dataset.train_images[own], dataset.train_labels[own]),
+        adversary,
+        part(dataset.test_images, dataset.test_labels),
+        chosen,
+        np.array(unseen),
+        class_means(labels, *adversary),
+    )
+
+
+def train_victim(
+    key: Array,
+    victim: Victim,
+    data: SplitData,
+    *,
+    epochs: int,
+    course: Course,
+    batch_size: int = BATCH_SIZE,
+    learning_rate: float = 1e-3,
+) -> PyTree:
+    """Trains the whole network: cross-entropy, AMSGrad with epsilon 1e-3, its rate halved every 20 epochs."""
+    model = whole(victim.network)
+
+    def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
+        inputs, labels = batch
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(model.apply(params, inputs), labels))
+
+    made = training(
+        model.init,
+        loss,
+        samples=len(data.own[1]),
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        epochs_between_halvings=20,
+    )
+    return _trained(key, lambda context: made, None, data.own, epochs=epochs, course=course)
+
+
+def _trained(
+    key: Array, make: Callable[[PyTree], Training], context: PyTree, data: PyTree, *, epochs: int, course: Course
+) -> PyTree:
+    """The parameters after so many epochs of ``make(context)`` on ``data``."""
+    key_init, key_fit = jax.random.split(key)
+    # Once, and not with every call; keys as numbers, since a loop may not take one of many.
+    data, seeds = jax.device_put(data), jax.random.key_data(jax.random.split(key_fit, epochs))
+
+    @jax.jit
+    def begin(key: Array, context: PyTree) -> Position:
+        return make(context).start(key)
+
+    @jax.jit
+    def go_on(position: Position, context: PyTree, data: PyTree, done: Array, steps: Array) -> Position:
+        made = make(context)
+
+        def epoch(number: Array, position: Position) -> Position:
+            return made.epoch(position, jax.random.wrap_key_data(seeds[number]), data)[0]
+
+        return jax.lax.fori_loop(done, done + steps, epoch, position)
+
+    trained = in_parts(
+        lambda: begin(key_init, context),
+        lambda position, done, steps: go_on(position, context, data, done, steps),
+        total=epochs,
+        unit="epoch",
+        course=course,
+    )
+    return trained.values
+
+
+def answers(key: Array, model: Callable[[Array, Any], Array], inputs: np.ndarray, batch_size: int = 500) -> np.ndarray:
+    """What ``model(key, inputs [B, ...])`` says to inputs [N, ...], batch by batch, each with a key of its own."""
+    said: np.ndarray | None = None
+    for start in range(0, len(inputs), batch_size):
+        part = np.asarray(model(jax.random.fold_in(key, start), inputs[start : start + batch_size]))
+        if said is None:
+            # In place, since features of all images of CIFAR-10 fill a third of a machine's memory.
+            said = np.empty((len(inputs), *part.shape[1:]), part.dtype)
+        said[start : start + len(part)] = part
+    if said is None:
+        raise ValueError("inputs: none, expected at least one")
+    return said
+
+
+def accuracy(key: Array, model: Callable[[Array, Any], Array], tested: tuple[np.ndarray, np.ndarray]) -> float:
+    """Share of inputs whose label ``model(key, inputs)`` gives."""
+    inputs, labels = tested
+    return float(np.mean(np.argmax(answers(key, model, inputs), axis=1) == labels))
+
+
+def white_box(
+    client: Model, params: PyTree, features: Array, shape: tuple[int, ...], numbers: Likelihood, course: Course
+) -> Array:
+    """The inputs [M, H, W, C] behind features [M, ...], all in one program."""
+    begin, go_on = _searches(client, tuple(shape), len(features), numbers._replace(iterations=0))
+    found = in_parts(
+        begin,
+        lambda positions, done, steps: go_on(positions, params, features, steps),
+        total=numbers.iterations,
+        unit="iteration",
+        course=course,
+    )
+    return found.values
+
+
+@functools.lru_cache(maxsize=16)
+def _searches(
+    client: Model, shape: tuple[int, int, int], count: int, numbers: Likelihood
+) -> tuple[Callable[[], Position], Callable[..., Position]]:
+    search = regularised_likelihood(
+        client,
+        shape,
+        learning_rate=numbers.learning_rate,
+        total_variation=numbers.total_variation,
+        magnitude=numbers.magnitude,
+    )
+
+    @jax.jit
+    def begin() -> Position:
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), search.start())
+
+    @jax.jit
+    def go_on(positions: Position, params: PyTree, features: Array, steps: Array) -> Position:
+        def step(position: Position, seen: Array) -> Position:
+            return search.step(position, SplitView(seen, params))[0]
+
+        return jax.lax.fori_loop(0, steps, lambda _, positions: jax.vmap(step)(positions, features), positions)
+
+    return begin, go_on
+
+
+def black_box(
+    key: Array,
+    victim: Victim,
+    split: str,
+    query: Callable[[Array, Any], Array],
+    data: SplitData,
+    knowledge: str,
+    features: Array,
+    *,
+    epochs: int,
+    course: Course,
+) -> Array:
+    """The inputs behind features, by an inverse network that was taught by queries; knowledge: one of ``QUERIES``.
+
+    ``query(key, inputs) -> features``, as the client sends them.
+    """
+    decoder = inverse_network_for(victim.name, split)
+    inputs = {"same set": data.own[0], "same distribution": data.others[0]}.get(knowledge)
+    key, key_noise, key_query = jax.random.split(key, 3)
+    if inputs is None:
+        inputs = np.asarray(jax.random.normal(key_noise, data.own[0].shape))
+    made = inverse_network(decoder, samples=len(inputs))
+    taught = (inputs, answers(key_query, query, inputs))
+    params = _trained(key, lambda context: made, None, taught, epochs=epochs, course=course)
+    return jax.jit(decoder.apply)(params, features)
+
+
+def query_free(
+    key: Array,
+    victim: Victim,
+    split: str,
+    parts: SplitModel,
+    params: PyTree,
+    data: SplitData,
+    knowledge: str,
+    features: Array,
+    *,
+    epochs: int,
+    course: Course,
+    iterations: int = QUERY_FREE_ITERATIONS,
+) -> Array:
+    """The inputs behind features, by inverting a shadow of the client; knowledge: one of ``SHADOWS``."""
+    whose, structure = knowledge.split(", ")
+    shadow = parts.client if structure == "same structure" else shadow_network_for(victim.name, split)
+    known = data.own if whose == "same set" else data.others
+
+    def make(params: PyTree) -> Training:
+        return shadow_model(shadow, parts.cloud, params, samples=len(known[1]))
+
+    own = _trained(key, make, params, known, epochs=epochs, course=course)
+    numbers = Likelihood(iterations, 0.1, 2.0)
+    return white_box(shadow, own, features, victim.network.input_shape, numbers, course._replace(keep=None))
+
+
+def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:
+    """How near the inputs that were drawn [M, H, W, C] come to the chosen images, and to those that were not seen."""
+    drawn, means, tested = (as_images(victim, values) for values in (inputs, data.class_means, data.tested[0]))
+    labels = data.tested[1]
+
+    def compared(images: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return (
+            peak_signal_to_noise(images, tested[places]),
+            uniform_similarity(images, tested[places]),
+            singled_out(images, places, labels[places], (tested, labels)),
+        )
+
+    psnr, ssim, singled = compared(drawn, data.chosen)
+    by_range = uniform_similarity(drawn, tested[data.chosen], by_range=True)
+    return Outcome(drawn, psnr, ssim, by_range, singled, *compared(drawn, data.unseen), *compared(means, data.chosen))
+
+
+def defended(defense: FeatureDefense, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:
+    """What leaves a client that defends itself: ``(key, inputs) -> features``."""
+    return jax.jit(lambda key, inputs: defense(key, client.apply(params, inputs)))
+
+
+def parts_of(victim: Victim, split: str) -> SplitModel:
+    """Both sides of the victim's network; see ``split_after`` for what is refused."""
+    return _parts(victim.name, split)
+
+
+@functools.lru_cache(maxsize=16)
+def _parts(name: str, split: str) -> SplitModel:
+    # The same functions each time, so that what is compiled for them serves again.
+    return split_after(victim_for(name).network, split)
+
+
+def published(victim: Victim, attack: str, knowledge: str, split: str) -> tuple[float, float] | None:
+    """PSNR and SSIM that He, Zhang and Lee 2019 report (Tables 3, 4 and 6), if they do."""
+    rows: dict[tuple[str, str], dict[str, tuple[float, float]]] = _PUBLISHED
+    return rows.get((attack, knowledge), {}).get(f"{victim.name} {split}")
+
+
+def _row(*values: Any) -> dict[str, tuple[float, float]]:
+    columns = ("mnist conv1", "mnist ReLU2", "cifar10 conv11", "cifar10 ReLU22", "cifar10 ReLU32")
+    return dict(zip(columns, values, strict=True))
+
+
+_PUBLISHED = {
+    ("white_box", ""): _row((39.69, 0.9969), (15.10, 0.5998), (37.59, 0.9960), (19.47, 0.6940), (13.38, 0.1625)),
+    ("black_box", "same set"): _row(
+        (39.64, 0.9887), (20.35, 0.7334), (49.88, 0.9993), (19.81, 0.6939), (15.42, 0.3124)
+    ),
+    ("black_box", "same distribution"): _row(
+        (40.72, 0.9950), (20.81, 0.8046), (49.02, 0.9992), (19.36, 0.6802), (13.95, 0.2196)
+    ),
+    ("black_box", "random noise"): _row(
+        (14.76, 0.7188), (7.72, 0.4310), (48.59, 0.9996), (12.79, 0.2930), (12.37, 0.0440)
+    ),
+    ("query_free", "same set, same structure"): _row(
+        (17.60, 0.7423), (9.61, 0.4981), (21.16, 0.9104), (12.74, 0.1752), (11.09, 0.0419)
+    ),
+    ("query_free", "other set, same structure"): _row(
+        (21.53, 0.9121), (9.27, 0.4652), (21.45, 0.9145), (11.51, 0.1723), (11.98, 0.0102)
+    ),
+    ("query_free", "same set, other structure"): _row(
+        (12.59, 0.6430), (8.05, 0.3790), (17.55, 0.6344), (12.46, 0.2714), (10.68, 0.0247)
+    ),
+    ("query_free", "other set, other structure"): _row(
+        (17.86, 0.6952), (8.03, 0.3226), (13.06, 0.1553), (11.30, 0.0467), (11.47, 0.0793)
+    ),
+}

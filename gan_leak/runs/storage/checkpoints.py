@@ -1,0 +1,273 @@
+"""Checkpoints of a run: Orbax writes them, a SHA-256 of every file beside each one notices what Orbax does not.
+
+``round_000005/`` is Orbax's, ``round_000005.sha256`` is the manifest, written last: a checkpoint without one was never
+finished. It also holds the digest of itself. A restored state has the bits that were saved, or the checkpoint is passed
+over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gan_leak.runs.storage.directory import sync_directory, write_atomic
+from gan_leak.runs.storage.disk import naming
+from gan_leak.runs.storage.integrity import DamagedError, RefusedError, read_json, sealed_json
+from gan_leak.types import Array, PyTree
+
+_NAME = re.compile(r"round_([0-9]{6,})(.*)")
+_MANIFEST_SUFFIX = ".sha256"
+
+
+class Restored(NamedTuple):
+    """A restored state, the round after which it was saved, and the names of newer checkpoints that are unusable.
+
+    path: the folder of the checkpoint, which also holds the ``files`` that were saved with it.
+    """
+
+    round: int
+    state: PyTree
+    skipped: tuple[str, ...]
+    path: pathlib.Path
+
+
+def load_library() -> None:
+    """Imports Orbax, which takes a second: beforehand, so that saving takes no longer than it must."""
+    from orbax.checkpoint import v1  # noqa: F401
+
+    # Orbax raises what it logs there, with all threads that it came by.
+    logging.getLogger("absl").addFilter(_is_not_raised)
+
+
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+class Found(NamedTuple):
+    """A checkpoint on the disk.
+
+    finished: whether it has a manifest. problem: why it cannot be used, empty if all its files have the bits that were
+    saved. beside: what was saved with it in the manifest; None where the manifest is of a version without a digest.
+    """
+
+    round: int
+    path: pathlib.Path
+    finished: bool
+    problem: str
+    beside: dict[str, Any] | None
+
+
+def save(
+    directory: pathlib.Path,
+    round: int,
+    state: PyTree,
+    *,
+    keep: int = 2,
+    beside: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> pathlib.Path:
+    """Saves the state after ``round`` and returns its path; when this returns, it is complete and on the disk.
+
+    Only then are all but the newest ``keep`` checkpoints deleted, and with them any of a later round: the run that
+    saves ``round`` did not continue from those. beside: what the manifest holds beside digests, as JSON. files: by
+    name, what else the checkpoint consists of.
+
+    Raises ValueError if ``round`` is negative or ``keep`` below 1, OSError if the disk refuses.
+    """
+    load_library()
+    from orbax.checkpoint import v1 as ocp
+
+    if round < 0 or keep < 1:
+        raise ValueError(f"round={round}, keep={keep}: expected round >= 0 and keep >= 1")
+    directory.mkdir(parents=True, exist_ok=True)
+    # Orbax wants absolute paths.
+    path = directory.absolute() / f"round_{round:06d}"
+    _delete(path)
+    try:
+        with naming(path):
+            ocp.save(path, _stored(round, state), custom_metadata={"leaves": _describe(state)})
+            for name, data in (files or {}).items():
+                (path / name).write_bytes(data)
+    except OSError:
+        # What there is of it takes space and is of no use.
+        for unfinished in directory.glob(f"{path.name}.*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    digests = {name: _digest(path / name, sync=True) for name in _files(path)}
+    for folder in [path, *(child for child in path.rglob("*") if child.is_dir())]:
+        sync_directory(folder)
+    manifest = _manifest(path)
+    write_atomic(manifest, sealed_json(manifest.name, {"files": digests, "beside": dict(beside or {})}, indent=1))
+    _prune(directory, round, keep)
+    return path
+
+
+def find(directory: pathlib.Path) -> list[Found]:
+    """All checkpoints of a directory, finished or not, the newest first."""
+    return [_find(round, path) for round, path in _newest_first(directory)]
+
+
+def restore_latest(directory: pathlib.Path, template: PyTree) -> Restored | None:
+    """Restores the newest checkpoint whose every file has the bits that were saved; None if none was ever finished.
+
+    ``template`` is a state of the structure, shapes and types that were saved, such as a fresh initial state; its
+    values are not used, its devices are.
+
+    Raises ``RefusedError`` if the checkpoint holds a state of another structure than ``template``, ``DamagedError`` if
+    there are finished checkpoints and all are damaged.
+    """
+    skipped: list[str] = []
+    found = find(directory)
+    for one in found:
+        if not one.problem:
+            try:
+                return Restored(one.round, load(one, template), tuple(skipped), one.path)
+            except DamagedError:
+                pass
+        skipped.append(one.path.name)
+    if any(one.finished for one in found):
+        raise DamagedError(f"{directory}: every checkpoint is damaged ({', '.join(skipped)}); choose another --workdir")
+    return None
+
+
+def load(found: Found, template: PyTree) -> PyTree:
+    """The state of a checkpoint without a problem; see ``restore_latest`` for ``template``.
+
+    Raises ``RefusedError`` for a state of another structure, ``DamagedError`` where Orbax cannot read what was saved.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    path = found.path.absolute()
+    try:
+        saved = ocp.checkpointables_metadata(path).custom_metadata["leaves"]
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    # Orbax itself would ignore a missing leaf, cast another type, and leave threads behind when it does object.
+    _check_same(path, saved, _describe(template))
+    try:
+        loaded = ocp.load(path, _stored(found.round, template))
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return jax.tree.map(_like, _as_arrays(template), loaded["state"])
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> DamagedError:
+    # Orbax and TensorStore raise errors of many classes, and some of them fill pages.
+    return DamagedError(f"{path}: damaged (Orbax cannot read it: {type(error).__name__})")
+
+
+def delete_all(directory: pathlib.Path) -> None:
+    """Deletes all checkpoints of a run that needs them no more."""
+    for _, path in _newest_first(directory):
+        _delete(path)
+
+
+def _as_arrays(state: PyTree) -> PyTree:
+    return jax.tree.map(jnp.asarray, state)
+
+
+def _stored(round: int, state: PyTree) -> PyTree:
+    # Orbax refuses arrays without elements and trees without arrays; an empty tuple stands for the former, and the
+    # round keeps the latter away.
+    leaves = jax.tree.map(lambda leaf: leaf if leaf.size else (), _as_arrays(state))
+    return {"round": jnp.int32(round), "state": leaves}
+
+
+def _like(template: Array, loaded: PyTree) -> Array:
+    if not template.size:
+        return template
+    if template.committed:
+        return loaded
+    # Orbax pins what it loads to a device, which would keep it from joining arrays that are spread over several.
+    if jnp.issubdtype(template.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jax.device_get(jax.random.key_data(loaded)), impl=jax.random.key_impl(template))
+    return jnp.asarray(jax.device_get(loaded))
+
+
+def _describe(state: PyTree) -> list[list]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(_as_arrays(state))
+    return [[jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves]
+
+
+def _check_same(path: pathlib.Path, saved: list[list], expected: list[list]) -> None:
+    if saved == expected:
+        return
+    only_saved = [leaf for leaf in saved if leaf not in expected]
+    only_expected = [leaf for leaf in expected if leaf not in saved]
+    raise RefusedError(
+        f"{path}: holds a state of another structure; first difference: saved {_show(only_saved)}, "
+        f"expected {_show(only_expected)}"
+    )
+
+
+def _show(leaves: list[list]) -> str:
+    return "{} {} {}".format(*leaves[0]) if leaves else "nothing there"
+
+
+def _manifest(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}{_MANIFEST_SUFFIX}")
+
+
+def _files(path: pathlib.Path) -> list[str]:
+    return sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+
+
+def _digest(path: pathlib.Path, *, sync: bool = False) -> str:
+    with path.open("rb") as file:
+        if sync:
+            # Older checkpoints go as soon as this one is finished, so that all of it must outlive a power cut.
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _find(round: int, path: pathlib.Path) -> Found:
+    manifest = _manifest(path)
+    if not os.path.lexists(manifest):
+        return Found(round, path, False, "unfinished", None)
+    try:
+        # Without a digest, the names in a manifest are those of the files.
+        digests, sealed = read_json(manifest, _files(path))
+        beside = digests["beside"] if sealed else None
+        if (digests["files"] if sealed else digests) == {name: _digest(path / name) for name in _files(path)}:
+            return Found(round, path, True, "", beside)
+    except (OSError, DamagedError):
+        pass
+    return Found(round, path, True, "damaged", None)
+
+
+def _newest_first(directory: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
+    if not directory.is_dir():
+        return []
+    found = set()
+    for path in directory.iterdir():
+        match = _NAME.fullmatch(path.name.removesuffix(_MANIFEST_SUFFIX))
+        # Beside folders, whatever stands in the place of a folder or of a manifest.
+        if match and (path.is_dir() or not match[2]):
+            found.add((int(match[1]), directory / match[0]))
+    return sorted(found, reverse=True)
+
+
+def _prune(directory: pathlib.Path, round: int, keep: int) -> None:
+    checkpoints = _newest_first(directory)
+    kept = [path for number, path in checkpoints if number <= round and _manifest(path).exists()][:keep]
+    for _, path in checkpoints:
+        if path not in kept:
+            _delete(path)
+
+
+def _delete(path: pathlib.Path) -> None:
+    # The manifest first: a crash in between leaves a checkpoint that counts as unfinished.
+    for each in (_manifest(path), path):
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink(missing_ok=True)

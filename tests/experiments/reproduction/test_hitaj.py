@@ -1,0 +1,281 @@
+"""The paper as data: every figure is there, every constant is the paper's, every claim can be judged."""
+
+import pytest
+
+from experiments.common import flags
+from experiments.common.flags import PRESETS, config_from_arguments
+from experiments.reproduction import hitaj as paper
+from experiments.reproduction.hitaj import (
+    FIGURES,
+    arguments_for,
+    check_names,
+    controls_of,
+    not_stated,
+    read_claim,
+    rows_named_by,
+    select_figures,
+    variants_of,
+)
+from gan_leak.config import AttackConfig
+from gan_leak.data import parse_participant_classes
+from gan_leak.evaluation.leakage import Leakage
+from gan_leak.reports.reproduction import NEAREST_VARIANT, PAPER_VARIANT
+from gan_leak.runs.federated.batch import LANE_FIELDS
+
+SETTINGS = {preset: figure for figure in FIGURES for preset in figure.settings.values()}
+MNIST = [
+    *("figure6a", "figure6b", "figure6c", "figure9", "figure10", "figure12", "accuracy"),
+    *("figure14a", "figure14b", "figure14c", "figure14d", "dp_sgd_a", "dp_sgd_b", "dp_sgd_c"),
+]
+FACES = [
+    *("figure8a", "figure8b", "figure8c", "figure13"),
+    *("figure11a", "figure11b", "figure11c", "figure11d"),
+]
+FACES_41 = ["figure7", "figure7_private"]
+
+
+def config_for(preset, variant=PAPER_VARIANT, scale="paper"):
+    return config_from_arguments(AttackConfig, arguments_for(preset, variant, scale))
+
+
+def test_every_figure_of_the_paper_is_there():
+    assert [(figure.number, len(figure.settings)) for figure in FIGURES] == [
+        *(("3", 1), ("5", 1), ("6", 3), ("7", 2), ("8", 3), ("9", 1), ("10", 1), ("11", 4), ("12", 1), ("13", 1)),
+        *(("14", 4), ("dp_sgd", 3), ("accuracy", 1)),
+    ]
+    assert set(SETTINGS) == {"figure3", "figure5", *MNIST, *FACES, *FACES_41}
+
+
+def test_labels_are_unique():
+    """They name rows of results, which have to differ."""
+    labels = [label for figure in FIGURES for label in figure.settings]
+    assert len(set(labels)) == len(labels)
+
+
+def test_all_figures_come_in_the_order_of_the_paper():
+    assert select_figures("all") == select_figures(" all ") == FIGURES
+    assert [figure.number for figure in select_figures("accuracy,14, 6 ,3")] == ["3", "6", "14", "accuracy"]
+    assert [figure.number for figure in select_figures("6,6")] == ["6"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("6,99", "figures=99"), ("", "figures="), ("6,", "figures="), ("6a", "6a")]
+)
+def test_an_unknown_figure_names_those_there_are(text, named):
+    known = [figure.number for figure in FIGURES]
+    with pytest.raises(ValueError, match=named) as raised:
+        check_names(text, known)
+    assert str(raised.value).endswith("expected all, or some of 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, dp_sgd, accuracy")
+    check_names(" all ", known)
+    check_names("6, accuracy", known)
+
+
+# Claims.
+
+MEASURES = {name for name in Leakage._fields if name != "leakage_by_representation"}
+WITH_ACCURACY = MEASURES | {"model_accuracy"}
+# By layout: what the row judged has, and what may stand beside it.
+NAMES = {
+    "settings": {
+        "": WITH_ACCURACY,
+        "passive": WITH_ACCURACY,
+        "unowned": WITH_ACCURACY,
+        "undefended": WITH_ACCURACY,
+        "untrained": MEASURES,
+        "fresh": MEASURES,
+    },
+    "methods": {"": WITH_ACCURACY, "inversion_mlp": WITH_ACCURACY, "inversion_cnn": WITH_ACCURACY},
+    "curve": {"": {"leakage_score"}, "below": {"leakage_score"}},
+}
+NAMES["film strip"] = NAMES["settings"]
+
+
+@pytest.mark.parametrize("preset", SETTINGS)
+def test_every_setting_states_its_claim_and_criteria_that_can_be_judged(preset):
+    claim = read_claim(preset)
+    assert claim.claim.endswith(".")
+    allowed = NAMES[SETTINGS[preset].layout]
+    for criterion in (claim.reproduced_if, claim.partly_if):
+        for name in criterion.names:
+            *row, metric, _ = name.split(".")
+            assert metric in allowed["".join(row)], name
+    assert (PRESETS / f"{claim.nearest}.flags").exists()
+    assert (PRESETS / f"{claim.quick}.flags").exists()
+    assert claim.nearest.startswith("nearest_")
+    # A preset for MNIST behind one for faces would be another experiment.
+    data = claim.nearest.replace("nearest_", "quick_")
+    assert claim.quick in (data, *(f"{data}_{length}" for length in ("short", "medium", "long")))
+
+
+@pytest.mark.parametrize("preset", SETTINGS)
+def test_the_criterion_for_partly_is_met_wherever_that_for_reproduced_is(preset):
+    """In the plain case of narrow intervals, far from and between the thresholds."""
+    from gan_leak.evaluation.criteria import evaluate_criterion
+
+    claim = read_claim(preset)
+    names = {*claim.reproduced_if.names, *claim.partly_if.names}
+    for judged in (0.0, 0.05, 0.2, 0.4, 0.9):
+        for beside in (0.0, 0.05, 0.2, 0.4, 0.9):
+            lookup = {name: beside if name.count(".") == 2 else judged for name in names}
+            if evaluate_criterion(claim.reproduced_if, lookup):
+                assert evaluate_criterion(claim.partly_if, lookup)
+
+
+@pytest.mark.parametrize("missing", ["Claim", "Reproduced if", "Partly if", "Nearest that works", "Quick"])
+def test_a_head_that_lacks_a_line_is_refused(tmp_path, monkeypatch, missing):
+    lines = (PRESETS / "figure6a.flags").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith(f"# {missing}: ")]
+    assert len(kept) == len(lines) - 1
+    (tmp_path / "figure6a.flags").write_text("\n".join(kept))
+    monkeypatch.setattr(flags, "PRESETS", tmp_path)
+    with pytest.raises(ValueError, match=f"preset=figure6a: its head lacks {missing}$"):
+        read_claim("figure6a")
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("preset", "rate", "batch_size"),
+    [
+        *((preset, 1e-3, 64) for preset in [*MNIST, "figure3", "figure5"]),
+        *((preset, 0.02, 32) for preset in FACES),
+        *((preset, 0.02, 1) for preset in FACES_41),
+    ],
+)
+def test_the_paper_s_own_hyper_parameters_are_the_paper_s(preset, rate, batch_size):
+    """Hitaj et al. 2017, section 8.4; all images take part."""
+    config = config_for(preset)
+    assert (config.learning_rate, config.batch_size, config.learning_rate_decay) == (rate, batch_size, 1e-7)
+    assert (config.generator_optimizer, config.generator_learning_rate) == ("sgd", 0.02)
+    assert config.image_size == (64 if preset in FACES + FACES_41 else 32)
+    assert config.samples_per_participant == 0
+    assert (config.attack, config.schedule, config.local_epochs) == ("active", "round_robin", 1)
+    assert (config.generator_width, config.generator_averaging) == (64, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("preset", "upload_fraction", "download_fraction"),
+    [
+        *(("figure6a", 1.0, 1.0), ("figure6b", 0.1, 1.0), ("figure6c", 0.1, 0.1)),
+        *(("figure8a", 1.0, 1.0), ("figure8b", 0.1, 1.0), ("figure8c", 0.1, 0.1)),
+        *(("figure7", 1.0, 1.0), ("figure9", 1.0, 1.0), ("figure10", 1.0, 1.0)),
+    ],
+)
+@pytest.mark.parametrize("variant", [PAPER_VARIANT, NEAREST_VARIANT])
+def test_fractions_are_those_of_the_figures(preset, upload_fraction, download_fraction, variant):
+    config = config_for(preset, variant)
+    assert (config.upload_fraction, config.download_fraction) == (upload_fraction, download_fraction)
+    assert config.defense == "none"
+
+
+@pytest.mark.parametrize(
+    ("preset", "epsilon", "upload_fraction"),
+    [
+        *(("figure11a", 100.0, 1.0), ("figure11b", 100.0, 0.1), ("figure11c", 10.0, 1.0), ("figure11d", 10.0, 0.1)),
+        *(("figure14a", 100.0, 1.0), ("figure14b", 100.0, 0.1), ("figure14c", 10.0, 1.0), ("figure14d", 10.0, 0.1)),
+        *(("figure12", 0.01, 1.0), ("figure13", 0.01, 1.0), ("figure7_private", 100.0, 1.0)),
+    ],
+)
+@pytest.mark.parametrize("variant", [PAPER_VARIANT, NEAREST_VARIANT])
+def test_privacy_is_that_of_the_figures(preset, epsilon, upload_fraction, variant):
+    """Section 9.4: tau 1e-4, gamma 1e-3, everything downloaded; the sensitivity is twice gamma."""
+    config = config_for(preset, variant)
+    assert (config.defense, config.epsilon_per_release) == ("sparse_vector", epsilon)
+    assert (config.upload_fraction, config.download_fraction) == (upload_fraction, 1.0)
+    assert (config.upload_threshold, config.upload_bound, config.sensitivity) == (1e-4, 1e-3, 2e-3)
+
+
+def test_dp_sgd_differs_by_its_noise_only():
+    configs = [config_for(f"dp_sgd_{letter}") for letter in "abc"]
+    assert {config.defense for config in configs} == {"dp_sgd"}
+    assert [config.noise_multiplier for config in configs] == [0.3, 0.6, 1.2]
+    assert {(config.clipping_norm, config.delta) for config in configs} == {(1.0, 1e-5)}
+
+
+@pytest.mark.parametrize("preset", [preset for preset in SETTINGS if preset != "figure5"])
+def test_the_target_belongs_to_a_victim_and_not_to_the_adversary(preset):
+    config = config_for(preset)
+    owners = parse_participant_classes(config.participant_classes, 40 if "faces" in config.dataset else 10)
+    assert config.target_class not in owners[config.adversary]
+    assert sum(config.target_class in classes for classes in owners) == 1
+    if preset in MNIST:
+        assert owners == ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9))
+        assert config.target_class == (0 if preset == "figure9" else 3)
+    elif preset in FACES:
+        assert owners == (tuple(range(20)), tuple(range(20, 40)))
+    elif preset in FACES_41:
+        assert owners == (*((person,) for person in range(40)), ())
+        assert config.adversary == 40
+
+
+@pytest.mark.parametrize("preset", SETTINGS)
+def test_the_nearest_setting_changes_no_more_than_training(preset):
+    """Neither the data, nor who owns and wants what, nor the defence and how much is exchanged."""
+    free = {"learning_rate", "samples_per_participant", "rounds", "evaluation_interval", "evaluation_samples"}
+    free |= {"generator_steps", "generator_width", "generator_learning_rate", "generator_batch_size"}
+    free |= {"fakes_per_round", "batch_size", "generator_averaging"}
+    own = vars(config_for(preset))
+    for scale in ("paper", "quick"):
+        used = vars(config_for(preset, NEAREST_VARIANT, scale))
+        assert {name for name in own if own[name] != used[name]} <= free
+
+
+@pytest.mark.parametrize("preset", SETTINGS)
+def test_quick_shortens_the_nearest_setting_only(preset):
+    assert config_for(preset, NEAREST_VARIANT, "quick").rounds < config_for(preset, NEAREST_VARIANT, "paper").rounds
+    assert config_for(preset, PAPER_VARIANT, "quick") == config_for(preset, PAPER_VARIANT, "paper")
+
+
+def test_a_quick_run_leaves_the_paper_s_own_setting_out():
+    assert variants_of("quick", True) == variants_of("paper", False) == (NEAREST_VARIANT,)
+    assert variants_of("paper", True) == (PAPER_VARIANT, NEAREST_VARIANT)
+
+
+# Controls.
+
+
+@pytest.mark.parametrize("preset", SETTINGS)
+def test_controls_change_one_thing(preset):
+    """Passive: only what the adversary adds. Unowned: only that nobody has the target class."""
+    arguments = arguments_for(preset, NEAREST_VARIANT, "quick")
+    config = config_from_arguments(AttackConfig, arguments)
+    controls = {name: config_from_arguments(AttackConfig, flags) for name, flags in controls_of(arguments).items()}
+    assert set(controls) == {"passive", "unowned"}
+    for name, changed in {"passive": "attack", "unowned": "participant_classes"}.items():
+        own, used = vars(config), vars(controls[name])
+        assert {field for field in own if own[field] != used[field]} == {changed}
+    assert controls["passive"].attack == "passive"
+    classes = 40 if "faces" in config.dataset else 10
+    before = parse_participant_classes(config.participant_classes, classes)
+    after = parse_participant_classes(controls["unowned"].participant_classes, classes)
+    without = tuple(tuple(label for label in owned if label != config.target_class) for owned in before)
+    assert after == without
+    assert after != before
+
+
+def test_undefended_is_the_setting_without_its_defence_and_shared_with_the_figure_that_has_none():
+    """What fails under a small budget then works without it, in the runs of Figures 6 (a) and 8."""
+    for private, plain in (("figure12", "figure6a"), ("figure13", "figure8a")):
+        assert rows_named_by(read_claim(private)) >= {"undefended"}
+        arguments = controls_of(arguments_for(private, NEAREST_VARIANT, "paper"), undefended=True)["undefended"]
+        assert config_from_arguments(AttackConfig, arguments) == config_for(plain, NEAREST_VARIANT, "paper")
+    assert "undefended" not in controls_of(arguments_for("figure12", NEAREST_VARIANT, "paper"))
+
+
+def test_what_the_paper_leaves_open():
+    """Section 9.2.2 counts the generator's steps by the adversary's images; with 41 participants it has none."""
+    assert "generator_steps" in not_stated(config_for("figure6a")) & not_stated(config_for("figure7"))
+    assert "generator_steps" not in not_stated(config_for("figure8a"))
+    for preset in SETTINGS:
+        assert not_stated(config_for(preset)) >= {"rounds", "fakes_per_round"}
+        assert "learning_rate" not in not_stated(config_for(preset))
+
+
+def test_the_curve_is_drawn_from_the_runs_of_figure_10():
+    """Which are then not run twice."""
+    arguments = [arguments_for(preset, NEAREST_VARIANT, "quick") for preset in ("figure10", "accuracy")]
+    configs = [config_from_arguments(AttackConfig, flags) for flags in arguments]
+    assert configs[0] == configs[1]
+    assert vars(configs[0]).keys() >= LANE_FIELDS
+    assert paper.SCALES == ("quick", "paper")

@@ -1,0 +1,228 @@
+"""A run: what it writes, that it resumes to the same bits, that it stops in order, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gan_leak.config import AttackConfig, PerformanceOptions, from_json
+from gan_leak.evaluation.judge import JudgeTraining
+from gan_leak.runs.federated import measurement, train
+from reference.quick import small_run
+
+CLASSES = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_judge():
+    """The judge of these tests only has to exist; its quality is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        load = measurement.load_or_train_judge
+        patch.setattr(measurement, "load_or_train_judge", lambda *data: load(*data, training=JudgeTraining(1, 10)))
+        yield
+
+
+@pytest.fixture
+def config(stripes):
+    return small_run(stripes, samples_per_participant=0, checkpoint_interval=2)
+
+
+def run(config, workdir, resume=False):
+    return train.execute(train.prepare(config, workdir, resume))
+
+
+def measured(workdir):
+    """The metrics of a run, without the time it took."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "seconds": None} for line in lines]
+
+
+def results(workdir):
+    """What a run found: reconstructions and metrics, bit for bit."""
+    return (workdir / "reconstructions.npz").read_bytes(), measured(workdir)
+
+
+def test_a_run_writes_all_that_it_promises(config, tmp_path, capsys):
+    assert run(config, tmp_path / "run") == 0
+    run_path = tmp_path / "run"
+    saved = json.loads((run_path / "config.json").read_text())
+    assert from_json(AttackConfig, saved["config"]) == config
+    assert {"jax", "python", "gan_leak"} <= set(saved["versions"])
+    archive = np.load(run_path / "reconstructions.npz", allow_pickle=False)
+    assert archive["images"].dtype == np.float32
+    assert archive["images"].shape == (2 * config.evaluation_samples, 32, 32, 1)
+    assert -1.0 <= archive["images"].min() < archive["images"].max() <= 1.0
+    assert sorted(set(archive["rounds"].tolist())) == [2, 4]
+    assert set(archive["labels"].tolist()) == {config.target_class}
+    records = measured(run_path)
+    assert [record["round"] for record in records] == [1, 2, 3, 4]
+    assert [("leakage" in record) for record in records] == [False, True, False, True]
+    assert 0.0 <= records[-1]["leakage"]["leakage_score"] <= 1.0
+    assert records[-1]["uploaded"] == [sum_of_parameters(CLASSES + 1)] * 2
+    for name in ("reconstructions", "evolution", "curves"):
+        Image.open(run_path / "figures" / f"{name}.png").verify()
+    page = (run_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert sorted(path.name for path in (run_path / "checkpoints").glob("round_*.sha256"))[-1] == "round_000004.sha256"
+    shown = capsys.readouterr().err
+    assert "leakage score" in shown
+    assert str(run_path / "report.html") in shown
+
+
+def sum_of_parameters(outputs):
+    """Parameters of the paper's MNIST classifier with this many outputs, counted by hand."""
+    return 832 + 51264 + 51400 + 201 * outputs
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypatch, stop_after):
+    run(config, tmp_path / "whole")
+    show = train._show
+
+    def interrupt(display, record):
+        show(display, record)
+        if record["round"] == stop_after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_show", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "parts")
+    assert run(config, tmp_path / "parts", resume=True) == 0
+    assert results(tmp_path / "parts") == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_killed_run_resumes_to_the_same_bits(config, tmp_path, signal_number):
+    """SIGKILL at a random moment after the first checkpoint; SIGTERM leaves in order, with 143."""
+    config = dataclasses.replace(config, rounds=30, attack="none", evaluation_interval=30, checkpoint_interval=3)
+    flags = [f"--{field}={value}" for field, value in dataclasses.asdict(config).items() if field != "performance"]
+    command = [sys.executable, "-m", "experiments.gan_attack", f"--workdir={tmp_path / 'killed'}", *flags]
+    # Compiled as in this process, so that bits can be compared.
+    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("killed/checkpoints/*.sha256")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal_number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == (143 if signal_number == signal.SIGTERM else -signal.SIGKILL)
+    assert ("--resume continues" in error) == (signal_number == signal.SIGTERM)
+    assert run(config, tmp_path / "killed", resume=True) == 0
+    run(config, tmp_path / "whole")
+    assert measured(tmp_path / "killed") == measured(tmp_path / "whole")
+    assert len(measured(tmp_path / "killed")) == config.rounds
+
+
+def test_chunks_of_rounds_do_not_change_the_results(config, tmp_path):
+    run(config, tmp_path / "one")
+    run(dataclasses.replace(config, performance=PerformanceOptions(rounds_per_chunk=3)), tmp_path / "three")
+    assert results(tmp_path / "three") == results(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_the_stock_convolution_gives_the_same_run_to_float_tolerance(config, tmp_path):
+    config = dataclasses.replace(config, rounds=2)
+    run(config, tmp_path / "matmul")
+    run(dataclasses.replace(config, performance=PerformanceOptions(convolution="lax")), tmp_path / "lax")
+    losses = [[record["losses"] for record in measured(tmp_path / name)] for name in ("matmul", "lax")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_divergence_stops_the_run_and_keeps_what_was_computed(config, tmp_path, capsys):
+    config = dataclasses.replace(config, learning_rate=1e30, rounds=50)
+    assert run(config, tmp_path / "run") == train.DIVERGED_STATUS
+    shown = capsys.readouterr().err
+    assert "Training diverged in round" in shown
+    assert "learning_rate=1e+30" in shown
+    assert "Training diverged in round" in (tmp_path / "run" / "report.html").read_text()
+    if (tmp_path / "run" / "metrics.jsonl").exists():
+        assert all(np.isfinite(record["losses"]).all() for record in measured(tmp_path / "run"))
+
+
+def test_without_the_attack_nothing_is_reconstructed(config, tmp_path):
+    assert run(dataclasses.replace(config, attack="none"), tmp_path / "run") == 0
+    assert not (tmp_path / "run" / "reconstructions.npz").exists()
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attack": "passive"},
+        {"schedule": "synchronous", "aggregation": "average", "local_epochs": 2},
+        {"schedule": "random_order", "upload_criterion": "random", "upload_threshold": 1e-4, "upload_bound": 0.01},
+        {"partition": "iid", "upload_fraction": 0.1, "download_fraction": 0.5},
+        {"participant_classes": "0;1;2;3;", "adversary": 4, "generator_optimizer": "adam", "fake_memory_rounds": 3},
+        {"participant_classes": "1;2,3", "target_class": 0},
+    ],
+    ids=["passive", "federated averaging", "random order", "iid", "adversary without data", "class nobody owns"],
+)
+def test_every_setting_runs(config, tmp_path, changes):
+    assert run(dataclasses.replace(config, rounds=2, **changes), tmp_path / "run") == 0
+    assert np.isfinite(measured(tmp_path / "run")[-1]["losses"]).all()
+
+
+def test_another_configuration_does_not_get_the_directory(config, tmp_path):
+    run(dataclasses.replace(config, rounds=2), tmp_path / "run")
+    with pytest.raises(ValueError, match="seed"):
+        train.prepare(dataclasses.replace(config, rounds=2, seed=5), tmp_path / "run", True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"dataset": "minst"}, "minst"),
+        ({"dataset": "npz:/nowhere.npz"}, "nowhere"),
+        ({"target_class": 2}, "target"),
+        ({"target_class": 4}, "target_class=4"),
+        ({"adversary": 2}, "adversary=2"),
+        ({"upload_fraction": 0.0}, "upload_fraction=0.0"),
+        ({"download_fraction": 1.5}, "download_fraction=1.5"),
+        ({"upload_fraction": float("nan")}, "upload_fraction=nan"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0"),
+        ({"generator_learning_rate": float("inf")}, "generator_learning_rate=inf"),
+        ({"learning_rate_decay": -1e-7}, "learning_rate_decay"),
+        ({"upload_bound": 0.0}, "upload_bound=0.0"),
+        ({"upload_threshold": -0.1}, "upload_threshold=-0.1"),
+        ({"batch_size": 1000}, "batch_size=1000"),
+        ({"rounds": 0}, "rounds=0"),
+        ({"image_size": 28}, "image_size=28"),
+        ({"schedule": "parallel"}, "schedule='parallel'"),
+        ({"aggregation": "average"}, "aggregation='average'"),
+        ({"participant_classes": "0-3"}, "participant_classes"),
+        ({"participant_classes": "0,9;1"}, "participant_classes"),
+        ({"fakes_per_round": 0}, "fakes_per_round=0"),
+        ({"generator_width": 0}, "generator_width=0"),
+        ({"generator_averaging": 1.0}, "generator_averaging=1.0"),
+        ({"generator_averaging": -0.1}, "generator_averaging=-0.1"),
+        ({"defense": "hope"}, "defense='hope'"),
+        ({"epsilon_per_release": 0.0}, "epsilon_per_release=0.0"),
+        ({"epsilon_per_release": float("nan")}, "epsilon_per_release=nan"),
+        ({"sensitivity": 0.0}, "sensitivity=0.0"),
+        ({"sensitivity": float("inf")}, "sensitivity=inf"),
+        ({"clipping_norm": 0.0}, "clipping_norm=0.0"),
+        ({"clipping_norm": float("inf")}, "clipping_norm=inf"),
+        ({"noise_multiplier": -1.0}, "noise_multiplier=-1.0"),
+        ({"noise_multiplier": float("inf")}, "noise_multiplier=inf"),
+        ({"delta": 0.0}, "delta=0.0"),
+        ({"delta": 1.0}, "delta=1.0"),
+        ({"defense": "sparse_vector"}, "upload_bound=inf"),
+        ({"defense": "sparse_vector", "upload_bound": 0.1, "upload_fraction": 1.01}, "upload_fraction=1.01"),
+        ({"judge_samples": 8}, "judge"),
+        ({"performance": PerformanceOptions(convolution="fft")}, "performance.convolution='fft'"),
+        ({"performance": PerformanceOptions(seed_mapping="loop")}, "performance.seed_mapping='loop'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(config, tmp_path, changes, named):
+    with pytest.raises(ValueError, match=named.replace(".", r"\.")) as raised:
+        train.prepare(dataclasses.replace(config, **changes), tmp_path / "run", False)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
