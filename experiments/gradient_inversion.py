@@ -30,7 +30,7 @@ from experiments.common.gradient_config import (
     total_variation_of,
 )
 from experiments.common.tables import (
-    Defense,
+    AppliedDefense,
     Drawn,
     check_directory,
     defended_name,
@@ -40,10 +40,12 @@ from experiments.common.tables import (
     part_of_row,
     run_and_report,
     tell_row,
+    transform_of,
     write_results,
 )
 from gan_leak.attacks.gradient.observation import IterativeAttack, check_view, fitted_scale, gradient_of
 from gan_leak.data import Dataset, load
+from gan_leak.defenses.contract import GRADIENT
 from gan_leak.files import open_regular, user_path
 from gan_leak.reports.reconstruction import measured_row
 from gan_leak.runs.hosts.workers import tell
@@ -53,7 +55,7 @@ from gan_leak.runs.inversion.gradient_labels import arranged_labels, infer_gradi
 from gan_leak.runs.memory import check_inversion
 from gan_leak.runs.storage.directory import RunDirectory, open_run
 from gan_leak.runs.storage.resumable import Course
-from gan_leak.types import Array, GradientView, Model, UploadTransform
+from gan_leak.types import Array, GradientView, Model
 
 TITLE = "Attacks on one gradient"
 _IMAGES_AT_A_TIME = 20
@@ -67,7 +69,7 @@ class Setting(NamedTuple):
     """
 
     victims: inversion.Victims | None
-    defense: Defense
+    defense: AppliedDefense
     labels: Array
     brought: BroughtGradient | None = None
     matching: str = "ordered"
@@ -108,17 +110,13 @@ def _attack_for(
     )
 
 
-def _transform(defense: Defense) -> UploadTransform | None:
-    return None if defense.name == "none" else inversion.DEFENSES[defense.name](defense.strength)
-
-
 def _views(config: GradientConfig, model: Model, setting: Setting) -> GradientView:
     """What the participants send, with a leading axis of participants; the same networks whatever the defence."""
     if setting.brought is not None:
         return jax.tree.map(lambda leaf: leaf[None], setting.brought.view)
     assert setting.victims is not None
     how = observation_of(config, setting.labels.shape[1] if config.local_shuffle else None)
-    transform = _transform(setting.defense)
+    transform = transform_of(setting.defense, GRADIENT)
     encoded = jax.nn.one_hot(setting.victims.labels, setting.labels.shape[-1])
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), len(encoded))
 
@@ -141,9 +139,9 @@ def _settings(config: GradientConfig, dataset: Dataset, model: Model) -> list[Se
     found = []
     for size in sizes:
         victims = _victims(config, dataset, size)
-        known = Setting(victims, Defense(), jax.nn.one_hot(victims.labels, num_classes))
+        known = Setting(victims, AppliedDefense(), jax.nn.one_hot(victims.labels, num_classes))
         check_view(_views(config, model, known))
-        for defense in parse_defenses(config.defenses, inversion.DEFENSES):
+        for defense in parse_defenses(config.defenses, GRADIENT):
             defended = _with_labels(config, model, known._replace(defense=defense))
             found += [defended._replace(matching=matching) for matching in matchings_of(config)]
     return found
@@ -171,7 +169,7 @@ def _settings_of_file(config: GradientConfig, model: Model, size: int, num_class
             f"labels=known: expected an array 'labels' in {config.gradient}, or --labels=inferred with --gradient"
         )
     given = np.zeros((size, num_classes)) if labels is None else np.eye(num_classes)[labels]
-    unknown = Setting(None, Defense(), jax.numpy.asarray(given, jax.numpy.float32)[None], brought)
+    unknown = Setting(None, AppliedDefense(), jax.numpy.asarray(given, jax.numpy.float32)[None], brought)
     prepared = _with_labels(config, model, unknown)
     return [prepared._replace(matching=matching) for matching in matchings_of(config)]
 
@@ -215,7 +213,7 @@ def _victims(config: GradientConfig, dataset: Dataset, size: int) -> inversion.V
 def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> PreparedInversion:
     """Checks the flags, the data and the gradients and opens the directory; raises ValueError for bad input."""
     check(config)
-    parse_defenses(config.defenses, inversion.DEFENSES)
+    parse_defenses(config.defenses, GRADIENT)
     dataset, model = load_data(config)
     for size in parse_numbers("batch_sizes", config.batch_sizes):
         for matching in matchings_of(config):
@@ -330,7 +328,7 @@ def _attack(prepared: PreparedInversion, setting: Setting, index: int) -> dict[s
     if config.utility_steps:
         # Trained from the usual initialisation, whatever the attacked one.
         network = inversion.network_for(config.network, "torch", num_classes, config.image_size, config.channels)
-        transform, steps = _transform(setting.defense), config.utility_steps
+        transform, steps = transform_of(setting.defense, GRADIENT), config.utility_steps
         accuracy = inversion.utility(key_utility, network, transform, dataset, channels=config.channels, steps=steps)
         kept["model_accuracy"] = np.array(accuracy)
     return kept

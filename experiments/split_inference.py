@@ -24,22 +24,24 @@ import numpy as np
 
 from experiments.common.flags import check_distinct, run_binary
 from experiments.common.tables import (
-    Defense,
+    AppliedDefense,
     Drawn,
     check_directory,
     defended_name,
+    defense_names,
     keep_row,
     option,
     parse_defenses,
     part_of_row,
     run_and_report,
     tell_row,
+    transform_of,
     weight_or_own,
     write_results,
 )
 from gan_leak.config import check_counts, check_seed
 from gan_leak.data import Dataset, load
-from gan_leak.defenses.feature_noise import dropout, gaussian_noise, laplace_noise
+from gan_leak.defenses.contract import FEATURES
 from gan_leak.models.layered import inverse_network_for, shadow_network_for
 from gan_leak.reports.reconstruction import measured_row
 from gan_leak.runs.hosts.workers import tell
@@ -51,7 +53,6 @@ TITLE = "Split inference"
 # Each has a key of its own, which all are drawn at once.
 _MOST_EPOCHS = 100_000
 ATTACKS = ("white_box", "black_box", "query_free")
-DEFENSES = {"gaussian": gaussian_noise, "laplace": laplace_noise, "dropout": dropout}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class SplitConfig:
     splits: str = option("", "Layers after which the network is cut, with commas between; the paper's if left out.")
     attacks: str = option("white_box,black_box,query_free", "Some of white_box, black_box, query_free.")
     defenses: str = option(
-        "none", f"What the client does to its features: none, or of {', '.join(DEFENSES)} with :strength."
+        "none", f"What the client does to its features: none, or of {defense_names(FEATURES)} with :strength."
     )
     samples: int = option(0, "Most training images of the victim, and as many of the adversary; 0 = half of all each.")
     epochs: int = option(10, "Passes over its images by the victim (He, Zhang and Lee 2019: 50).")
@@ -82,7 +83,7 @@ class Setting(NamedTuple):
     split: str
     attack: str
     knowledge: str
-    defense: Defense
+    defense: AppliedDefense
 
     def __str__(self) -> str:
         return defended_name(self.undefended(), self.defense)
@@ -109,7 +110,7 @@ def _named(name: str, text: str, known: tuple[str, ...]) -> list[str]:
 
 
 def _settings(config: SplitConfig, victim: split.Victim) -> Iterator[Setting]:
-    defenses = parse_defenses(config.defenses, DEFENSES)
+    defenses = parse_defenses(config.defenses, FEATURES)
     layers = [layer.strip() for layer in config.splits.split(",")] if config.splits else victim.splits
     check_distinct("splits", layers)
     for layer in layers:
@@ -206,8 +207,7 @@ def _attack(
     # What a query is answered with, and what the cloud classifies, is defended as well, with noise of its own.
     key, key_features, key_accuracy = jax.random.split(named, 3)
     parts = split.parts_of(victim, setting.split)
-    protect = DEFENSES.get(setting.defense.name, lambda strength: lambda key, features: features)
-    send = split.defended(protect(setting.defense.strength), parts.client, params)
+    send = split.defended(transform_of(setting.defense, FEATURES), parts.client, params)
     features = send(key_features, originals)
     if setting.attack == "white_box":
         numbers = victim.likelihoods.get(setting.split, victim.other)

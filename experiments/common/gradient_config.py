@@ -7,10 +7,11 @@ import dataclasses
 import jax
 import numpy as np
 
-from experiments.common.tables import option, parse_numbers, weight_or_own
+from experiments.common.tables import defense_names, option, parse_numbers, weight_or_own
 from gan_leak.attacks.gradient.grnn import LOSSES
 from gan_leak.attacks.gradient.observation import reshuffled
 from gan_leak.config import check_counts, check_seed
+from gan_leak.defenses.contract import GRADIENT
 from gan_leak.runs.inversion import gradient as inversion
 from gan_leak.runs.inversion.gradient_files import FLATTEN_ORDERS
 
@@ -67,7 +68,7 @@ class GradientConfig:
     restarts: int = option(1, "Starts of the attack, of which that counts whose gradient comes nearest.")
     lanes: int = option(0, "Participants that share a program at a time; 0 = so many that they have 20 images.")
     defenses: str = option(
-        "none", f"What a participant does to its gradient: none, or of {', '.join(inversion.DEFENSES)} with :strength."
+        "none", f"What a participant does to its gradient: none, or of {defense_names(GRADIENT)} with :strength."
     )
     utility_steps: int = option(0, "Training steps on defended gradients that tell each defence's accuracy; 0 = none.")
     gradient: str = option(

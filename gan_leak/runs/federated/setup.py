@@ -29,7 +29,7 @@ from gan_leak.data import (
     split_off_judge_pool,
     to_float,
 )
-from gan_leak.defenses import dp_sgd, sparse_vector_upload
+from gan_leak.defenses import Defense, local_training_of, parse_composition, upload_of
 from gan_leak.evaluation.leakage import LEAST_IMAGES, NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.types import FederationData, Model, RoundAttack, UploadTransform
@@ -278,6 +278,7 @@ def build_experiment(config: AttackConfig, data: AttackData, mesh: Mesh | None =
             f"target_epsilon={config.target_epsilon}: expected 0, with the noise that "
             "gan_leak.runs.federated.privacy solves for"
         )
+    defenses = parse_composition(config.defense)
     fake_class = len(data.class_names)
     _, height, width, channels = data.private.shape
     functions = _functions(
@@ -286,7 +287,7 @@ def build_experiment(config: AttackConfig, data: AttackData, mesh: Mesh | None =
         image_size=config.image_size,
         convolution=config.performance.convolution,
         participant_mapping=config.performance.participant_mapping,
-        defense=config.defense,
+        defenses=defenses,
         upload_criterion=config.upload_criterion,
         attack=config.attack,
         adversary=config.adversary,
@@ -313,10 +314,11 @@ def build_experiment(config: AttackConfig, data: AttackData, mesh: Mesh | None =
         upload_threshold=config.upload_threshold,
         upload_bound=config.upload_bound,
         update_count_decay=config.update_count_decay,
-        clipping_norm=config.clipping_norm,
-        noise_multiplier=config.noise_multiplier,
-        sensitivity=config.sensitivity,
-        epsilon_per_release=config.epsilon_per_release,
+        defense={
+            parameter.name: getattr(config, parameter.name)
+            for defense in defenses
+            for parameter in defense.hyperparameters
+        },
         attack=attack_numbers if functions.attack else (),
     )
     return Experiment(*functions, hyperparameters)
@@ -330,7 +332,7 @@ def _functions(
     image_size: int,
     convolution: str,
     participant_mapping: str,
-    defense: str,
+    defenses: tuple[Defense, ...],
     upload_criterion: str,
     attack: str,
     adversary: int,
@@ -348,7 +350,7 @@ def _functions(
 ) -> Functions:
     channels = image_shape[-1]
     classifier = classifier_for(image_size, fake_class + 1, channels, implementation=convolution)
-    transform = sparse_vector_upload() if defense == "sparse_vector" else selective_upload(upload_criterion)
+    transform = upload_of(defenses, selective_upload(upload_criterion))
     round_attack = None
     if attack != "none":
         generator = dcgan_generator(image_size, channels, width=generator_width, implementation=convolution)
@@ -369,7 +371,7 @@ def _functions(
         aggregation=aggregation,
         local_epochs=local_epochs,
         batch_size=batch_size,
-        local_training=dp_sgd if defense == "dp_sgd" else local_sgd,
+        local_training=local_training_of(defenses, local_sgd),
         attack=round_attack,
         adversary=adversary if round_attack else None,
         participant_mapping=participant_mapping,

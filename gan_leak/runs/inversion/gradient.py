@@ -17,7 +17,7 @@ from gan_leak.attacks.gradient.grnn import grnn
 from gan_leak.attacks.gradient.inverting_gradients import inverting_gradients
 from gan_leak.attacks.gradient.observation import GradientInversion, IterativeAttack, advance, gradient_of, update_of
 from gan_leak.data import Dataset, to_float
-from gan_leak.defenses import gradient_defenses
+from gan_leak.defenses import protect
 from gan_leak.evaluation.fidelity import (
     class_means,
     group_psnr,
@@ -32,20 +32,13 @@ from gan_leak.models import mnist_classifier
 from gan_leak.models.gradient_networks import dlg_lenet, drawn_widely, grnn_lenet, grnn_resnet18
 from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.runs.storage.resumable import Course, in_parts
-from gan_leak.types import Array, GradientView, Model, PyTree, Upload, UploadTransform
+from gan_leak.types import Array, GradientView, Model, PyTree, UploadTransform
 
 ATTACKS = ("dlg", "idlg", "inverting_gradients", "grnn")
 NETWORKS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18", "mnist_classifier")
 INITIALISATIONS = ("wide", "torch")
 # How the batches of several local steps are matched: in the order of the images, in the client's, or in none.
 MATCHINGS = ("ordered", "known_order", "epoch_mean")
-DEFENSES: dict[str, Callable[[Any], UploadTransform]] = {
-    "gaussian": gradient_defenses.add_gaussian,
-    "laplace": gradient_defenses.add_laplace,
-    "clipping": gradient_defenses.clip_norm,
-    "pruning": gradient_defenses.prune_smallest,
-    "quantisation": lambda bits: gradient_defenses.quantise(int(bits)),
-}
 # A picture that is this alike counts as recovered: the rule in the released evaluation code of GRNN's group.
 SUCCESS = 0.6
 # Measures that are also taken against images that the attack has not seen.
@@ -166,14 +159,6 @@ def victims_from(dataset: Dataset, *, batch_size: int, images: int, channels: in
     )
 
 
-def defended(transform: UploadTransform, key: Array, gradient: PyTree) -> PyTree:
-    """A gradient as it leaves through an upload transform."""
-    flat, unravel = trees.ravel(gradient)
-    everything = Upload(flat, jnp.ones(flat.shape, bool))
-    upload, _, _ = transform.apply(key, everything, transform.init(gradient), params=gradient, hyperparameters=None)
-    return unravel(upload.values)
-
-
 def observe(
     key: Array, model: Model, images: Array, labels: Array, how: Observation, transform: UploadTransform | None
 ) -> GradientView:
@@ -181,7 +166,7 @@ def observe(
     key_model, key_defense = jax.random.split(key)
     params = model.init(key_model)
     seen = update_by(model, how)(params, images, labels)
-    return GradientView(params, seen if transform is None else defended(transform, key_defense, seen))
+    return GradientView(params, seen if transform is None else protect(key_defense, transform, seen))
 
 
 def update_by(model: Model, how: Observation) -> Callable[[PyTree, Array, Array], PyTree]:
@@ -389,7 +374,7 @@ def utility(
             key_batch, key_defense = jax.random.split(key)
             chosen = jax.random.randint(key_batch, (32,), 0, len(labels))
             gradient = gradient_of(model, params, prepared(images[chosen]), jax.nn.one_hot(labels[chosen], num_classes))
-            sent = gradient if transform is None else defended(transform, key_defense, gradient)
+            sent = gradient if transform is None else protect(key_defense, transform, gradient)
             updates, state = optimizer.update(sent, state)
             return (optax.apply_updates(params, updates), state), None
 

@@ -16,7 +16,7 @@ from gan_leak.attacks.split.inverse_network import inverse_network
 from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
 from gan_leak.attacks.split.shadow_model import shadow_model
 from gan_leak.data import Dataset, to_float
-from gan_leak.defenses.feature_noise import FeatureDefense
+from gan_leak.defenses import protect
 from gan_leak.evaluation.fidelity import class_means, peak_signal_to_noise, singled_out, uniform_similarity
 from gan_leak.models.layered import (
     LayeredModel,
@@ -29,7 +29,7 @@ from gan_leak.models.layered import (
     whole,
 )
 from gan_leak.runs.storage.resumable import Course, in_parts
-from gan_leak.types import Array, Model, PyTree, SplitView
+from gan_leak.types import Array, Model, PyTree, SplitView, UploadTransform
 
 QUERIES = ("same set", "same distribution", "random noise")
 SHADOWS = (
@@ -388,9 +388,14 @@ def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:
     return Outcome(drawn, psnr, ssim, by_range, singled, *compared(drawn, data.unseen), *compared(means, data.chosen))
 
 
-def defended(defense: FeatureDefense, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:
-    """What leaves a client that defends itself: ``(key, inputs) -> features``."""
-    return jax.jit(lambda key, inputs: defense(key, client.apply(params, inputs)))
+def defended(transform: UploadTransform | None, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:
+    """What leaves a client behind a defense, None for none: ``(key, inputs) -> features``."""
+
+    def send(key: Array, inputs: Any) -> Array:
+        features = client.apply(params, inputs)
+        return features if transform is None else protect(key, transform, features)
+
+    return jax.jit(send)
 
 
 def parts_of(victim: Victim, split: str) -> SplitModel:

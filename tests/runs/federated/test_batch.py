@@ -13,7 +13,8 @@ from gan_leak import trees
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, make_rounds, selective_upload
 from gan_leak.config import PerformanceOptions
-from gan_leak.defenses import sparse_vector_upload
+from gan_leak.defenses.composition import traced
+from gan_leak.defenses.sparse_vector import SPARSE_VECTOR
 from gan_leak.runs.federated import batch, setup, train
 from gan_leak.runs.federated.batch import batch_directory, check_batch, make_lanes, run_batch, stack_federations
 from gan_leak.runs.federated.measurement import make_instrument_source
@@ -151,7 +152,7 @@ def test_a_lane_that_diverges_is_told_apart_and_harms_no_other(config, instrumen
 
 @functools.cache
 def small_experiment(transform_name, fakes_per_round):
-    transform = {"selective": selective_upload("largest"), "sparse vector": sparse_vector_upload()}[transform_name]
+    transform = {"selective": selective_upload("largest"), "sparse vector": traced(SPARSE_VECTOR)}[transform_name]
     classifier = linear_classifier()
     attack = gan_attack(
         classifier,
@@ -172,15 +173,14 @@ NUMBERS = RoundHyperParameters(
     1.0,
     1e-4,
     0.3,
-    sensitivity=0.01,
-    epsilon_per_release=10.0,
+    defense={"sensitivity": 0.01, "epsilon_per_release": 10.0},
     attack=GanAttackHyperParameters(1, 4, 0.5),
 )
 LANES = [
     NUMBERS,
     NUMBERS._replace(learning_rate=0.02),
     NUMBERS._replace(upload_fraction=0.1, download_fraction=0.3),
-    NUMBERS._replace(epsilon_per_release=0.1, sensitivity=0.1),
+    NUMBERS._replace(defense={"sensitivity": 0.1, "epsilon_per_release": 0.1}),
     NUMBERS._replace(attack=GanAttackHyperParameters(2, FAKE_CLASS, 0.1)),
     NUMBERS,
 ]
