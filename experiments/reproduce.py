@@ -34,7 +34,6 @@ from experiments.reproduction.section_files import (
     write_section,
 )
 from experiments.reproduction.sections import Study, basis_of, batches_of, check_pictures, jobs_of, make_section
-from gan_leak.config import check_counts
 from gan_leak.evaluation.criteria import Verdict
 from gan_leak.evaluation.leakage import DEFINITIONS
 from gan_leak.reports.reconstruction import DEFINITIONS as RECONSTRUCTION_DEFINITIONS
@@ -57,6 +56,7 @@ from gan_leak.runs.storage.integrity import (
     sealed_json,
     set_aside,
 )
+from gan_leak.settings import at_least, check_values, option
 
 _SEEDS = 3
 _CALLS_NAME = "calls.json"
@@ -67,38 +67,34 @@ _NUMBERS = tuple(section.number for section in (*FIGURES, *TABLES))
 class ReproduceConfig:
     """What to reproduce; the settings themselves are presets."""
 
-    figures: str = dataclasses.field(
-        default="all",
-        metadata={"help": "'all', or numbers separated by commas: " + ", ".join(_NUMBERS)},
+    figures: str = option("all", "'all', or numbers separated by commas: " + ", ".join(_NUMBERS), effect="call")
+    scale: str = option(
+        "quick",
+        "'quick': shortened runs of the nearest settings that work, about 50 minutes on two CPU cores; 'paper': the "
+        "paper's own hyper-parameters beside them, at full length.",
+        choices=SCALES,
     )
-    scale: str = dataclasses.field(
-        default="quick",
-        metadata={
-            "help": "'quick': shortened runs of the nearest settings that work, about 50 minutes on two CPU cores; "
-            "'paper': the paper's own hyper-parameters beside them, at full length.",
-            "choices": SCALES,
-        },
+    paper_hyperparameters: bool = option(
+        True, "At the paper's scale, run its own hyper-parameters too, which take longest.", effect="call"
     )
-    paper_hyperparameters: bool = dataclasses.field(
-        default=True,
-        metadata={"help": "At the paper's scale, run its own hyper-parameters too, which take longest."},
+    num_seeds: int = option(0, "Seeds of each setting; 0 = 3.", bounds=at_least(0))
+    most_samples: int = option(
+        0, "Cuts the training images of each participant, for want of time; 0 = no cut.", bounds=at_least(0)
     )
-    num_seeds: int = dataclasses.field(default=0, metadata={"help": "Seeds of each setting; 0 = 3."})
-    most_samples: int = dataclasses.field(
-        default=0, metadata={"help": "Cuts the training images of each participant, for want of time; 0 = no cut."}
+    most_rounds: int = option(0, "Cuts the rounds likewise; 0 = no cut.", bounds=at_least(0))
+    workers: int = option(
+        0,
+        "Processes that run settings side by side; 0 = one a core, at most 4; one on a GPU.",
+        bounds=at_least(0),
+        effect="call",
     )
-    most_rounds: int = dataclasses.field(default=0, metadata={"help": "Cuts the rounds likewise; 0 = no cut."})
-    workers: int = dataclasses.field(
-        default=0,
-        metadata={"help": "Processes that run settings side by side; 0 = one a core, at most 4; one on a GPU."},
+    fail_if_not_measurable: bool = option(
+        False, "Exit with status 3 if the leakage of a claim cannot be measured.", effect="call", later=True
     )
-    fail_if_not_measurable: bool = dataclasses.field(
-        default=False,
-        metadata={"help": "Exit with status 3 if the leakage of a claim cannot be measured.", "later": True},
-    )
-    cifar10: str = dataclasses.field(
-        default="tfds:cifar10",
-        metadata={"help": "Where CIFAR-10 is, for two sections: a data set as --dataset takes it."},
+    cifar10: str = option(
+        "tfds:cifar10",
+        "Where CIFAR-10 is, for two sections: a data set as --dataset takes it.",
+        effect="call",
     )
 
 
@@ -149,7 +145,7 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
                 notes.update(dict.fromkeys(data.notes))
             except (ValueError, OSError) as error:
                 # Only CIFAR-10 has to be brought along; asked for by name, its absence is an error like any other.
-                if config.figures != "all" or configs[0].dataset != ReproduceConfig.cifar10:
+                if config.figures != "all" or configs[0].data.dataset != ReproduceConfig.cifar10:
                     raise
                 unavailable[figure.number] = str(error)
     for table in tables:
@@ -163,10 +159,7 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
             unavailable[table.number] = str(error)
     _check_version(workdir)
     # What a directory holds may grow from one call to the next, with CIFAR-10 brought along in between.
-    default = ReproduceConfig()
-    lasting = dataclasses.replace(
-        default, scale=config.scale, num_seeds=seeds, most_samples=config.most_samples, most_rounds=config.most_rounds
-    )
+    lasting = dataclasses.replace(config, num_seeds=seeds)
     directory = open_run(workdir, lasting, resume=resume, check=_check_directory)
     if other := [change for change in directory.differences if change.startswith("versions.gan_leak ")]:
         close_run(directory)
@@ -183,10 +176,7 @@ def _check(config: ReproduceConfig) -> None:
     check_names(config.figures, _NUMBERS)
     if config.num_seeds == 1:
         raise ValueError("num_seeds=1: expected at least 2, since the verdicts rest on intervals over seeds")
-    for name in ("num_seeds", "most_samples", "most_rounds", "workers"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
-    check_counts(config)
+    check_values(config)
     check_seeds(config.num_seeds, least=0)
     check_workers(config.workers)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ from experiments.reproduction.hitaj import (
     rows_named_by,
     variants_of,
 )
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
 from gan_leak.evaluation.criteria import Verdict, decide, explain, measurements
 from gan_leak.evaluation.measurability import Measurability
 from gan_leak.reports.figures import reconstructions_figure
@@ -48,6 +47,7 @@ from gan_leak.runs.federated.rows import (
 from gan_leak.runs.federated.setup import AttackData
 from gan_leak.runs.hosts.workers import Job
 from gan_leak.runs.inversion.model import Inversions
+from gan_leak.settings import replace, values_of
 
 _BESIDE = {"passive": "passive adversary", "unowned": "class nobody owns", "undefended": "without the defence"}
 _SHORT_NAMES = {PAPER_VARIANT: "the paper's", NEAREST_VARIANT: "nearest that works"}
@@ -95,26 +95,26 @@ class Section(NamedTuple):
     basis: str
 
 
-def configurations(study: Study, arguments: Sequence[str]) -> list[AttackConfig]:
+def configurations(study: Study, arguments: Sequence[str]) -> list[RunConfig]:
     """The configurations of a setting, one a seed: as its command line gives them, but for the cuts."""
-    config = config_from_arguments(AttackConfig, list(arguments))
+    config = config_from_arguments(RunConfig, list(arguments))
     for name, most in study.cuts.items():
         if most:
-            config = dataclasses.replace(config, **{name: min(getattr(config, name) or most, most)})
-    if config.dataset == "tfds:cifar10":
-        config = dataclasses.replace(config, dataset=study.cifar10)
-    return [dataclasses.replace(config, seed=seed) for seed in range(study.num_seeds)]
+            config = replace(config, **{name: min(values_of(config)[name] or most, most)})
+    if config.data.dataset == "tfds:cifar10":
+        config = replace(config, dataset=study.cifar10)
+    return [replace(config, seed=seed) for seed in range(study.num_seeds)]
 
 
-def _departures(study: Study, preset: str, used: AttackConfig) -> dict[str, list[Any]]:
+def _departures(study: Study, preset: str, used: RunConfig) -> dict[str, list[Any]]:
     """Where a configuration departs from what the paper states, uncut."""
     paper = configurations(study._replace(cuts={}), arguments_for(preset, PAPER_VARIANT, study.scale))[0]
     return differences_between(paper, used, not_stated(paper))
 
 
-def batches_of(study: Study, figure: Figure) -> dict[tuple[str, str], list[AttackConfig]]:
+def batches_of(study: Study, figure: Figure) -> dict[tuple[str, str], list[RunConfig]]:
     """All lanes that a figure needs, by (setting, variant or control)."""
-    found: dict[tuple[str, str], list[AttackConfig]] = {}
+    found: dict[tuple[str, str], list[RunConfig]] = {}
     for label, preset in figure.settings.items():
         for variant in variants_of(study.scale, study.paper_hyperparameters):
             arguments = arguments_for(preset, variant, study.scale)
@@ -129,8 +129,8 @@ def batches_of(study: Study, figure: Figure) -> dict[tuple[str, str], list[Attac
     return found
 
 
-def _all_classes(config: AttackConfig) -> list[AttackConfig]:
-    return [dataclasses.replace(config, target_class=target) for target in range(10)]
+def _all_classes(config: RunConfig) -> list[RunConfig]:
+    return [replace(config, target_class=target) for target in range(10)]
 
 
 def check_pictures(figure: Figure, cifar10: str, data: AttackData) -> None:
@@ -144,7 +144,7 @@ def check_pictures(figure: Figure, cifar10: str, data: AttackData) -> None:
         )
 
 
-def _directory(study: Study, configs: Sequence[AttackConfig]) -> pathlib.Path:
+def _directory(study: Study, configs: Sequence[RunConfig]) -> pathlib.Path:
     return batch_directory(study.directory / "batches", configs)
 
 
@@ -194,7 +194,7 @@ def make_section(study: Study, figure: Figure, wait: Callable[[pathlib.Path], No
         "notes": notes,
         "error": None,
     }
-    judges = {next(iter(lanes.values()))[0].dataset: next(iter(batches.values())).judge}
+    judges = {next(iter(lanes.values()))[0].data.dataset: next(iter(batches.values())).judge}
     return Section(entry, pictures, judges, basis_of(study, figure))
 
 
@@ -246,23 +246,23 @@ def _unmeasured(claim: Claim, row: Mapping[str, Any], named: Mapping[str, Mappin
 
 def _setup(
     study: Study,
-    lanes: Mapping[tuple[str, str], Sequence[AttackConfig]],
+    lanes: Mapping[tuple[str, str], Sequence[RunConfig]],
     batches: Mapping[tuple[str, str], BatchResult],
 ) -> str:
     key = next(key for key in lanes if key[1] == NEAREST_VARIANT)
     config, samples = lanes[key][0], batches[key].samples
     owners = f"{len(samples)} participants" if len(samples) > 1 else "one participant"
     return (
-        f"{config.dataset}: {owners} ({config.participant_classes}) with {sum(samples):,} images in all, of which the "
-        f"judge has seen none; target class {config.target_class}, {config.rounds} rounds ({', '.join(key)}; scale "
-        f"{study.scale})."
+        f"{config.data.dataset}: {owners} ({config.data.participant_classes}) with {sum(samples):,} images in all, of "
+        f"which the judge has seen none; target class {config.attack.target_class}, {config.federation.rounds} rounds "
+        f"({', '.join(key)}; scale {study.scale})."
     )
 
 
 def _settings(
     study: Study,
     figure: Figure,
-    lanes: Mapping[tuple[str, str], Sequence[AttackConfig]],
+    lanes: Mapping[tuple[str, str], Sequence[RunConfig]],
     batches: Mapping[tuple[str, str], BatchResult],
 ) -> Layout:
     """Rows, verdicts, pictures and notes of an ordinary figure."""
@@ -344,7 +344,7 @@ def _film_strips(batches: Mapping[tuple[str, str], BatchResult]) -> dict[str, by
 def _methods(
     study: Study,
     figure: Figure,
-    lanes: Mapping[tuple[str, str], Sequence[AttackConfig]],
+    lanes: Mapping[tuple[str, str], Sequence[RunConfig]],
     batches: Mapping[tuple[str, str], BatchResult],
 ) -> Layout:
     """As ``_settings``, for the comparison of methods: the replicates are the ten digits."""
@@ -404,7 +404,7 @@ def _methods(
 def _curve(
     study: Study,
     figure: Figure,
-    lanes: Mapping[tuple[str, str], Sequence[AttackConfig]],
+    lanes: Mapping[tuple[str, str], Sequence[RunConfig]],
     batches: Mapping[tuple[str, str], BatchResult],
 ) -> Layout:
     """As ``_settings``, for leakage against accuracy: each evaluation counts, not only the last."""

@@ -9,7 +9,7 @@ from gan_leak.defenses.accounting import (
     sparse_vector_epsilon,
 )
 from gan_leak.defenses.clipping import clip_norm
-from gan_leak.defenses.composition import local_training_of, parse_composition, protect, upload_of
+from gan_leak.defenses.composition import claim_of, local_training_of, parse_composition, protect, upload_of
 from gan_leak.defenses.contract import Claim, Defense, HyperParameter
 from gan_leak.defenses.dp_sgd import check_dp_sgd, dp_sgd, dp_sgd_training
 from gan_leak.defenses.dropout import dropout
@@ -28,6 +28,7 @@ __all__ = [
     "PrivacyLoss",
     "check_dp_sgd",
     "check_sparse_vector",
+    "claim_of",
     "clip_norm",
     "dp_sgd",
     "dp_sgd_epsilon",

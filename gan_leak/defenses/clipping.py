@@ -10,6 +10,7 @@ import math
 import jax.numpy as jnp
 
 from gan_leak.defenses.contract import GRADIENT, UPLOAD, Defense, HyperParameter, stateless
+from gan_leak.settings import above
 from gan_leak.types import Array, Upload, UploadTransform
 
 
@@ -32,7 +33,7 @@ CLIPPING = Defense(
             "update_clipping_norm",
             1.0,
             "Defense 'clipping': L2 norm that a participant's whole update is clipped to (McMahan et al. 2018).",
-            open_least=True,
+            above(0),
             neutral=math.inf,
         ),
     ),

@@ -18,16 +18,15 @@ from gan_leak import trees
 from gan_leak.defenses.contract import (
     AGGREGATION,
     LOCAL_TRAINING,
+    ROUND_STAGES,
     SELECTION,
     STAGES,
     UPLOAD,
+    Claim,
     Defense,
 )
 from gan_leak.defenses.registry import find, in_stages
 from gan_leak.types import Array, LocalData, LocalTraining, Model, PyTree, TransformInfo, Upload, UploadTransform
-
-# The stages of the main job.
-ROUND_STAGES = (LOCAL_TRAINING, UPLOAD, SELECTION, AGGREGATION)
 
 
 def parse_composition(text: str) -> tuple[Defense, ...]:
@@ -71,6 +70,15 @@ def _check_composition(text: str, defenses: Sequence[Defense]) -> None:
     if list(defenses) != in_order:
         acting = "+".join(defense.name for defense in in_order)
         raise ValueError(f"defense={text!r}: expected the order in which they act, {acting}")
+
+
+def claim_of(text: str) -> Claim | None:
+    """What a composition promises, None for nothing. Others than the one that promises add nothing and take nothing.
+
+    They either act on what is released already or, in the place of the sum at the server, on sums of it.
+    """
+    claims = [defense.claim for defense in parse_composition(text) if defense.claim is not None]
+    return claims[0] if claims else None
 
 
 def _stage_of(defense: Defense) -> str:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -31,7 +32,9 @@ import jax.numpy as jnp
 
 from gan_leak.collaboration.participant import masked_cross_entropy, torch_learning_rate
 from gan_leak.defenses.contract import LOCAL_TRAINING, Claim, Defense, HyperParameter
+from gan_leak.defenses.promises import dp_sgd_details, dp_sgd_note, dp_sgd_promise, least_noise_multiplier
 from gan_leak.machine import has_core_for_each_device
+from gan_leak.settings import above, at_least
 from gan_leak.types import Array, LocalData, LocalTraining, Model, PyTree
 
 
@@ -173,6 +176,10 @@ def dp_sgd_training(clipping_norm: Array | float, noise_multiplier: Array | floa
     return functools.partial(dp_sgd, clipping_norm=clipping_norm, noise_multiplier=noise_multiplier)
 
 
+def _check_numbers(numbers: Mapping[str, float]) -> None:
+    check_dp_sgd(clipping_norm=numbers["clipping_norm"], noise_multiplier=numbers["noise_multiplier"])
+
+
 DP_SGD = Defense(
     name="dp_sgd",
     stages=(LOCAL_TRAINING,),
@@ -182,7 +189,7 @@ DP_SGD = Defense(
             "clipping_norm",
             1.0,
             "DP-SGD: L2 norm that the gradient of one record is clipped to (Abadi et al.).",
-            open_least=True,
+            above(0),
             neutral=math.inf,
             later=False,
         ),
@@ -191,6 +198,7 @@ DP_SGD = Defense(
             1.0,
             "DP-SGD: standard deviation of the noise on the sum of gradients, in units of clipping_norm (Abadi et "
             "al.).",
+            at_least(0),
             later=False,
         ),
     ),
@@ -203,6 +211,11 @@ DP_SGD = Defense(
         covers="the uploads of every participant but an adversary that attacks; not the losses and norms in the "
         "metrics",
         total="composition of the subsampled Gaussian mechanism over all steps of all rounds",
+        promise=dp_sgd_promise,
         solved_for="noise_multiplier",
+        solve=least_noise_multiplier,
+        details=dp_sgd_details,
+        note=dp_sgd_note,
     ),
+    check=_check_numbers,
 )

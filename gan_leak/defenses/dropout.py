@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_leak.defenses.contract import FEATURES, GRADIENT, UPLOAD, Defense, HyperParameter, stateless
+from gan_leak.settings import Bounds
 from gan_leak.types import Array, Upload, UploadTransform
 
 
@@ -32,8 +33,7 @@ DROPOUT = Defense(
             0.5,
             "Defense 'dropout': probability that a value of the update is left out (He, Zhang and Lee 2020, on "
             "features).",
-            most=1.0,
-            open_most=True,
+            Bounds(0, 1),
         ),
     ),
 )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_leak.defenses.contract import FEATURES, GRADIENT, UPLOAD, Defense, HyperParameter, stateless
+from gan_leak.settings import at_least
 from gan_leak.types import Array, Upload, UploadTransform
 
 
@@ -31,6 +32,7 @@ LAPLACE = Defense(
             "laplace_scale",
             0.01,
             "Defense 'laplace': scale of the noise on every uploaded value (Zhu, Liu and Han 2019, on a gradient).",
+            at_least(0),
         ),
     ),
 )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gan_leak.collaboration.selection import fraction_to_count, largest
 from gan_leak.defenses.contract import GRADIENT, UPLOAD, Defense, HyperParameter, stateless
+from gan_leak.settings import Bounds
 from gan_leak.types import Array, Upload, UploadTransform
 
 
@@ -33,8 +34,7 @@ PRUNING = Defense(
             0.2,
             "Defense 'pruning': fraction of the update that is left out, the smallest in magnitude (Zhu, Liu and Han "
             "2019, from 0.2 on).",
-            most=1.0,
-            open_most=True,
+            Bounds(0, 1),
         ),
     ),
 )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_leak.defenses.contract import GRADIENT, UPLOAD, Defense, HyperParameter, stateless
+from gan_leak.settings import Bounds
 from gan_leak.types import Array, Upload, UploadTransform
 
 
@@ -34,8 +35,7 @@ QUANTIZATION = Defense(
             "quantization_bits",
             8,
             "Defense 'quantization': bits of one uploaded value (Alistarh et al. 2017), 1 to 16.",
-            least=1,
-            most=16,
+            Bounds(1, 16, highest_included=True, wording="a whole number from 1 to 16"),
             neutral=None,
         ),
     ),

@@ -7,6 +7,7 @@ sources leave a choice open, ours is said in ``sparse_vector``.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,6 +16,13 @@ import numpy as np
 
 from gan_leak.collaboration.selection import fraction_to_count
 from gan_leak.defenses.contract import SELECTION, Claim, Defense, HyperParameter
+from gan_leak.defenses.promises import (
+    largest_release_budget,
+    sparse_vector_details,
+    sparse_vector_note,
+    sparse_vector_promise,
+)
+from gan_leak.settings import Bounds, above
 from gan_leak.types import Array, PyTree, TransformInfo, Upload, UploadTransform
 
 # In units of df/e, where eps = c e: sigma(8/9 eps) = 2 c df / (8/9 eps), twice that, and sigma(2/9 eps).
@@ -279,6 +287,13 @@ def sparse_vector_upload(sensitivity: Array | float, epsilon_per_release: Array 
     return UploadTransform(init, apply)
 
 
+def _check_bound(numbers: Mapping[str, float]) -> None:
+    if numbers["upload_bound"] == math.inf:
+        raise ValueError(
+            "upload_bound=inf: expected a finite number above 0 with defense 'sparse_vector', such as 0.001"
+        )
+
+
 SPARSE_VECTOR = Defense(
     name="sparse_vector",
     stages=(SELECTION,),
@@ -289,7 +304,7 @@ SPARSE_VECTOR = Defense(
             0.002,
             "Sparse vector: by how much one coordinate of an update may change between neighboring data sets; 2 * "
             "gamma holds for any two (Shokri and Shmatikov 2015).",
-            open_least=True,
+            above(0),
             neutral=None,
             later=False,
         ),
@@ -298,8 +313,7 @@ SPARSE_VECTOR = Defense(
             100.0,
             "Sparse vector: privacy budget epsilon / c of one released coordinate (Hitaj et al. 2017, section 9.4); "
             "tau is upload_threshold, gamma upload_bound, c upload_fraction of all coordinates.",
-            open_least=True,
-            or_infinite=True,
+            Bounds(0, lowest_included=False, highest_included=True),
             neutral=None,
             later=False,
         ),
@@ -313,6 +327,12 @@ SPARSE_VECTOR = Defense(
         covers="uploaded values within upload_bound, as published, of every participant but an adversary that attacks; "
         "not the losses and norms in the metrics",
         total="sum of epsilon_per_release over the releases of all rounds",
+        promise=sparse_vector_promise,
         solved_for="epsilon_per_release",
+        solve=largest_release_budget,
+        details=sparse_vector_details,
+        note=sparse_vector_note,
+        counts_coordinates=True,
     ),
+    check=_check_bound,
 )

@@ -11,6 +11,7 @@ import pytest
 from gan_leak import trees
 from gan_leak.collaboration import RoundHyperParameters
 from gan_leak.collaboration.participant import local_sgd
+from gan_leak.config import RunConfig
 from gan_leak.defenses import DEFENSES, protect
 from gan_leak.defenses.composition import traced
 from gan_leak.defenses.contract import (
@@ -21,10 +22,9 @@ from gan_leak.defenses.contract import (
     SELECTION,
     STAGES,
     UPLOAD,
-    check_number,
-    expected_number,
 )
 from gan_leak.defenses.registry import find, in_stages
+from gan_leak.settings import check_value, settings_of
 from gan_leak.types import LocalData, TransformInfo, Upload
 from reference.small import IMAGE_SHAPE, linear_classifier, same_bits
 
@@ -106,9 +106,9 @@ def test_a_defense_is_complete(defense):
     assert not set(defense.stages) & {GRADIENT, FEATURES} or len(defense.hyperparameters) == 1
     for each in defense.hyperparameters:
         assert len(each.help) > 20
-        check_number(each, each.default)
+        assert each.default in each.bounds
     if defense.claim is not None:
-        assert all(defense.claim)
+        assert all(defense.claim[:7])
         assert defense.claim.solved_for in [each.name for each in defense.hyperparameters]
 
 
@@ -118,18 +118,19 @@ def test_a_defense_is_complete(defense):
 @pytest.mark.parametrize("value", [math.nan, -1.0, -math.inf])
 def test_numbers_without_a_meaning_are_refused_in_one_line(defense, parameter, value):
     with pytest.raises(ValueError, match=f"^{parameter.name}={value}: expected ") as error:
-        check_number(parameter, value)
-    assert str(error.value).endswith(expected_number(parameter))
+        check_value(settings_of(RunConfig)[parameter.name], value)
     assert "\n" not in str(error.value)
 
 
-def test_bounds_in_words():
-    texts = {each.name: expected_number(each) for defense in DEFENSES for each in defense.hyperparameters}
-    assert texts["gaussian_deviation"] == "at least 0"
-    assert texts["update_clipping_norm"] == "above 0"
-    assert texts["pruning_fraction"] == "from 0 to below 1"
-    assert texts["quantization_bits"] == "a whole number from 1 to 16"
-    assert texts["epsilon_per_release"] == "above 0, or inf"
+@every_defense
+def test_its_numbers_are_traced_settings_of_a_run(defense):
+    """Flags, sweeps and lanes of a batch know them without another list."""
+    for each in defense.hyperparameters:
+        setting = settings_of(RunConfig)[each.name]
+        assert (setting.default, setting.help, setting.defenses) == (each.default, each.help, (defense.name,))
+        assert setting.sweepable
+        assert setting.varies_in_batch
+        assert setting.solved_for == (defense.claim is not None and defense.claim.solved_for == each.name)
 
 
 @of_uploads

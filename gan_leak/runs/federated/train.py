@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
 import os
@@ -18,7 +17,8 @@ from jax.sharding import Mesh
 
 from gan_leak.collaboration import RoundInfo
 from gan_leak.collaboration.sharding import device_mesh
-from gan_leak.config import AttackConfig, to_json, validate
+from gan_leak.config import RunConfig, validate
+from gan_leak.defenses import claim_of
 from gan_leak.evaluation.fidelity import nearest_by_l1
 from gan_leak.evaluation.leakage import DEFINITIONS, References, measure_leakage
 from gan_leak.evaluation.measurability import score_text
@@ -43,6 +43,7 @@ from gan_leak.runs.federated.privacy import (
     privacy_fields,
     privacy_meter,
     privacy_summary,
+    promise_of,
 )
 from gan_leak.runs.federated.setup import AttackData, Experiment, build_experiment, class_number, prepare_data
 from gan_leak.runs.hosts.interruption import on_interruption, uninterrupted
@@ -61,6 +62,7 @@ from gan_leak.runs.storage.directory import (
     write_atomic,
 )
 from gan_leak.runs.storage.integrity import RefusedError, sha256
+from gan_leak.settings import replace, to_json
 from gan_leak.types import FederationState, ParticipantState, PyTree
 
 _KEPT_PER_EVALUATION = 60
@@ -74,7 +76,7 @@ class PreparedRun(NamedTuple):
     privacy: the defense with the noise that it runs with, None where there is none.
     """
 
-    config: AttackConfig
+    config: RunConfig
     data: AttackData
     experiment: Experiment
     directory: RunDirectory | None
@@ -94,9 +96,7 @@ class _Comparison(NamedTuple):
 _LazyComparison = Callable[[], _Comparison]
 
 
-def prepare(
-    config: AttackConfig, workdir: pathlib.Path, resume: bool, *, target_class: str | None = None
-) -> PreparedRun:
+def prepare(config: RunConfig, workdir: pathlib.Path, resume: bool, *, target_class: str | None = None) -> PreparedRun:
     """Checks the configuration and the data and opens the run directory; raises ValueError for bad input.
 
     target_class: number or name of the class, see ``gan_leak.data.find_class``, in the place of the configuration's.
@@ -104,11 +104,13 @@ def prepare(
     validate(config)
     _choose_devices(config)
     with together():
-        if config.schedule != "synchronous" and jax.process_count() > 1:
-            raise ValueError(f"schedule={config.schedule!r}: expected 'synchronous' where processes share a round")
-        mesh = device_mesh() if config.schedule == "synchronous" and jax.device_count() > 1 else None
+        if config.federation.schedule != "synchronous" and jax.process_count() > 1:
+            raise ValueError(
+                f"schedule={config.federation.schedule!r}: expected 'synchronous' where processes share a round"
+            )
+        mesh = device_mesh() if config.federation.schedule == "synchronous" and jax.device_count() > 1 else None
         if target_class is not None:
-            config = dataclasses.replace(config, target_class=class_number(config.dataset, target_class))
+            config = replace(config, target_class=class_number(config.data.dataset, target_class))
         data = prepare_data(config, mesh)
         plan = plan_privacy(config, data)
         experiment = build_experiment(plan.config, data, mesh)
@@ -116,16 +118,14 @@ def prepare(
     with together():
         inputs = {"dataset": data.fingerprint}
         kept = {"inputs": inputs, "privacy": privacy_fields(plan)}
-        # Whether to go on without a score does not change what a run computes.
-        lasting = dataclasses.replace(config, fail_if_not_measurable=False)
         check = functools.partial(resumption.plan, config=config)
-        directory = open_run(workdir, lasting, resume=resume, check=check, **kept) if leads() else None
-    return PreparedRun(config, data, experiment, directory, mesh, None if config.defense == "none" else plan)
+        directory = open_run(workdir, config, resume=resume, check=check, **kept) if leads() else None
+    return PreparedRun(config, data, experiment, directory, mesh, None if config.defense.kind == "none" else plan)
 
 
-def _choose_devices(config: AttackConfig) -> None:
+def _choose_devices(config: RunConfig) -> None:
     # An attack runs on one device at a time, and on one that has all cores it is faster.
-    side_by_side = config.schedule == "synchronous" and config.attack == "none"
+    side_by_side = config.federation.schedule == "synchronous" and config.attack.kind == "none"
     wanted = config.performance.cpu_devices or (len(usable_cores()) if side_by_side else 1)
     if wanted > 1:
         try:
@@ -149,7 +149,7 @@ def execute(prepared: PreparedRun) -> int:
     try:
         with (
             open(os.devnull, "w") as nowhere,
-            progress(prepared.config.rounds, initial=0, stream=None if leads() else nowhere) as display,
+            progress(prepared.config.federation.rounds, initial=0, stream=None if leads() else nowhere) as display,
         ):
             return _run(prepared, display)
     finally:
@@ -161,7 +161,7 @@ def _run(prepared: PreparedRun, display: Progress) -> int:
     config, data, experiment, directory, *_ = prepared
     keys = run_keys(config.seed)
     participants = len(data.federation.sizes)
-    by_cohorts = config.participants_per_round > 0
+    by_cohorts = config.federation.participants_per_round > 0
     state, initial = initial_state(experiment, keys.init, participants, by_cohorts=by_cohorts)
     comparison = functools.cache(functools.partial(_compare, prepared, keys, state.attack, display))
     try:
@@ -170,7 +170,7 @@ def _run(prepared: PreparedRun, display: Progress) -> int:
                 state = _restore(prepared, directory, state, initial, display)
     except ValueError as error:
         raise RefusedError(str(error)) from error
-    if config.fail_if_not_measurable and experiment.attack is not None:
+    if config.evaluation.fail_if_not_measurable and experiment.attack is not None:
         references = comparison().references
         if references is not None and references.measurability.reason is not None:
             return NOT_MEASURABLE_STATUS
@@ -188,7 +188,7 @@ def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial
         "run_directory": None if directory is None else directory.path,
     }
     if initial is not None:
-        size = config.participants_per_round
+        size = config.federation.participants_per_round
         return place_cohorts(experiment, keys, state, data.federation, initial, cohort_size=size, **common)
     most = config.performance.rounds_per_chunk
     return place_all(experiment, keys, state, data.federation, most=most, **common)
@@ -199,7 +199,7 @@ def _compare(prepared: PreparedRun, keys: RunKeys, untrained_attack: PyTree, dis
     if experiment.attack is None:
         return _Comparison(None, {}, math.nan)
     instruments = make_instrument_source(display.message)(data)
-    untrained = reconstruct(experiment.attack, keys.prior, untrained_attack, config.evaluation_samples)
+    untrained = reconstruct(experiment.attack, keys.prior, untrained_attack, config.evaluation.samples)
     references, measures = build_comparison(config, data, instruments, untrained)
     for note in references.measurability.notes():
         display.message(note)
@@ -267,14 +267,14 @@ def _train(
 
     checkpoints.load_library()
     with on_interruption(leave):
-        while (done := int(state.round)) < config.rounds:
-            intervals = (config.evaluation_interval, config.checkpoint_interval)
+        while (done := int(state.round)) < config.federation.rounds:
+            intervals = (config.evaluation.interval, config.checkpoint_interval)
             ends = [_next_multiple(done, interval) for interval in intervals]
-            count = min(placement.most, config.rounds - done, *(end - done for end in ends))
+            count = min(placement.most, config.federation.rounds - done, *(end - done for end in ends))
             began = time.perf_counter()
             new_state, infos, cohort = placement.advance(state, count)
             seconds = (time.perf_counter() - began) / count
-            records = _records(done, count, infos, seconds, cohort, config.adversary)
+            records = _records(done, count, infos, seconds, cohort, config.attack.adversary)
             if spend is not None:
                 for record in records:
                     record["privacy"] = spend(cohort)
@@ -285,20 +285,20 @@ def _train(
                     save()
                 return (_divergence(diverged[0], config),)
             done += count
-            if directory is not None and (done % config.evaluation_interval == 0 or done == config.rounds):
+            if directory is not None and (done % config.evaluation.interval == 0 or done == config.federation.rounds):
                 records[-1].update(_evaluate(prepared, directory, keys, new_state, comparison))
             with unbroken:
                 keep(records)
                 state = new_state
             _show(display, records[-1])
-            if done % config.checkpoint_interval == 0 or done == config.rounds:
+            if done % config.checkpoint_interval == 0 or done == config.federation.rounds:
                 with unbroken:
                     save()
     return ()
 
 
 def _meter(prepared: PreparedRun, keys: RunKeys, done: int) -> PrivacyMeter | None:
-    if prepared.privacy is None or prepared.directory is None:
+    if prepared.privacy is None or prepared.directory is None or promise_of(prepared.privacy) is None:
         return None
     taken = participations(prepared.config, keys.cohorts, len(prepared.privacy.sizes), done)
     return privacy_meter(prepared.privacy, taken)
@@ -334,12 +334,12 @@ def _is_finite(record: Mapping[str, Any]) -> bool:
     return bool(np.all(np.isfinite([*record["losses"], *record["update_norms"], *attack.values()])))
 
 
-def _divergence(round: int, config: AttackConfig) -> str:
+def _divergence(round: int, config: RunConfig) -> str:
     return (
         f"Training diverged in round {round}: a loss or an update is not finite. Likely cause: too high a learning "
-        f"rate (learning_rate={config.learning_rate}, generator_learning_rate={config.generator_learning_rate}); "
-        "results up to the round before are kept."
-    ) + ("" if config.defense == "none" else " No promise of privacy covers what that round has shown.")
+        f"rate (learning_rate={config.federation.learning_rate}, "
+        f"generator_learning_rate={config.attack.generator_learning_rate}); results up to the round before are kept."
+    ) + ("" if claim_of(config.defense.kind) is None else " No promise of privacy covers what that round has shown.")
 
 
 def _evaluate(
@@ -354,7 +354,7 @@ def _evaluate(
     if experiment.attack is not None and (references := comparison().references) is not None:
         # The same latents every time, so that the pictures of two rounds can be compared.
         key = jax.random.clone(keys.latents)
-        images = reconstruct(experiment.attack, key, state.attack, config.evaluation_samples)
+        images = reconstruct(experiment.attack, key, state.attack, config.evaluation.samples)
         measured["leakage"] = _measured(references, images)
         path = resumption.evaluation_path(directory.path, int(state.round))
         path.parent.mkdir(exist_ok=True)
@@ -388,11 +388,11 @@ def _finish(
         last = images_by_round[evaluated[-1]]
         kept = [*(images_by_round[round][:_KEPT_PER_EVALUATION] for round in evaluated[:-1]), last]
         rounds = [np.full(len(images), round) for images, round in zip(kept, evaluated, strict=True)]
-        labels = np.full(sum(map(len, kept)), config.target_class, np.int32)
+        labels = np.full(sum(map(len, kept)), config.attack.target_class, np.int32)
         archive = npz_bytes(images=np.concatenate(kept), labels=labels, rounds=np.concatenate(rounds).astype(np.int32))
         write_atomic(directory.path / "reconstructions.npz", archive)
         nearest, _ = nearest_by_l1(last[:30], data.private)
-        title = f"Class {data.class_names[config.target_class]}, round {evaluated[-1]}"
+        title = f"Class {data.class_names[config.attack.target_class]}, round {evaluated[-1]}"
         figures["reconstructions"] = reconstructions_figure(last[:30], data.private[nearest], title=title)
         figures["evolution"] = evolution_figure(images_by_round, title="The same latents over the rounds")
     if records:
@@ -439,7 +439,7 @@ def _render(
     if not data.target_is_owned:
         notes += ("Nobody in this federation owns the target class: what scores here is not leakage.",)
     return render_report(
-        title=f"GAN attack on {config.dataset}, class {data.class_names[config.target_class]}",
+        title=f"GAN attack on {config.data.dataset}, class {data.class_names[config.attack.target_class]}",
         summary=summary,
         config=to_json(config),
         privacy={} if prepared.privacy is None else privacy_fields(prepared.privacy),

@@ -1,0 +1,100 @@
+"""The settings of a run that say what protects the records of participants."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from gan_leak.defenses.composition import claim_of, parse_composition
+from gan_leak.defenses.contract import ROUND_STAGES
+from gan_leak.defenses.registry import DEFENSES, in_stages
+from gan_leak.settings import FLAT, Bounds, at_least, option, settings_of
+
+_PROMISING = tuple(defense.name for defense in DEFENSES if defense.claim is not None)
+_SOLVED_FOR = {defense.name: defense.claim.solved_for for defense in DEFENSES if defense.claim is not None}
+
+# The numbers of all defenses of the registry that act in a round.
+DefenseNumbers: Any = dataclasses.make_dataclass(
+    "DefenseNumbers",
+    [
+        (
+            parameter.name,
+            type(parameter.default),
+            option(
+                parameter.default,
+                parameter.help,
+                bounds=parameter.bounds,
+                kind="traced",
+                defenses=(defense.name,),
+                solved_for=parameter.name == _SOLVED_FOR.get(defense.name),
+                later=parameter.later,
+            ),
+        )
+        for defense in in_stages(*ROUND_STAGES)
+        for parameter in defense.hyperparameters
+    ],
+    frozen=True,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DefenseConfig:
+    """The defenses and how strong they are."""
+
+    kind: str = option(
+        "none",
+        "What protects the records: 'none' or some of "
+        f"{', '.join(defense.name for defense in in_stages(*ROUND_STAGES))}, joined by '+', or by ',' but in a sweep. "
+        "'dp_sgd' takes the place of local training (Abadi et al. 2016), 'sparse_vector' that of the upload criterion "
+        "(Shokri and Shmatikov 2015); the others change the update, from left to right, before it is selected.",
+        check=parse_composition,
+        name="defense",
+    )
+    numbers: DefenseNumbers = dataclasses.field(default_factory=DefenseNumbers, metadata=FLAT)
+    delta: float = option(
+        1e-5,
+        "DP-SGD: the delta at which epsilon is reported, in the summary, report.html, config.json and metrics.jsonl "
+        "(Abadi et al. 2016).",
+        bounds=Bounds(0, 1, lowest_included=False),
+        kind="host",
+        defenses=_PROMISING,
+    )
+    target_epsilon: float = option(
+        0.0,
+        "The epsilon that the whole run may cost a participant; solves at delta for "
+        f"{' or '.join(f'{number} ({name})' for name, number in _SOLVED_FOR.items())}, which must be left at their "
+        "defaults. 0 = the noise is as given.",
+        bounds=at_least(0),
+        kind="host",
+        defenses=_PROMISING,
+        later=True,
+    )
+
+
+def defense_numbers(config: DefenseConfig) -> dict[str, float]:
+    """The numbers of the chosen defenses by name, as the round takes them."""
+    chosen = parse_composition(config.kind)
+    return {
+        parameter.name: getattr(config.numbers, parameter.name)
+        for defense in chosen
+        for parameter in defense.hyperparameters
+    }
+
+
+def check_defense(config: DefenseConfig, numbers: Mapping[str, float]) -> None:
+    """Raises ValueError for settings that exclude each other; numbers: all traced settings of the run by name."""
+    for defense in parse_composition(config.kind):
+        defense.check(numbers)
+    if not config.target_epsilon:
+        return
+    claim = claim_of(config.kind)
+    if claim is None:
+        names = " or ".join(map(repr, sorted(_PROMISING)))
+        raise ValueError(f"target_epsilon={config.target_epsilon}: expected with defense {names}, not {config.kind!r}")
+    default, given = settings_of(DefenseNumbers)[claim.solved_for].default, numbers[claim.solved_for]
+    if given != default:
+        raise ValueError(
+            f"target_epsilon={config.target_epsilon}: expected {claim.solved_for} left at {default}, not {given}, "
+            "since the target decides it"
+        )
