@@ -42,9 +42,9 @@ from gan_leak.reports.reproduction import render_reproduction
 from gan_leak.reports.reproduction_results import FORMAT
 from gan_leak.runs.federated.batch import check_batch
 from gan_leak.runs.federated.measurement import make_instrument_source
+from gan_leak.runs.federated.result import NOT_MEASURABLE_STATUS
 from gan_leak.runs.federated.setup import build_experiment, prepare_data
 from gan_leak.runs.federated.sweep import check_seeds
-from gan_leak.runs.federated.train import NOT_MEASURABLE_STATUS
 from gan_leak.runs.hosts.workers import check_workers, default_workers, running, tell
 from gan_leak.runs.memory import check_run
 from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic

@@ -33,9 +33,9 @@ from gan_leak.runs.federated.batch_files import read_result
 from gan_leak.runs.federated.measurement import make_instrument_source
 from gan_leak.runs.federated.owners import describe_run
 from gan_leak.runs.federated.privacy import PrivacyPlan, counts_for_privacy, settle
+from gan_leak.runs.federated.result import NOT_MEASURABLE_STATUS
 from gan_leak.runs.federated.setup import build_experiment, class_number, prepare_data
 from gan_leak.runs.federated.sweep import Cell, as_csv, make_cells, make_jobs, rows_of, with_privacy
-from gan_leak.runs.federated.train import NOT_MEASURABLE_STATUS
 from gan_leak.runs.hosts.workers import check_workers, default_workers, running, tell
 from gan_leak.runs.memory import check_run
 from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
