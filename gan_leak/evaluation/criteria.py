@@ -99,6 +99,13 @@ class Criterion:
     tree: ast.expr = field(compare=False, repr=False)
 
 
+class Reason(NamedTuple):
+    """A comparison of a criterion with the measured numbers: its text, which ends in yes or no, and whether it holds."""
+
+    text: str
+    holds: bool
+
+
 def summarise(values: Iterable[float | None]) -> Interval:
     """Gives the mean over seeds and its two-sided 95% Student-t interval.
 
@@ -171,13 +178,18 @@ def evaluate_criterion(criterion: Criterion, lookup: Lookup) -> bool:
     return _truth(criterion.tree, _known(criterion, lookup))
 
 
-def explain(criterion: Criterion, lookup: Lookup) -> str:
-    """Puts the measured numbers beside each comparison, a line for each: "leakage_score.low 0.41 > 0.1: yes".
+def explain(criterion: Criterion, lookup: Lookup) -> list[Reason]:
+    """Puts the measured numbers beside each comparison: "leakage_score.low 0.41 > 0.1: yes".
 
     Every comparison is listed in the order of the text, those under ``not`` as they stand. Numbers have as many digits,
     at least three, as it takes to see that the answer is right. Raises ValueError as ``evaluate_criterion`` does.
     """
-    return "\n".join(_explained(criterion.tree, _known(criterion, lookup)))
+    return _explained(criterion.tree, _known(criterion, lookup))
+
+
+def reason(statement: str, holds: bool) -> Reason:
+    """Makes a reason of a statement: the answer stands behind it."""
+    return Reason(f"{statement}: {'yes' if holds else 'no'}", holds)
 
 
 def decide(reproduced_if: Criterion, partly_if: Criterion, lookup: Lookup) -> Verdict:
@@ -271,17 +283,17 @@ def _value(node: ast.expr, known: Mapping[str, float]) -> float:
     return known[ast.unparse(node)]
 
 
-def _explained(node: ast.expr, known: Mapping[str, float]) -> list[str]:
+def _explained(node: ast.expr, known: Mapping[str, float]) -> list[Reason]:
     match node:
         case ast.BoolOp():
-            return [line for part in node.values for line in _explained(part, known)]
+            return [reason for part in node.values for reason in _explained(part, known)]
         case ast.UnaryOp():
             return _explained(node.operand, known)
     assert isinstance(node, ast.Compare)
     return [_explained_comparison(node, known)]
 
 
-def _explained_comparison(node: ast.Compare, known: Mapping[str, float]) -> str:
+def _explained_comparison(node: ast.Compare, known: Mapping[str, float]) -> Reason:
     sides = (node.left, *node.comparators)
     values = [_value(side, known) for side in sides]
     outcome = _holds(node, values)
@@ -292,7 +304,7 @@ def _explained_comparison(node: ast.Compare, known: Mapping[str, float]) -> str:
     texts = [_with_values(side, known, digits) for side in sides]
     for at, comparison in enumerate(node.ops):
         texts[at + 1] = f"{_COMPARISONS[type(comparison)][0]} {texts[at + 1]}"
-    return f"{' '.join(texts)}: {'yes' if outcome else 'no'}"
+    return reason(" ".join(texts), outcome)
 
 
 def _with_values(node: ast.expr, known: Mapping[str, float], digits: int) -> str:
