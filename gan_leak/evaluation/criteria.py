@@ -100,7 +100,7 @@ class Criterion:
 
 
 class Reason(NamedTuple):
-    """A comparison of a criterion with the measured numbers: its text, which ends in yes or no, and whether it holds."""
+    """A comparison with measured numbers: its text, which ends in yes or no, and whether it holds."""
 
     text: str
     holds: bool

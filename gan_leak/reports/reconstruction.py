@@ -21,7 +21,7 @@ from gan_leak.reports.drawing import (
     png,
 )
 from gan_leak.reports.html import definitions_list, figure, half_width, notes_panel, page, section, settings_table
-from gan_leak.reports.reproduction import ROWS_STYLE, rows_table
+from gan_leak.reports.rows import ROWS_STYLE, rows_table
 
 _MOST_SHOWN = 12
 # An image that is recovered to the bit has no finite PSNR.

@@ -18,7 +18,7 @@ from gan_leak.reports.html import (
     settings_table,
     table,
 )
-from gan_leak.reports.reproduction import ROWS_STYLE, rows_table
+from gan_leak.reports.rows import ROWS_STYLE, rows_table
 
 
 def render_sweep(

@@ -166,7 +166,7 @@ def test_the_summary_tells_the_score_of_each_set_of_images():
     comparison = {"reconstructions": measures, "untrained generator": {"leakage_score": None}}
     lines = summary_lines(found(records=[record], comparison=comparison, judge_test_accuracy=0.99))
     words = [line.split() for line in lines]
-    assert ["leakage", "score", "0.500"] in words
+    assert ["leakage", "score", "0.50"] in words
     assert ["rounds", "7"] in words
     assert ["leakage", "score,", "untrained", "generator", "not", "measurable"] in words
 

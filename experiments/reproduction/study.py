@@ -1,0 +1,113 @@
+"""What a reproduction of Hitaj et al. runs: the batches of each figure, and what decides its section."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments.common.flags import config_from_arguments
+from experiments.reproduction.claims import read_claim, rows_named_by
+from experiments.reproduction.hitaj import (
+    CIFAR10_FIGURES,
+    Figure,
+    arguments_for,
+    controls_of,
+    not_stated,
+    variants_of,
+)
+from gan_leak.config import AttackConfig
+from gan_leak.reports.reproduction_results import NEAREST_VARIANT, PAPER_VARIANT
+from gan_leak.runs.federated.batch import batch_directory
+from gan_leak.runs.federated.measurement import InstrumentSource
+from gan_leak.runs.federated.rows import differences_between
+from gan_leak.runs.federated.setup import AttackData
+from gan_leak.runs.hosts.workers import Job
+
+Key = tuple[str, str]
+"""A batch of a figure: its setting, and the variant or control."""
+
+
+class Study(NamedTuple):
+    """How a reproduction runs: scale, seeds, cuts for want of time, where CIFAR-10 is and batches are kept, and so on.
+
+    cuts: the most that a field may be, 0 for no limit, among fields of which 0 means all there is.
+    """
+
+    scale: str
+    paper_hyperparameters: bool
+    num_seeds: int
+    cuts: Mapping[str, int]
+    cifar10: str
+    directory: pathlib.Path
+    instrument_source: InstrumentSource
+    show: Callable[[str], None]
+
+
+def configurations(study: Study, arguments: Sequence[str]) -> list[AttackConfig]:
+    """The configurations of a setting, one a seed: as its command line gives them, but for the cuts."""
+    config = config_from_arguments(AttackConfig, list(arguments))
+    for name, most in study.cuts.items():
+        if most:
+            config = dataclasses.replace(config, **{name: min(getattr(config, name) or most, most)})
+    if config.dataset == "tfds:cifar10":
+        config = dataclasses.replace(config, dataset=study.cifar10)
+    return [dataclasses.replace(config, seed=seed) for seed in range(study.num_seeds)]
+
+
+def departures(study: Study, preset: str, used: AttackConfig) -> dict[str, list[Any]]:
+    """Where a configuration departs from what the paper states, uncut."""
+    paper = configurations(study._replace(cuts={}), arguments_for(preset, PAPER_VARIANT, study.scale))[0]
+    return differences_between(paper, used, not_stated(paper))
+
+
+def batches_of(study: Study, figure: Figure) -> dict[Key, list[AttackConfig]]:
+    """All lanes that a figure needs, by (setting, variant or control)."""
+    found: dict[Key, list[AttackConfig]] = {}
+    for label, preset in figure.settings.items():
+        for variant in variants_of(study.scale, study.paper_hyperparameters):
+            arguments = arguments_for(preset, variant, study.scale)
+            found[label, variant] = configurations(study, arguments)
+    if figure.layout == "methods":
+        return {key: _all_classes(configs[0]) for key, configs in found.items()}
+    first, preset = next(iter(figure.settings.items()))
+    nearest = arguments_for(preset, NEAREST_VARIANT, study.scale)
+    undefended = "undefended" in rows_named_by(read_claim(preset))
+    for name, arguments in controls_of(nearest, undefended=undefended).items():
+        found[first, name] = configurations(study, arguments)
+    return found
+
+
+def _all_classes(config: AttackConfig) -> list[AttackConfig]:
+    return [dataclasses.replace(config, target_class=target) for target in range(10)]
+
+
+def check_pictures(figure: Figure, cifar10: str, data: AttackData) -> None:
+    """Raises ValueError for pictures of another kind than the figure is about; only CIFAR-10 is brought along."""
+    channels, classes = data.private.shape[-1], len(data.class_names)
+    if figure.number in CIFAR10_FIGURES and (channels, classes) != (3, 10):
+        kind = "color" if channels == 3 else "grey"
+        raise ValueError(
+            f"cifar10={cifar10}: {kind} images of {classes} classes, expected color images of 10 classes for figure "
+            f"{figure.number}, which is about CIFAR-10"
+        )
+
+
+def directory_of(study: Study, configs: Sequence[AttackConfig]) -> pathlib.Path:
+    """Where a batch is kept."""
+    return batch_directory(study.directory / "batches", configs)
+
+
+def jobs_of(study: Study, figure: Figure) -> list[Job]:
+    """The batches of a figure as jobs."""
+    lanes = batches_of(study, figure)
+    return [Job(configs, directory_of(study, configs), ", ".join(key)) for key, configs in lanes.items()]
+
+
+def basis_of(study: Study, figure: Figure) -> str:
+    """All that decides a section, as text: which batches, and which claims they are held against."""
+    batches = {", ".join(key): directory_of(study, configs).name for key, configs in batches_of(study, figure).items()}
+    claims = {label: read_claim(preset).texts for label, preset in figure.settings.items()}
+    return json.dumps({"batches": batches, "claims": claims})
