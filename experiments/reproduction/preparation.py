@@ -186,8 +186,9 @@ def _check_version(workdir: pathlib.Path) -> None:
 
 def _open_directory(config: ReproduceConfig, seeds: int, workdir: pathlib.Path, resume: bool) -> RunDirectory:
     # Later calls may ask for other figures, or have CIFAR-10.
-    cuts = {"most_samples": config.most_samples, "most_rounds": config.most_rounds}
-    lasting = dataclasses.replace(ReproduceConfig(), scale=config.scale, num_seeds=seeds, **cuts)
+    lasting = ReproduceConfig(
+        scale=config.scale, num_seeds=seeds, most_samples=config.most_samples, most_rounds=config.most_rounds
+    )
     directory = open_run(workdir, lasting, resume=resume, check=_check_directory)
     if other := [change for change in directory.differences if change.startswith("versions.gan_leak ")]:
         close_run(directory)

@@ -151,7 +151,7 @@ def _privacy(promises: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _gallery(pictures: Mapping[str, bytes]) -> str:
-    # Half the pixels, so that they are sharp on dense screens and neighbours have one scale.
+    # Half the pixels, so that they are sharp on dense screens and neighbors have one scale.
     shown = "".join(figure(caption, png, half_width(caption, png)) for caption, png in pictures.items())
     return f'<div class="gallery">\n{shown}</div>\n' if shown else ""
 

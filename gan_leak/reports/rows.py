@@ -122,5 +122,5 @@ def measured_text(metric: str, row: Mapping[str, Any]) -> str:
 
 
 def _decimals(value: float) -> str:
-    """Writes a metric of a known range with as many decimals as its neighbours, so that they compare at a glance."""
+    """Writes a metric of a known range with as many decimals as its neighbors, so that they compare at a glance."""
     return NOT_AVAILABLE if math.isnan(value) else f"{value:.3f}"

@@ -30,9 +30,9 @@ from gan_leak.runs.federated.result import RunResult
 
 _MOST_DRAWN = 30
 _CAPTIONS = {
-    "reconstructions": "Reconstructions of the target class, each below the nearest private image in L1.",
-    "evolution": "How the reconstructions of the same latents evolve over the rounds.",
-    "curves": "Accuracy of the shared model, leakage, and the local training loss over the rounds.",
+    "reconstructions": "Reconstructions of the target class, each below its nearest private image in L1.",
+    "evolution": "Reconstructions from the same latents at several rounds.",
+    "curves": "Accuracy of the shared model, leakage and local training losses over the rounds.",
 }
 
 
@@ -87,7 +87,7 @@ def _figures(result: RunResult) -> dict[str, bytes]:
 def _notes(result: RunResult) -> list[str]:
     notes = [*([] if result.divergence is None else [result.divergence]), *result.limits]
     if not result.target_is_owned:
-        notes.append("Nobody in this federation owns the target class: what scores here is not leakage.")
+        notes.append("No participant owns the target class: a score here is not leakage.")
     return notes
 
 
@@ -97,9 +97,9 @@ def _summary(result: RunResult) -> dict[str, str]:
         final = result.comparison["reconstructions"]
         summary["leakage score"] = score_text(final["leakage_score"])
         summary["judge accuracy"] = f"{final['judge_accuracy']:.3f}"
-        summary["nearest-neighbour share"] = f"{final['nearest_neighbour_share']:.3f}"
+        summary["nearest-neighbor share"] = f"{final['nearest_neighbour_share']:.3f}"
         summary["diversity"] = f"{final['diversity']:.2f}"
-        summary["the judge's own test accuracy"] = f"{result.judge_test_accuracy:.4f}"
+        summary["test accuracy of the judge"] = f"{result.judge_test_accuracy:.4f}"
     accuracies = [record["model_accuracy"] for record in result.records if record["model_accuracy"] is not None]
     if accuracies:
         summary["model accuracy"] = f"{accuracies[-1]:.3f}"
