@@ -16,9 +16,7 @@ from experiments.common import flags
 from experiments.reproduce import ReproduceConfig
 from experiments.reproduction import execution, preparation
 from experiments.reproduction import hitaj as paper
-from experiments.reproduction.claims import Claim, read_claim
-from experiments.reproduction.verdicts import judge
-from gan_leak.evaluation.criteria import parse_criterion
+from experiments.reproduction.claims import read_claim
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT, PAPER_VARIANT, check_results
 from gan_leak.runs.federated import rows as reproduction
 from gan_leak.runs.hosts import workers
@@ -229,39 +227,6 @@ def test_each_variant_of_the_curve_is_held_against_its_own_evaluations(run_of_wh
         (f"accuracy, {variant}, accuracy from 80%", [f"accuracy, {variant}, accuracy below 80%"])
         for variant in ("the paper's", "nearest that works")
     ]
-
-
-def test_a_row_with_a_diverged_seed_is_not_reproduced():
-    """However well the others did: what is left would be a choice."""
-    metrics = {"leakage_score": reproduction.interval([0.9, 0.8, None])}
-    row = {"name": "row", "role": "attack", "metrics": metrics, "seeds": 3, "diverged": 1}
-    claim = Claim("It works.", *[parse_criterion("leakage_score.mean >= 0.3")] * 2, "")
-    verdict = judge("1", NEAREST_VARIANT, claim, row, {})
-    assert verdict["verdict"] == "not reproduced"
-    assert "no seed diverged, of 3 did 1: no" in verdict["because"]
-    whole = {**row, "diverged": 0}
-    assert judge("1", NEAREST_VARIANT, claim, whole, {})["verdict"] == "reproduced"
-
-
-@pytest.mark.parametrize("lost", ["row", "passive"])
-def test_a_claim_whose_leakage_cannot_be_measured_is_not_measurable(lost):
-    """Whatever the criterion makes of missing numbers: neither reproduced nor not."""
-    metrics = {name: {"leakage_score": reproduction.interval([0.0] * 3)} for name in ("row", "passive")}
-    counts = {name: {"seeds": 3, "diverged": 0, "not_measurable": 0} for name in metrics}
-    metrics[lost], counts[lost]["not_measurable"] = {"leakage_score": reproduction.interval([None] * 3)}, 3
-    row, passive = (
-        {"name": name, "role": role, "metrics": metrics[name], **counts[name]}
-        for name, role in (("row", "attack"), ("passive", "control"))
-    )
-    text = "leakage_score.high < 0.1 and passive.leakage_score.high < 0.1"
-    claim = Claim("Nothing leaks.", parse_criterion(text), parse_criterion("leakage_score.low < 0.1"), "")
-    verdict = judge("12", NEAREST_VARIANT, claim, row, {"passive": passive})
-    assert verdict["verdict"] == "not measurable"
-    assert verdict["because"][-1] == f"leakage can be measured for {lost}: no"
-    # A criterion that does not ask for what is missing is judged as ever.
-    other = Claim("It learns.", *[parse_criterion("model_accuracy.low > 0.5")] * 2, "")
-    learnt = row | {"metrics": {**row["metrics"], "model_accuracy": reproduction.interval([0.9] * 3)}}
-    assert judge("12", NEAREST_VARIANT, other, learnt, {"passive": passive})["verdict"] == "reproduced"
 
 
 def test_settings_that_figures_share_are_run_once(whole):
