@@ -26,14 +26,15 @@ from gan_leak.runs.federated.rows import differences_between
 from gan_leak.runs.federated.setup import AttackData
 from gan_leak.runs.hosts.workers import Job
 
+# A batch of a figure: its setting, and its variant or control.
 Key = tuple[str, str]
-"""A batch of a figure: its setting, and the variant or control."""
 
 
 class Study(NamedTuple):
-    """How a reproduction runs: scale, seeds, cuts for want of time, where CIFAR-10 is and batches are kept, and so on.
+    """How a reproduction runs.
 
-    cuts: the most that a field may be, 0 for no limit, among fields of which 0 means all there is.
+    cuts: by field, its largest value, 0 for no limit; in these fields 0 means all there is. cifar10: the data set in
+    the place of tfds:cifar10. directory: of the reproduction, with its batches. show: shows a line of progress.
     """
 
     scale: str
@@ -47,7 +48,7 @@ class Study(NamedTuple):
 
 
 def configurations(study: Study, arguments: Sequence[str]) -> list[AttackConfig]:
-    """The configurations of a setting, one a seed: as its command line gives them, but for the cuts."""
+    """The configurations of a setting, one for each seed: those of its command line, cut."""
     config = config_from_arguments(AttackConfig, list(arguments))
     for name, most in study.cuts.items():
         if most:
@@ -58,7 +59,7 @@ def configurations(study: Study, arguments: Sequence[str]) -> list[AttackConfig]
 
 
 def departures(study: Study, preset: str, used: AttackConfig) -> dict[str, list[Any]]:
-    """Where a configuration departs from what the paper states, uncut."""
+    """The settings in which a configuration differs from the paper's own without cuts: [paper, used] by name."""
     paper = configurations(study._replace(cuts={}), arguments_for(preset, PAPER_VARIANT, study.scale))[0]
     return differences_between(paper, used, not_stated(paper))
 
@@ -85,7 +86,7 @@ def _all_classes(config: AttackConfig) -> list[AttackConfig]:
 
 
 def check_pictures(figure: Figure, cifar10: str, data: AttackData) -> None:
-    """Raises ValueError for pictures of another kind than the figure is about; only CIFAR-10 is brought along."""
+    """Raises ValueError for other pictures than the figure is about; only CIFAR-10 is the user's to bring."""
     channels, classes = data.private.shape[-1], len(data.class_names)
     if figure.number in CIFAR10_FIGURES and (channels, classes) != (3, 10):
         kind = "color" if channels == 3 else "grey"
@@ -96,7 +97,7 @@ def check_pictures(figure: Figure, cifar10: str, data: AttackData) -> None:
 
 
 def directory_of(study: Study, configs: Sequence[AttackConfig]) -> pathlib.Path:
-    """Where a batch is kept."""
+    """The directory of a batch."""
     return batch_directory(study.directory / "batches", configs)
 
 
@@ -107,7 +108,7 @@ def jobs_of(study: Study, figure: Figure) -> list[Job]:
 
 
 def basis_of(study: Study, figure: Figure) -> str:
-    """All that decides a section, as text: which batches, and which claims they are held against."""
+    """All that decides a section, as text: its batches, and the claims that they are judged by."""
     batches = {", ".join(key): directory_of(study, configs).name for key, configs in batches_of(study, figure).items()}
     claims = {label: read_claim(preset).texts for label, preset in figure.settings.items()}
     return json.dumps({"batches": batches, "claims": claims})

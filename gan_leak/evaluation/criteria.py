@@ -25,7 +25,7 @@ from scipy.special import stdtrit
 
 STATISTICS = ("mean", "low", "high")
 
-# The range of each metric. An interval may reach beyond it. Reports cut intervals at the range; verdicts use them uncut,
+# The range of each metric. An interval may reach beyond it: reports cut it at the range, and verdicts use it uncut,
 # since a lower end below 0 says that there are too few seeds.
 RANGES: Mapping[str, tuple[float, float]] = {
     "leakage_score": (0.0, 1.0),
