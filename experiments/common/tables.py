@@ -9,7 +9,6 @@ import os
 import pathlib
 import re
 import time
-import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from gan_leak.reports.reconstruction import pictures_figure, render_reconstructi
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.storage.directory import RunDirectory, close_run, npz_bytes, read_config_file, write_atomic
 from gan_leak.runs.storage.integrity import DamagedError, expect_kinds, read_npz, sealed_npz, set_aside
+from gan_leak.settings import settings_of, values_of
 
 
 class Defense(NamedTuple):
@@ -60,24 +60,19 @@ _STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-def option(default: Any, help: str, *, later: bool = False) -> Any:
-    """A field of a configuration with the help text of its flag; later: see ``recorded``."""
-    return dataclasses.field(default=default, metadata={"help": help, "later": later})
-
-
 def recorded(config: Any) -> Any:
     """A configuration as a run directory records it: options that came later are left out at their default.
 
     So a directory that does not know them still is one of the same configuration.
     """
-    types = typing.get_type_hints(type(config))
-    kept = [
-        field.name
-        for field in dataclasses.fields(config)
-        if not field.metadata.get("later") or getattr(config, field.name) != field.default
-    ]
-    record = dataclasses.make_dataclass(type(config).__name__, [(name, types[name]) for name in kept], frozen=True)
-    return record(*(getattr(config, name) for name in kept))
+    settings = settings_of(type(config))
+    values = {
+        name: value
+        for name, value in values_of(config).items()
+        if not settings[name].later or value != settings[name].default
+    }
+    fields = [(name, settings[name].type) for name in values]
+    return dataclasses.make_dataclass(type(config).__name__, fields, frozen=True)(**values)
 
 
 def parse_defenses(text: str, known: Collection[str]) -> list[Defense]:

@@ -7,14 +7,12 @@ from typing import Any, NamedTuple
 
 from experiments.common.flags import check_distinct, config_from_arguments
 from experiments.reproduction.claims import read_claim
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
 from gan_leak.data import parse_participant_classes
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT, PAPER_VARIANT
+from gan_leak.settings import settings_of
 
 SCALES = ("quick", "paper")
-# What section 8.4 does not say of any data set; the presets' values are ours.
-_NOT_STATED = frozenset({"rounds", "fakes_per_round", "generator_batch_size", "generator_width"})
-_OF_A_DEFENSE = ("defense", "upload_threshold", "upload_bound", "sensitivity", "epsilon_per_release")
 
 
 class Figure(NamedTuple):
@@ -109,11 +107,12 @@ def variants_of(scale: str, paper_hyperparameters: bool) -> tuple[str, ...]:
     return (PAPER_VARIANT, NEAREST_VARIANT) if scale == "paper" and paper_hyperparameters else (NEAREST_VARIANT,)
 
 
-def not_stated(config: AttackConfig) -> frozenset[str]:
+def not_stated(config: RunConfig) -> frozenset[str]:
     """The hyper-parameters that the paper leaves open for the setting of this configuration."""
+    open_everywhere = frozenset(name for name, setting in settings_of(RunConfig).items() if not setting.stated)
     # For faces the generator's steps are counted by the adversary's images, where it has any (section 9.2.2).
-    counted = config.dataset == "orl_faces" and not config.participant_classes.endswith(";")
-    return _NOT_STATED if counted else _NOT_STATED | {"generator_steps"}
+    counted = config.data.dataset == "orl_faces" and not config.data.participant_classes.endswith(";")
+    return open_everywhere if counted else open_everywhere | {"generator_steps"}
 
 
 def controls_of(arguments: list[str], *, undefended: bool = False) -> dict[str, list[str]]:
@@ -121,14 +120,18 @@ def controls_of(arguments: list[str], *, undefended: bool = False) -> dict[str, 
 
     With ``undefended`` also the setting without its defence: what fails there fails not because of the defence.
     """
-    config = config_from_arguments(AttackConfig, arguments)
-    owners = parse_participant_classes(config.participant_classes, 1_000)
-    without = ";".join(",".join(str(label) for label in classes if label != config.target_class) for classes in owners)
+    config = config_from_arguments(RunConfig, arguments)
+    owners = parse_participant_classes(config.data.participant_classes, 1_000)
+    without = ";".join(
+        ",".join(str(label) for label in classes if label != config.attack.target_class) for classes in owners
+    )
     controls = {
         "passive": [*arguments, "--attack=passive"],
         "unowned": [*arguments, f"--participant_classes={without}"],
     }
     if undefended:
-        plain = [f"--{name}={getattr(AttackConfig(), name)}" for name in _OF_A_DEFENSE]
-        controls["undefended"] = [*arguments, *plain]
+        settings = settings_of(RunConfig).values()
+        of_defense = [setting for setting in settings if config.defense.kind in setting.defenses]
+        plain = [f"--{setting.name}={setting.default}" for setting in of_defense]
+        controls["undefended"] = [*arguments, "--defense=none", *plain]
     return controls

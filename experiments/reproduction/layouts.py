@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from experiments.reproduction.hitaj import Figure
 from experiments.reproduction.study import Key, Study, departures
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
 from gan_leak.evaluation.measurability import Measurability
 from gan_leak.reports.figures import reconstructions_figure
 from gan_leak.reports.galleries import GOOD_FROM_ACCURACY, leakage_against_accuracy_figure, picture_table
@@ -56,7 +56,7 @@ def name_of(setting: str, variant: str) -> str:
 def lay_out_settings(
     study: Study,
     figure: Figure,
-    lanes: Mapping[Key, Sequence[AttackConfig]],
+    lanes: Mapping[Key, Sequence[RunConfig]],
     batches: Mapping[Key, BatchResult],
 ) -> Layout:
     """Lay out an ordinary figure: a row for each setting and control, and the last pictures of each."""
@@ -97,7 +97,7 @@ def lay_out_settings(
 def lay_out_methods(
     study: Study,
     figure: Figure,
-    lanes: Mapping[Key, Sequence[AttackConfig]],
+    lanes: Mapping[Key, Sequence[RunConfig]],
     batches: Mapping[Key, BatchResult],
 ) -> Layout:
     """Lay out the comparison of methods: the GAN beside model inversion, over the ten digits instead of seeds."""
@@ -137,7 +137,7 @@ def lay_out_methods(
 def lay_out_curve(
     study: Study,
     figure: Figure,
-    lanes: Mapping[Key, Sequence[AttackConfig]],
+    lanes: Mapping[Key, Sequence[RunConfig]],
     batches: Mapping[Key, BatchResult],
 ) -> Layout:
     """Lay out leakage against accuracy: each evaluation counts, not only the last."""
@@ -176,9 +176,7 @@ LAYOUTS = {
 }
 
 
-def _inversions(
-    study: Study, configs: Sequence[AttackConfig]
-) -> tuple[list[Row], dict[str, Row], dict[str, Inversions]]:
+def _inversions(study: Study, configs: Sequence[RunConfig]) -> tuple[list[Row], dict[str, Row], dict[str, Inversions]]:
     """Model inversion of both kinds of network: the rows, the same by the name in criteria, and the pictures."""
     quick = study.scale == "quick"
     # A single picture of a class has no diversity to measure.

@@ -15,7 +15,6 @@ from experiments.reproduction.hitaj import FIGURES, SCALES, Figure, check_names,
 from experiments.reproduction.other_papers import TABLES, Table
 from experiments.reproduction.study import Study, batches_of, check_pictures
 from experiments.reproduction.table_sections import TableRun, check_table
-from gan_leak.config import check_counts
 from gan_leak.reports.reproduction_results import FORMAT
 from gan_leak.runs.federated.batch import check_batch
 from gan_leak.runs.federated.measurement import make_instrument_source
@@ -25,6 +24,7 @@ from gan_leak.runs.hosts.workers import check_workers, tell
 from gan_leak.runs.memory import check_run
 from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run
 from gan_leak.runs.storage.integrity import RefusedError, expect_kinds
+from gan_leak.settings import at_least, check_values, option
 
 RESULTS_NAME = "results.json"
 REPORT_NAME = "report.html"
@@ -36,38 +36,34 @@ _NUMBERS = tuple(section.number for section in (*FIGURES, *TABLES))
 class ReproduceConfig:
     """What to reproduce; the settings themselves are presets."""
 
-    figures: str = dataclasses.field(
-        default="all",
-        metadata={"help": "'all', or numbers separated by commas: " + ", ".join(_NUMBERS)},
+    figures: str = option("all", "'all', or numbers separated by commas: " + ", ".join(_NUMBERS), effect="call")
+    scale: str = option(
+        "quick",
+        "'quick': shortened runs of the nearest settings that work, about 50 minutes on two CPU cores; 'paper': the "
+        "paper's own hyper-parameters beside them, at full length.",
+        choices=SCALES,
     )
-    scale: str = dataclasses.field(
-        default="quick",
-        metadata={
-            "help": "'quick': shortened runs of the nearest settings that work, about 50 minutes on two CPU cores; "
-            "'paper': the paper's own hyper-parameters beside them, at full length.",
-            "choices": SCALES,
-        },
+    paper_hyperparameters: bool = option(
+        True, "At the paper's scale, run its own hyper-parameters too, which take longest.", effect="call"
     )
-    paper_hyperparameters: bool = dataclasses.field(
-        default=True,
-        metadata={"help": "At the paper's scale, run its own hyper-parameters too, which take longest."},
+    num_seeds: int = option(0, "Seeds of each setting; 0 = 3.", bounds=at_least(0))
+    most_samples: int = option(
+        0, "Cuts the training images of each participant to save time; 0 = no cut.", bounds=at_least(0)
     )
-    num_seeds: int = dataclasses.field(default=0, metadata={"help": "Seeds of each setting; 0 = 3."})
-    most_samples: int = dataclasses.field(
-        default=0, metadata={"help": "Cuts the training images of each participant to save time; 0 = no cut."}
+    most_rounds: int = option(0, "Cuts the rounds likewise; 0 = no cut.", bounds=at_least(0))
+    workers: int = option(
+        0,
+        "Processes that run settings side by side; 0 = one a core, at most 4; one on a GPU.",
+        bounds=at_least(0),
+        effect="call",
     )
-    most_rounds: int = dataclasses.field(default=0, metadata={"help": "Cuts the rounds likewise; 0 = no cut."})
-    workers: int = dataclasses.field(
-        default=0,
-        metadata={"help": "Processes that run settings side by side; 0 = one a core, at most 4; one on a GPU."},
+    fail_if_not_measurable: bool = option(
+        False, "Exit with status 3 if the leakage of a claim cannot be measured.", effect="call", later=True
     )
-    fail_if_not_measurable: bool = dataclasses.field(
-        default=False,
-        metadata={"help": "Exit with status 3 if the leakage of a claim cannot be measured.", "later": True},
-    )
-    cifar10: str = dataclasses.field(
-        default="tfds:cifar10",
-        metadata={"help": "Where CIFAR-10 is, for two sections: a data set as --dataset takes it."},
+    cifar10: str = option(
+        "tfds:cifar10",
+        "Where CIFAR-10 is, for two sections: a data set as --dataset takes it.",
+        effect="call",
     )
 
 
@@ -122,10 +118,7 @@ def _check_flags(config: ReproduceConfig) -> None:
     check_names(config.figures, _NUMBERS)
     if config.num_seeds == 1:
         raise ValueError("num_seeds=1: expected at least 2, since verdicts need intervals over seeds")
-    for name in ("num_seeds", "most_samples", "most_rounds", "workers"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
-    check_counts(config)
+    check_values(config)
     check_seeds(config.num_seeds, least=0)
     check_workers(config.workers)
 
@@ -146,7 +139,7 @@ def _check_figures(
                 notes.update(dict.fromkeys(data.notes))
             except (ValueError, OSError) as error:
                 # Only CIFAR-10 is the user's to bring; asked for by name, its absence is an error like any other.
-                if config.figures != "all" or configs[0].dataset != ReproduceConfig.cifar10:
+                if config.figures != "all" or configs[0].data.dataset != ReproduceConfig.cifar10:
                     raise
                 unavailable[figure.number] = str(error)
     return unavailable, tuple(notes)
@@ -185,10 +178,8 @@ def _check_version(workdir: pathlib.Path) -> None:
 
 
 def _open_directory(config: ReproduceConfig, seeds: int, workdir: pathlib.Path, resume: bool) -> RunDirectory:
-    # Later calls may ask for other figures, or have CIFAR-10.
-    lasting = ReproduceConfig(
-        scale=config.scale, num_seeds=seeds, most_samples=config.most_samples, most_rounds=config.most_rounds
-    )
+    # Later calls may ask for other figures, or have CIFAR-10: those settings have an effect on the call only.
+    lasting = dataclasses.replace(config, num_seeds=seeds)
     directory = open_run(workdir, lasting, resume=resume, check=_check_directory)
     if other := [change for change in directory.differences if change.startswith("versions.gan_leak ")]:
         close_run(directory)

@@ -11,7 +11,7 @@ from experiments.reproduction.layouts import LAYOUTS, name_of
 from experiments.reproduction.section_files import Section
 from experiments.reproduction.study import Key, Study, basis_of, batches_of, directory_of
 from experiments.reproduction.verdicts import judge
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
 from gan_leak.reports.galleries import interval_figure
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT, PAPER_VARIANT
 from gan_leak.runs.federated.batch_files import BatchResult, read_result
@@ -45,16 +45,16 @@ def make_section(study: Study, figure: Figure, wait: Callable[[pathlib.Path], No
         "notes": notes,
         "error": None,
     }
-    judges = {next(iter(lanes.values()))[0].dataset: next(iter(batches.values())).judge}
+    judges = {next(iter(lanes.values()))[0].data.dataset: next(iter(batches.values())).judge}
     return Section(entry, judges, pictures, basis_of(study, figure))
 
 
-def _setup(study: Study, lanes: Mapping[Key, Sequence[AttackConfig]], batches: Mapping[Key, BatchResult]) -> str:
+def _setup(study: Study, lanes: Mapping[Key, Sequence[RunConfig]], batches: Mapping[Key, BatchResult]) -> str:
     key = next(key for key in lanes if key[1] == NEAREST_VARIANT)
     config, samples = lanes[key][0], batches[key].samples
     owners = f"{len(samples)} participants" if len(samples) > 1 else "one participant"
     return (
-        f"{config.dataset}: {owners} ({config.participant_classes}) with {sum(samples):,} images in all. The judge is "
-        f"trained on other images. Target class {config.target_class}, {config.rounds} rounds ({', '.join(key)}; scale "
-        f"{study.scale})."
+        f"{config.data.dataset}: {owners} ({config.data.participant_classes}) with {sum(samples):,} images in all. The "
+        f"judge is trained on other images. Target class {config.attack.target_class}, {config.federation.rounds} "
+        f"rounds ({', '.join(key)}; scale {study.scale})."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +17,14 @@ from experiments.reproduction.hitaj import (
     not_stated,
     variants_of,
 )
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT, PAPER_VARIANT
 from gan_leak.runs.federated.batch import batch_directory
 from gan_leak.runs.federated.measurement import InstrumentSource
 from gan_leak.runs.federated.rows import differences_between
 from gan_leak.runs.federated.setup import AttackData
 from gan_leak.runs.hosts.workers import Job
+from gan_leak.settings import replace, values_of
 
 # A batch of a figure: its setting, and its variant or control.
 Key = tuple[str, str]
@@ -47,26 +47,26 @@ class Study(NamedTuple):
     show: Callable[[str], None]
 
 
-def configurations(study: Study, arguments: Sequence[str]) -> list[AttackConfig]:
+def configurations(study: Study, arguments: Sequence[str]) -> list[RunConfig]:
     """The configurations of a setting, one for each seed: those of its command line, cut."""
-    config = config_from_arguments(AttackConfig, list(arguments))
+    config = config_from_arguments(RunConfig, list(arguments))
     for name, most in study.cuts.items():
         if most:
-            config = dataclasses.replace(config, **{name: min(getattr(config, name) or most, most)})
-    if config.dataset == "tfds:cifar10":
-        config = dataclasses.replace(config, dataset=study.cifar10)
-    return [dataclasses.replace(config, seed=seed) for seed in range(study.num_seeds)]
+            config = replace(config, **{name: min(values_of(config)[name] or most, most)})
+    if config.data.dataset == "tfds:cifar10":
+        config = replace(config, dataset=study.cifar10)
+    return [replace(config, seed=seed) for seed in range(study.num_seeds)]
 
 
-def departures(study: Study, preset: str, used: AttackConfig) -> dict[str, list[Any]]:
+def departures(study: Study, preset: str, used: RunConfig) -> dict[str, list[Any]]:
     """The settings in which a configuration differs from the paper's own without cuts: [paper, used] by name."""
     paper = configurations(study._replace(cuts={}), arguments_for(preset, PAPER_VARIANT, study.scale))[0]
     return differences_between(paper, used, not_stated(paper))
 
 
-def batches_of(study: Study, figure: Figure) -> dict[Key, list[AttackConfig]]:
+def batches_of(study: Study, figure: Figure) -> dict[Key, list[RunConfig]]:
     """All lanes that a figure needs, by (setting, variant or control)."""
-    found: dict[Key, list[AttackConfig]] = {}
+    found: dict[Key, list[RunConfig]] = {}
     for label, preset in figure.settings.items():
         for variant in variants_of(study.scale, study.paper_hyperparameters):
             arguments = arguments_for(preset, variant, study.scale)
@@ -81,8 +81,8 @@ def batches_of(study: Study, figure: Figure) -> dict[Key, list[AttackConfig]]:
     return found
 
 
-def _all_classes(config: AttackConfig) -> list[AttackConfig]:
-    return [dataclasses.replace(config, target_class=target) for target in range(10)]
+def _all_classes(config: RunConfig) -> list[RunConfig]:
+    return [replace(config, target_class=target) for target in range(10)]
 
 
 def check_pictures(figure: Figure, cifar10: str, data: AttackData) -> None:
@@ -96,7 +96,7 @@ def check_pictures(figure: Figure, cifar10: str, data: AttackData) -> None:
         )
 
 
-def directory_of(study: Study, configs: Sequence[AttackConfig]) -> pathlib.Path:
+def directory_of(study: Study, configs: Sequence[RunConfig]) -> pathlib.Path:
     """The directory of a batch."""
     return batch_directory(study.directory / "batches", configs)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from gan_leak.config import to_json
 from gan_leak.evaluation.fidelity import nearest_by_l1
 from gan_leak.evaluation.leakage import DEFINITIONS
 from gan_leak.evaluation.measurability import score_text
@@ -27,6 +26,7 @@ from gan_leak.reports.html import (
 )
 from gan_leak.reports.privacy import privacy_summary
 from gan_leak.runs.federated.result import RunResult
+from gan_leak.settings import to_json
 
 _MOST_DRAWN = 30
 _CAPTIONS = {
@@ -40,7 +40,7 @@ def report_files(result: RunResult) -> dict[str, bytes]:
     """Draws a run: the files of its report by path within the run directory, report.html last."""
     figures = _figures(result)
     page = render_report(
-        title=f"GAN attack on {result.config.dataset}, class {result.class_names[result.config.target_class]}",
+        title=f"GAN attack on {result.config.data.dataset}, class {_target_name(result)}",
         summary=_summary(result),
         config=to_json(result.config),
         privacy=result.privacy,
@@ -70,13 +70,17 @@ def summary_lines(result: RunResult) -> list[str]:
     ]
 
 
+def _target_name(result: RunResult) -> str:
+    return result.class_names[result.config.attack.target_class]
+
+
 def _figures(result: RunResult) -> dict[str, bytes]:
     figures: dict[str, bytes] = {}
     if result.images_by_round:
         last_round = list(result.images_by_round)[-1]
         last = result.images_by_round[last_round][:_MOST_DRAWN]
         nearest, _ = nearest_by_l1(last, result.private)
-        title = f"Class {result.class_names[result.config.target_class]}, round {last_round}"
+        title = f"Class {_target_name(result)}, round {last_round}"
         figures["reconstructions"] = reconstructions_figure(last, result.private[nearest], title=title)
         figures["evolution"] = evolution_figure(result.images_by_round, title="The same latents over the rounds")
     if result.records:

@@ -297,7 +297,7 @@ def test_a_figure_that_fails_leaves_the_earlier_ones_and_its_own_runs(run_of_who
     workdir, done = tmp_path / "run", []
 
     def fail(configs, directory, *arguments):
-        if configs[0].defense == "sparse_vector" and configs[0].attack == "passive":
+        if configs[0].defense.kind == "sparse_vector" and configs[0].attack.kind == "passive":
             raise MemoryError
         done.append(directory.name)
         return run_of_whole(configs, directory, *arguments)

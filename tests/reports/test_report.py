@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from html_page import HOSTILE, Page, png
 
-from gan_leak.config import AttackConfig
+from gan_leak.config import make_config
 from gan_leak.reports.run import render_report, report_files, summary_lines
 from gan_leak.runs.federated.result import DIVERGED_STATUS, NOT_MEASURABLE_STATUS, RunResult, exit_status
 
@@ -141,7 +141,7 @@ def test_a_figure_must_be_png():
 
 
 def found(**changes):
-    return RunResult(AttackConfig(target_class=1), ("zero", "one"), "f00d", np.zeros((2, 8, 8, 1)), True, **changes)
+    return RunResult(make_config(target_class=1), ("zero", "one"), "f00d", np.zeros((2, 8, 8, 1)), True, **changes)
 
 
 def test_a_result_without_records_is_a_page_without_figures():

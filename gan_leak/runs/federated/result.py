@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
 
 DIVERGED_STATUS = 1
 NOT_MEASURABLE_STATUS = 3
@@ -35,7 +35,7 @@ class RunResult(NamedTuple):
     is_trained: False where ``fail_if_not_measurable`` ended the run before its first round.
     """
 
-    config: AttackConfig
+    config: RunConfig
     class_names: Sequence[str]
     fingerprint: str
     private: np.ndarray

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
 import os
@@ -18,7 +17,7 @@ from jax.sharding import Mesh
 
 from gan_leak.collaboration import RoundInfo
 from gan_leak.collaboration.sharding import device_mesh
-from gan_leak.config import AttackConfig, validate
+from gan_leak.config import RunConfig, validate
 from gan_leak.evaluation.leakage import References, measure_leakage
 from gan_leak.machine import usable_cores, use_cpu_devices
 from gan_leak.runs.federated import resumption
@@ -57,6 +56,7 @@ from gan_leak.runs.storage.directory import (
     write_atomic,
 )
 from gan_leak.runs.storage.integrity import RefusedError, sha256
+from gan_leak.settings import replace
 from gan_leak.types import FederationState, ParticipantState, PyTree
 
 _KEPT_PER_EVALUATION = 60
@@ -68,7 +68,7 @@ class PreparedRun(NamedTuple):
     privacy: the defense with the noise that it runs with, None where there is none.
     """
 
-    config: AttackConfig
+    config: RunConfig
     data: AttackData
     experiment: Experiment
     directory: RunDirectory | None
@@ -88,9 +88,7 @@ class _Comparison(NamedTuple):
 _LazyComparison = Callable[[], _Comparison]
 
 
-def prepare(
-    config: AttackConfig, workdir: pathlib.Path, resume: bool, *, target_class: str | None = None
-) -> PreparedRun:
+def prepare(config: RunConfig, workdir: pathlib.Path, resume: bool, *, target_class: str | None = None) -> PreparedRun:
     """Checks the configuration and the data and opens the run directory; raises ValueError for bad input.
 
     target_class: number or name of the class, see ``gan_leak.data.find_class``, in the place of the configuration's.
@@ -98,11 +96,13 @@ def prepare(
     validate(config)
     _choose_devices(config)
     with together():
-        if config.schedule != "synchronous" and jax.process_count() > 1:
-            raise ValueError(f"schedule={config.schedule!r}: expected 'synchronous' where processes share a round")
-        mesh = device_mesh() if config.schedule == "synchronous" and jax.device_count() > 1 else None
+        if config.federation.schedule != "synchronous" and jax.process_count() > 1:
+            raise ValueError(
+                f"schedule={config.federation.schedule!r}: expected 'synchronous' where processes share a round"
+            )
+        mesh = device_mesh() if config.federation.schedule == "synchronous" and jax.device_count() > 1 else None
         if target_class is not None:
-            config = dataclasses.replace(config, target_class=class_number(config.dataset, target_class))
+            config = replace(config, target_class=class_number(config.data.dataset, target_class))
         data = prepare_data(config, mesh)
         plan = plan_privacy(config, data)
         experiment = build_experiment(plan.config, data, mesh)
@@ -110,16 +110,14 @@ def prepare(
     with together():
         inputs = {"dataset": data.fingerprint}
         kept = {"inputs": inputs, "privacy": privacy_fields(plan)}
-        # Whether to go on without a score does not change what a run computes.
-        lasting = dataclasses.replace(config, fail_if_not_measurable=False)
         check = functools.partial(resumption.plan, config=config)
-        directory = open_run(workdir, lasting, resume=resume, check=check, **kept) if leads() else None
-    return PreparedRun(config, data, experiment, directory, mesh, None if config.defense == "none" else plan)
+        directory = open_run(workdir, config, resume=resume, check=check, **kept) if leads() else None
+    return PreparedRun(config, data, experiment, directory, mesh, None if config.defense.kind == "none" else plan)
 
 
-def _choose_devices(config: AttackConfig) -> None:
+def _choose_devices(config: RunConfig) -> None:
     # An attack runs on one device at a time, and on one that has all cores it is faster.
-    side_by_side = config.schedule == "synchronous" and config.attack == "none"
+    side_by_side = config.federation.schedule == "synchronous" and config.attack.kind == "none"
     wanted = config.performance.cpu_devices or (len(usable_cores()) if side_by_side else 1)
     if wanted > 1:
         try:
@@ -144,7 +142,7 @@ def train(prepared: PreparedRun) -> RunResult:
     """
     with (
         open(os.devnull, "w") as nowhere,
-        progress(prepared.config.rounds, initial=0, stream=None if leads() else nowhere) as display,
+        progress(prepared.config.federation.rounds, initial=0, stream=None if leads() else nowhere) as display,
     ):
         return _run(prepared, display)
 
@@ -159,7 +157,7 @@ def _run(prepared: PreparedRun, display: Progress) -> RunResult:
     config, data, experiment, directory, *_ = prepared
     keys = run_keys(config.seed)
     participants = len(data.federation.sizes)
-    by_cohorts = config.participants_per_round > 0
+    by_cohorts = config.federation.participants_per_round > 0
     state, initial = initial_state(experiment, keys.init, participants, by_cohorts=by_cohorts)
     comparison = functools.cache(functools.partial(_compare, prepared, keys, state.attack, display))
     try:
@@ -169,7 +167,7 @@ def _run(prepared: PreparedRun, display: Progress) -> RunResult:
     except ValueError as error:
         raise RefusedError(str(error)) from error
     result = RunResult(config, data.class_names, data.fingerprint, data.private, data.target_is_owned)
-    if config.fail_if_not_measurable and experiment.attack is not None:
+    if config.evaluation.fail_if_not_measurable and experiment.attack is not None:
         references = comparison().references
         if references is not None and references.measurability.reason is not None:
             return result._replace(is_trained=False)
@@ -185,7 +183,7 @@ def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial
         "run_directory": None if directory is None else directory.path,
     }
     if initial is not None:
-        size = config.participants_per_round
+        size = config.federation.participants_per_round
         return place_cohorts(experiment, keys, state, data.federation, initial, cohort_size=size, **common)
     most = config.performance.rounds_per_chunk
     return place_all(experiment, keys, state, data.federation, most=most, **common)
@@ -196,7 +194,7 @@ def _compare(prepared: PreparedRun, keys: RunKeys, untrained_attack: PyTree, dis
     if experiment.attack is None:
         return _Comparison(None, {}, math.nan)
     instruments = make_instrument_source(display.message)(data)
-    untrained = reconstruct(experiment.attack, keys.prior, untrained_attack, config.evaluation_samples)
+    untrained = reconstruct(experiment.attack, keys.prior, untrained_attack, config.evaluation.samples)
     references, measures = build_comparison(config, data, instruments, untrained)
     for note in references.measurability.notes():
         display.message(note)
@@ -265,14 +263,14 @@ def _train_rounds(
 
     checkpoints.load_library()
     with on_interruption(leave):
-        while (done := int(state.round)) < config.rounds:
-            intervals = (config.evaluation_interval, config.checkpoint_interval)
+        while (done := int(state.round)) < config.federation.rounds:
+            intervals = (config.evaluation.interval, config.checkpoint_interval)
             ends = [_next_multiple(done, interval) for interval in intervals]
-            count = min(placement.most, config.rounds - done, *(end - done for end in ends))
+            count = min(placement.most, config.federation.rounds - done, *(end - done for end in ends))
             began = time.perf_counter()
             new_state, infos, cohort = placement.advance(state, count)
             seconds = (time.perf_counter() - began) / count
-            records = _records(done, count, infos, seconds, cohort, config.adversary)
+            records = _records(done, count, infos, seconds, cohort, config.attack.adversary)
             if spend is not None:
                 for record in records:
                     record["privacy"] = spend(cohort)
@@ -283,13 +281,13 @@ def _train_rounds(
                     save()
                 return _divergence(diverged[0], config)
             done += count
-            if directory is not None and (done % config.evaluation_interval == 0 or done == config.rounds):
+            if directory is not None and (done % config.evaluation.interval == 0 or done == config.federation.rounds):
                 records[-1].update(_evaluate(prepared, directory, keys, new_state, comparison))
             with unbroken:
                 keep(records)
                 state = new_state
             _show(display, records[-1])
-            if done % config.checkpoint_interval == 0 or done == config.rounds:
+            if done % config.checkpoint_interval == 0 or done == config.federation.rounds:
                 with unbroken:
                     save()
     return None
@@ -332,12 +330,12 @@ def _is_finite(record: Mapping[str, Any]) -> bool:
     return bool(np.all(np.isfinite([*record["losses"], *record["update_norms"], *attack.values()])))
 
 
-def _divergence(round: int, config: AttackConfig) -> str:
+def _divergence(round: int, config: RunConfig) -> str:
     return (
         f"Training diverged in round {round}: a loss or an update is not finite. Likely cause: too high a learning "
-        f"rate (learning_rate={config.learning_rate}, generator_learning_rate={config.generator_learning_rate}); "
-        "results up to the round before are kept."
-    ) + ("" if config.defense == "none" else " No promise of privacy covers what that round has shown.")
+        f"rate (learning_rate={config.federation.learning_rate}, "
+        f"generator_learning_rate={config.attack.generator_learning_rate}); results up to the round before are kept."
+    ) + ("" if config.defense.kind == "none" else " No promise of privacy covers what that round has shown.")
 
 
 def _evaluate(
@@ -352,7 +350,7 @@ def _evaluate(
     if experiment.attack is not None and (references := comparison().references) is not None:
         # The same latents every time, so that the pictures of two rounds can be compared.
         key = jax.random.clone(keys.latents)
-        images = reconstruct(experiment.attack, key, state.attack, config.evaluation_samples)
+        images = reconstruct(experiment.attack, key, state.attack, config.evaluation.samples)
         measured["leakage"] = _measured(references, images)
         path = resumption.evaluation_path(directory.path, int(state.round))
         path.parent.mkdir(exist_ok=True)
@@ -380,7 +378,7 @@ def _collect(prepared: PreparedRun, directory: RunDirectory, result: RunResult, 
     images_by_round = {round: np.load(path)["images"] for round, path in paths.items()}
     comparison = compared.measures
     if evaluated:
-        archive = _reconstructions(images_by_round, prepared.config.target_class)
+        archive = _reconstructions(images_by_round, prepared.config.attack.target_class)
         write_atomic(directory.path / "reconstructions.npz", archive)
         last = next(record["leakage"] for record in reversed(records) if "leakage" in record)
         comparison = {"reconstructions": last, **comparison}
