@@ -53,7 +53,7 @@ def least_noise_multiplier(exposure: Exposure, target: float) -> float:
         assert worst.steps is not None
         wanted = noise_multiplier_for(target, exposure.delta, worst.sampling_probability, worst.steps)
         # The next number where float32 makes the noise a little less.
-        noise = max(wanted, neighbor_of_four_digits(noise, 1))
+        noise = max(wanted, _four_digits(noise, 1))
         worst = dp_sgd_promise(_with_number(exposure, noise_multiplier=noise))
     return noise
 
@@ -98,7 +98,7 @@ def largest_release_budget(exposure: Exposure, target: float) -> float:
     releases = sparse_vector_epsilon(1.0, fraction, exposure.coordinates, exposure.planned_rounds).epsilon
     budget = float(f"{target / releases:.3e}")
     while sparse_vector_promise(_with_number(exposure, epsilon_per_release=budget)).loss.epsilon > target:
-        budget = neighbor_of_four_digits(budget, -1)
+        budget = _four_digits(budget, -1)
     return budget
 
 
@@ -134,7 +134,7 @@ def _with_number(exposure: Exposure, **numbers: float) -> Exposure:
     return exposure._replace(numbers={**exposure.numbers, **numbers})
 
 
-def neighbor_of_four_digits(value: float, step: int) -> float:
+def _four_digits(value: float, step: int) -> float:
     """A number that lies ``step`` units of the fourth significant digit from a value rounded to four digits."""
     if value == 0:
         return 0.0
