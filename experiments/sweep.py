@@ -16,25 +16,21 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from experiments.common.flags import run_binary
 from gan_leak.config import RunConfig, make_config, validate
-from gan_leak.evaluation.leakage import DEFINITIONS
-from gan_leak.reports.galleries import interval_figure
-from gan_leak.reports.surfaces import MOST_PANELS, surface_figure
-from gan_leak.reports.sweep import render_sweep
+from gan_leak.reports.sweep import sweep_files
 from gan_leak.runs.federated.batch import check_batch
 from gan_leak.runs.federated.batch_files import read_result
 from gan_leak.runs.federated.measurement import make_instrument_source
 from gan_leak.runs.federated.owners import describe_run
 from gan_leak.runs.federated.privacy import PrivacyPlan, counts_for_privacy, settle
+from gan_leak.runs.federated.result import NOT_MEASURABLE_STATUS
 from gan_leak.runs.federated.setup import build_experiment, class_number, prepare_data
 from gan_leak.runs.federated.sweep import Cell, as_csv, make_cells, make_jobs, rows_of, with_privacy
-from gan_leak.runs.federated.train import NOT_MEASURABLE_STATUS
 from gan_leak.runs.hosts.workers import check_workers, default_workers, running, tell
 from gan_leak.runs.memory import check_run
 from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
@@ -176,7 +172,9 @@ def execute(prepared: PreparedSweep) -> int:
                 left = (time.monotonic() - began) / len(rows) * (len(cells) - len(rows))
                 tell(f"{len(rows)} of {len(cells)} cells, {left:.0f} s left")
                 _write_tables(directory.path, [rows[index] for index in sorted(rows)])
-        _write_report(prepared, [rows[index] for index in sorted(rows)])
+        environment = read_config_file(directory.path)
+        for name, content in sweep_files([rows[index] for index in sorted(rows)], environment).items():
+            write_atomic(directory.path / name, content)
         tell(f"written: {directory.path / 'report.html'}, {directory.path / 'results.csv'}")
     finally:
         close_run(directory)
@@ -188,31 +186,6 @@ def _write_tables(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     write_atomic(path / "results.csv", as_csv(rows).encode())
     lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     write_atomic(path / "results.jsonl", lines.encode())
-
-
-def _write_report(prepared: PreparedSweep, rows: list[dict[str, Any]]) -> None:
-    figures = {"intervals": interval_figure(rows)}
-    captions = {"intervals": "Leakage score of every cell, with 95% intervals over seeds."}
-    swept = rows[0]["cell"]
-    panels = len({tuple(row["cell"].values())[:-2] for row in rows})
-    if len(swept) > 1 and panels <= MOST_PANELS:
-        figures["surface"] = surface_figure(rows)
-        captions["surface"] = "Leakage score over the last two swept settings, and half the width of its interval."
-    for name, png in figures.items():
-        write_atomic(prepared.directory.path / f"{name}.png", png)
-    environment: Mapping[str, Any] = read_config_file(prepared.directory.path)
-    counts = {count: sum(row[count] for row in rows) for count in ("diverged", "not_measurable")}
-    told = {"diverged": "diverged", "not_measurable": "have no leakage score: it is not measurable there"}
-    page = render_sweep(
-        title=f"Sweep of {', '.join(swept) or 'one setting'}",
-        rows=rows,
-        pictures={captions[name]: png for name, png in figures.items()},
-        definitions=DEFINITIONS,
-        settings=environment["config"],
-        environment={name: value for name, value in environment.items() if name not in ("config", "privacy")},
-        notes=[f"{count} runs {told[name]}." for name, count in counts.items() if count],
-    )
-    write_atomic(prepared.directory.path / "report.html", page.encode())
 
 
 if __name__ == "__main__":

@@ -213,7 +213,12 @@ def preset_arguments(preset: str, within: tuple[str, ...] = ()) -> list[str]:
 
 
 def preset_text(preset: str) -> str:
-    """The text of a preset, named ``<folder>/<name>``, or ``<name>`` where only one folder has a preset of this name.
+    """The text of a preset, see ``preset_path``."""
+    return preset_path(preset).read_text(encoding="utf-8")
+
+
+def preset_path(preset: str) -> pathlib.Path:
+    """The file of a preset, named ``<folder>/<name>``, or ``<name>`` where only one folder has a preset of this name.
 
     Only files within the folder of presets count, whatever path a name spells. Raises ValueError for an unknown name,
     with those there are.
@@ -226,7 +231,7 @@ def preset_text(preset: str) -> str:
     if found is None:
         given = preset if len(preset) <= _LONGEST_SHOWN else f"{preset[:_LONGEST_SHOWN]}..."
         raise ValueError(f"preset={given}: expected one of {', '.join(sorted(known))}")
-    return found.read_text(encoding="utf-8")
+    return found
 
 
 def check_distinct(name: str, values: Sequence[Any]) -> None:

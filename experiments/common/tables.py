@@ -48,8 +48,8 @@ class Drawn(NamedTuple):
     seconds: float
 
 
-# What is drawn over utility. A picture under noise resembles nothing and may still tell which image it is of.
-_LEAKAGE = {"ssim": "SSIM of what is drawn", "singled_out": "Share of images singled out"}
+# A reconstruction under noise may have a low SSIM and still tell which image it is of.
+_LEAKAGE = {"ssim": "SSIM of reconstructions", "singled_out": "Share of images singled out"}
 
 # What a strength may be, where it is not any number from 0.
 _STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -202,7 +202,7 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
         groups.setdefault(entry.originals.tobytes(), []).append(entry)
     for group in groups.values():
         named = {entry.row["name"]: entry.pictures for entry in group}
-        caption = f"Private images, and what was drawn of them: {group[0].row['name']}" + (
+        caption = f"Private images and their reconstructions: {group[0].row['name']}" + (
             f" to {group[-1].row['name']}." if len(group) > 1 else "."
         )
         found[caption] = pictures_figure(group[0].originals, named)
@@ -214,7 +214,7 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
             charts.setdefault((entry.undefended, measure), {}).setdefault(entry.defense.name, []).append(point)
     for (name, measure), series in charts.items():
         if len(series) > 1:
-            caption = f"{_LEAKAGE[measure]} over utility, by defence, {name}; the numbers are strengths."
+            caption = f"{_LEAKAGE[measure]} over utility for each defense, {name}; the numbers are strengths."
             found[caption] = trade_off_figure(series, measure=_LEAKAGE[measure], title=name)
     return found
 

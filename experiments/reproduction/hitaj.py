@@ -1,25 +1,18 @@
-"""Hitaj et al. 2017 as data: which figures there are, which presets make them, and how a preset states its claim."""
+"""Hitaj et al. 2017 as data: the figures, the presets that make them, and the controls beside each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from experiments.common.flags import check_distinct, config_from_arguments, preset_text
+from experiments.common.flags import check_distinct, config_from_arguments
+from experiments.reproduction.claims import read_claim
 from gan_leak.config import RunConfig
 from gan_leak.data import parse_participant_classes
-from gan_leak.evaluation.criteria import Criterion, parse_criterion
-from gan_leak.reports.reproduction import NEAREST_VARIANT, PAPER_VARIANT
+from gan_leak.reports.reproduction_results import NEAREST_VARIANT, PAPER_VARIANT
 from gan_leak.settings import settings_of
 
 SCALES = ("quick", "paper")
-_FIELDS = {
-    "Claim": "claim",
-    "Reproduced if": "reproduced_if",
-    "Partly if": "partly_if",
-    "Nearest that works": "nearest",
-    "Quick": "quick",
-}
 
 
 class Figure(NamedTuple):
@@ -29,19 +22,6 @@ class Figure(NamedTuple):
     title: str
     settings: dict[str, str]
     layout: str = "settings"
-
-
-class Claim(NamedTuple):
-    """What a preset says of itself before any run: the paper's claim in our words and when it counts as reproduced.
-
-    nearest, quick: the presets to put behind this one for the nearest setting that works, and for a quick run of it.
-    """
-
-    claim: str
-    reproduced_if: Criterion
-    partly_if: Criterion
-    nearest: str
-    quick: str
 
 
 FIGURES = (
@@ -109,33 +89,13 @@ def check_names(text: str, known: Sequence[str]) -> None:
     check_distinct("figures", numbers)
 
 
-def read_claim(preset: str, *, nearest: bool = True) -> Claim:
-    """The claim and criteria in the head of a preset; raises ValueError for a head that lacks one.
-
-    nearest: whether it has to name the nearest setting that works.
-    """
-    found: dict[str, str] = {}
-    for line in preset_text(preset).splitlines():
-        name, colon, value = line.removeprefix("#").strip().partition(": ")
-        if line.startswith("#") and colon and name in _FIELDS:
-            found[_FIELDS[name]] = value.strip()
-    missing = [name for name, field in _FIELDS.items() if field not in found and (nearest or field != "nearest")]
-    if missing:
-        raise ValueError(f"preset={preset}: its head lacks {', '.join(missing)}")
-    return Claim(
-        found["claim"],
-        parse_criterion(found["reproduced_if"]),
-        parse_criterion(found["partly_if"]),
-        found.get("nearest", ""),
-        found["quick"],
-    )
-
-
 def arguments_for(preset: str, variant: str, scale: str) -> list[str]:
     """The command line of a setting: the paper's own, or the nearest that works, shortened where the scale is quick."""
     claim = read_claim(preset)
     arguments = [f"--preset={preset}"]
     if variant == NEAREST_VARIANT:
+        if not claim.nearest:
+            raise ValueError(f"preset={preset}: expected the key nearest in its claim, the nearest setting that works")
         arguments.append(f"--preset={claim.nearest}")
         if scale == "quick":
             arguments.append(f"--preset={claim.quick}")
@@ -153,12 +113,6 @@ def not_stated(config: RunConfig) -> frozenset[str]:
     # For faces the generator's steps are counted by the adversary's images, where it has any (section 9.2.2).
     counted = config.data.dataset == "orl_faces" and not config.data.participant_classes.endswith(";")
     return open_everywhere if counted else open_everywhere | {"generator_steps"}
-
-
-def rows_named_by(claim: Claim) -> set[str]:
-    """The rows beside the one judged that a claim's criteria name."""
-    names = (*claim.reproduced_if.names, *claim.partly_if.names)
-    return {name.split(".")[0] for name in names if name.count(".") > 1}
 
 
 def controls_of(arguments: list[str], *, undefended: bool = False) -> dict[str, list[str]]:

@@ -158,7 +158,7 @@ def test_a_control_that_scores_raises_what_scores_nothing():
     found, measurability = _examined({"one": SHARP, "other": SHARP}, black=4.0, white=0.5)
     assert [view.zero for view in found.values()] == [4.0, 4.0]
     assert measurability == Measurability(("one", "other"), (), ("black",), None)
-    assert "controls reach: black." in measurability.notes()[0]
+    assert "to these controls: black." in measurability.notes()[0]
 
 
 def test_a_control_may_make_a_view_blind():

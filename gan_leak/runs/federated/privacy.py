@@ -195,44 +195,9 @@ def privacy_fields(plan: PrivacyPlan) -> dict[str, Any]:
     }
 
 
-def privacy_summary(fields: Mapping[str, Any], records: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
-    """The promise of ``privacy_fields`` for people, in a few lines; records: the rounds that there are."""
-    if not fields:
-        return {}
-    lines = {
-        "epsilon": _epsilon_text(fields["epsilon"]),
-        "delta": f"{fields['delta']:g}",
-        "protected unit": f"{fields['unit']}, {fields['neighboring_relation']}",
-    }
-    if fields["worst_participant"] is None:
-        lines["covered"] = fields["covers"]
-    if fields["sampling"] == "Poisson":
-        if fields["steps"] is not None:
-            lines["sampling"] = f"Poisson, probability {fields['sampling_probability']:.3g}, {fields['steps']:,} steps"
-        given, noise = "noise multiplier", fields["noise_multiplier"]
-    else:
-        lines["sampling"] = f"none, {fields['uploads']:,} uploads of at most {fields['most_releases_per_upload']:,}"
-        given, noise = "epsilon per release", fields["epsilon_per_release"]
-    second = fields["second_bound_on_epsilon"]
-    lines["accountant"] = fields["accountant"] + ("" if second is None else f"; a second bound is {second:.4g}")
-    solved = f", for target_epsilon={fields['target_epsilon']:g}" if fields["target_epsilon"] else ""
-    lines[given] = ("infinite" if noise is None else f"{noise:g}") + solved
-    last = records[-1].get("privacy") if records else None
-    if last and last["epsilon"] != fields["epsilon"]:
-        lines["epsilon spent"] = f"{_epsilon_text(last['epsilon'])}, by taking part in {last['rounds']:,} rounds"
-    return lines
-
-
 def finite_or_none(value: float) -> float | None:
     """A number as strict JSON: None where it is infinite."""
     return float(value) if math.isfinite(value) else None
-
-
-def _epsilon_text(epsilon: float | None) -> str:
-    """Four digits, rounded up: an epsilon must not look smaller than it is."""
-    if epsilon is None:
-        return "infinite, nothing is promised"
-    return f"{_four_digits(epsilon, 1) if float(f'{epsilon:.3e}') < epsilon else float(f'{epsilon:.3e}'):g}"
 
 
 def _four_digits(value: float, step: int) -> float:

@@ -1,4 +1,4 @@
-"""The training loop on the host: jitted chunks of rounds; between them metrics, progress, pictures and checkpoints."""
+"""The training loop on the host: jitted chunks of rounds; between them metrics, progress and checkpoints."""
 
 from __future__ import annotations
 
@@ -18,12 +18,8 @@ from jax.sharding import Mesh
 from gan_leak.collaboration import RoundInfo
 from gan_leak.collaboration.sharding import device_mesh
 from gan_leak.config import RunConfig, validate
-from gan_leak.evaluation.fidelity import nearest_by_l1
-from gan_leak.evaluation.leakage import DEFINITIONS, References, measure_leakage
-from gan_leak.evaluation.measurability import score_text
+from gan_leak.evaluation.leakage import References, measure_leakage
 from gan_leak.machine import usable_cores, use_cpu_devices
-from gan_leak.reports.figures import curves_figure, evolution_figure, reconstructions_figure
-from gan_leak.reports.run import render_report
 from gan_leak.runs.federated import resumption
 from gan_leak.runs.federated.measurement import (
     RunKeys,
@@ -41,8 +37,8 @@ from gan_leak.runs.federated.privacy import (
     plan_privacy,
     privacy_fields,
     privacy_meter,
-    privacy_summary,
 )
+from gan_leak.runs.federated.result import RunResult
 from gan_leak.runs.federated.setup import AttackData, Experiment, build_experiment, class_number, prepare_data
 from gan_leak.runs.hosts.interruption import on_interruption, uninterrupted
 from gan_leak.runs.hosts.processes import leads, share, together
@@ -60,12 +56,10 @@ from gan_leak.runs.storage.directory import (
     write_atomic,
 )
 from gan_leak.runs.storage.integrity import RefusedError, sha256
-from gan_leak.settings import replace, to_json
+from gan_leak.settings import replace
 from gan_leak.types import FederationState, ParticipantState, PyTree
 
 _KEPT_PER_EVALUATION = 60
-DIVERGED_STATUS = 1
-NOT_MEASURABLE_STATUS = 3
 
 
 class PreparedRun(NamedTuple):
@@ -134,28 +128,32 @@ def _choose_devices(config: RunConfig) -> None:
                 raise
 
 
-def execute(prepared: PreparedRun) -> int:
-    """Trains, measures and reports; returns the exit status: 0, 1 if training diverged, or 3 (see below).
+def train(prepared: PreparedRun) -> RunResult:
+    """Trains and measures, and writes metrics, checkpoints, evaluations and reconstructions.npz.
+
+    The directory stays locked until ``close``, for the reports that go there.
 
     Where the leakage score cannot be measured, a line on standard error says why; with ``fail_if_not_measurable`` the
-    run ends with status 3 before it trains.
+    run ends before it trains.
 
     An interruption leaves a checkpoint of the last chunk whose metrics are written; see
     ``gan_leak.runs.hosts.interruption``.
     Raises ``RefusedError`` before training if the directory turns out to hold a state that cannot be continued.
     """
-    try:
-        with (
-            open(os.devnull, "w") as nowhere,
-            progress(prepared.config.federation.rounds, initial=0, stream=None if leads() else nowhere) as display,
-        ):
-            return _run(prepared, display)
-    finally:
-        if prepared.directory is not None:
-            close_run(prepared.directory)
+    with (
+        open(os.devnull, "w") as nowhere,
+        progress(prepared.config.federation.rounds, initial=0, stream=None if leads() else nowhere) as display,
+    ):
+        return _run(prepared, display)
 
 
-def _run(prepared: PreparedRun, display: Progress) -> int:
+def close(prepared: PreparedRun) -> None:
+    """Releases the run directory, in the process that holds it."""
+    if prepared.directory is not None:
+        close_run(prepared.directory)
+
+
+def _run(prepared: PreparedRun, display: Progress) -> RunResult:
     config, data, experiment, directory, *_ = prepared
     keys = run_keys(config.seed)
     participants = len(data.federation.sizes)
@@ -168,15 +166,14 @@ def _run(prepared: PreparedRun, display: Progress) -> int:
                 state = _restore(prepared, directory, state, initial, display)
     except ValueError as error:
         raise RefusedError(str(error)) from error
+    result = RunResult(config, data.class_names, data.fingerprint, data.private, data.target_is_owned)
     if config.evaluation.fail_if_not_measurable and experiment.attack is not None:
         references = comparison().references
         if references is not None and references.measurability.reason is not None:
-            return NOT_MEASURABLE_STATUS
+            return result._replace(is_trained=False)
     placement = _place(prepared, keys, share(state), initial)
-    notes = _train(prepared, keys, placement, comparison, display)
-    if directory is not None:
-        _finish(prepared, directory, notes, comparison(), display)
-    return DIVERGED_STATUS if notes else 0
+    result = result._replace(divergence=_train_rounds(prepared, keys, placement, comparison, display))
+    return result if directory is None else _collect(prepared, directory, result, comparison())
 
 
 def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial: ParticipantState | None) -> Placement:
@@ -233,9 +230,10 @@ def _restore(
     return state
 
 
-def _train(
+def _train_rounds(
     prepared: PreparedRun, keys: RunKeys, placement: Placement, comparison: _LazyComparison, display: Progress
-) -> tuple[str, ...]:
+) -> str | None:
+    """Runs what is left of the rounds; returns why training diverged, None if it did not."""
     config, directory = prepared.config, prepared.directory
     # The last state of which metrics.jsonl holds all records.
     state = placement.state
@@ -281,7 +279,7 @@ def _train(
                 with unbroken:
                     keep(records[: diverged[0] - done - 1])
                     save()
-                return (_divergence(diverged[0], config),)
+                return _divergence(diverged[0], config)
             done += count
             if directory is not None and (done % config.evaluation.interval == 0 or done == config.federation.rounds):
                 records[-1].update(_evaluate(prepared, directory, keys, new_state, comparison))
@@ -292,7 +290,7 @@ def _train(
             if done % config.checkpoint_interval == 0 or done == config.federation.rounds:
                 with unbroken:
                     save()
-    return ()
+    return None
 
 
 def _meter(prepared: PreparedRun, keys: RunKeys, done: int) -> PrivacyMeter | None:
@@ -372,111 +370,34 @@ def _show(display: Progress, record: Mapping[str, Any]) -> None:
     )
 
 
-def _finish(
-    prepared: PreparedRun, directory: RunDirectory, notes: tuple[str, ...], compared: _Comparison, display: Progress
-) -> None:
-    """Writes reconstructions.npz, the figures and the report from what is on disk, and shows the summary."""
-    config, data = prepared.config, prepared.data
+def _collect(prepared: PreparedRun, directory: RunDirectory, result: RunResult, compared: _Comparison) -> RunResult:
+    """Writes reconstructions.npz, and completes the result from what is on disk."""
     records = read_metrics(directory)
     evaluated = [record["round"] for record in records if "leakage" in record]
     paths = {round: resumption.evaluation_path(directory.path, round) for round in evaluated}
     images_by_round = {round: np.load(path)["images"] for round, path in paths.items()}
-    figures: dict[str, bytes] = {}
-    if evaluated:
-        last = images_by_round[evaluated[-1]]
-        kept = [*(images_by_round[round][:_KEPT_PER_EVALUATION] for round in evaluated[:-1]), last]
-        rounds = [np.full(len(images), round) for images, round in zip(kept, evaluated, strict=True)]
-        labels = np.full(sum(map(len, kept)), config.attack.target_class, np.int32)
-        archive = npz_bytes(images=np.concatenate(kept), labels=labels, rounds=np.concatenate(rounds).astype(np.int32))
-        write_atomic(directory.path / "reconstructions.npz", archive)
-        nearest, _ = nearest_by_l1(last[:30], data.private)
-        title = f"Class {data.class_names[config.attack.target_class]}, round {evaluated[-1]}"
-        figures["reconstructions"] = reconstructions_figure(last[:30], data.private[nearest], title=title)
-        figures["evolution"] = evolution_figure(images_by_round, title="The same latents over the rounds")
-    if records:
-        figures["curves"] = curves_figure(records)
-    for name, picture in figures.items():
-        path = directory.path / "figures" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, picture)
     comparison = compared.measures
     if evaluated:
-        final = next(record["leakage"] for record in reversed(records) if "leakage" in record)
-        comparison = {"reconstructions": final, **comparison}
-    summary = _summary(compared.judge_test_accuracy, records, comparison)
-    if prepared.privacy is not None:
-        summary |= privacy_summary(privacy_fields(prepared.privacy), records)
-    limits = () if compared.references is None else compared.references.measurability.notes()
-    page = _render(prepared, directory, (*notes, *limits), summary, records, comparison, figures)
-    write_atomic(directory.path / "report.html", page.encode())
-    for line in _summary_lines(directory, notes, summary, comparison):
-        display.message(line)
-
-
-_CAPTIONS = {
-    "reconstructions": "Reconstructions of the target class, each below the nearest private image in L1.",
-    "evolution": "How the reconstructions of the same latents evolve over the rounds.",
-    "curves": "Accuracy of the shared model, leakage, and the local training loss over the rounds.",
-}
-
-
-def _render(
-    prepared: PreparedRun,
-    directory: RunDirectory,
-    notes: tuple[str, ...],
-    summary: Mapping[str, str],
-    records: list[dict[str, Any]],
-    comparison: Mapping[str, Mapping[str, Any]],
-    figures: Mapping[str, bytes],
-) -> str:
-    config, data = prepared.config, prepared.data
+        archive = _reconstructions(images_by_round, prepared.config.attack.target_class)
+        write_atomic(directory.path / "reconstructions.npz", archive)
+        last = next(record["leakage"] for record in reversed(records) if "leakage" in record)
+        comparison = {"reconstructions": last, **comparison}
     environment = read_config_file(directory.path)
-    for name in ("config", "privacy"):
-        environment.pop(name, None)
-    environment["data set SHA-256"] = data.fingerprint
-    if not data.target_is_owned:
-        notes += ("Nobody in this federation owns the target class: what scores here is not leakage.",)
-    return render_report(
-        title=f"GAN attack on {config.data.dataset}, class {data.class_names[config.attack.target_class]}",
-        summary=summary,
-        config=to_json(config),
-        privacy={} if prepared.privacy is None else privacy_fields(prepared.privacy),
-        environment=environment,
+    return result._replace(
+        environment={name: value for name, value in environment.items() if name not in ("config", "privacy")},
         records=records,
+        images_by_round=images_by_round,
         comparison=comparison,
-        figures={_CAPTIONS[name]: picture for name, picture in figures.items()},
-        definitions=DEFINITIONS,
-        notes=notes,
+        judge_test_accuracy=compared.judge_test_accuracy,
+        limits=() if compared.references is None else compared.references.measurability.notes(),
+        privacy={} if prepared.privacy is None else privacy_fields(prepared.privacy),
     )
 
 
-def _summary(
-    judge_test_accuracy: float, records: list[dict[str, Any]], comparison: Mapping[str, Mapping[str, Any]]
-) -> dict[str, str]:
-    summary: dict[str, str] = {}
-    if "reconstructions" in comparison:
-        final = comparison["reconstructions"]
-        summary["leakage score"] = score_text(final["leakage_score"])
-        summary["judge accuracy"] = f"{final['judge_accuracy']:.3f}"
-        summary["nearest-neighbour share"] = f"{final['nearest_neighbour_share']:.3f}"
-        summary["diversity"] = f"{final['diversity']:.2f}"
-        summary["the judge's own test accuracy"] = f"{judge_test_accuracy:.4f}"
-    accuracies = [record["model_accuracy"] for record in records if record["model_accuracy"] is not None]
-    if accuracies:
-        summary["model accuracy"] = f"{accuracies[-1]:.3f}"
-    summary["rounds"] = str(records[-1]["round"] if records else 0)
-    return summary
-
-
-def _summary_lines(
-    directory: RunDirectory,
-    notes: tuple[str, ...],
-    summary: Mapping[str, str],
-    comparison: Mapping[str, Mapping[str, Any]],
-) -> list[str]:
-    path = directory.path
-    lines = [*notes, "", *(f"{name:32}{value}" for name, value in summary.items())]
-    for name, row in comparison.items():
-        lines.append(f"{'leakage score, ' + name:40}{score_text(row['leakage_score'])}")
-    written = [path / "report.html", path / "reconstructions.npz", path / "metrics.jsonl", path / "figures"]
-    return [*lines, "", "written:", *(f"  {item}" for item in written if item.exists())]
+def _reconstructions(images_by_round: Mapping[int, np.ndarray], target_class: int) -> bytes:
+    """The bytes of reconstructions.npz: some images of each evaluation, and all of the last."""
+    rounds = list(images_by_round)
+    images = [images_by_round[round][:_KEPT_PER_EVALUATION] for round in rounds[:-1]] + [images_by_round[rounds[-1]]]
+    counted = [np.full(len(kept), round) for kept, round in zip(images, rounds, strict=True)]
+    labels = np.full(sum(map(len, images)), target_class, np.int32)
+    return npz_bytes(images=np.concatenate(images), labels=labels, rounds=np.concatenate(counted).astype(np.int32))

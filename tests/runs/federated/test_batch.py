@@ -13,7 +13,7 @@ from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, make_rounds, selective_upload
 from gan_leak.defenses import sparse_vector_upload
 from gan_leak.performance import PerformanceOptions
-from gan_leak.runs.federated import batch, setup, train
+from gan_leak.runs.federated import batch, setup
 from gan_leak.runs.federated.batch import batch_directory, check_batch, make_lanes, run_batch, stack_federations
 from gan_leak.runs.federated.measurement import make_instrument_source
 from gan_leak.runs.storage import checkpoints
@@ -27,6 +27,7 @@ from reference.small import (
     linear_classifier,
     linear_generator,
 )
+from reference.whole_run import run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,7 +84,7 @@ def test_every_lane_is_what_gan_attack_does_with_its_configuration(config, instr
     assert result.rounds == [2, 4]
     assert result.pictures.shape == (2, 2, 12, 32, 32, 1)
     for lane, single in enumerate(configs):
-        train.execute(train.prepare(single, tmp_path / f"single{lane}", False))
+        run(single, tmp_path / f"single{lane}")
         lines = (tmp_path / f"single{lane}" / "metrics.jsonl").read_text().splitlines()
         expected = [record for record in map(json.loads, lines) if "leakage" in record]
         images = np.load(tmp_path / f"single{lane}" / "reconstructions.npz")["images"].reshape(2, 12, 32, 32, 1)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from experiments.gan_attack import run_and_report
 from gan_leak.runs.federated import train
 from gan_leak.settings import replace
 from reference.quick import small_run, use_linear_networks
@@ -36,7 +37,7 @@ def config(stripes):
 
 
 def run(config, workdir, resume=False):
-    assert train.execute(train.prepare(config, workdir, resume)) == 0
+    assert run_and_report(train.prepare(config, workdir, resume)) == 0
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [{**json.loads(line), "seconds": None} for line in lines]
 

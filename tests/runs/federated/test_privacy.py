@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gan_leak.config import make_config, validate
 from gan_leak.defenses import dp_sgd_epsilon, dp_sgd_schedule, sparse_vector_epsilon
+from gan_leak.reports.privacy import privacy_summary
 from gan_leak.runs.federated import train
 from gan_leak.runs.federated.measurement import run_keys
 from gan_leak.runs.federated.privacy import (
@@ -19,13 +20,13 @@ from gan_leak.runs.federated.privacy import (
     participations,
     privacy_fields,
     privacy_meter,
-    privacy_summary,
     promise_of,
     settle,
 )
 from gan_leak.runs.storage.integrity import DIGEST, sealed_json
 from gan_leak.settings import replace
 from reference.quick import small_run, use_linear_networks
+from reference.whole_run import run
 
 DP_SGD = make_config(defense="dp_sgd", rounds=3, batch_size=10, local_epochs=2, adversary=1)
 SPARSE = make_config(defense="sparse_vector", rounds=3, upload_bound=0.001, upload_fraction=0.1, adversary=1)
@@ -98,7 +99,7 @@ def test_without_a_defense_there_is_no_promise():
 def test_without_noise_epsilon_is_none_in_json_and_infinite_in_words(noise):
     fields = privacy_fields(plan(replace(DP_SGD, noise_multiplier=noise), (40, 10)))
     assert fields["epsilon"] is None
-    assert privacy_summary(fields)["epsilon"] == "infinite, nothing is promised"
+    assert privacy_summary(fields)["epsilon"] == "infinite, no protection"
     json.dumps(fields, allow_nan=False)
 
 
@@ -196,10 +197,6 @@ def quiet(config):
     return replace(config, attack="none", evaluation_interval=4)
 
 
-def run(config, workdir, resume=False):
-    return train.execute(train.prepare(config, workdir, resume))
-
-
 def records_of(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [{**json.loads(line), "seconds": None} for line in lines]
@@ -282,7 +279,7 @@ def test_a_target_is_run_with_and_continued(quiet, tmp_path, monkeypatch):
     given = replace(quiet, noise_multiplier=noise, target_epsilon=0.0)
     run(given, tmp_path / "given")
     assert records_of(tmp_path / "target") == records_of(tmp_path / "given")
-    train.close_run(train.prepare(quiet, tmp_path / "target", True).directory)
+    train.close(train.prepare(quiet, tmp_path / "target", True))
     stored["privacy"]["noise_multiplier"] = noise * 2
     (tmp_path / "target" / "config.json").write_bytes(sealed_json("config.json", stored))
     with pytest.raises(ValueError, match=f"holds a run with noise_multiplier={noise * 2}") as error:

@@ -15,9 +15,12 @@ from PIL import Image
 from gan_leak.config import RunConfig
 from gan_leak.evaluation.judge import JudgeTraining
 from gan_leak.performance import PerformanceOptions
+from gan_leak.reports.run import report_files
 from gan_leak.runs.federated import measurement, train
+from gan_leak.runs.federated.result import DIVERGED_STATUS
 from gan_leak.settings import from_json, replace
 from reference.quick import small_run
+from reference.whole_run import run
 
 CLASSES = 4
 
@@ -34,10 +37,6 @@ def _quick_judge():
 @pytest.fixture
 def config(stripes):
     return small_run(stripes, samples_per_participant=0, checkpoint_interval=2)
-
-
-def run(config, workdir, resume=False):
-    return train.execute(train.prepare(config, workdir, resume))
 
 
 def measured(workdir):
@@ -76,6 +75,30 @@ def test_a_run_writes_all_that_it_promises(config, tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "leakage score" in shown
     assert str(run_path / "report.html") in shown
+
+
+def test_a_run_returns_what_it_found_and_draws_nothing(config, tmp_path):
+    prepared = train.prepare(config, tmp_path / "run", False)
+    result = train.train(prepared)
+    train.close(prepared)
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not written & {"report.html", "figures"}
+    assert {"reconstructions.npz", "metrics.jsonl", "config.json"} <= written
+    assert (result.config, result.divergence, result.is_trained) == (config, None, True)
+    assert [{**record, "seconds": None} for record in result.records] == measured(tmp_path / "run")
+    assert list(result.images_by_round) == [2, 4]
+    archive = np.load(tmp_path / "run" / "reconstructions.npz")
+    np.testing.assert_array_equal(np.concatenate(list(result.images_by_round.values())), archive["images"])
+    assert next(iter(result.comparison)) == "reconstructions"
+    assert result.comparison["reconstructions"] == result.records[-1]["leakage"]
+    assert 0.0 <= result.judge_test_accuracy <= 1.0
+    assert "versions" in result.environment
+    assert not {"config", "privacy"} & set(result.environment)
+    # The report is a function of the result, and written beside it.
+    assert list(report_files(result)) == [
+        *(f"figures/{name}.png" for name in ("reconstructions", "evolution", "curves")),
+        "report.html",
+    ]
 
 
 def sum_of_parameters(outputs):
@@ -140,7 +163,7 @@ def test_the_stock_convolution_gives_the_same_run_to_float_tolerance(config, tmp
 
 def test_divergence_stops_the_run_and_keeps_what_was_computed(config, tmp_path, capsys):
     config = replace(config, learning_rate=1e30, rounds=50)
-    assert run(config, tmp_path / "run") == train.DIVERGED_STATUS
+    assert run(config, tmp_path / "run") == DIVERGED_STATUS
     shown = capsys.readouterr().err
     assert "Training diverged in round" in shown
     assert "learning_rate=1e+30" in shown
