@@ -378,7 +378,7 @@ def _flattened(config_class: type, data: Any, prefix: str = "") -> dict[str, Any
 
 
 def _decode_value(setting: Setting, value: Any) -> Any:
-    if setting.type is float and value in ("inf", "-inf"):
+    if setting.type is float and isinstance(value, str) and value in ("inf", "-inf"):
         return float(value)
     # bool is a subclass of int, so that type() and not isinstance() tells them apart.
     if type(value) is setting.type or (setting.type is float and type(value) is int):
