@@ -382,5 +382,5 @@ def _decode_value(setting: Setting, value: Any) -> Any:
         return float(value)
     # bool is a subclass of int, so that type() and not isinstance() tells them apart.
     if type(value) is setting.type or (setting.type is float and type(value) is int):
-        return setting.type(value)
+        return typing.cast(Any, setting.type)(value)
     raise ValueError(f"{setting.name}={value!r}: expected {setting.type.__name__}")
