@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from experiments.benchmarks import torch_baselines as rivals
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
-from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, selective_upload
+from gan_leak.collaboration import RoundHyperParameters, add, average, init_federation, make_round, selective_upload
 from gan_leak.collaboration.participant import masked_cross_entropy
 from gan_leak.collaboration.sharding import deal_out, device_mesh
 from gan_leak.config import PerformanceOptions
@@ -153,7 +153,7 @@ def local_round(
         model,
         transform,
         schedule=schedule,
-        aggregation="average" if synchronous else "add",
+        aggregator=average() if synchronous else add(),
         batch_size=batch_size,
         participant_mapping=performance.participant_mapping,
         mesh=mesh,

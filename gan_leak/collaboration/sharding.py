@@ -75,12 +75,17 @@ def deal_out(state: FederationState, data: FederationData, mesh: Mesh) -> tuple[
 
         return jax.make_array_from_callback((rows, *array.shape[1:]), by_participant, part)
 
-    server, attack, round = replicate((state.server, state.attack, state.round), mesh)
+    shared = replicate(_without_participants(state), mesh)
     identities = None if data.participants is None else spread(data.participants, fill=-1)
     return (
-        FederationState(server, jax.tree.map(spread, state.participants), attack, round),
-        FederationData(spread(data.images), spread(data.labels), spread(data.sizes), identities),
+        shared._replace(participants=jax.tree.map(spread, state.participants)),
+        FederationData(spread(data.inputs), spread(data.labels), spread(data.sizes), identities),
     )
+
+
+def _without_participants(state: FederationState) -> FederationState:
+    nothing: Any = ()
+    return state._replace(participants=nothing)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -113,13 +118,13 @@ def gather(state: FederationState, participants: int) -> FederationState:
     So it can be kept and dealt out again over any number of devices.
     """
     everyone = multihost_utils.process_allgather(state.participants, tiled=True)
-    server, attack, round = jax.device_get((state.server, state.attack, state.round))
-    return FederationState(server, trees.take(everyone, slice(participants)), attack, round)
+    shared = jax.device_get(_without_participants(state))
+    return shared._replace(participants=trees.take(everyone, slice(participants)))
 
 
 def round_places(mesh: Mesh) -> tuple[FederationState, NamedSharding]:
     """Where the results of a round are to lie: states as ``deal_out`` laid them, what is logged on every device."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     by_participant = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
-    places: Any = FederationState._make([everywhere, by_participant, everywhere, everywhere])
-    return places, everywhere
+    places: Any = FederationState._make([everywhere] * len(FederationState._fields))
+    return places._replace(participants=by_participant), everywhere

@@ -15,13 +15,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gan_leak import trees
-from gan_leak.collaboration import RoundInfo, init_federation, make_rounds
+from gan_leak.collaboration import RoundInfo, make_rounds
 from gan_leak.collaboration.round import RoundFunction
 from gan_leak.collaboration.schedule import draw_cohort
 from gan_leak.collaboration.sharding import deal_out, gather, replicate, round_places
 from gan_leak.runs.federated import resumption
 from gan_leak.runs.federated.measurement import RunKeys
-from gan_leak.runs.federated.setup import Experiment
+from gan_leak.runs.federated.setup import Experiment, start_federation
 from gan_leak.runs.hosts.processes import by_itself, share
 from gan_leak.runs.storage import participant_files
 from gan_leak.types import Array, FederationData, FederationState, ParticipantState
@@ -49,11 +49,9 @@ def initial_state(
     By cohorts, the place of the participants' states is taken by the table of
     ``gan_leak.runs.storage.participant_files``, and what a participant has before its first turn comes second.
     """
-    state = jax.jit(
-        lambda key: init_federation(
-            key, experiment.classifier, experiment.transform, 1 if by_cohorts else participants, experiment.attack
-        )
-    )(key)
+    state = jax.jit(functools.partial(start_federation, experiment, participants=1 if by_cohorts else participants))(
+        key
+    )
     if not by_cohorts:
         return state, None
     initial = trees.take(jax.device_get(state.participants), 0)

@@ -12,7 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
-from gan_leak.collaboration import RoundHyperParameters, make_round, selective_upload
+from gan_leak.collaboration import (
+    AGGREGATORS,
+    RoundHyperParameters,
+    init_federation,
+    make_round,
+    selective_upload,
+)
 from gan_leak.collaboration.participant import local_sgd
 from gan_leak.collaboration.round import RoundFunction
 from gan_leak.collaboration.sharding import own_positions
@@ -32,7 +38,7 @@ from gan_leak.data import (
 from gan_leak.defenses import dp_sgd, sparse_vector_upload
 from gan_leak.evaluation.leakage import LEAST_IMAGES, NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
-from gan_leak.types import FederationData, Model, RoundAttack, UploadTransform
+from gan_leak.types import Aggregator, Array, FederationData, FederationState, Model, RoundAttack, UploadTransform
 
 # Enough for stable medians and neighbours, few enough that a measurement takes a moment.
 _GALLERY_IMAGES = 4000
@@ -90,6 +96,7 @@ class Functions(NamedTuple):
 
     classifier: Model
     transform: UploadTransform
+    aggregator: Aggregator
     attack: RoundAttack | None
     round: RoundFunction
 
@@ -99,6 +106,7 @@ class Experiment(NamedTuple):
 
     classifier: Model
     transform: UploadTransform
+    aggregator: Aggregator
     attack: RoundAttack | None
     round: RoundFunction
     hyperparameters: RoundHyperParameters
@@ -322,6 +330,18 @@ def build_experiment(config: AttackConfig, data: AttackData, mesh: Mesh | None =
     return Experiment(*functions, hyperparameters)
 
 
+def start_federation(experiment: Experiment, key: Array, participants: int) -> FederationState:
+    """The federation of an experiment before its first round."""
+    return init_federation(
+        key,
+        experiment.classifier,
+        experiment.transform,
+        participants,
+        experiment.attack,
+        aggregator=experiment.aggregator,
+    )
+
+
 @functools.lru_cache(maxsize=16)
 def _functions(
     image_shape: tuple[int, int, int],
@@ -349,6 +369,7 @@ def _functions(
     channels = image_shape[-1]
     classifier = classifier_for(image_size, fake_class + 1, channels, implementation=convolution)
     transform = sparse_vector_upload() if defense == "sparse_vector" else selective_upload(upload_criterion)
+    aggregator = AGGREGATORS[aggregation]()
     round_attack = None
     if attack != "none":
         generator = dcgan_generator(image_size, channels, width=generator_width, implementation=convolution)
@@ -366,7 +387,7 @@ def _functions(
         classifier,
         transform,
         schedule=schedule,
-        aggregation=aggregation,
+        aggregator=aggregator,
         local_epochs=local_epochs,
         batch_size=batch_size,
         local_training=dp_sgd if defense == "dp_sgd" else local_sgd,
@@ -375,4 +396,4 @@ def _functions(
         participant_mapping=participant_mapping,
         mesh=mesh,
     )
-    return Functions(classifier, transform, round_attack, round_fn)
+    return Functions(classifier, transform, aggregator, round_attack, round_fn)
