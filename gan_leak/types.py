@@ -202,7 +202,8 @@ class InsiderView(NamedTuple):
 class ServerView(NamedTuple):
     """All that an adversary at the server sees of one round, and nothing else.
 
-    round: int32 [], rounds before this one. participants: int32 [P], who took part; -1 marks padding. sent: the
+    round: int32 [], rounds before this one. participants: int32 [P], the numbers of those who took part; padding has -1
+    or, where a mesh added it, a number that no participant of the federation has, and uploads nothing. sent: the
     parameters that each participant was sent, with a leading P axis on every leaf; ``trees.ravel`` of one entry gives
     the order of the flat coordinates. downloaded: bool [P, D], which of these coordinates the participant took; it kept
     its own value of the others, which the server does not see. visible: what the aggregator shows of the uploads, see
@@ -281,7 +282,7 @@ class ServerAttack(NamedTuple):
 
     ``init(key, params) -> state``, with the initial shared parameters;
     ``broadcast(key, state, params, participant, hyperparameters) -> Sent``: what one participant is sent, given the
-    shared parameters of that moment and its number (int32 [], -1 for padding). A passive attack returns
+    shared parameters of that moment and its number (int32 []). A passive attack returns
     ``Sent(params)``. One that isolates a participant sends it a model of its own, with ``merged`` False for it and True
     for the others;
     ``step(key, state, view, hyperparameters) -> (state, info)``: once after each round, whatever the schedule;

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gan_leak import trees
 from gan_leak.collaboration.aggregation import add
 from gan_leak.collaboration.participant import TurnInfo, init_participant, join, local_sgd, train_and_upload
 from gan_leak.collaboration.schedule import turn_order
-from gan_leak.collaboration.server import download, flatten, init_server
+from gan_leak.collaboration.server import flatten, init_server
+from gan_leak.collaboration.server_seat import Exchange, broadcast, fold_in_server, server_keys
 from gan_leak.collaboration.sharding import over_devices
+from gan_leak.collaboration.turns import Insider, begin_turn, check_insider, identities_of, local_data, position_of
 from gan_leak.config import PARTICIPANT_MAPPINGS
 from gan_leak.types import (
     Aggregator,
@@ -35,9 +36,6 @@ from gan_leak.types import (
     ServerView,
     UploadTransform,
 )
-
-# The number under which the server draws; no participant has it, and -1 marks padding.
-_SERVER = np.uint32(2**32 - 2)
 
 
 class RoundHyperParameters(NamedTuple):
@@ -95,7 +93,7 @@ def init_federation(
 
     ``attack``, ``aggregator`` and ``server_attack`` as in ``make_round``.
     """
-    key_server = jax.random.fold_in(key, _SERVER)
+    key_server = fold_in_server(key)
     key_model, key_attack = jax.random.split(key)
     params = model.init(key_model)
     states = jax.tree.map(
@@ -111,21 +109,6 @@ def init_federation(
     )
 
 
-def local_data(data: FederationData, position: Array | int) -> LocalData:
-    """The share of the participant at one position: inputs [N, ...], labels [N], mask [N]."""
-    inputs, labels, size, _ = trees.take(data, position)
-    return LocalData(inputs, labels, jnp.arange(labels.shape[0]) < size)
-
-
-def _identities(data: FederationData) -> Array:
-    return jnp.arange(data.sizes.shape[0]) if data.participants is None else data.participants
-
-
-def _position(data: FederationData, adversary: int) -> Array | int:
-    """Where the adversary is; 0 if it is not among these participants."""
-    return adversary if data.participants is None else jnp.argmax(data.participants == adversary)
-
-
 def _map_participants(fun: Callable, mapping: str, *arguments: PyTree) -> PyTree:
     if mapping == "auto":
         mapping = "map" if jax.default_backend() == "cpu" else "vmap"
@@ -137,80 +120,8 @@ def _map_participants(fun: Callable, mapping: str, *arguments: PyTree) -> PyTree
     return trees.stack([fun(*trees.take(arguments, index)) for index in range(count)])
 
 
-class _Insider(NamedTuple):
-    attack: RoundAttack
-    participant: int
-
-
-def _check_adversary(insider: _Insider | None, data: FederationData) -> None:
-    participants = data.sizes.shape[0]
-    # Of those drawn from a larger federation the adversary need not be one.
-    if insider is not None and data.participants is None and not 0 <= insider.participant < participants:
-        raise ValueError(f"adversary={insider.participant}: expected 0 to {participants - 1}, one of the participants")
-
-
 def _zeros(shapes: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-
-def _turn_keys(key: Array, participant: Array | int) -> tuple[Array, Array, Array]:
-    # Keyed by participant, not by position, so that a schedule changes the order of turns and nothing else.
-    key_download, key_attack, key_train = jax.random.split(jax.random.fold_in(key, participant), 3)
-    return key_download, key_attack, key_train
-
-
-class _ServerKeys(NamedTuple):
-    broadcast: Array
-    aggregation: Array
-    attack: Array
-
-
-def _server_keys(key: Array) -> _ServerKeys:
-    return _ServerKeys(*jax.random.split(jax.random.fold_in(key, _SERVER), 3))
-
-
-class _Begun(NamedTuple):
-    """A turn after its download: parameters, the coordinates taken bool [D], and the keys of what comes next."""
-
-    params: PyTree
-    downloaded: Array
-    key_attack: Array
-    key_train: Array
-
-
-def _begin_turn(
-    key: Array, server: FlatServer, participant: Array | int, own: ParticipantState, hyperparameters: Any
-) -> _Begun:
-    key_download, key_attack, key_train = _turn_keys(key, participant)
-    params, downloaded = download(key_download, server, own.params, hyperparameters.download_fraction)
-    return _Begun(params, downloaded, key_attack, key_train)
-
-
-def _broadcast(
-    server_attack: ServerAttack,
-    key: Array,
-    state: FederationState,
-    params: PyTree,
-    participant: Array,
-    hyperparameters: Any,
-) -> tuple[Array, Array | None]:
-    """What an adversary at the server sends to one participant [D], and whether it merges what comes back."""
-    sent = server_attack.broadcast(
-        jax.random.fold_in(key, participant),
-        state.server_attack,
-        params,
-        participant,
-        hyperparameters.server_attack,
-    )
-    return trees.ravel(sent.params)[0], sent.merged
-
-
-class _Exchange(NamedTuple):
-    """What went to the participants and came back: sent [P, D], downloaded bool [P, D], what the aggregator shows."""
-
-    sent: Array
-    downloaded: Array
-    visible: PyTree
 
 
 class _Moved(NamedTuple):
@@ -227,12 +138,12 @@ def _finish(
     key: Array,
     before: FederationState,
     moved: _Moved,
+    unravel: Callable[[Array], PyTree],
     identities: Array,
-    exchange: _Exchange | None,
+    exchange: Exchange | None,
     hyperparameters: Any,
 ) -> tuple[FederationState, PyTree]:
     """The state after the round, and the info of an adversary at the server, which takes its step here."""
-    _, unravel = trees.ravel(before.server.params)
     params = unravel(moved.server.params)
     attack_state, info = before.server_attack, ()
     if server_attack is not None and exchange is not None:
@@ -275,7 +186,7 @@ def make_round(
     model it just downloaded and adds the contribution to its local data. Sequential schedules scan over turns;
     ``synchronous`` runs all participants from the same server state by ``participant_mapping`` ('vmap', 'map', 'loop',
     or 'auto'), which never changes a result beyond float tolerance; nor does a ``mesh``, over whose devices the
-    participants of a synchronous round are dealt out (``gan_leak.collaboration.sharding``). ``local_training`` is plain
+    participants of a synchronous round are sharded (``gan_leak.collaboration.sharding``). ``local_training`` is plain
     SGD or another way to learn from local data, such as ``gan_leak.defenses.dp_sgd``.
 
     ``aggregator`` merges the uploads, one by one in a sequential schedule and all at once in a synchronous one; None
@@ -284,7 +195,7 @@ def make_round(
 
     Raises ValueError for an unknown schedule or mapping, for a mesh or an aggregator of whole rounds in a sequential
     schedule, for an attack without an adversary, and, when called, for an adversary that is none of the participants
-    and for participants that cannot be dealt out evenly.
+    and for participants that cannot be sharded evenly.
 
     Where the data are those of some participants of a larger federation, ``state`` holds theirs too, in the same order;
     a participant draws the same random numbers in a round whoever else takes part. Without the adversary among them the
@@ -296,7 +207,7 @@ def make_round(
     if not aggregator.sequential and schedule != "synchronous":
         raise ValueError(f"schedule={schedule!r}: an aggregator that merges whole rounds needs schedule='synchronous'")
     if mesh is not None and schedule != "synchronous":
-        raise ValueError(f"mesh={mesh} with schedule={schedule!r}: dealing turns out needs schedule='synchronous'")
+        raise ValueError(f"mesh={mesh} with schedule={schedule!r}: sharding needs schedule='synchronous'")
     if participant_mapping not in PARTICIPANT_MAPPINGS:
         raise ValueError(f"participant_mapping={participant_mapping!r}: allowed are {PARTICIPANT_MAPPINGS}")
     if (attack is None) != (adversary is None):
@@ -316,7 +227,7 @@ def make_round(
             local_training=local_training,
         )
 
-    insider = None if attack is None or adversary is None else _Insider(attack, adversary)
+    insider = None if attack is None or adversary is None else Insider(attack, adversary)
     if schedule == "synchronous":
         return _synchronous_round(train, aggregator, insider, server_attack, participant_mapping, mesh)
     return _sequential_round(train, schedule, aggregator, insider, server_attack)
@@ -326,7 +237,7 @@ def _sequential_round(
     train: Callable,
     schedule: str,
     aggregator: Aggregator,
-    insider: _Insider | None,
+    insider: Insider | None,
     server_attack: ServerAttack | None,
 ) -> RoundFunction:
     def insider_step(key: Array, participant: Array, attack_state: PyTree, view: InsiderView, numbers: PyTree) -> tuple:
@@ -342,10 +253,10 @@ def _sequential_round(
     def round_fn(
         key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
     ) -> tuple[FederationState, RoundInfo]:
-        _check_adversary(insider, data)
+        check_insider(insider, data)
         key_order, key_turns = jax.random.split(key)
         order = turn_order(key_order, schedule, data.sizes.shape[0])
-        identities, keys = _identities(data), _server_keys(key_turns)
+        identities, keys = identities_of(data), server_keys(key_turns)
         server, unravel = flatten(state.server)
 
         def turn(moved: _Moved, position: Array) -> tuple[_Moved, PyTree]:
@@ -354,10 +265,10 @@ def _sequential_round(
             own = trees.take(participants, position)
             sent, merged = server.params, None
             if server_attack is not None:
-                sent, merged = _broadcast(
+                sent, merged = broadcast(
                     server_attack, keys.broadcast, state, unravel(server.params), participant, hyperparameters
                 )
-            begun = _begin_turn(key_turns, server._replace(params=sent), participant, own, hyperparameters)
+            begun = begin_turn(key_turns, server._replace(params=sent), participant, own, hyperparameters)
             samples = local_data(data, position)
             attack_info: PyTree = ()
             if insider is not None:
@@ -375,14 +286,16 @@ def _sequential_round(
                 hyperparameters=hyperparameters,
                 merged=trees.expand(merged),
             )
-            exchange = None if server_attack is None else _Exchange(sent, begun.downloaded, trees.take(visible, 0))
+            exchange = None if server_attack is None else Exchange(sent, begun.downloaded, trees.take(visible, 0))
             moved = _Moved(server, trees.put(participants, position, own), attack_state, aggregation)
             return moved, (info, attack_info, aggregation_info, exchange)
 
         moved, turns = jax.lax.scan(turn, _Moved(server, state.participants, state.attack, state.aggregation), order)
         infos, attack_infos, aggregation_infos, exchange = trees.take(turns, jnp.argsort(order))
-        attack_info = () if insider is None else trees.take(attack_infos, _position(data, insider.participant))
-        state, server_info = _finish(server_attack, keys.attack, state, moved, identities, exchange, hyperparameters)
+        attack_info = () if insider is None else trees.take(attack_infos, position_of(data, insider.participant))
+        state, server_info = _finish(
+            server_attack, keys.attack, state, moved, unravel, identities, exchange, hyperparameters
+        )
         return state, RoundInfo(infos, attack_info, aggregation_infos, server_info)
 
     return round_fn
@@ -391,7 +304,7 @@ def _sequential_round(
 def _synchronous_round(
     train: Callable,
     aggregator: Aggregator,
-    insider: _Insider | None,
+    insider: Insider | None,
     server_attack: ServerAttack | None,
     mapping: str,
     mesh: jax.sharding.Mesh | None,
@@ -405,7 +318,7 @@ def _synchronous_round(
         samples: LocalData,
         sent: Array | None,
     ) -> tuple:
-        begun = _begin_turn(key, _as_sent(server, sent), participant, own, hyperparameters)
+        begun = begin_turn(key, _as_sent(server, sent), participant, own, hyperparameters)
         result = train(begun.key_train, own, begun.params, samples, hyperparameters)
         return *result, None if server_attack is None else begun.downloaded
 
@@ -418,20 +331,20 @@ def _synchronous_round(
     def round_fn(
         key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
     ) -> tuple[FederationState, RoundInfo]:
-        _check_adversary(insider, data)
+        check_insider(insider, data)
         # As in a sequential round, whose first half draws the order.
         _, key_turns = jax.random.split(key)
-        identities, keys = _identities(data), _server_keys(key_turns)
-        server, _ = flatten(state.server)
+        identities, keys = identities_of(data), server_keys(key_turns)
+        server, unravel = flatten(state.server)
         sent: Any = None
         merged = None
         if server_attack is not None:
             sent, merged = jax.vmap(
-                lambda participant: _broadcast(
+                lambda participant: broadcast(
                     server_attack, keys.broadcast, state, state.server.params, participant, hyperparameters
                 )
             )(identities)
-        # In the adversary's place among the others is somebody without data, who does nothing.
+        # Among the others, the adversary has no data and does nothing; its turn follows.
         sizes = data.sizes if insider is None else jnp.where(identities == insider.participant, 0, data.sizes)
         samples = LocalData(data.inputs, data.labels, jnp.arange(data.labels.shape[1])[None] < sizes[:, None])
         shared = (key_turns, server, hyperparameters)
@@ -449,9 +362,11 @@ def _synchronous_round(
             hyperparameters=hyperparameters,
             merged=merged,
         )
-        exchange = None if server_attack is None else _Exchange(sent, downloaded, visible)
+        exchange = None if server_attack is None else Exchange(sent, downloaded, visible)
         moved = _Moved(server, states, attack_state, aggregation)
-        state, server_info = _finish(server_attack, keys.attack, state, moved, identities, exchange, hyperparameters)
+        state, server_info = _finish(
+            server_attack, keys.attack, state, moved, unravel, identities, exchange, hyperparameters
+        )
         return state, RoundInfo(turns, attack_info, aggregation_info, server_info)
 
     return round_fn
@@ -459,7 +374,7 @@ def _synchronous_round(
 
 def _insider_turn(
     train: Callable,
-    insider: _Insider,
+    insider: Insider,
     shared: tuple,
     state: FederationState,
     data: FederationData,
@@ -469,12 +384,12 @@ def _insider_turn(
     """The attack's state and info, and the results of all turns, with the adversary's put in if it takes part."""
     key, server, hyperparameters = shared
     attack, adversary = insider
-    position = _position(data, adversary)
+    position = position_of(data, adversary)
 
     def turn(results: tuple) -> tuple:
         own = trees.take(state.participants, position)
         own_server = _as_sent(server, trees.take(sent, position))
-        begun = _begin_turn(key, own_server, adversary, own, hyperparameters)
+        begun = begin_turn(key, own_server, adversary, own, hyperparameters)
         attack_state, contribution, info = attack.step(
             begun.key_attack, state.attack, InsiderView(begun.params), hyperparameters.attack
         )

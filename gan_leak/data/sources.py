@@ -371,13 +371,13 @@ def _dataset(name: str, train: _Samples, test: _Samples | None, class_names: tup
 
 def _with_fingerprint(dataset: Dataset) -> Dataset:
     digest = hashlib.sha256()
-    owners = {"train_owners": dataset.train_owners, "test_owners": dataset.test_owners}
     for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
         digest.update(str(array.shape).encode())
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
-    for name, array in owners.items():
+    owners = {"train_owners": dataset.train_owners, "test_owners": dataset.test_owners}
+    for name, kept in owners.items():
         # Data sets without owners keep the fingerprint that they have always had.
-        if array is not None:
-            digest.update(f"{name} {array.shape}".encode())
-            digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+        if kept is not None:
+            digest.update(f"{name} {kept.shape}".encode())
+            digest.update(kept.astype(kept.dtype.newbyteorder("<"), copy=False).data)
     return dataset._replace(fingerprint=digest.hexdigest())

@@ -19,9 +19,9 @@ from gan_leak.collaboration import (
     selective_upload,
 )
 from gan_leak.collaboration.participant import join, train_and_upload
-from gan_leak.collaboration.round import _turn_keys, local_data
 from gan_leak.collaboration.schedule import turn_order
 from gan_leak.collaboration.server import download, flatten
+from gan_leak.collaboration.turns import local_data, turn_keys
 from gan_leak.types import FlatServer, InsiderView, ServerState
 from reference.small import (
     FAKE_CLASS,
@@ -142,7 +142,7 @@ def test_random_order_equals_a_loop_over_turns():
     assert order[1] == adversary
     assert order != sorted(order)
     for participant in order:
-        key_download, key_attack, key_train = _turn_keys(key_turns, participant)
+        key_download, key_attack, key_train = turn_keys(key_turns, participant)
         own = trees.take(participants, participant)
         downloaded, _ = download(key_download, server, own.params, 0.5)
         samples = local_data(DATA, participant)

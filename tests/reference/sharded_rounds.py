@@ -19,7 +19,7 @@ from gan_leak.collaboration import (
     make_rounds,
     selective_upload,
 )
-from gan_leak.collaboration.sharding import deal_out, device_mesh
+from gan_leak.collaboration.sharding import device_mesh, shard
 from gan_leak.runs.federated.batch import make_lanes
 from reference.server_attacks import Victim, isolating_attack, reading_attack
 from reference.small import FAKE_CLASS, IMAGE_SHAPE, federation_data, largest_difference, linear_classifier
@@ -46,7 +46,7 @@ def compare(mapping, attacked, aggregation, devices):
     def rounds(mesh):
         state, shares = start, data
         if mesh is not None:
-            state, shares = deal_out(start, data, mesh)
+            state, shares = shard(start, data, mesh)
         round_fn = jax.jit(
             make_round(
                 model,
@@ -104,7 +104,7 @@ def compare_server_attack(kind, devices):
     start = init_federation(jax.random.key(0), model, transform, len(sizes), server_attack=attack)
 
     def rounds(mesh):
-        state, shares = (start, data) if mesh is None else deal_out(start, data, mesh)
+        state, shares = (start, data) if mesh is None else shard(start, data, mesh)
         round_fn = make_round(
             model,
             transform,
