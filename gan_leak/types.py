@@ -202,12 +202,15 @@ class InsiderView(NamedTuple):
 class ServerView(NamedTuple):
     """All that an adversary at the server sees of one round, and nothing else.
 
-    round: int32 [], rounds before this one. participants: int32 [P], the numbers of those who took part; padding has -1
-    or, where a mesh added it, a number that no participant of the federation has, and uploads nothing. sent: the
-    parameters that each participant was sent, with a leading P axis on every leaf; ``trees.ravel`` of one entry gives
-    the order of the flat coordinates. downloaded: bool [P, D], which of these coordinates the participant took; it kept
-    its own value of the others, which the server does not see. visible: what the aggregator shows of the uploads, see
-    ``Aggregator``. params: the shared parameters after the round.
+    - round: int32 [], the number of rounds before this one.
+    - participants: int32 [P], the numbers of those who took part. Padding has -1 or, where a mesh added it, a number
+      that no participant has, and uploads nothing.
+    - sent: the parameters that each participant was sent, with a leading P axis on every leaf. ``trees.ravel`` of one
+      entry gives the order of the flat coordinates D.
+    - downloaded: bool [P, D], which of these coordinates the participant took. It kept its own value of the others,
+      which the server does not see.
+    - visible: what the aggregator shows of the uploads, see ``Aggregator``.
+    - params: the shared parameters after the round.
     """
 
     round: Array
@@ -280,13 +283,13 @@ class RoundAttack(NamedTuple):
 class ServerAttack(NamedTuple):
     """An attack by the server, which sees the uploads of a round and decides what each participant is sent.
 
-    ``init(key, params) -> state``, with the initial shared parameters;
-    ``broadcast(key, state, params, participant, hyperparameters) -> Sent``: what one participant is sent, given the
-    shared parameters of that moment and its number (int32 []). A passive attack returns
-    ``Sent(params)``. One that isolates a participant sends it a model of its own, with ``merged`` False for it and True
-    for the others;
-    ``step(key, state, view, hyperparameters) -> (state, info)``: once after each round, whatever the schedule;
-    ``reconstruct(key, state, count) -> inputs[count, ...]``; ``count`` is static.
+    - ``init(key, params) -> state``, from the initial shared parameters.
+    - ``broadcast(key, state, params, participant, hyperparameters) -> Sent``: what one participant is sent, given the
+      shared parameters of that moment and its number (int32 []). A passive attack returns ``Sent(params)``. An attack
+      that isolates a participant sends it a model of its own, with ``merged`` False for it and True for the others.
+    - ``step(key, state, view, hyperparameters) -> (state, info)``, once after each round, whatever the schedule.
+    - ``reconstruct(key, state, count) -> inputs[count, ...]``; ``count`` is static.
+
     The fields of ``hyperparameters`` are traced, so that one compilation serves a sweep.
     """
 
