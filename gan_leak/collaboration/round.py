@@ -12,12 +12,11 @@ import jax.numpy as jnp
 from gan_leak import trees
 from gan_leak.collaboration.aggregation import add
 from gan_leak.collaboration.participant import TurnInfo, init_participant, join, local_sgd, train_and_upload
-from gan_leak.collaboration.schedule import turn_order
+from gan_leak.collaboration.schedule import SCHEDULES, turn_order
 from gan_leak.collaboration.server import flatten, init_server
 from gan_leak.collaboration.server_seat import Exchange, broadcast, fold_in_server, server_keys
 from gan_leak.collaboration.sharding import over_devices
 from gan_leak.collaboration.turns import Insider, begin_turn, check_insider, identities_of, local_data, position_of
-from gan_leak.config import PARTICIPANT_MAPPINGS
 from gan_leak.types import (
     Aggregator,
     Array,
@@ -36,6 +35,8 @@ from gan_leak.types import (
     ServerView,
     UploadTransform,
 )
+
+PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
 
 
 class RoundHyperParameters(NamedTuple):
@@ -202,8 +203,8 @@ def make_round(
     attack is skipped, and its info is zeros.
     """
     aggregator = aggregator or add()
-    if schedule not in ("round_robin", "random_order", "synchronous"):
-        raise ValueError(f"schedule={schedule!r}: allowed are 'round_robin', 'random_order', 'synchronous'")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule={schedule!r}: allowed are {', '.join(map(repr, SCHEDULES))}")
     if not aggregator.sequential and schedule != "synchronous":
         raise ValueError(f"schedule={schedule!r}: an aggregator that merges whole rounds needs schedule='synchronous'")
     if mesh is not None and schedule != "synchronous":
