@@ -9,7 +9,14 @@ from gan_leak.defenses.accounting import (
     sparse_vector_epsilon,
 )
 from gan_leak.defenses.clipping import clip_norm
-from gan_leak.defenses.composition import claim_of, local_training_of, parse_composition, protect, upload_of
+from gan_leak.defenses.composition import (
+    aggregator_of,
+    claim_of,
+    local_training_of,
+    parse_composition,
+    protect,
+    upload_of,
+)
 from gan_leak.defenses.contract import Claim, Defense, HyperParameter
 from gan_leak.defenses.dp_sgd import check_dp_sgd, dp_sgd, dp_sgd_training
 from gan_leak.defenses.dropout import dropout
@@ -26,6 +33,7 @@ __all__ = [
     "Defense",
     "HyperParameter",
     "PrivacyLoss",
+    "aggregator_of",
     "check_dp_sgd",
     "check_sparse_vector",
     "claim_of",

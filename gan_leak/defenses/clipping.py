@@ -24,7 +24,7 @@ def clip_norm(norm: Array | float) -> UploadTransform:
     return stateless(change)
 
 
-CLIPPING = Defense(
+DEFENSE = Defense(
     name="clipping",
     stages=(UPLOAD, GRADIENT),
     build=clip_norm,

@@ -26,7 +26,18 @@ from gan_leak.defenses.contract import (
     Defense,
 )
 from gan_leak.defenses.registry import find, in_stages
-from gan_leak.types import Array, LocalData, LocalTraining, Model, PyTree, TransformInfo, Upload, UploadTransform
+from gan_leak.types import (
+    Aggregator,
+    Array,
+    FlatServer,
+    LocalData,
+    LocalTraining,
+    Model,
+    PyTree,
+    TransformInfo,
+    Upload,
+    UploadTransform,
+)
 
 
 def parse_composition(text: str) -> tuple[Defense, ...]:
@@ -144,6 +155,31 @@ def _one_after_another(before: Mapping[str, UploadTransform], last: UploadTransf
         return upload, tuple(new_state), info
 
     return UploadTransform(init, apply)
+
+
+def aggregator_of(defenses: Sequence[Defense], otherwise: Aggregator) -> Aggregator:
+    """The aggregator of the composition, ``otherwise`` if no defense has that stage; see ``local_training_of``."""
+    chosen = [defense for defense in defenses if AGGREGATION in defense.stages]
+    if not chosen:
+        return otherwise
+    [defense] = chosen
+    fixed: Aggregator = defense.build(*(parameter.default for parameter in defense.hyperparameters))
+
+    def apply(
+        key: Array,
+        server: FlatServer,
+        uploads: Upload,
+        weights: Array,
+        state: PyTree,
+        *,
+        hyperparameters: Any,
+        merged: Array | None = None,
+        **extra: Any,
+    ) -> tuple[FlatServer, PyTree, PyTree, PyTree]:
+        own: Aggregator = defense.build(*_numbers(defense, hyperparameters))
+        return own.apply(key, server, uploads, weights, state, hyperparameters=hyperparameters, merged=merged, **extra)
+
+    return fixed._replace(apply=apply)
 
 
 def traced(defense: Defense) -> UploadTransform:

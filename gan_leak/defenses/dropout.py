@@ -23,7 +23,7 @@ def dropout(rate: Array | float) -> UploadTransform:
     return stateless(change)
 
 
-DROPOUT = Defense(
+DEFENSE = Defense(
     name="dropout",
     stages=(UPLOAD, GRADIENT, FEATURES),
     build=dropout,

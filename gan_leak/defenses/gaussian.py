@@ -23,7 +23,7 @@ def gaussian_noise(standard_deviation: Array | float) -> UploadTransform:
     return stateless(change)
 
 
-GAUSSIAN = Defense(
+DEFENSE = Defense(
     name="gaussian",
     stages=(UPLOAD, GRADIENT, FEATURES),
     build=gaussian_noise,

@@ -23,7 +23,7 @@ def laplace_noise(scale: Array | float) -> UploadTransform:
     return stateless(change)
 
 
-LAPLACE = Defense(
+DEFENSE = Defense(
     name="laplace",
     stages=(UPLOAD, GRADIENT, FEATURES),
     build=laplace_noise,

@@ -24,7 +24,7 @@ def prune_smallest(fraction: Array | float) -> UploadTransform:
     return stateless(change)
 
 
-PRUNING = Defense(
+DEFENSE = Defense(
     name="pruning",
     stages=(UPLOAD, GRADIENT),
     build=prune_smallest,

@@ -26,7 +26,7 @@ def quantize(bits: Array | int) -> UploadTransform:
     return stateless(change)
 
 
-QUANTIZATION = Defense(
+DEFENSE = Defense(
     name="quantization",
     stages=(UPLOAD, GRADIENT),
     build=quantize,

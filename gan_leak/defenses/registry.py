@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from gan_leak.defenses.clipping import CLIPPING
-from gan_leak.defenses.contract import Defense
-from gan_leak.defenses.dp_sgd import DP_SGD
-from gan_leak.defenses.dropout import DROPOUT
-from gan_leak.defenses.gaussian import GAUSSIAN
-from gan_leak.defenses.laplace import LAPLACE
-from gan_leak.defenses.pruning import PRUNING
-from gan_leak.defenses.quantization import QUANTIZATION
-from gan_leak.defenses.sparse_vector import SPARSE_VECTOR
+import importlib
 
-DEFENSES: tuple[Defense, ...] = (
-    SPARSE_VECTOR,
-    DP_SGD,
-    GAUSSIAN,
-    LAPLACE,
-    CLIPPING,
-    PRUNING,
-    QUANTIZATION,
-    DROPOUT,
+from gan_leak.defenses.contract import Defense
+
+# Files of this folder; each ends in ``DEFENSE``.
+_FILES = (
+    "sparse_vector",
+    "dp_sgd",
+    "gaussian",
+    "laplace",
+    "clipping",
+    "pruning",
+    "quantization",
+    "dropout",
 )
+
+DEFENSES: tuple[Defense, ...] = tuple(importlib.import_module(f"gan_leak.defenses.{name}").DEFENSE for name in _FILES)
 
 
 def in_stages(*stages: str) -> tuple[Defense, ...]:

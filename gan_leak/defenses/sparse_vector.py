@@ -294,7 +294,7 @@ def _check_bound(numbers: Mapping[str, float]) -> None:
         )
 
 
-SPARSE_VECTOR = Defense(
+DEFENSE = Defense(
     name="sparse_vector",
     stages=(SELECTION,),
     build=sparse_vector_upload,

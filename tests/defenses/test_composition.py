@@ -9,9 +9,6 @@ from gan_leak.collaboration import RoundHyperParameters, init_federation, make_r
 from gan_leak.collaboration.participant import local_sgd
 from gan_leak.defenses import clip_norm, local_training_of, parse_composition, upload_of
 from gan_leak.defenses.composition import traced
-from gan_leak.defenses.dp_sgd import DP_SGD
-from gan_leak.defenses.gaussian import GAUSSIAN
-from gan_leak.defenses.sparse_vector import SPARSE_VECTOR
 from gan_leak.types import Upload
 from reference.small import federation_data, largest_difference, linear_classifier, same_bits
 
@@ -92,9 +89,9 @@ def test_without_a_defense_of_the_update_there_is_the_selection_alone():
     """So states and draws are those of an undefended run; the sparse vector takes the place of the selection."""
     selection = selective_upload("random")
     assert upload_of((), selection) is selection
-    assert upload_of((DP_SGD,), selection) is selection
-    assert upload_of((SPARSE_VECTOR,), selection).init(()).dtype == jnp.int32
-    assert local_training_of((GAUSSIAN,), local_sgd) is local_sgd
+    assert upload_of(parse_composition("dp_sgd"), selection) is selection
+    assert upload_of(parse_composition("sparse_vector"), selection).init(()).dtype == jnp.int32
+    assert local_training_of(parse_composition("gaussian"), local_sgd) is local_sgd
 
 
 def one_round(text, hyperparameters, schedule="synchronous", mapping="loop"):
@@ -142,7 +139,7 @@ def test_a_composition_acts_in_a_round_the_same_in_every_mapping():
 
 def test_strengths_are_traced():
     """Lanes of one program have strengths of their own."""
-    transform = traced(GAUSSIAN)
+    transform = traced(*parse_composition("gaussian"))
 
     @jax.jit
     @jax.vmap

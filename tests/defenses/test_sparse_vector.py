@@ -18,7 +18,7 @@ from gan_leak.collaboration.selection import chain, truncate
 from gan_leak.defenses import check_sparse_vector, sparse_vector_upload
 from gan_leak.defenses.composition import traced
 from gan_leak.defenses.sparse_vector import (
-    SPARSE_VECTOR,
+    DEFENSE,
     _order_by_exchanges,
     _order_by_lots,
     _passing_at_once,
@@ -55,7 +55,7 @@ def jitted_release(passing):
 
 @functools.cache
 def jitted_apply():
-    transform = traced(SPARSE_VECTOR)
+    transform = traced(DEFENSE)
     return jax.jit(
         lambda key, upload, state, hyperparameters: transform.apply(
             key, upload, state, params=(), hyperparameters=hyperparameters
@@ -394,7 +394,7 @@ def test_infinite_values_are_clipped():
 
 def test_truncation_before_brings_every_value_under_the_claim():
     """Values beyond the bound then are as if they lay on it: the same bits come out."""
-    transform = chain(truncate(), traced(SPARSE_VECTOR))
+    transform = chain(truncate(), traced(DEFENSE))
     hyperparameters = numbers(upload_bound=1.0, sensitivity=2.0, epsilon_per_release=5.0)
 
     @jax.jit

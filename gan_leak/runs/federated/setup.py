@@ -12,7 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
-from gan_leak.collaboration import RoundHyperParameters, make_round, selective_upload
+from gan_leak.collaboration import (
+    AGGREGATORS,
+    RoundHyperParameters,
+    init_federation,
+    make_round,
+    selective_upload,
+)
 from gan_leak.collaboration.participant import local_sgd
 from gan_leak.collaboration.round import RoundFunction
 from gan_leak.collaboration.sharding import own_positions
@@ -29,12 +35,12 @@ from gan_leak.data import (
     split_off_judge_pool,
     to_float,
 )
-from gan_leak.defenses import local_training_of, parse_composition, upload_of
+from gan_leak.defenses import aggregator_of, local_training_of, parse_composition, upload_of
 from gan_leak.defenses.settings import defense_numbers
 from gan_leak.evaluation.leakage import LEAST_IMAGES, NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.settings import numbers_for, program_of
-from gan_leak.types import FederationData, Model, RoundAttack, UploadTransform
+from gan_leak.types import Aggregator, Array, FederationData, FederationState, Model, RoundAttack, UploadTransform
 
 # Enough for stable medians and neighbours, few enough that a measurement takes a moment.
 _GALLERY_IMAGES = 4000
@@ -92,6 +98,7 @@ class Functions(NamedTuple):
 
     classifier: Model
     transform: UploadTransform
+    aggregator: Aggregator
     attack: RoundAttack | None
     round: RoundFunction
 
@@ -101,6 +108,7 @@ class Experiment(NamedTuple):
 
     classifier: Model
     transform: UploadTransform
+    aggregator: Aggregator
     attack: RoundAttack | None
     round: RoundFunction
     hyperparameters: RoundHyperParameters
@@ -285,9 +293,25 @@ def build_experiment(config: RunConfig, data: AttackData, mesh: Mesh | None = No
     functions = _functions((height, width, channels), fake_class, program_of(config), mesh)
     attack_numbers = numbers_for(GanAttackHyperParameters, config, fake_class=fake_class) if functions.attack else ()
     hyperparameters = numbers_for(
-        RoundHyperParameters, config, defense=defense_numbers(config.defense), attack=attack_numbers
+        RoundHyperParameters,
+        config,
+        defense=defense_numbers(config.defense),
+        attack=attack_numbers,
+        server_attack=(),
     )
     return Experiment(*functions, hyperparameters)
+
+
+def start_federation(experiment: Experiment, key: Array, participants: int) -> FederationState:
+    """The federation of an experiment before its first round."""
+    return init_federation(
+        key,
+        experiment.classifier,
+        experiment.transform,
+        participants,
+        experiment.attack,
+        aggregator=experiment.aggregator,
+    )
 
 
 @functools.lru_cache(maxsize=16)
@@ -298,12 +322,13 @@ def _functions(image_shape: tuple[int, int, int], fake_class: int, program: RunC
     classifier = classifier_for(image_size, fake_class + 1, channels, implementation=convolution)
     federation, defenses = program.federation, parse_composition(program.defense.kind)
     transform = upload_of(defenses, selective_upload(federation.upload_criterion))
+    aggregator = aggregator_of(defenses, AGGREGATORS[federation.aggregation]())
     attack = _insider(program, classifier, image_shape) if program.attack.kind != "none" else None
     round_fn = make_round(
         classifier,
         transform,
         schedule=federation.schedule,
-        aggregation=federation.aggregation,
+        aggregator=aggregator,
         local_epochs=federation.local_epochs,
         batch_size=federation.batch_size,
         local_training=local_training_of(defenses, local_sgd),
@@ -312,7 +337,7 @@ def _functions(image_shape: tuple[int, int, int], fake_class: int, program: RunC
         participant_mapping=program.performance.participant_mapping,
         mesh=mesh,
     )
-    return Functions(classifier, transform, attack, round_fn)
+    return Functions(classifier, transform, aggregator, attack, round_fn)
 
 
 def _insider(program: RunConfig, classifier: Model, image_shape: tuple[int, int, int]) -> RoundAttack:
