@@ -42,6 +42,7 @@ import jax
 import numpy as np
 import pytest
 
+jax.config.update("jax_disable_most_optimizations", True)
 from experiments import gan_attack, gradient_inversion, sweep
 from experiments.common.flags import config_from_arguments
 from reference.quick import use_linear_networks
@@ -65,24 +66,21 @@ with pytest.MonkeyPatch.context() as patch:
         sweep.SweepConfig, [*small, "--defense=none,clipping+shrinking", "--shrinking_factor=0,1", "--num_seeds=1",
                             "--workers=1"])
     assert sweep.execute(sweep.prepare(grid, folder / "sweep", False)) == 0
-single = [f"--dataset=npz:{stripes}", "--attack=idlg", "--channels=1", "--images=1", "--iterations=2",
+single = [f"--dataset=npz:{stripes}", "--attack=dlg", "--channels=1", "--images=1",
           "--defenses=none,shrinking:0.25"]
 config = config_from_arguments(gradient_inversion.GradientConfig, single)
 prepared = gradient_inversion.prepare(config, folder / "gradient", False)
 views = [gradient_inversion._views(config, prepared.model, setting) for setting in prepared.settings]
 lengths = [float(np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(view.gradient)))) for view in views]
-assert gradient_inversion.execute(prepared) == 0
-rows = json.loads((folder / "gradient" / "results.json").read_text())
 print(json.dumps({
     "equal": plain == neutral, "differs": plain != shrunk,
     "cells": [json.loads(line)["cell"] for line in (folder / "sweep" / "results.jsonl").read_text().splitlines()],
     "summary": "shrinking" in (folder / "shrunk" / "report.html").read_text(),
-    "lengths": lengths, "names": [row["name"] for row in rows],
+    "lengths": lengths, "defenses": [str(setting.defense) for setting in prepared.settings],
 }))
 """
 
 
-@pytest.mark.slow
 def test_a_new_defense_is_one_file_and_one_line(tmp_path):
     """Its number is a flag, is swept and is a strength of single gradients; neutral, it changes no bit."""
     for package in ("gan_leak", "experiments"):
@@ -111,4 +109,4 @@ def test_a_new_defense_is_one_file_and_one_line(tmp_path):
         for factor in (0.0, 1.0)
     ]
     assert told["lengths"][1] == pytest.approx(told["lengths"][0] / 4, rel=1e-5)
-    assert told["names"][1].endswith("shrinking 0.25")
+    assert told["defenses"] == ["none", "shrinking 0.25"]
