@@ -139,8 +139,8 @@ def interval_figure(rows: Sequence[Mapping[str, Any]], *, metric: str = "leakage
 
     rows: as in the results of a reproduction, each with "name", "role" (attack, control or reference) and "metrics",
     where the metric has "mean", "low", "high" and "values". What is missing or not a number is not drawn. A row
-    without a number shows "n/a", or "not measurable" if its leakage cannot be measured. An interval that reaches beyond the
-    range of the metric ends in an arrow.
+    without a number shows "n/a", or "not measurable" if its leakage cannot be measured. An interval that reaches beyond
+    the range of the metric ends in an arrow.
 
     Raises ValueError if there is no row, or a role is none of these.
     """
