@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import re
 import time
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from gan_leak.reports.reconstruction import pictures_figure, render_reconstructi
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.storage.directory import RunDirectory, close_run, npz_bytes, read_config_file, write_atomic
 from gan_leak.runs.storage.integrity import DamagedError, expect_kinds, read_npz, sealed_npz, set_aside
+from gan_leak.runs.storage.resumable import SavedProgress
+
+Weight = TypeVar("Weight", float, None)
 
 
 class Defense(NamedTuple):
@@ -46,6 +50,13 @@ class Drawn(NamedTuple):
     undefended: str
     defense: Defense
     seconds: float
+
+
+class RowTask(NamedTuple):
+    """A row: what computes its arrays, and what makes the row and its pictures of them and the seconds that took."""
+
+    compute: Callable[[SavedProgress], Mapping[str, np.ndarray]]
+    draw: Callable[[dict[str, Any], float], Drawn]
 
 
 # What is drawn over utility. A picture under noise resembles nothing and may still tell which image it is of.
@@ -117,7 +128,7 @@ def defended_name(undefended: str, defense: Defense) -> str:
     return undefended if defense.name == "none" else f"{undefended}, {defense}"
 
 
-def weight_or_own(name: str, weight: float, own: float) -> float:
+def weight_or_own(name: str, weight: float, own: Weight) -> float | Weight:
     """The weight that a flag gives, or, for -1, the attack's own; raises ValueError for a weight that is none."""
     if weight == -1.0:
         return own
@@ -185,6 +196,21 @@ def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -
     environment = read_config_file(directory.path)
     page = render_reconstructions(title, rows, pictures, environment)
     write_atomic(directory.path / "report.html", page.encode())
+
+
+def run_rows(directory: RunDirectory, title: str, tasks: Sequence[RowTask]) -> list[Drawn]:
+    """Every row with its pictures, from the directory where it is there; the table is written anew after each."""
+    drawn: list[Drawn] = []
+    for index, task in enumerate(tasks):
+        progress = SavedProgress(part_of_row(directory, index), tell)
+        saved, seconds = keep_row(directory, index, functools.partial(task.compute, progress))
+        drawn.append(task.draw(saved, seconds))
+        row = drawn[-1].row
+        tell_row(row)
+        for note in row.get("notes", ()):
+            tell(f"{row['name']}: {note}")
+        write_results(directory, title, drawn)
+    return drawn
 
 
 def run_and_report(directory: RunDirectory, run: Callable[[], Sequence[Drawn]]) -> int:

@@ -5,24 +5,12 @@ The cloud knows the client's layers and sees their features of one input; the in
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax.numpy as jnp
 
 from gan_leak.attacks.optimizers import Position, amsgrad, descend
 from gan_leak.attacks.priors import squared_total_variation
+from gan_leak.attacks.procedure import Procedure
 from gan_leak.types import Array, Model, SplitView
-
-
-class LikelihoodDescent(NamedTuple):
-    """A search that goes step by step: ``start() -> position``, ``step(position, view) -> (position, objective [])``.
-
-    What is sought stands in ``position.values`` [H, W, C]; the objective is that before the step.
-    """
-
-    start: Callable[[], Position]
-    step: Callable[[Position, SplitView], tuple[Position, Array]]
 
 
 def regularised_likelihood(
@@ -32,24 +20,25 @@ def regularised_likelihood(
     learning_rate: float = 1e-2,
     total_variation: Array | float = 0.0,
     magnitude: Array | float = 0.0,
-) -> LikelihoodDescent:
-    """Seeks the input [H, W, C] whose features come nearest to those seen, in the space of the network's inputs.
+) -> Procedure:
+    """Seek the input [H, W, C] whose features come nearest to those seen, in the space of the network's inputs.
 
-    Minimises mean((client(x) - features)^2) + total_variation * TV(x) + magnitude * mean(x^2) from x = 0 by AMSGrad
+    Minimizes mean((client(x) - features)^2) + total_variation * TV(x) + magnitude * mean(x^2) from x = 0 by AMSGrad
     with epsilon 1e-3: the released code. The paper has the sum of squares, beta = 1 in its TV and a start of 0.5.
-    Nothing is clipped on the way, and nothing is random. For ``jit`` and ``vmap`` over views; weights may be traced.
+    Values are not clipped, and nothing is random. The evidence is a ``SplitView`` of one input, the result the input;
+    ``vmap`` takes several. The weights may be traced.
     """
     optimizer = amsgrad(learning_rate)
 
-    def start() -> Position:
+    def init(key: Array, view: SplitView) -> Position:
         inputs = jnp.zeros(shape)
         return Position(inputs, optimizer.init(inputs))
 
-    def step(position: Position, view: SplitView) -> tuple[Position, Array]:
+    def step(key: Array, position: Position, view: SplitView) -> tuple[Position, Array]:
         def objective(inputs: Array) -> Array:
             error = jnp.mean((client.apply(view.params, inputs[None])[0] - view.features) ** 2)
             return error + total_variation * squared_total_variation(inputs) + magnitude * jnp.mean(inputs**2)
 
         return descend(objective, optimizer, position)
 
-    return LikelihoodDescent(start, step)
+    return Procedure(init, step, lambda position, view: position.values)

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_leak.attacks.gradient.contract import GradientEvidence, GradientInversion
 from gan_leak.attacks.gradient.inverting_gradients import inverting_gradients
-from gan_leak.attacks.gradient.observation import GradientInversion, gradient_of, invert
+from gan_leak.attacks.gradient.observation import gradient_of
+from gan_leak.attacks.procedure import run_procedure
 from gan_leak.data import Dataset
 from gan_leak.defenses.gradient_defenses import add_gaussian
 from gan_leak.runs.inversion import gradient as inversion
@@ -21,7 +23,7 @@ from gan_leak.runs.inversion.gradient import (
 )
 from gan_leak.runs.inversion.gradient_labels import infer_labels
 from gan_leak.runs.storage import resumable as parts
-from gan_leak.runs.storage.resumable import Course
+from gan_leak.runs.storage.resumable import SavedProgress
 from gan_leak.types import GradientView
 from reference.small import CLASSES, IMAGE_SHAPE, largest_difference, linear_classifier
 
@@ -132,12 +134,11 @@ def attack_all(tmp_path, iterations, *, count=5, restarts=1, lanes=2, tell=lambd
     return run_attack(
         jax.random.key(3),
         attack,
-        view,
-        labels,
+        GradientEvidence(view, labels),
         iterations=iterations,
         restarts=restarts,
         lanes=lanes,
-        course=Course(tmp_path / "part.npz", tell),
+        progress=SavedProgress(tmp_path / "part.npz", tell),
     )
 
 
@@ -148,7 +149,8 @@ def test_lanes_and_chunks_change_nothing(tmp_path):
     view, labels = views(5)
     attack = inverting_gradients(MODEL, (1, *IMAGE_SHAPE), iterations=40, total_variation=0.0)
     keys = jax.random.split(jax.random.key(3), 5)
-    alone = invert(keys[3], attack, jax.tree.map(lambda leaf: leaf[3], view), labels[3], 40)
+    evidence = GradientEvidence(jax.tree.map(lambda leaf: leaf[3], view), labels[3])
+    alone = run_procedure(keys[3], attack, evidence, 40)
     assert largest_difference(alone, jax.tree.map(lambda leaf: leaf[3], together)) < 1e-5
 
 
@@ -210,18 +212,10 @@ def test_an_update_of_several_steps_is_attacked_as_what_it_is():
     view = observe(jax.random.key(1), MODEL, images, labels, taken, None)
 
     def error(how):
-        attack = inversion.attack_for(
-            "inverting_gradients",
-            MODEL,
-            images.shape,
-            CLASSES,
-            iterations=3000,
-            total_variation=0.0,
-            noise_size=0,
-            loss="",
-            how=how,
+        attack = inversion.procedure_for(
+            "inverting_gradients", MODEL, images.shape, CLASSES, iterations=3000, observation=how
         )
-        found = jax.jit(lambda key: invert(key, attack, view, labels, 3000))(jax.random.key(3))
+        found = jax.jit(lambda key: run_procedure(key, attack, GradientEvidence(view, labels), 3000))(jax.random.key(3))
         return float(jnp.abs(found.images - images).mean())
 
     assert error(taken) < 1e-3

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from gan_leak.data import Dataset
-from gan_leak.runs.inversion import split
+from gan_leak.runs.inversion import split, split_attacks
 from gan_leak.runs.inversion.split import as_images, as_inputs, parts_of, split_data, victim_for
-from gan_leak.runs.storage.resumable import Course
+from gan_leak.runs.storage.resumable import UNSAVED
 from reference.small import largest_difference
 
 VICTIM = victim_for("mnist")
-COURSE = Course(None, lambda line: None)
 
 
 def dataset(count=80):
@@ -98,14 +97,14 @@ def test_the_white_box_reads_no_layer_of_the_cloud():
     features = parts.client.apply(params, inputs)
     numbers = split.Likelihood(20, 1e-2, 0.0)
     found, blind = (
-        split.white_box(parts.client, seen, features, (28, 28, 1), numbers, COURSE)
+        split_attacks.white_box(parts.client, seen, features, (28, 28, 1), numbers, UNSAVED)
         for seen in (params, hidden(params, {"conv2", "fc1", "fc2", "fc3"}))
     )
     assert np.isfinite(found).all()
     assert largest_difference(found, blind) == 0
     # What it does read, it needs.
     unseen = hidden(params, {"conv1"})
-    assert np.isnan(split.white_box(parts.client, unseen, features, (28, 28, 1), numbers, COURSE)).all()
+    assert np.isnan(split_attacks.white_box(parts.client, unseen, features, (28, 28, 1), numbers, UNSAVED)).all()
 
 
 @pytest.mark.parametrize("knowledge", ["same set, same structure", "other set, other structure"])
@@ -114,7 +113,7 @@ def test_the_query_free_attack_reads_no_layer_of_the_client(knowledge):
     parts = parts_of(VICTIM, "conv1")
     features = parts.client.apply(params, data.tested[0][data.chosen[:2]])
     found, blind = (
-        split.query_free(
+        split_attacks.query_free(
             jax.random.key(1),
             VICTIM,
             "conv1",
@@ -124,7 +123,7 @@ def test_the_query_free_attack_reads_no_layer_of_the_client(knowledge):
             knowledge,
             features,
             epochs=1,
-            course=COURSE,
+            progress=UNSAVED,
             iterations=5,
         )
         for seen in (params, hidden(params, {"conv1"}))
@@ -145,8 +144,8 @@ def test_the_black_box_sees_answers_only():
     features = query(jax.random.key(0), data.tested[0][:2])
 
     def attack(number, knowledge):
-        return split.black_box(
-            jax.random.key(number), VICTIM, "conv1", query, data, knowledge, features, epochs=1, course=COURSE
+        return split_attacks.black_box(
+            jax.random.key(number), VICTIM, "conv1", query, data, knowledge, features, epochs=1, progress=UNSAVED
         )
 
     found = attack(1, "same distribution")
