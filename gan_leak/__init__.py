@@ -37,7 +37,7 @@ _PUBLIC = {
     "mlp_classifier": "gan_leak.models",
     "model_inversion": "gan_leak.attacks",
     "partition": "gan_leak.data",
-    "regularised_likelihood": "gan_leak.attacks",
+    "regularized_likelihood": "gan_leak.attacks",
     "run_procedure": "gan_leak.attacks",
     "selective_upload": "gan_leak.collaboration",
     "shadow_model": "gan_leak.attacks",

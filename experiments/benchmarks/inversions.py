@@ -14,9 +14,9 @@ from gan_leak.attacks.gradient.deep_leakage import deep_leakage
 from gan_leak.attacks.gradient.grnn import grnn
 from gan_leak.attacks.gradient.observation import gradient_of
 from gan_leak.attacks.procedure import Procedure, advance
-from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
+from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
 from gan_leak.config import PerformanceOptions
-from gan_leak.models.gradient_networks import dlg_lenet, drawn_widely
+from gan_leak.models.gradient_networks import dlg_lenet, with_uniform_init
 from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.models.layered import he_lenet, split_after
 from gan_leak.runs.timing import matmul_flops
@@ -44,7 +44,7 @@ def _white_box(performance: PerformanceOptions, count: int = 10) -> Case:
 
         def one(params: Any, features: jax.Array) -> jax.Array:
             view, key = SplitView(features, params), jax.random.key(2)
-            search = regularised_likelihood(client, (28, 28, 1), total_variation=1.0)
+            search = regularized_likelihood(client, (28, 28, 1), total_variation=1.0)
             return search.extract(advance(key, search, search.init(key, view), view, _STEPS), view)
 
         return jax.vmap(one, in_axes=(None, 0)), (params, features)
@@ -75,7 +75,7 @@ def _grnn(implementation: str) -> Procedure:
 
 
 def _victim(implementation: str) -> Any:
-    return drawn_widely(dlg_lenet(_CLASSES, implementation=implementation))
+    return with_uniform_init(dlg_lenet(_CLASSES, implementation=implementation))
 
 
 def _gradient_case(

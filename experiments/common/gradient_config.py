@@ -50,7 +50,7 @@ class GradientConfig:
     )
     labels: str = option(
         "known",
-        "What inverting_gradients is told: 'known' labels (with --gradient the array 'labels' of the file), or "
+        "What inverting_gradients is given: 'known' labels (with --gradient the array 'labels' of the file), or "
         "'inferred' from the last layer where that is beyond doubt; idlg infers them.",
     )
     iterations: int = option(
@@ -67,7 +67,7 @@ class GradientConfig:
     defenses: str = option(
         "none", f"What a participant does to its gradient: none, or of {', '.join(inversion.DEFENSES)} with :strength."
     )
-    utility_steps: int = option(0, "Training steps on defended gradients that tell each defence's accuracy; 0 = none.")
+    utility_steps: int = option(0, "Training steps on defended gradients that tell each defense's accuracy; 0 = none.")
     gradient: str = option(
         "",
         "npz file with what a participant of yours sent, attacked instead: all arrays params/<layer>/<name> of the "
@@ -199,9 +199,9 @@ def labels_are_inferred(config: GradientConfig) -> bool:
 
 def observation_of(config: GradientConfig, shuffled: int | None = None) -> inversion.Observation:
     """How participants arrive at what they send; shuffled: the size of a batch whose images they shuffle."""
-    how = inversion.Observation(config.local_steps, config.local_learning_rate, config.local_batch_size)
+    observation = inversion.Observation(config.local_steps, config.local_learning_rate, config.local_batch_size)
     if shuffled is None:
-        return how
+        return observation
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 3), shuffled)
-    order = reshuffled(key, shuffled, steps=how.steps, batch_size=how.batch_size or shuffled)
-    return how._replace(order=tuple(np.asarray(order).tolist()))
+    order = reshuffled(key, shuffled, steps=observation.steps, batch_size=observation.batch_size or shuffled)
+    return observation._replace(order=tuple(np.asarray(order).tolist()))

@@ -179,7 +179,7 @@ def attack_setting(
     """All arrays that a row and its pictures are made of."""
     num_classes, batch = len(dataset.class_names), setting.labels.shape[1]
     attack, brought = GRADIENT_ATTACKS[config.attack], setting.brought
-    # Where the last layer has not told it.
+    # Where the last layer does not determine it.
     fit_scale = config.gradient_scale == 0.0 and (brought is None or brought.scale is None)
     views = _views(config, model, setting)
     found: GradientInversion = inversion.run_attack(
@@ -220,8 +220,8 @@ def draw_setting(
     if config.matching != "ordered":
         undefended += f", {setting.matching.replace('_', ' ')}"
     if setting.brought is not None:
-        told = ", ".join(dataset.class_names[label] for label in saved.pop("labels").ravel())
-        undefended += f", labels told: {told}"
+        predicted = ", ".join(dataset.class_names[label] for label in saved.pop("labels").ravel())
+        undefended += f", predicted labels: {predicted}"
     scale = saved.pop("scale", None)
     row = measured_row(defended_name(undefended, setting.defense), "attack", saved)
     if setting.brought is not None:

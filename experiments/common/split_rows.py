@@ -97,7 +97,7 @@ def row_measures(
     for measure in split.Outcome._fields[1:]:
         found[measure] = saved[measure][:classes]
     if len(saved["psnr"]) > classes:
-        found |= {f"{measure}_of_others": saved[measure][classes:] for measure in ("psnr", "ssim", "singled_out")}
+        found |= {f"{measure}_of_others": saved[measure][classes:] for measure in ("psnr", "ssim", "re_identified")}
     reference = split.published(victim, setting.attack, setting.knowledge, setting.split)
     if reference and setting.defense.name == "none":
         found["published_psnr"], found["published_ssim"] = reference

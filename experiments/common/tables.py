@@ -1,4 +1,4 @@
-"""What the binaries share whose attacks draw single images: defences by name, rows that resume, tables and reports."""
+"""What the binaries share whose attacks draw single images: defenses by name, rows that resume, tables and reports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Weight = TypeVar("Weight", float, None)
 
 
 class Defense(NamedTuple):
-    """A defence and its strength, or none."""
+    """A defense and its strength, or none."""
 
     name: str = "none"
     strength: float = 0.0
@@ -40,7 +40,7 @@ class Defense(NamedTuple):
 class Drawn(NamedTuple):
     """A setting that ran: its row of the table, and originals and pictures [M, H, W, C] in [-1, 1].
 
-    undefended: the name of the setting without its defence, which settings have in common that differ in nothing else.
+    undefended: the name of the setting without its defense, which settings have in common that differ in nothing else.
     seconds: how long it took, in this call or an earlier one.
     """
 
@@ -60,7 +60,10 @@ class RowTask(NamedTuple):
 
 
 # What is drawn over utility. A picture under noise resembles nothing and may still tell which image it is of.
-_LEAKAGE = {"ssim": "SSIM of what is drawn", "singled_out": "Share of images singled out"}
+_LEAKAGE = {"ssim": "SSIM of what is drawn", "re_identified": "Share of images re-identified"}
+
+# What version 0.2 calls re_identified in the rows that it saved.
+_FORMER_NAME = "singled_out"
 
 # What a strength may be, where it is not any number from 0.
 _STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -124,7 +127,7 @@ def parse_numbers(name: str, text: str) -> list[int]:
 
 
 def defended_name(undefended: str, defense: Defense) -> str:
-    """The name of a row: that of its setting, and the defence if there is one."""
+    """The name of a row: that of its setting, and the defense if there is one."""
     return undefended if defense.name == "none" else f"{undefended}, {defense}"
 
 
@@ -181,7 +184,7 @@ def _read_row(path: pathlib.Path) -> dict[str, np.ndarray] | None:
         return None
     if not sealed:
         tell(f"{path}: of a version without digests; an altered number in it would not be noticed")
-    return arrays
+    return {name.replace(_FORMER_NAME, "re_identified"): values for name, values in arrays.items()}
 
 
 def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -> None:
@@ -245,13 +248,13 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
             charts.setdefault((entry.undefended, measure), {}).setdefault(entry.defense.name, []).append(point)
     for (name, measure), series in charts.items():
         if len(series) > 1:
-            caption = f"{_LEAKAGE[measure]} over utility, by defence, {name}; the numbers are strengths."
+            caption = f"{_LEAKAGE[measure]} over utility, by defense, {name}; the numbers are strengths."
             found[caption] = trade_off_figure(series, measure=_LEAKAGE[measure], title=name)
     return found
 
 
 def tell_row(row: Mapping[str, Any]) -> None:
     """Shows a row that is finished in a line of progress."""
-    named = ("psnr", "ssim", "recovered", "singled_out", "distance")
+    named = ("psnr", "ssim", "recovered", "re_identified", "distance")
     words = [f"{label(name)} {number(row['metrics'][name]['mean'])}" for name in named if name in row["metrics"]]
     tell(f"{row['name']}: {', '.join(words)}")

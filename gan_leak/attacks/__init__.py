@@ -16,7 +16,7 @@ from gan_leak.attacks.model.model_inversion import (
 )
 from gan_leak.attacks.procedure import Procedure, advance, run_procedure
 from gan_leak.attacks.split.inverse_network import inverse_network
-from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
+from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
 from gan_leak.attacks.split.shadow_model import shadow_model
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     "inverse_network",
     "inverting_gradients",
     "model_inversion",
-    "regularised_likelihood",
+    "regularized_likelihood",
     "run_procedure",
     "shadow_model",
 ]

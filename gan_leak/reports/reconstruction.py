@@ -32,8 +32,8 @@ DEFINITIONS = {
     "recovered": "Share of images with an SSIM of at least 0.6, the rule of the released evaluation code of GRNN.",
     "control_psnr": "The same pictures held against other private images, which their attack has not seen. So for each "
     "measure that begins with control: what has not seen an image scores this much.",
-    "singled_out": "Share of pictures that correlate with the very image more than with any other of its class, among "
-    "all test images in split inference, else among those attacked and the gallery of 2,000.",
+    "re_identified": "Share of pictures that correlate with their original more than with any other of its class, "
+    "among all test images in split inference, else among those attacked and the gallery of 2,000.",
     "class_psnr": "Of the mean of the class in the place of what was drawn, which is what one scores who learns the "
     "class and no more. So for each measure that begins with class.",
     "blank_psnr": "Of a black picture in the place of what was drawn, which tells nothing. So for each measure that "

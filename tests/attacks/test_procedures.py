@@ -17,7 +17,7 @@ from gan_leak.attacks.model.model_inversion import InversionTarget, model_invers
 from gan_leak.attacks.optimizers import TrainingData
 from gan_leak.attacks.procedure import Procedure, advance, run_procedure
 from gan_leak.attacks.split.inverse_network import inverse_network
-from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
+from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
 from gan_leak.attacks.split.shadow_model import shadow_model
 from gan_leak.types import GradientView, Model, ModelView, SplitView
 from reference.small import linear_classifier, same_bits
@@ -56,8 +56,8 @@ def gradient_task(attack):
 FEATURES = CLIENT.apply(CLIENT.init(jax.random.key(2)), IMAGES)
 PROCEDURES = {
     **{name: (attack.build(gradient_task(attack)), gradient_evidence()) for name, attack in GRADIENT_ATTACKS.items()},
-    "regularised_likelihood": (
-        regularised_likelihood(CLIENT, SHAPE),
+    "regularized_likelihood": (
+        regularized_likelihood(CLIENT, SHAPE),
         SplitView(FEATURES[0], CLIENT.init(jax.random.key(2))),
     ),
     "inverse_network": (inverse_network(DECODER, samples=6, batch_size=2), TrainingData((IMAGES, FEATURES))),
@@ -145,7 +145,7 @@ def test_registered_attacks_state_what_they_need_and_return_a_batch(name):
 
 
 def test_a_negative_number_of_steps_is_refused():
-    procedure, evidence = PROCEDURES["regularised_likelihood"]
+    procedure, evidence = PROCEDURES["regularized_likelihood"]
     with pytest.raises(ValueError, match=r"^steps=-1: expected at least 0$"):
         run_procedure(jax.random.key(0), procedure, evidence, -1)
 

@@ -19,7 +19,7 @@ from gan_leak.attacks.procedure import Procedure
 from gan_leak.data import Dataset, to_float
 from gan_leak.defenses import gradient_defenses
 from gan_leak.models import mnist_classifier
-from gan_leak.models.gradient_networks import dlg_lenet, drawn_widely, grnn_lenet, grnn_resnet18
+from gan_leak.models.gradient_networks import dlg_lenet, grnn_lenet, grnn_resnet18, with_uniform_init
 from gan_leak.runs.storage.resumable import Lanes, SavedProgress, lane_keys, run_in_parts
 from gan_leak.types import Array, GradientView, Model, PyTree, Upload, UploadTransform
 
@@ -80,7 +80,7 @@ def network_for(name: str, initialisation: str, num_classes: int, image_size: in
         model = make(num_classes, **sizes)
     else:
         raise ValueError(f"network={name}: expected one of {', '.join(NETWORKS)}")
-    return drawn_widely(model) if initialisation == "wide" else model
+    return with_uniform_init(model) if initialisation == "wide" else model
 
 
 def victims_from(dataset: Dataset, *, batch_size: int, images: int, channels: int, seed: int) -> Victims:
@@ -128,17 +128,17 @@ def defended(transform: UploadTransform, key: Array, gradient: PyTree) -> PyTree
 
 
 def observe(
-    key: Array, model: Model, images: Array, labels: Array, how: Observation, transform: UploadTransform | None
+    key: Array, model: Model, images: Array, labels: Array, observation: Observation, transform: UploadTransform | None
 ) -> GradientView:
     """A fresh model and what one participant with these images [B, H, W, C] and labels [B, K] sends back."""
     key_model, key_defense = jax.random.split(key)
     params = model.init(key_model)
-    seen = update_by(model, how)(params, images, labels)
+    seen = update_by(model, observation)(params, images, labels)
     return GradientView(params, seen if transform is None else defended(transform, key_defense, seen))
 
 
 def observe_all(
-    key: Array, model: Model, images: Array, labels: Array, how: Observation, transform: UploadTransform | None
+    key: Array, model: Model, images: Array, labels: Array, observation: Observation, transform: UploadTransform | None
 ) -> GradientView:
     """``observe`` for each participant, with a leading axis; images [E, B, H, W, C], labels [E, B, K].
 
@@ -149,13 +149,13 @@ def observe_all(
     @jax.jit
     def observed(keys: Array, images: Array, labels: Array) -> GradientView:
         return jax.lax.map(
-            lambda entry: observe(entry[0], model, entry[1], entry[2], how, transform), (keys, images, labels)
+            lambda entry: observe(entry[0], model, entry[1], entry[2], observation, transform), (keys, images, labels)
         )
 
     return observed(keys, images, labels)
 
 
-def update_by(model: Model, how: Observation) -> Callable[[PyTree, Array, Array], PyTree]:
+def update_by(model: Model, observation: Observation) -> Callable[[PyTree, Array, Array], PyTree]:
     """What a participant sends as a function of parameters and batch."""
 
     def update(params: PyTree, images: Array, labels: Array) -> PyTree:
@@ -164,10 +164,10 @@ def update_by(model: Model, how: Observation) -> Callable[[PyTree, Array, Array]
             params,
             images,
             labels,
-            learning_rate=how.learning_rate,
-            steps=how.steps,
-            batch_size=how.batch_size or len(images),
-            order=None if how.order is None else jnp.asarray(how.order, jnp.int32),
+            learning_rate=observation.learning_rate,
+            steps=observation.steps,
+            batch_size=observation.batch_size or len(images),
+            order=None if observation.order is None else jnp.asarray(observation.order, jnp.int32),
         )
 
     return update
@@ -241,10 +241,10 @@ def run_attack(
 def utility(
     key: Array, model: Model, transform: UploadTransform | None, dataset: Dataset, *, channels: int, steps: int
 ) -> float:
-    """Accuracy on test images after training on gradients that went through the defence.
+    """Accuracy on test images after training on gradients that went through the defense.
 
     Each step takes the gradient of 32 training images, as one participant sends it, and applies it by Adam with rate
-    1e-3, from the usual initialisation.
+    1e-3, from the usual initialization.
     """
     num_classes = len(dataset.class_names)
     key_model, key_steps = jax.random.split(key)
@@ -269,7 +269,7 @@ def utility(
         return jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key_steps, steps))[0][0]
 
     params = train(params, jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
-    answer = jax.jit(lambda params, images: jnp.argmax(model.apply(params, prepared(images)), axis=1))
+    predict = jax.jit(lambda params, images: jnp.argmax(model.apply(params, prepared(images)), axis=1))
     batches = range(0, len(dataset.test_images), _TESTED_AT_A_TIME)
-    answers = [np.asarray(answer(params, dataset.test_images[at : at + _TESTED_AT_A_TIME])) for at in batches]
-    return float(np.mean(np.concatenate(answers) == dataset.test_labels))
+    predictions = [np.asarray(predict(params, dataset.test_images[at : at + _TESTED_AT_A_TIME])) for at in batches]
+    return float(np.mean(np.concatenate(predictions) == dataset.test_labels))

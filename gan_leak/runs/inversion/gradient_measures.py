@@ -14,8 +14,8 @@ from gan_leak.evaluation.fidelity import (
     match,
     nearest,
     peak_signal_to_noise,
+    re_identified,
     root_mean_square_error,
-    singled_out,
     uniform_similarity,
 )
 from gan_leak.runs.inversion.gradient import Victims
@@ -24,21 +24,21 @@ from gan_leak.types import GradientView, Model
 # A picture that is this alike counts as recovered: the rule in the released evaluation code of GRNN's group.
 SUCCESS = 0.6
 # Measures that are also taken against images that the attack has not seen.
-CONTROLS = ("psnr", "ssim", "recovered", "singled_out", "label_right", "identified")
+CONTROLS = ("psnr", "ssim", "recovered", "re_identified", "label_right", "identified")
 
 
 class Measures(NamedTuple):
     """How near each matched picture comes to its original [E, B].
 
-    recovered: an SSIM of at least 0.6. singled_out: whether it correlates more with the original than with any other
-    image of its class, of all that are attacked and the gallery. label_right: whether the label is told. identified:
-    whether the nearest image of the gallery is of the right class.
+    recovered: an SSIM of at least 0.6. re_identified: whether it correlates more with the original than with any other
+    image of its class, of all that are attacked and the gallery. label_right: whether the predicted label is right.
+    identified: whether the nearest image of the gallery is of the right class.
     """
 
     psnr: np.ndarray
     ssim: np.ndarray
     recovered: np.ndarray
-    singled_out: np.ndarray
+    re_identified: np.ndarray
     label_right: np.ndarray
     identified: np.ndarray
     rmse: np.ndarray
@@ -66,9 +66,9 @@ def shown(found: GradientInversion) -> np.ndarray:
 def measure(found: GradientInversion, victims: Victims) -> Result:
     """Matches what was found, with a leading axis of participants, to the originals, and measures each pair."""
     images = shown(found)
-    told = np.argmax(np.asarray(found.labels), axis=-1)
-    own, order = _compared(images, told, victims.images, victims.labels, victims)
-    others, _ = _compared(images, told, victims.other_images, victims.other_labels, victims)
+    predicted_labels = np.argmax(np.asarray(found.labels), axis=-1)
+    own, order = _compared(images, predicted_labels, victims.images, victims.labels, victims)
+    others, _ = _compared(images, predicted_labels, victims.other_images, victims.other_labels, victims)
     drawn = np.stack([pictures[places] for pictures, places in zip(images, order, strict=True)])
     return Result(drawn, own, others, _baselines(victims))
 
@@ -82,14 +82,14 @@ def _baselines(victims: Victims) -> dict[str, np.ndarray]:
         for measure, values in zip(("psnr", "ssim", "recovered"), _likeness(pictures, originals), strict=True):
             found[f"{name}_{measure}"] = values.reshape(shape)
     known, places = _known(victims.images, victims.labels, victims)
-    found["class_singled_out"] = singled_out(means, places.ravel(), victims.labels.ravel(), known).reshape(shape)
+    found["class_re_identified"] = re_identified(means, places.ravel(), victims.labels.ravel(), known).reshape(shape)
     return found
 
 
 def _known(
     originals: np.ndarray, labels: np.ndarray, victims: Victims
 ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Originals and gallery with their labels, among which an image is singled out, and where the originals stand."""
+    """Originals and gallery with their labels, among which an image is re-identified, and where the originals stand."""
     images = np.concatenate([originals.reshape(-1, *originals.shape[2:]), victims.gallery_images])
     classes = np.concatenate([labels.ravel(), victims.gallery_labels])
     return (images, classes), np.arange(labels.size).reshape(labels.shape)
@@ -103,19 +103,19 @@ def _likeness(pictures: np.ndarray, originals: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _compared(
-    images: np.ndarray, told: np.ndarray, originals: np.ndarray, labels: np.ndarray, victims: Victims
+    images: np.ndarray, predicted_labels: np.ndarray, originals: np.ndarray, labels: np.ndarray, victims: Victims
 ) -> tuple[Measures, list[np.ndarray]]:
     measured, orders = [], []
     known, places = _known(originals, labels, victims)
-    for drawn, answers, real, truth, place in zip(images, told, originals, labels, places, strict=True):
+    for drawn, predicted, real, truth, place in zip(images, predicted_labels, originals, labels, places, strict=True):
         order = np.argsort(match(drawn, real))
         left, right = 2.0 * drawn[order] - 1.0, 2.0 * real - 1.0
         identities = victims.gallery_labels[nearest(drawn[order], victims.gallery_images)]
         measured.append(
             Measures(
                 *_likeness(drawn[order], real),
-                singled_out(drawn[order], place, truth, known),
-                answers[order] == truth,
+                re_identified(drawn[order], place, truth, known),
+                predicted[order] == truth,
                 identities == truth,
                 root_mean_square_error(left, right),
                 group_psnr(left, right),
@@ -126,7 +126,7 @@ def _compared(
 
 
 def measured_arrays(found: GradientInversion, victims: Victims, *, labels_given: bool) -> dict[str, np.ndarray]:
-    """The images of a row and all measures of them by name; whether labels are right is only told of recovered ones."""
+    """The images of a row and all measures of them by name; ``label_right`` is left out if labels were given."""
     result = measure(found, victims)
     measures = result.measures._asdict()
     controls = {f"control_{name}": getattr(result.other_measures, name) for name in CONTROLS}
@@ -138,7 +138,7 @@ def measured_arrays(found: GradientInversion, victims: Victims, *, labels_given:
 def unmeasured_arrays(found: GradientInversion, model: Model, view: GradientView, *, fitted: bool) -> dict[str, Any]:
     """The images of a row whose originals are unknown, their labels and the distance that is left.
 
-    fitted: the attack fitted a scale to one view without a leading axis, which is told as well.
+    fitted: the attack fitted a scale to one view without a leading axis, which is returned as well.
     """
     labels = np.argmax(np.asarray(found.labels), axis=-1)
     arrays = {"images": shown(found), "labels": labels, "distance": np.asarray(found.distance)}

@@ -16,7 +16,7 @@ from gan_leak.attacks.optimizers import TrainingData, halving_amsgrad, training
 from gan_leak.attacks.procedure import Procedure
 from gan_leak.data import Dataset, to_float
 from gan_leak.defenses.feature_noise import FeatureDefense
-from gan_leak.evaluation.fidelity import class_means, peak_signal_to_noise, singled_out, uniform_similarity
+from gan_leak.evaluation.fidelity import class_means, peak_signal_to_noise, re_identified, uniform_similarity
 from gan_leak.models.layered import (
     LayeredModel,
     SplitModel,
@@ -32,8 +32,8 @@ NUM_CLASSES = 10
 BATCH_SIZE = 32
 
 
-class Likelihood(NamedTuple):
-    """The numbers of one regularised likelihood (released code; He, Zhang and Lee 2019)."""
+class WhiteBoxHyperParameters(NamedTuple):
+    """The hyperparameters of one regularized likelihood (released code; He, Zhang and Lee 2019)."""
 
     iterations: int
     learning_rate: float
@@ -44,7 +44,7 @@ class Likelihood(NamedTuple):
 class Victim(NamedTuple):
     """A network under attack, how its inputs are made of images in [-1, 1], and the paper's splits.
 
-    likelihoods: by split; another split takes ``other``.
+    white_box: by split; another split takes ``other``.
     """
 
     name: str
@@ -52,8 +52,8 @@ class Victim(NamedTuple):
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     splits: tuple[str, ...]
-    likelihoods: dict[str, Likelihood]
-    other: Likelihood
+    white_box: dict[str, WhiteBoxHyperParameters]
+    other: WhiteBoxHyperParameters
 
 
 class SplitData(NamedTuple):
@@ -75,7 +75,7 @@ class SplitData(NamedTuple):
 class Outcome(NamedTuple):
     """What an attack drew [M, H, W, C], in [-1, 1], and for each picture its PSNR and SSIM, the latter in two forms.
 
-    singled_out: whether it correlates most with the very image, of all test images of its class. Names with control:
+    re_identified: whether it correlates most with the very image, of all test images of its class. Names with control:
     the same held against an image that the attack has not seen. With class: of the class's mean in the place of what
     was drawn.
     """
@@ -84,13 +84,13 @@ class Outcome(NamedTuple):
     psnr: np.ndarray
     ssim: np.ndarray
     ssim_by_range: np.ndarray
-    singled_out: np.ndarray
+    re_identified: np.ndarray
     control_psnr: np.ndarray
     control_ssim: np.ndarray
-    control_singled_out: np.ndarray
+    control_re_identified: np.ndarray
     class_psnr: np.ndarray
     class_ssim: np.ndarray
-    class_singled_out: np.ndarray
+    class_re_identified: np.ndarray
 
 
 def victim_for(name: str) -> Victim:
@@ -103,14 +103,14 @@ def victim_for(name: str) -> Victim:
             (0.5,),
             ("conv1", "ReLU2"),
             {
-                "conv1": Likelihood(5000, 1e-2, 0.0),
-                "ReLU2": Likelihood(5000, 1e-2, 1.0),
+                "conv1": WhiteBoxHyperParameters(5000, 1e-2, 0.0),
+                "ReLU2": WhiteBoxHyperParameters(5000, 1e-2, 1.0),
             },
-            Likelihood(5000, 1e-2, 1.0),
+            WhiteBoxHyperParameters(5000, 1e-2, 1.0),
         )
     if name == "cifar10":
-        ten = Likelihood(5000, 1e-2, 10.0)
-        none = Likelihood(5000, 1e-2, 0.0)
+        ten = WhiteBoxHyperParameters(5000, 1e-2, 10.0)
+        none = WhiteBoxHyperParameters(5000, 1e-2, 0.0)
         return Victim(
             name,
             he_cifar10(),
@@ -120,10 +120,12 @@ def victim_for(name: str) -> Victim:
             {
                 **dict.fromkeys(("conv11", "ReLU11", "conv12", "ReLU12", "pool1", "conv21", "ReLU21"), none),
                 **dict.fromkeys(("conv22", "ReLU22", "pool2"), ten),
-                **dict.fromkeys(("conv31", "ReLU31", "conv32", "ReLU32", "pool3"), Likelihood(5000, 1e-2, 1e3)),
-                "fc1": Likelihood(5000, 1e-3, 1e4),
+                **dict.fromkeys(
+                    ("conv31", "ReLU31", "conv32", "ReLU32", "pool3"), WhiteBoxHyperParameters(5000, 1e-2, 1e3)
+                ),
+                "fc1": WhiteBoxHyperParameters(5000, 1e-3, 1e4),
             },
-            Likelihood(5000, 1e-2, 1e3),
+            WhiteBoxHyperParameters(5000, 1e-2, 1e3),
         )
     raise ValueError(f"network={name!r}: expected mnist or cifar10")
 
@@ -134,7 +136,7 @@ def as_inputs(victim: Victim, images: np.ndarray) -> np.ndarray:
 
 
 def as_images(victim: Victim, inputs: Any) -> np.ndarray:
-    """The inverse of ``as_inputs``, cut to [-1, 1]; what is not a number becomes the mean colour."""
+    """The inverse of ``as_inputs``, cut to [-1, 1]; what is not a number becomes the mean color."""
     mean, deviation = (np.array(values, np.float32) for values in (victim.mean, victim.deviation))
     units = np.nan_to_num(np.asarray(inputs), nan=0.0) * deviation + mean
     return np.clip(2.0 * units - 1.0, -1.0, 1.0)
@@ -226,24 +228,26 @@ def train(key: Array, procedure: Procedure, data: TrainingData, *, epochs: int, 
     return run_in_parts(Keys(*jax.random.split(key)), procedure, data, steps=epochs, unit="epoch", progress=progress)
 
 
-def answers(key: Array, model: Callable[[Array, Any], Array], inputs: np.ndarray, batch_size: int = 500) -> np.ndarray:
-    """What ``model(key, inputs [B, ...])`` says to inputs [N, ...], batch by batch, each with a key of its own."""
-    said: np.ndarray | None = None
+def predict_in_batches(
+    key: Array, model: Callable[[Array, Any], Array], inputs: np.ndarray, batch_size: int = 500
+) -> np.ndarray:
+    """The outputs of ``model(key, inputs [B, ...])`` for inputs [N, ...]; each batch has a key of its own."""
+    outputs: np.ndarray | None = None
     for start in range(0, len(inputs), batch_size):
         part = np.asarray(model(jax.random.fold_in(key, start), inputs[start : start + batch_size]))
-        if said is None:
+        if outputs is None:
             # In place, since features of all images of CIFAR-10 fill a third of a machine's memory.
-            said = np.empty((len(inputs), *part.shape[1:]), part.dtype)
-        said[start : start + len(part)] = part
-    if said is None:
+            outputs = np.empty((len(inputs), *part.shape[1:]), part.dtype)
+        outputs[start : start + len(part)] = part
+    if outputs is None:
         raise ValueError("inputs: none, expected at least one")
-    return said
+    return outputs
 
 
 def accuracy(key: Array, model: Callable[[Array, Any], Array], tested: tuple[np.ndarray, np.ndarray]) -> float:
     """Share of inputs whose label ``model(key, inputs)`` gives."""
     inputs, labels = tested
-    return float(np.mean(np.argmax(answers(key, model, inputs), axis=1) == labels))
+    return float(np.mean(np.argmax(predict_in_batches(key, model, inputs), axis=1) == labels))
 
 
 def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:
@@ -255,12 +259,14 @@ def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:
         return (
             peak_signal_to_noise(images, tested[places]),
             uniform_similarity(images, tested[places]),
-            singled_out(images, places, labels[places], (tested, labels)),
+            re_identified(images, places, labels[places], (tested, labels)),
         )
 
-    psnr, ssim, singled = compared(drawn, data.chosen)
+    psnr, ssim, recognized = compared(drawn, data.chosen)
     by_range = uniform_similarity(drawn, tested[data.chosen], by_range=True)
-    return Outcome(drawn, psnr, ssim, by_range, singled, *compared(drawn, data.unseen), *compared(means, data.chosen))
+    return Outcome(
+        drawn, psnr, ssim, by_range, recognized, *compared(drawn, data.unseen), *compared(means, data.chosen)
+    )
 
 
 def defended(defense: FeatureDefense, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:

@@ -15,10 +15,10 @@ import numpy as np
 from gan_leak.attacks.optimizers import TrainingData
 from gan_leak.attacks.procedure import Procedure
 from gan_leak.attacks.split.inverse_network import inverse_network
-from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
+from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
 from gan_leak.attacks.split.shadow_model import shadow_model
 from gan_leak.models.layered import SplitModel, inverse_network_for, shadow_network_for
-from gan_leak.runs.inversion.split import Likelihood, SplitData, Victim, answers, train
+from gan_leak.runs.inversion.split import SplitData, Victim, WhiteBoxHyperParameters, predict_in_batches, train
 from gan_leak.runs.storage.resumable import Lanes, SavedProgress, lane_keys, run_in_parts
 from gan_leak.types import Array, Model, PyTree, SplitView
 
@@ -29,7 +29,7 @@ SHADOWS = (
     "same set, other structure",
     "other set, other structure",
 )
-_QUERY_FREE = Likelihood(500, 0.1, 2.0)
+_QUERY_FREE = WhiteBoxHyperParameters(500, 0.1, 2.0)
 
 
 class SplitTask(NamedTuple):
@@ -69,15 +69,20 @@ class SplitAttack(NamedTuple):
 
 
 def white_box(
-    client: Model, params: PyTree, features: Array, shape: tuple[int, ...], numbers: Likelihood, progress: SavedProgress
+    client: Model,
+    params: PyTree,
+    features: Array,
+    shape: tuple[int, ...],
+    hyperparameters: WhiteBoxHyperParameters,
+    progress: SavedProgress,
 ) -> Array:
     """The inputs [M, H, W, C] behind features [M, ...], all in one program."""
     return run_in_parts(
         # Nothing is random.
         lane_keys(jax.random.key(0), len(features)),
-        _likelihood(client, tuple(shape), numbers._replace(iterations=0)),
+        _likelihood(client, tuple(shape), hyperparameters._replace(iterations=0)),
         SplitView(features, params),
-        steps=numbers.iterations,
+        steps=hyperparameters.iterations,
         unit="iteration",
         progress=progress,
         lanes=Lanes(evidence=SplitView._make((0, None))),
@@ -85,14 +90,14 @@ def white_box(
 
 
 @functools.lru_cache(maxsize=16)
-def _likelihood(client: Model, shape: tuple[int, int, int], numbers: Likelihood) -> Procedure:
+def _likelihood(client: Model, shape: tuple[int, int, int], hyperparameters: WhiteBoxHyperParameters) -> Procedure:
     # The same object each time, so that what is compiled for it serves again.
-    return regularised_likelihood(
+    return regularized_likelihood(
         client,
         shape,
-        learning_rate=numbers.learning_rate,
-        total_variation=numbers.total_variation,
-        magnitude=numbers.magnitude,
+        learning_rate=hyperparameters.learning_rate,
+        total_variation=hyperparameters.total_variation,
+        magnitude=hyperparameters.magnitude,
     )
 
 
@@ -118,7 +123,7 @@ def black_box(
     if inputs is None:
         inputs = np.asarray(jax.random.normal(key_noise, data.own[0].shape))
     procedure = inverse_network(decoder, samples=len(inputs))
-    pairs = TrainingData((inputs, answers(key_query, query, inputs)))
+    pairs = TrainingData((inputs, predict_in_batches(key_query, query, inputs)))
     params = train(key, procedure, pairs, epochs=epochs, progress=progress)
     return jax.jit(decoder.apply)(params, features)
 
@@ -143,16 +148,18 @@ def query_free(
     known = data.own if whose == "same set" else data.others
     procedure = shadow_model(shadow, parts.cloud, samples=len(known[1]))
     own = train(key, procedure, TrainingData(known, params), epochs=epochs, progress=progress)
-    numbers = _QUERY_FREE._replace(iterations=iterations or _QUERY_FREE.iterations)
-    return white_box(shadow, own, features, victim.network.input_shape, numbers, progress._replace(path=None))
+    hyperparameters = _QUERY_FREE._replace(iterations=iterations or _QUERY_FREE.iterations)
+    return white_box(shadow, own, features, victim.network.input_shape, hyperparameters, progress._replace(path=None))
 
 
 def _run_white_box(key: Array, task: SplitTask, progress: SavedProgress) -> Array:
-    numbers = task.victim.likelihoods.get(task.split, task.victim.other)
-    weight = numbers.total_variation if task.total_variation is None else task.total_variation
-    numbers = numbers._replace(iterations=task.iterations or numbers.iterations, total_variation=weight)
+    hyperparameters = task.victim.white_box.get(task.split, task.victim.other)
+    weight = hyperparameters.total_variation if task.total_variation is None else task.total_variation
+    hyperparameters = hyperparameters._replace(
+        iterations=task.iterations or hyperparameters.iterations, total_variation=weight
+    )
     shape = task.victim.network.input_shape
-    return white_box(task.parts.client, task.params, task.features, shape, numbers, progress)
+    return white_box(task.parts.client, task.params, task.features, shape, hyperparameters, progress)
 
 
 def _run_black_box(key: Array, task: SplitTask, progress: SavedProgress) -> Array:

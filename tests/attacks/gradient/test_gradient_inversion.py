@@ -24,7 +24,7 @@ from gan_leak.attacks.gradient.observation import (
 from gan_leak.attacks.optimizers import Position, descend, limited_memory_bfgs
 from gan_leak.attacks.procedure import advance, run_procedure
 from gan_leak.models import count_parameters
-from gan_leak.models.gradient_networks import dlg_lenet, drawn_widely, grnn_lenet, grnn_resnet18
+from gan_leak.models.gradient_networks import dlg_lenet, grnn_lenet, grnn_resnet18, with_uniform_init
 from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.types import GradientView
 from reference.small import CLASSES, IMAGE_SHAPE, largest_difference, linear_classifier
@@ -183,7 +183,7 @@ def test_the_label_of_one_image_is_exact(label):
 
 
 def test_sums_over_inputs_tell_a_label_through_noise_that_hides_it_in_the_bias():
-    model = drawn_widely(dlg_lenet(4, image_size=16, channels=1))
+    model = with_uniform_init(dlg_lenet(4, image_size=16, channels=1))
 
     def told(key):
         key_model, key_image, key_noise = jax.random.split(key, 3)
@@ -228,7 +228,7 @@ def test_a_gradient_of_another_model_or_without_numbers_is_refused():
 @functools.cache
 def seen_by_grnn():
     model = dlg_lenet(4, image_size=16, channels=1)
-    params = drawn_widely(model).init(jax.random.key(5))
+    params = with_uniform_init(model).init(jax.random.key(5))
     image = jnp.zeros((1, 16, 16, 1)).at[0, 4:12, 6:10].set(1.0)
     label = jax.nn.one_hot(jnp.array([2]), 4)
     return model, image, label, GradientView(params, gradient_of(model, params, image, label))
@@ -312,7 +312,7 @@ def test_an_unknown_loss_is_refused():
     ],
 )
 def test_networks_have_the_published_sizes(network, parameters):
-    params = drawn_widely(network(100)).init(jax.random.key(0))
+    params = with_uniform_init(network(100)).init(jax.random.key(0))
     assert count_parameters(params) == parameters
     values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
     assert -0.5 <= values.min() < -0.49

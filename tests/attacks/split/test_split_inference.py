@@ -8,7 +8,7 @@ import pytest
 from gan_leak.attacks.optimizers import Position, TrainingData, amsgrad, descend, halving_amsgrad, training
 from gan_leak.attacks.priors import absolute_total_variation, squared_total_variation
 from gan_leak.attacks.split.inverse_network import inverse_network
-from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
+from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
 from gan_leak.attacks.split.shadow_model import shadow_model
 from gan_leak.types import Model, SplitView
 
@@ -30,7 +30,7 @@ def images(count, seed=0):
 
 def found(client, params, features, iterations, **weights):
     """What the white box finds behind features [N, F], and the objective before its last step [N]."""
-    search = regularised_likelihood(client, SHAPE, **weights)
+    search = regularized_likelihood(client, SHAPE, **weights)
 
     def one(features):
         view, key = SplitView(features, params), jax.random.key(0)

@@ -101,8 +101,8 @@ def test_a_picture_is_identified_by_the_nearest_of_the_gallery():
     assert result.baselines["class_recovered"].tolist() == [[False], [True]]
     np.testing.assert_allclose(result.baselines["blank_psnr"], [[np.inf], [0.0]], atol=1e-6)
     assert result.baselines["blank_recovered"].tolist() == [[True], [False]]
-    # Of one colour, nothing is singled out.
-    assert not result.baselines["class_singled_out"].any()
+    # Of one color, nothing is re-identified.
+    assert not result.baselines["class_re_identified"].any()
     assert all(values.shape == (2, 1) for values in result.baselines.values())
 
 
@@ -114,10 +114,10 @@ def test_pictures_under_noise_single_out_their_image_and_no_other_nor_does_the_m
     noise = 0.3 * rng.normal(size=images.shape)
     result = measure(GradientInversion(images + noise, np.ones((20, 1, 1)), np.zeros(20)), victims)
     assert not result.measures.recovered.all()
-    assert result.measures.singled_out.all()
+    assert result.measures.re_identified.all()
     # One in sixty by chance.
-    assert result.other_measures.singled_out.mean() < 0.2
-    assert result.baselines["class_singled_out"].mean() < 0.2
+    assert result.other_measures.re_identified.mean() < 0.2
+    assert result.baselines["class_re_identified"].mean() < 0.2
 
 
 def views(count, batch=1):
@@ -211,9 +211,9 @@ def test_an_update_of_several_steps_is_attacked_as_what_it_is():
     labels = jax.nn.one_hot(jnp.array([0, 3]), CLASSES)
     view = observe(jax.random.key(1), MODEL, images, labels, taken, None)
 
-    def error(how):
+    def error(observation):
         attack = inversion.procedure_for(
-            "inverting_gradients", MODEL, images.shape, CLASSES, iterations=3000, observation=how
+            "inverting_gradients", MODEL, images.shape, CLASSES, iterations=3000, observation=observation
         )
         found = jax.jit(lambda key: run_procedure(key, attack, GradientEvidence(view, labels), 3000))(jax.random.key(3))
         return float(jnp.abs(found.images - images).mean())

@@ -1,4 +1,4 @@
-"""White-box inversion in split inference: regularised maximum likelihood (He, Zhang and Lee 2019, section 4).
+"""White-box inversion in split inference: regularized maximum likelihood (He, Zhang and Lee 2019, section 4).
 
 The cloud knows the client's layers and sees their features of one input; the input is sought by descent.
 """
@@ -13,7 +13,7 @@ from gan_leak.attacks.procedure import Procedure
 from gan_leak.types import Array, Model, SplitView
 
 
-def regularised_likelihood(
+def regularized_likelihood(
     client: Model,
     shape: tuple[int, int, int],
     *,
