@@ -137,10 +137,11 @@ def test_inverting_gradients_weighs_and_slows_down_as_it_should():
     images, labels = batch(1)
     view = GradientView(PARAMS, gradient_of(MODEL, PARAMS, images, labels))
     attack = inverting_gradients(MODEL, images.shape, iterations=8, learning_rate=1e-3, total_variation=0.7)
-    position = attack.start(jax.random.key(3), view, labels)
+    evidence = GradientEvidence(view, labels)
+    position = attack.init(jax.random.key(3), evidence)
     longest = []
     for _ in range(8):
-        moved, objective = attack.step(position, view, labels)
+        moved, objective = attack.step(jax.random.key(4), position, evidence)
         across, along = jnp.diff(position.values, axis=2), jnp.diff(position.values, axis=1)
         variation = jnp.mean(jnp.abs(across)) + jnp.mean(jnp.abs(along))
         distance = cosine_distance(gradient_of(MODEL, PARAMS, position.values, labels), view.gradient)
