@@ -37,7 +37,7 @@ def linear(inputs, outputs, shape=()):
 
 MODEL = Model(
     lambda key: {"kernel": jax.random.normal(key, (256, CLASSES)) / 16, "bias": jnp.zeros(CLASSES)},
-    lambda params, images: images.reshape(len(images), -1) @ params["kernel"] + params["bias"],
+    lambda params, images: images.reshape(len(images), -1) @ params["kernel"] + params["bias"][None],
 )
 IMAGES = jax.random.uniform(jax.random.key(0), (6, *SHAPE))
 LABELS = jnp.arange(6) % CLASSES

@@ -15,13 +15,13 @@ from gan_leak.runs.inversion import gradient as inversion
 from gan_leak.runs.inversion.gradient import (
     Observation,
     Victims,
-    measure,
     observe,
     run_attack,
     utility,
     victims_from,
 )
 from gan_leak.runs.inversion.gradient_labels import infer_labels
+from gan_leak.runs.inversion.gradient_measures import measure
 from gan_leak.runs.storage import resumable as parts
 from gan_leak.runs.storage.resumable import SavedProgress
 from gan_leak.types import GradientView
