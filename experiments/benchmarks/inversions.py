@@ -15,10 +15,10 @@ from gan_leak.attacks.gradient.grnn import grnn
 from gan_leak.attacks.gradient.observation import gradient_of
 from gan_leak.attacks.procedure import Procedure, advance
 from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
-from gan_leak.config import PerformanceOptions
 from gan_leak.models.gradient_networks import dlg_lenet, with_uniform_init
 from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.models.layered import he_lenet, split_after
+from gan_leak.performance import PerformanceOptions
 from gan_leak.runs.timing import matmul_flops
 from gan_leak.types import GradientView, SplitView
 

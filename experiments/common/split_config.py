@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.common.tables import option, weight_or_own
-from gan_leak.config import check_counts, check_seed
+from experiments.common.tables import weight_or_own
 from gan_leak.defenses.feature_noise import dropout, gaussian_noise, laplace_noise
 from gan_leak.runs.inversion.split_attacks import SPLIT_ATTACKS
+from gan_leak.settings import SEEDS, at_least, between, check_values, option
 
 DEFENSES = {"gaussian": gaussian_noise, "laplace": laplace_noise, "dropout": dropout}
 # Each has a key of its own, which all are drawn at once.
@@ -25,26 +25,28 @@ class SplitConfig:
     defenses: str = option(
         "none", f"What the client does to its features: none, or of {', '.join(DEFENSES)} with :strength."
     )
-    samples: int = option(0, "Most training images of the victim, and as many of the adversary; 0 = half of all each.")
-    epochs: int = option(10, "Passes over its images by the victim (He, Zhang and Lee 2019: 50).")
-    attack_epochs: int = option(10, "Passes over its images by an inverse network or a shadow (50 there).")
-    iterations: int = option(0, "Steps of a white-box or query-free inversion; 0 = the released code's, 5000 and 500.")
+    samples: int = option(
+        0,
+        "Most training images of the victim, and as many of the adversary; 0 = half of all each.",
+        bounds=at_least(0),
+    )
+    epochs: int = option(
+        10, "Passes over its images by the victim (He, Zhang and Lee 2019: 50).", bounds=between(1, _MOST_EPOCHS)
+    )
+    attack_epochs: int = option(
+        10, "Passes over its images by an inverse network or a shadow (50 there).", bounds=between(1, _MOST_EPOCHS)
+    )
+    iterations: int = option(
+        0, "Steps of a white-box or query-free inversion; 0 = the released code's, 5000 and 500.", bounds=at_least(0)
+    )
     total_variation: float = option(
         -1.0, "Weight of total variation in a white-box inversion; -1 = the released code's, of the split."
     )
-    images: int = option(100, "Test images that are attacked, beside the first of every class.")
-    seed: int = option(0, "Seed of everything random.")
+    images: int = option(100, "Test images that are attacked, beside the first of every class.", bounds=at_least(0))
+    seed: int = option(0, "Seed of everything random.", bounds=SEEDS, effect="chance")
 
 
 def check(config: SplitConfig) -> None:
     """Raises ValueError in one line for numbers that cannot be."""
-    least = {"samples": 0, "epochs": 1, "attack_epochs": 1, "iterations": 0, "images": 0}
-    for name, lowest in least.items():
-        if getattr(config, name) < lowest:
-            raise ValueError(f"{name}={getattr(config, name)}: expected at least {lowest}")
-    check_counts(config)
-    for name in ("epochs", "attack_epochs"):
-        if getattr(config, name) > _MOST_EPOCHS:
-            raise ValueError(f"{name}={getattr(config, name)}: expected at most {_MOST_EPOCHS}")
-    check_seed(config.seed)
+    check_values(config)
     weight_or_own("total_variation", config.total_variation, 0.0)
