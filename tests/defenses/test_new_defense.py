@@ -44,6 +44,7 @@ import pytest
 
 jax.config.update("jax_disable_most_optimizations", True)
 from experiments import gan_attack, gradient_inversion, sweep
+from experiments.common import gradient_rows
 from experiments.common.flags import config_from_arguments
 from reference.quick import use_linear_networks
 
@@ -70,7 +71,7 @@ single = [f"--dataset=npz:{stripes}", "--attack=dlg", "--channels=1", "--images=
           "--defenses=none,shrinking:0.25"]
 config = config_from_arguments(gradient_inversion.GradientConfig, single)
 prepared = gradient_inversion.prepare(config, folder / "gradient", False)
-views = [gradient_inversion._views(config, prepared.model, setting) for setting in prepared.settings]
+views = [gradient_rows._views(config, prepared.model, setting) for setting in prepared.settings]
 lengths = [float(np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(view.gradient)))) for view in views]
 print(json.dumps({
     "equal": plain == neutral, "differs": plain != shrunk,

@@ -27,7 +27,7 @@ class GanAttackHyperParameters(NamedTuple):
 
 
 class GanAttackState(NamedTuple):
-    """The generator, the average that draws reconstructions, the optimiser, and fakes [M, F, ...], mask [M, F]."""
+    """The generator, the average that draws reconstructions, the optimizer, and fakes [M, F, ...], mask [M, F]."""
 
     generator: PyTree
     averaged_generator: PyTree
