@@ -36,8 +36,12 @@ _DEFINERS: dict[Any, Callable[..., Any]]
 _DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
 
 
-def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
+def define_flags(
+    config_class: type, flag_values: flags.FlagValues = flags.FLAGS, *, run_directory: bool = True
+) -> None:
     """Defines a flag for every field of the dataclass, and those that all binaries share, such as ``--workdir``.
+
+    run_directory: whether the binary has a run directory; without one it has none of the shared flags.
 
     A field's metadata may hold its ``help`` and its ``choices``. Raises TypeError for a field of a type other than
     bool, int, float, str or a dataclass.
@@ -52,6 +56,8 @@ def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS
             _DEFINERS[field_type](name, default, help_text, **common)
         else:
             raise TypeError(f"{name}: a flag cannot hold {field_type}")
+    if not run_directory:
+        return
     flags.DEFINE_string("workdir", None, "Directory of the run; runs/<binary>-<time> if left out.", **common)
     flags.DEFINE_bool("resume", False, "Continue the interrupted run in --workdir from its last checkpoint.", **common)
     flags.DEFINE_string(
@@ -142,6 +148,23 @@ def run_binary(
     app.run(lambda _: interruptible(work), flags_parser=_parse)
 
 
+def run_tool(work: Callable[[Any], int | None], config_class: type) -> None:
+    """Runs ``work(config)`` of a binary that has no run directory, and exits with its status.
+
+    Its ValueError or OSError is told in one line with exit status 2, as are wrong flags.
+    """
+    leave_on_signals()
+    define_flags(config_class, run_directory=False)
+
+    def main(_: list[str]) -> int:
+        try:
+            return work(config_from_flags(config_class)) or 0
+        except (ValueError, OSError) as error:
+            _fail(error)
+
+    app.run(main, flags_parser=_parse)
+
+
 def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any, Any]]:
     field_types = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
@@ -169,7 +192,7 @@ def _parse(arguments: list[str]) -> list[str]:
         remaining = flags.FLAGS(expanded)
         if len(remaining) > 1:
             raise ValueError(f"unexpected argument {remaining[1]!r}; flags are given as --name=value")
-        if flags.FLAGS.preset is not None:
+        if "preset" in flags.FLAGS and flags.FLAGS.preset is not None:
             raise ValueError(f"preset={flags.FLAGS.preset}: expected on the command line, not in a flagfile")
     except (flags.Error, ValueError, OSError) as error:
         _fail(error)

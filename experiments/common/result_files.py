@@ -1,0 +1,408 @@
+"""From the result files of run directories to the tables of a results page."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments.common.flags import define_flags
+from experiments.measurability import summary_rows
+from gan_leak.reports.reproduction import NEAREST_VARIANT
+from gan_leak.reports.reproduction_results import check_results
+from gan_leak.runs.storage.directory import METRICS_NAME, metrics_records, read_config_file
+from gan_leak.runs.storage.integrity import read_file
+
+Row = dict[str, Any]
+Table = dict[str, Any]
+
+_OVER_SEEDS = "95% intervals over seeds"
+_OVER_IMAGES = "95% intervals over images"
+_RANGE_OVER_SEEDS = "the smallest and the largest of the seeds"
+# The statistics of an interval; its values are kept where they are a few seeds, not where they are many images.
+_STATISTICS = ("mean", "low", "high")
+
+
+class Group(NamedTuple):
+    """Directories that one label stands for, such as the runs of several seeds."""
+
+    label: str
+    directories: tuple[pathlib.Path, ...]
+
+
+class Origin(NamedTuple):
+    """Where the numbers of a page come from, as a page tells it."""
+
+    commands: list[str]
+    versions: dict[str, str]
+    machine: str
+    date: str
+    seeds: list[int]
+
+
+class Kind(NamedTuple):
+    """A kind of run directory: the binary that writes it, its result file, and how its tables are read."""
+
+    binary: str
+    result_name: str
+    read: Callable[[Sequence[Group]], list[Table]]
+
+
+def parse_groups(text: str) -> list[Group]:
+    """Reads 'label=directory,directory;label=directory'; a label may be left out.
+
+    Raises ValueError in one line for a directory that is not there.
+    """
+    groups = []
+    for part in text.split(";"):
+        label, equals, names = part.rpartition("=")
+        directories = tuple(pathlib.Path(name.strip()).expanduser() for name in names.split(","))
+        for directory in directories:
+            if not directory.is_dir():
+                raise ValueError(f"sources={directory}: expected the directory of a run")
+        groups.append(Group(label.strip() if equals else "", directories))
+    return groups
+
+
+def kind_of(groups: Sequence[Group]) -> Kind:
+    """The kind that all of the directories are of; raises ValueError in one line if there is none."""
+    kinds = {directory: _kind_of_directory(directory) for group in groups for directory in group.directories}
+    (first, kind), *others = kinds.items()
+    for directory, other in others:
+        if other is not kind:
+            raise ValueError(f"sources={directory}: written by {other.binary}, expected {kind.binary} as {first}")
+    return kind
+
+
+def read_tables(kind: Kind, groups: Sequence[Group]) -> list[Table]:
+    """The tables of a page with the numbers of these directories; raises ValueError in one line for damaged files."""
+    try:
+        return kind.read(groups)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"sources: expected result files of {kind.binary}, but they lack {type(error).__name__} {error}"
+        ) from None
+
+
+def origin_of(kind: Kind, groups: Sequence[Group], config_class: type) -> Origin:
+    """Commands, versions, machine, date and seeds of the runs in these directories."""
+    commands: dict[str, None] = {}
+    environments, dates, seeds = [], [], set()
+    for directory in (directory for group in groups for directory in group.directories):
+        environment = read_config_file(directory)
+        config = environment.pop("config")
+        results = _json(directory / kind.result_name) if kind.binary == "reproduce" else {}
+        # A page tells the seeds beside its commands.
+        unseeded = {name: value for name, value in config.items() if name != "seed"}
+        commands[results.get("command") or command_line(kind.binary, config_class, unseeded)] = None
+        environments.append(environment)
+        dates.append(time.strftime("%Y-%m-%d", time.gmtime((directory / kind.result_name).stat().st_mtime)))
+        first = config.get("seed", 0)
+        seeds |= set(range(first, first + config.get("num_seeds", 1)))
+    return Origin(
+        commands=list(commands),
+        versions={name: version for name, version in environments[-1]["versions"].items() if version},
+        machine="; ".join(dict.fromkeys(map(_machine, environments))),
+        date=max(dates),
+        seeds=sorted(seeds),
+    )
+
+
+def command_line(binary: str, config_class: type, recorded: Mapping[str, Any]) -> str:
+    """The command that runs a recorded configuration: the flags in which it departs from the defaults."""
+    values = flags.FlagValues()
+    define_flags(config_class, values)
+    flat = dict(recorded)
+    flat |= {f"performance.{name}": value for name, value in flat.pop("performance", {}).items()}
+    parts = [
+        f"--{name}={value}"
+        for name, value in flat.items()
+        if name not in values or str(values[name].value) != str(value)
+    ]
+    return shlex.join(["python", "-m", f"experiments.{binary}", *parts])
+
+
+def _kind_of_directory(directory: pathlib.Path) -> Kind:
+    for kind in KINDS:
+        path = directory / kind.result_name
+        if path.is_file() and (path.suffix != ".json" or kind.binary == _writer(path)):
+            return kind
+    names = ", ".join(dict.fromkeys(kind.result_name for kind in KINDS))
+    raise ValueError(f"sources={directory}: expected a finished run with one of {names}")
+
+
+def _writer(path: pathlib.Path) -> str:
+    """The binary that wrote a JSON file of results."""
+    results = _json(path)
+    if isinstance(results, list):
+        return "split_inference" if "splits" in read_config_file(path.parent)["config"] else "gradient_inversion"
+    if "format" in results:
+        return "reproduce"
+    return "benchmark" if "gemm_flops" in results else "measurability"
+
+
+def _json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(read_file(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged (not readable as JSON: {error})") from None
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    if environment["backend"] == "cpu":
+        return f"{environment['cpu_count']} CPU cores"
+    return f"{environment['device_count']} x {environment['device_kind']}"
+
+
+def _column(title: str, measure: str, digits: int | str = 2, baseline: str = "") -> dict[str, Any]:
+    return {"title": title, "measure": measure, "digits": digits, **({"baseline": baseline} if baseline else {})}
+
+
+def _table(title: str, columns: Sequence[Mapping[str, Any]], rows: Sequence[Row], spread: str = "") -> Table:
+    # What no row has is no column; what some rows lack is null there.
+    shown = [column for column in columns if any(column["measure"] in row for row in rows)]
+    measures = [column[key] for column in shown for key in ("measure", "baseline") if key in column]
+    return {
+        "title": title,
+        "caption": "",
+        "spread": spread,
+        "columns": [dict(column) for column in shown],
+        "rows": [{**row, **{measure: None for measure in measures if measure not in row}} for row in rows],
+        "notes": [],
+    }
+
+
+_LEAKAGE = (
+    _column("leakage score", "leakage_score"),
+    _column("judge accuracy", "judge_accuracy"),
+    _column("nearest-neighbor share", "nearest_neighbour_share"),
+    _column("diversity", "diversity"),
+    _column("coverage", "coverage"),
+    _column("L1", "l1_to_nearest"),
+    _column("SSIM", "ssim_to_nearest"),
+    _column("model accuracy", "model_accuracy"),
+)
+
+
+def _read_runs(groups: Sequence[Group]) -> list[Table]:
+    """Two tables: the mean over the runs of each group, and each run."""
+    means, each = [], []
+    for group in groups:
+        rows = [_run_row(directory) for directory in group.directories]
+        settings = {_without_seed(directory): directory for directory in group.directories}
+        if len(settings) > 1:
+            raise ValueError(
+                f"sources={list(settings.values())[1]}: expected runs of {group.label!r} to differ in seeds"
+            )
+        label = group.label or group.directories[0].name
+        numbers = {
+            measure: [row[measure] for row in rows if row[measure] is not None]
+            for measure in (column["measure"] for column in _LEAKAGE)
+        }
+        means.append({"name": label, **{measure: _range(values) for measure, values in numbers.items()}})
+        each += [{**row, "name": f"{label}, seed {row['seed']}"} for row in rows]
+    views = _column("pixels / edges / judge / contrast", "views")
+    return [
+        _table("Means over seeds", _LEAKAGE, means, _RANGE_OVER_SEEDS),
+        _table("Each run", [_column("rounds", "rounds", 0), _LEAKAGE[0], views, *_LEAKAGE[1:]], each),
+    ]
+
+
+def _range(values: Sequence[float]) -> dict[str, Any] | None:
+    if not values:
+        return None
+    return {"mean": sum(values) / len(values), "low": min(values), "high": max(values), "values": list(values)}
+
+
+def _without_seed(directory: pathlib.Path) -> str:
+    config = read_config_file(directory)["config"]
+    return json.dumps({**config, "seed": None, "performance": None}, sort_keys=True)
+
+
+def _run_row(directory: pathlib.Path) -> Row:
+    path = directory / METRICS_NAME
+    measured = [record for record in metrics_records(path, read_file(path)) if record.get("leakage")]
+    if not measured:
+        raise ValueError(f"{path}: expected a round with an evaluation of leakage")
+    leakage = dict(measured[-1]["leakage"])
+    views = leakage.pop("leakage_by_representation")
+    return {
+        "rounds": measured[-1]["round"],
+        "seed": read_config_file(directory)["config"]["seed"],
+        "model_accuracy": measured[-1]["model_accuracy"],
+        **leakage,
+        "views": list(views.values()),
+    }
+
+
+def _read_sweep(groups: Sequence[Group]) -> list[Table]:
+    rows = []
+    for group, directory in _one_each(groups):
+        for line in read_file(directory / "results.jsonl").decode().splitlines():
+            row = json.loads(line)
+            rows.append({"name": _joined_name(group.label, row["name"]), "rounds": row["rounds"], **row["metrics"]})
+    return [_table("Cells", [_column("rounds", "rounds", 0), *_LEAKAGE], rows, _OVER_SEEDS)]
+
+
+_RECONSTRUCTION = (
+    _column("PSNR in dB", "psnr"),
+    _column("published PSNR", "published_psnr"),
+    _column("PSNR of another image", "control_psnr"),
+    _column("SSIM / class mean", "ssim", baseline="class_ssim"),
+    _column("published SSIM", "published_ssim"),
+    _column("recovered / class mean", "recovered", baseline="class_recovered"),
+    _column("re-identified / another image", "re_identified", baseline="control_re_identified"),
+    _column("identified / another image", "identified", baseline="control_identified"),
+    _column("labels right", "label_right"),
+    _column("PSNR of further images", "psnr_of_others"),
+    _column("re-identified, further images", "re_identified_of_others"),
+    _column("model accuracy", "model_accuracy", 4),
+)
+
+
+def _read_inversions(groups: Sequence[Group]) -> list[Table]:
+    rows = []
+    for group, directory in _one_each(groups):
+        for row in _json(directory / "results.json"):
+            metrics = {_current_name(name): _brief(value) for name, value in row["metrics"].items()}
+            rows.append({"name": _joined_name(group.label, row["name"]), **metrics})
+    return [_table("Settings", _RECONSTRUCTION, rows, _OVER_IMAGES)]
+
+
+def _current_name(measure: str) -> str:
+    # Result files of versions up to 0.2 have this name.
+    return measure.replace("singled_out", "re_identified")
+
+
+def _brief(interval: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: interval[name] for name in _STATISTICS}
+
+
+_BENCHMARK = (
+    _column("median", "median_seconds", "seconds"),
+    _column("GFLOP/s", "gflops", 0),
+    _column("times the floor", "times_the_floor", 1),
+    _column("compiled in", "compile_seconds", "seconds"),
+    _column("memory", "memory_bytes", "bytes"),
+    _column("PyTorch", "pytorch_seconds", "seconds"),
+    _column("ratio to PyTorch", "ratio_to_pytorch"),
+)
+
+
+def _read_benchmark(groups: Sequence[Group]) -> list[Table]:
+    rows = []
+    for group, directory in _one_each(groups):
+        timed = _json(directory / "benchmark.json")["rows"]
+        cases = [row["case"] for row in timed]
+        for row in timed:
+            # Several convolutions or mappings of one case are told apart by their options.
+            name = row["case"] if cases.count(row["case"]) == 1 else f"{row['case']}, {row['options']}"
+            rows.append({**row, "name": _joined_name(group.label, name)})
+    return [_table("Times", _BENCHMARK, rows)]
+
+
+def _read_measurability(groups: Sequence[Group]) -> list[Table]:
+    rows = [row for _, directory in _one_each(groups) for row in _json(directory / "results.json")["rows"]]
+    classes = [
+        {**row, "name": f"{row['data']}, class {row['class']}, {row['private_images']} images"}
+        | {"deciding": ", ".join(row["deciding"])}
+        for row in rows
+    ]
+    summary = (
+        _column("classes measurable", "measurable"),
+        _column("copies", "copies"),
+        _column("held out", "held_out"),
+        _column("controls", "highest_control"),
+        _column("not measurable", "not_measurable"),
+    )
+    by_class = (
+        _column("views that decide", "deciding"),
+        _column("copies", "copies"),
+        _column("held out", "held_out"),
+        _column("highest control", "highest_control"),
+    )
+    return [
+        _table("By number of private images", summary, summary_rows(rows)),
+        _table("Class by class", by_class, classes),
+    ]
+
+
+def _read_reproduction(groups: Sequence[Group]) -> list[Table]:
+    """Two tables: the verdicts, and all rows beside which they were reached."""
+    verdicts, rows = [], []
+    claims: dict[str, list[str]] = {}
+    for group, directory in _one_each(groups):
+        results = _json(directory / "results.json")
+        check_results(results)
+        for figure in results["figures"]:
+            metrics = {row["name"]: row["metrics"] for row in figure.get("rows", ())}
+            for verdict in figure.get("verdicts", ()):
+                name = _joined_name(group.label, _verdict_name(verdict))
+                verdicts.append({"name": name, **_verdict_row(verdict, metrics)})
+                if verdict.get("claim"):
+                    claims.setdefault(verdict["claim"], []).append(name)
+            for row in figure.get("rows", ()):
+                shown = {_current_name(measure): _brief_or_seeds(value) for measure, value in row["metrics"].items()}
+                # References have the same name in several figures.
+                name = row["name"] if row["role"] != "reference" else f"{figure['figure']}, {row['name']}"
+                rows.append({"name": _joined_name(group.label, name), "rounds": row.get("rounds"), **shown})
+    columns = (
+        _column("verdict", "verdict"),
+        _column("measured", "measured"),
+        _column("controls", "controls"),
+        _column("model accuracy", "model_accuracy"),
+    )
+    table = _table("Verdicts", columns, verdicts, _OVER_SEEDS)
+    table["notes"] = [f"Claim of {'; '.join(names)}: {claim}" for claim, names in claims.items()]
+    measures = (*_LEAKAGE, *(column for column in _RECONSTRUCTION if column["measure"] != "model_accuracy"))
+    return [table, _table("Rows", [_column("rounds", "rounds", 0), *measures], rows, _OVER_SEEDS)]
+
+
+def _verdict_name(verdict: Mapping[str, Any]) -> str:
+    return (
+        verdict["name"] if verdict["variant"] in ("", NEAREST_VARIANT) else f"{verdict['name']}, {verdict['variant']}"
+    )
+
+
+def _verdict_row(verdict: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -> Row:
+    own = metrics.get(verdict.get("row") or "", {})
+    measure = verdict.get("measure") or "leakage_score"
+    beside = verdict.get("control_measure") or measure
+    controls = [metrics[name].get(beside, {}).get("mean") for name in verdict.get("controls", ())]
+    return {
+        "verdict": verdict["verdict"],
+        "claim": verdict.get("claim", ""),
+        "measure": measure,
+        "measured": own.get(measure),
+        "controls": controls or None,
+        "model_accuracy": own.get("model_accuracy"),
+    }
+
+
+def _brief_or_seeds(interval: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(interval) if len(interval.get("values", ())) <= 10 else _brief(interval)
+
+
+def _one_each(groups: Sequence[Group]) -> list[tuple[Group, pathlib.Path]]:
+    return [(group, directory) for group in groups for directory in group.directories]
+
+
+def _joined_name(label: str, name: str) -> str:
+    return f"{label}, {name}" if label else name
+
+
+# Each result file, and where several binaries write one of the same name, which of them did.
+KINDS = (
+    Kind("gan_attack", METRICS_NAME, _read_runs),
+    Kind("sweep", "results.jsonl", _read_sweep),
+    Kind("benchmark", "benchmark.json", _read_benchmark),
+    Kind("reproduce", "results.json", _read_reproduction),
+    Kind("measurability", "results.json", _read_measurability),
+    Kind("gradient_inversion", "results.json", _read_inversions),
+    Kind("split_inference", "results.json", _read_inversions),
+)
