@@ -20,7 +20,7 @@ BINARY = '''"""What the binary is for.
 Usage: python -m experiments.binary
 """
 import dataclasses, errno, sys, time
-from experiments import flags
+from experiments.common import flags
 from gan_leak.runs.storage.integrity import DamagedError
 from gan_leak.runs.hosts.interruption import on_interruption
 
