@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import os
 import pathlib
+import re
 import sys
 import time
 import typing
@@ -32,6 +33,7 @@ REFUSED_BY_DISK_STATUS = os.EX_IOERR
 _LONGEST_SHOWN = 60
 _LONGEST_LINE = 2000
 _LARGEST_FLAGFILE = 2**20
+_CONTINUED = re.compile(r"\\\n\s*")
 _DEFINERS: dict[Any, Callable[..., Any]]
 _DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
 
@@ -245,11 +247,14 @@ def check_flagfiles(arguments: Sequence[str], within: tuple[pathlib.Path, ...] =
 
 
 def preset_arguments(preset: str, within: tuple[str, ...] = ()) -> list[str]:
-    """The flags of a preset, those of the presets that it holds in their places; later ones override earlier ones."""
+    """The flags of a preset, those of the presets that it holds in their places; later ones override earlier ones.
+
+    A line that ends with a backslash goes on in the next one.
+    """
     if preset in within:
         raise ValueError(f"preset={preset}: holds itself, by way of {' and '.join(within)}")
     arguments: list[str] = []
-    for line in preset_text(preset).splitlines():
+    for line in _CONTINUED.sub("", preset_text(preset)).splitlines():
         flag = line.strip()
         if flag.startswith("--preset="):
             arguments += preset_arguments(flag.partition("=")[2], (*within, preset))
