@@ -8,8 +8,9 @@ import types
 
 import numpy as np
 import pytest
+from absl import flags as absl_flags
 
-from experiments.common.flags import PRESETS, config_from_arguments, preset_text
+from experiments.common.flags import PRESETS, config_from_arguments, define_flags, preset_text
 from experiments.results import CONFIG_CLASSES, ROOT, ResultsConfig
 from gan_leak.runs.inversion.gradient import network_for
 from gan_leak.runs.inversion.gradient_files import load_gradient
@@ -72,9 +73,12 @@ def test_commands_are_found_in_the_documents():
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_every_flag_and_preset_that_a_document_names_exists(path):
     text = path.read_text()
-    flags = {name for config in (*CONFIG_CLASSES.values(), ResultsConfig) for name in config.__dataclass_fields__}
-    common = {"workdir", "resume", "preset", "compilation_cache"}
-    assert set(re.findall(r"--([a-z][a-z0-9_-]*)", text)) <= flags | common | {*OF_PROCESSES, *OF_OTHERS}
+    known = {*OF_PROCESSES, *OF_OTHERS}
+    for config_class in (*CONFIG_CLASSES.values(), ResultsConfig):
+        flag_values = absl_flags.FlagValues()
+        define_flags(config_class, flag_values)
+        known |= set(flag_values)
+    assert set(re.findall(r"--([a-z][a-z0-9_.-]*\w)", text)) <= known
     for preset in re.findall(r"--preset=([a-z0-9_/]+)", text):
         assert preset_text(preset)
 

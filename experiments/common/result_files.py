@@ -334,7 +334,8 @@ def _read_measurability(groups: Sequence[Group]) -> list[Table]:
 
 def _read_reproduction(groups: Sequence[Group]) -> list[Table]:
     """Two tables: the verdicts, and all rows beside which they were reached."""
-    verdicts, rows = [], []
+    verdicts: list[Row] = []
+    rows: list[Row] = []
     claims: dict[str, list[str]] = {}
     for group, directory in _one_each(groups):
         results = _json(directory / "results.json")
@@ -348,9 +349,11 @@ def _read_reproduction(groups: Sequence[Group]) -> list[Table]:
                     claims.setdefault(verdict["claim"], []).append(name)
             for row in figure.get("rows", ()):
                 shown = {_current_name(measure): _brief_or_seeds(value) for measure, value in row["metrics"].items()}
-                # References have the same name in several figures.
-                name = row["name"] if row["role"] != "reference" else f"{figure['figure']}, {row['name']}"
-                rows.append({"name": _joined_name(group.label, name), "rounds": row.get("rounds"), **shown})
+                name = _joined_name(group.label, row["name"])
+                # References, and settings without a defense, have the same name in several figures.
+                if row["role"] == "reference" or any(other["name"] == name for other in rows):
+                    name = _joined_name(group.label, f"{figure['figure']}, {row['name']}")
+                rows.append({"name": name, "rounds": row.get("rounds"), **shown})
     columns = (
         _column("verdict", "verdict"),
         _column("measured", "measured"),

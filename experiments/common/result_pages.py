@@ -18,7 +18,7 @@ some only. A measure is a number, a text, null, a list of these, or an object wi
 
 from __future__ import annotations
 
-import itertools
+import bisect
 import json
 import math
 import pathlib
@@ -165,7 +165,7 @@ def embedded_tables(text: str, pages: Mapping[str, Mapping[str, Any]]) -> Iterat
     """The generated tables of a document: those under ``<!-- results/<page>: <measure>, <measure> -->``.
 
     A marker takes the first table of a page and shows these measures of it. Raises ValueError for a page or a measure
-    that there is not.
+    that there is not, and for more measures than fit into a line.
     """
     for match in _MARKER.finditer(text):
         marker = match[0].split("\n")[0]
@@ -176,8 +176,10 @@ def embedded_tables(text: str, pages: Mapping[str, Mapping[str, Any]]) -> Iterat
         chosen = [measure.strip() for measure in match["measures"].split(",")]
         if unknown := [measure for measure in chosen if measure not in columns]:
             raise ValueError(f"{marker}: {unknown[0]!r} is no column, expected some of {', '.join(columns)}")
-        rendered = "\n\n".join(_tables([columns[measure] for measure in chosen], table["rows"]))
-        yield Embedded(marker, match[0], f"{marker}\n{rendered}\n")
+        parts = _tables([columns[measure] for measure in chosen], table["rows"])
+        if len(parts) > 1:
+            raise ValueError(f"{marker}: expected fewer measures, which fit into lines of {WIDTH} characters")
+        yield Embedded(marker, match[0], f"{marker}\n{parts[0]}\n")
 
 
 def cell(value: Any, digits: int | str, measure: str = "") -> str:
@@ -241,16 +243,19 @@ def _tables(columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
     """The table, in as few parts of about one width as its lines need, each with the names of the rows."""
     names = ["", *(row["name"] for row in rows)]
     filled = [[column["title"], *(_column_cell(column, row) for row in rows)] for column in columns]
-    for count in range(1, len(filled) + 1):
-        ways = itertools.combinations(range(1, len(filled)), count - 1)
-        splits = [
-            [_lines([names, *filled[start:end]]) for start, end in itertools.pairwise((0, *way, len(filled)))]
-            for way in ways
-        ]
-        best = min(splits, key=lambda parts: max(len(line) for part in parts for line in part))
-        if count == len(filled) or all(len(line) <= WIDTH for part in best for line in part):
-            return ["\n".join(part) for part in best]
-    return []
+    fewest = len(_packed(names, filled, WIDTH))
+    width = bisect.bisect_left(range(WIDTH), True, key=lambda width: len(_packed(names, filled, width)) == fewest)
+    return ["\n".join(_lines([names, *part])) for part in _packed(names, filled, width)]
+
+
+def _packed(names: list[str], columns: Sequence[list[str]], width: int) -> list[list[list[str]]]:
+    """The columns in groups, each of as many as fit into lines of this width beside the names, and of one at least."""
+    parts: list[list[list[str]]] = [[]]
+    for column in columns:
+        if parts[-1] and max(map(len, _lines([names, *parts[-1], column]))) > width:
+            parts.append([])
+        parts[-1].append(column)
+    return parts
 
 
 def _lines(columns: Sequence[Sequence[str]]) -> list[str]:

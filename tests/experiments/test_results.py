@@ -259,13 +259,16 @@ def test_a_marker_of_a_page_or_measure_that_there_is_not_is_refused(checkout, ru
         list(embedded_tables("<!-- results/yours: diversity -->\n", pages))
     with pytest.raises(ValueError, match="'luck' is no column"):
         list(embedded_tables("<!-- results/mine: luck -->\n", pages))
+    wide = ", ".join(column["measure"] for column in pages["mine"]["tables"][0]["columns"])
+    with pytest.raises(ValueError, match="expected fewer measures"):
+        list(embedded_tables(f"<!-- results/mine: {wide} -->\n", pages))
 
 
-def test_the_binary_checks_and_refuses(tmp_path):
+def test_the_binary_checks_and_refuses():
     def call(*arguments):
         command = [sys.executable, "-m", "experiments.results", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, cwd=pathlib.Path(ROOT))
 
     assert call("--check").returncode == 0
-    refused = call(f"--name=mine --sources={tmp_path}".split()[0])
+    refused = call("--name=mine")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
