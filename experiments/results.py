@@ -40,6 +40,7 @@ from experiments.common.result_pages import (
 )
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.storage.directory import write_atomic
+from gan_leak.settings import option
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = pathlib.Path("experiments/results")
@@ -62,23 +63,14 @@ DIFFERENT_STATUS = 1
 class ResultsConfig:
     """Which page gets new numbers, and from where; without a name all pages are written anew from their JSON."""
 
-    name: str = dataclasses.field(
-        default="", metadata={"help": "The page that gets new numbers: experiments/results/<name>.json and .md."}
+    name: str = option("", "The page that gets new numbers: experiments/results/<name>.json and .md.")
+    sources: str = option(
+        "",
+        "Run directories of one binary, with commas between; ';' between groups, each of which may begin with "
+        "'label='. Runs of the main job in one group are seeds of one setting.",
     )
-    sources: str = dataclasses.field(
-        default="",
-        metadata={
-            "help": "Run directories of one binary, with commas between; ';' between groups, each of which may begin "
-            "with 'label='. Runs of the main job in one group are seeds of one setting."
-        },
-    )
-    title: str = dataclasses.field(
-        default="", metadata={"help": "Title of a page; that of the present page if left out."}
-    )
-    check: bool = dataclasses.field(
-        default=False,
-        metadata={"help": "Write nothing; exit with status 1 if a page or a table is not what its JSON gives."},
-    )
+    title: str = option("", "Title of a page; that of the present page if left out.")
+    check: bool = option(False, "Write nothing; exit with status 1 if a page or a table is not what its JSON gives.")
 
 
 def run(config: ResultsConfig, root: pathlib.Path = ROOT) -> int:

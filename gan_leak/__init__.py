@@ -11,11 +11,11 @@ from typing import Any
 __version__ = "0.2.0"
 
 _PUBLIC = {
-    "AttackConfig": "gan_leak.config",
     "GanAttackHyperParameters": "gan_leak.attacks",
     "GradientView": "gan_leak.types",
     "ModelView": "gan_leak.types",
     "RoundHyperParameters": "gan_leak.collaboration",
+    "RunConfig": "gan_leak.config",
     "SplitView": "gan_leak.types",
     "build_references": "gan_leak.evaluation.leakage",
     "classifier_for": "gan_leak.models",
@@ -28,6 +28,7 @@ _PUBLIC = {
     "inverting_gradients": "gan_leak.attacks",
     "load": "gan_leak.data",
     "load_or_train_judge": "gan_leak.evaluation.judge",
+    "make_config": "gan_leak.config",
     "make_round": "gan_leak.collaboration",
     "make_rounds": "gan_leak.collaboration",
     "measure_leakage": "gan_leak.evaluation.leakage",

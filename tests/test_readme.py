@@ -100,8 +100,7 @@ def test_no_line_of_a_text_file_is_longer_than_120_characters():
         f"{name_of(path)}:{number}"
         for path in files
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-        # Claims in the heads of presets are read line by line.
-        if len(line) > LONGEST_LINE and not (path.suffix == ".flags" and line.startswith("# "))
+        if len(line) > LONGEST_LINE
     ]
     assert not long
 

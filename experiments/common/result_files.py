@@ -13,8 +13,7 @@ from absl import flags
 
 from experiments.common.flags import define_flags
 from experiments.measurability import summary_rows
-from gan_leak.reports.reproduction import NEAREST_VARIANT
-from gan_leak.reports.reproduction_results import check_results
+from gan_leak.reports.reproduction_results import NEAREST_VARIANT, check_results
 from gan_leak.runs.storage.directory import METRICS_NAME, metrics_records, read_config_file
 from gan_leak.runs.storage.integrity import read_file
 
