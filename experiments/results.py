@@ -74,7 +74,7 @@ class ResultsConfig:
 
 
 def run(config: ResultsConfig, root: pathlib.Path = ROOT) -> int:
-    """Writes or checks all pages; returns the exit status. Raises ValueError in one line for bad input."""
+    """Write or check all pages and return the exit status; raise ValueError in one line for bad input."""
     if not (root / PAGES).is_dir():
         raise ValueError(f"{root / PAGES}: expected the folder of a checkout")
     if bool(config.name) != bool(config.sources):

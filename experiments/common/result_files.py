@@ -53,7 +53,7 @@ class Kind(NamedTuple):
 
 
 def parse_groups(text: str) -> list[Group]:
-    """Reads 'label=directory,directory;label=directory'; a label may be left out.
+    """Read 'label=directory,directory;label=directory'; a label may be left out.
 
     Raises ValueError in one line for a directory that is not there.
     """

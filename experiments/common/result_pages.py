@@ -74,14 +74,14 @@ class Embedded(NamedTuple):
 
 
 def check_name(name: str) -> str:
-    """Returns the name of a page; raises ValueError if it is no lower-case file name."""
+    """Return the name of a page; raise ValueError if it is no lower-case file name."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"name={name}: expected lower-case letters, digits and single underscores")
     return name
 
 
 def read_page(path: pathlib.Path) -> dict[str, Any]:
-    """Reads the JSON of a page; raises ValueError in one line if it is none."""
+    """Read the JSON of a page; raise ValueError in one line if it is none."""
     try:
         page = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -102,9 +102,9 @@ def page_bytes(page: Mapping[str, Any]) -> bytes:
 
 
 def check_page(page: Any, where: str) -> None:
-    """Raises ValueError, with the place in one line, for a page that lacks a field or has one of another type.
+    """Raise ValueError, with the place in one line, for a page that lacks a field or has one of another type.
 
-    So for a row without a measure that its table shows, and for two rows of one name.
+    The same for a row without a measure that its table shows, and for two rows of one name.
     """
     _check_fields(page, _PAGE_FIELDS, where)
     for place, table in enumerate(page["tables"]):
