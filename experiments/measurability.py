@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from experiments.common.flags import run_binary
+from experiments.common.measurability_rows import PRIVATE_IMAGES, summary_rows
 from gan_leak.config import RunConfig, make_config
 from gan_leak.evaluation.leakage import leakage_score, scores_by_view
 from gan_leak.evaluation.measurability import plain_controls, score_text
@@ -34,10 +35,8 @@ from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, w
 from gan_leak.settings import SEEDS, check_values, option
 from gan_leak.types import Array
 
-PRIVATE_IMAGES = (4, 8, 16, 32, 64)
 _CLASSES_OF_A_PARTICIPANT = 5
 _UNTRAINED_IMAGES = 300
-_SHOWN_CLASSES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,31 +145,6 @@ def _row(config: RunConfig, data: AttackData, instruments: Instruments) -> dict[
         "held_out": min(value for value in held_out if value is not None) if measurable else None,
         "highest_control": max(value for value in scores.values() if value is not None) if measurable else None,
     }
-
-
-def summary_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each data set and number of private images: extremes over the classes that are measurable."""
-    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        nearest = min(PRIVATE_IMAGES, key=lambda count: abs(count - row["private_images"]))
-        groups.setdefault((row["data"], nearest), []).append(row)
-    summary = []
-    for (name, count), group in groups.items():
-        measured = [row for row in group if row["not_measurable"] is None]
-        lost = [row["class"] for row in group if row["not_measurable"] is not None]
-        more = f" and {len(lost) - _SHOWN_CLASSES} more" if len(lost) > _SHOWN_CLASSES else ""
-        summary.append(
-            {
-                "name": f"{name}, {count} images",
-                "measurable": f"{len(measured)} of {len(group)}",
-                **{
-                    key: choose((row[key] for row in measured), default=None)
-                    for key, choose in (("copies", min), ("held_out", min), ("highest_control", max))
-                },
-                "not_measurable": ", ".join(lost[:_SHOWN_CLASSES]) + more or "none",
-            }
-        )
-    return summary
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
