@@ -98,16 +98,17 @@ def run(config: ResultsConfig, root: pathlib.Path = ROOT) -> int:
 
 
 def new_page(config: ResultsConfig, present: dict[str, Any] | None) -> dict[str, Any]:
-    """The page with the numbers of the sources; its words are those of the present page, where there is one."""
+    """The page with the numbers of the sources; words and columns are those of the present page, where there is one."""
     groups = parse_groups(config.sources)
     kind = kind_of(groups)
     tables = read_tables(kind, groups)
     origin = origin_of(kind, groups, CONFIG_CLASSES[kind.binary])
     versions = dict(origin.versions)
     for table, old in zip(tables, present["tables"] if present else (), strict=False):
-        measures = {measure for row in table["rows"] for measure in row}
-        kept = [column for column in old["columns"] if column["measure"] in measures]
-        table |= {name: old[name] for name in ("title", "caption")} | ({"columns": kept} if kept else {})
+        shown = {column[key] for column in old["columns"] for key in ("measure", "baseline") if key in column}
+        # A page that was laid out by hand may show what result files do not hold.
+        if all(shown <= row.keys() for row in table["rows"]):
+            table |= {name: old[name] for name in ("title", "caption", "columns")}
         table["notes"] = table["notes"] or old["notes"]
     page = {
         "title": config.title or (present["title"] if present else config.name),

@@ -136,6 +136,20 @@ def test_new_numbers_keep_the_words_and_columns_of_a_page(checkout, runs):
     assert again["tables"][0]["rows"][0]["leakage_score"]["mean"] == 0.75
 
 
+def test_a_table_laid_out_by_hand_gives_way_to_what_result_files_hold(checkout, runs):
+    run(ResultsConfig(name="mine", sources=f"a={runs / 'seed0'}"), checkout)
+    path = checkout / PAGES / "mine.json"
+    page = read_page(path)
+    by_hand = {"columns": [{"title": "luck", "measure": "luck", "digits": 0}], "rows": [{"name": "a", "luck": 7}]}
+    page["tables"][0] |= {"caption": "Of luck.", **by_hand}
+    path.write_bytes(page_bytes(page))
+    (checkout / "README.md").write_text("")
+    run(ResultsConfig(name="mine", sources=f"a={runs / 'seed1'}"), checkout)
+    table = read_page(path)["tables"][0]
+    assert table["caption"] == ""
+    assert "leakage_score" in {column["measure"] for column in table["columns"]}
+
+
 def test_rows_of_each_kind_of_results(checkout, tmp_path):
     """A sweep, attacks on a gradient, split inference, a benchmark, what is measurable, and a reproduction."""
     metrics = {"leakage_score": interval(0.5), "model_accuracy": interval(0.75)}
