@@ -12,8 +12,11 @@ __version__ = "0.2.0"
 
 _PUBLIC = {
     "GanAttackHyperParameters": "gan_leak.attacks",
+    "GradientEvidence": "gan_leak.attacks",
     "GradientView": "gan_leak.types",
+    "InversionTarget": "gan_leak.attacks",
     "ModelView": "gan_leak.types",
+    "Procedure": "gan_leak.attacks",
     "RoundHyperParameters": "gan_leak.collaboration",
     "RunConfig": "gan_leak.config",
     "SplitView": "gan_leak.types",
@@ -24,7 +27,7 @@ _PUBLIC = {
     "gan_attack": "gan_leak.attacks",
     "grnn": "gan_leak.attacks",
     "init_federation": "gan_leak.collaboration",
-    "invert": "gan_leak.attacks",
+    "inverse_network": "gan_leak.attacks",
     "inverting_gradients": "gan_leak.attacks",
     "load": "gan_leak.data",
     "load_or_train_judge": "gan_leak.evaluation.judge",
@@ -35,10 +38,10 @@ _PUBLIC = {
     "mlp_classifier": "gan_leak.models",
     "model_inversion": "gan_leak.attacks",
     "partition": "gan_leak.data",
-    "regularised_likelihood": "gan_leak.attacks",
+    "regularized_likelihood": "gan_leak.attacks",
+    "run_procedure": "gan_leak.attacks",
     "selective_upload": "gan_leak.collaboration",
-    "train_inverse_network": "gan_leak.attacks",
-    "train_shadow": "gan_leak.attacks",
+    "shadow_model": "gan_leak.attacks",
 }
 
 __all__ = ["__version__", *_PUBLIC]

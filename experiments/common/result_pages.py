@@ -31,12 +31,6 @@ from gan_leak.evaluation.criteria import RANGES
 
 WIDTH = 120
 MISSING = "n/a"
-# Re-identification is a share as well.
-_RANGES: Mapping[str, tuple[float, float]] = {
-    **dict.fromkeys((f"{role}re_identified" for role in ("", "control_", "class_")), (0.0, 1.0)),
-    "re_identified_of_others": (0.0, 1.0),
-    **RANGES,
-}
 _NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 _PAGE_FIELDS: Mapping[str, type] = {
     "title": str,
@@ -194,7 +188,7 @@ def cell(value: Any, digits: int | str, measure: str = "") -> str:
         return MISSING
     if value["low"] is None:
         return _number(value["mean"], digits)
-    lowest, highest = _RANGES.get(measure, (-math.inf, math.inf))
+    lowest, highest = RANGES.get(measure, (-math.inf, math.inf))
     low, high = max(value["low"], lowest), min(value["high"], highest)
     to = "-" if low >= 0.0 else " to "
     return f"{_number(value['mean'], digits)} ({_number(low, digits)}{to}{_number(high, digits)})"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import jax
 
-from gan_leak.attacks.gradient.observation import IterativeAttack
-from gan_leak.collaboration import init_federation
+from gan_leak.attacks.gradient.contract import GradientEvidence
+from gan_leak.attacks.procedure import Procedure
 from gan_leak.config import RunConfig
 from gan_leak.machine import check_fits
-from gan_leak.runs.federated.setup import AttackData, Experiment
+from gan_leak.runs.federated.setup import AttackData, Experiment, start_federation
 from gan_leak.types import GradientView, Model
 
 _FLOAT = 4
@@ -30,10 +31,7 @@ def check_run(config: RunConfig, data: AttackData, experiment: Experiment, *, la
     """
     participants = len(data.federation.sizes)
     together = config.federation.participants_per_round or participants
-    state = jax.eval_shape(
-        lambda key: init_federation(key, experiment.classifier, experiment.transform, together, experiment.attack),
-        jax.random.key(0),
-    )
+    state = jax.eval_shape(functools.partial(start_federation, experiment, participants=together), jax.random.key(0))
     needed = {
         f"participant_classes: the states of {together} participants": bytes_of((state.server, state.participants)),
         f"samples_per_participant: the images of {participants} participants": bytes_of(data.federation),
@@ -60,7 +58,7 @@ def check_run(config: RunConfig, data: AttackData, experiment: Experiment, *, la
 
 
 def check_inversion(
-    name: str, attack: IterativeAttack, model: Model, batch: tuple[int, int, int, int], num_classes: int, *, lanes: int
+    name: str, attack: Procedure, model: Model, batch: tuple[int, int, int, int], num_classes: int, *, lanes: int
 ) -> None:
     """Raises ValueError, beginning with ``name``, if attacks on ``lanes`` gradients cannot fit into half of the memory.
 
@@ -69,7 +67,7 @@ def check_inversion(
     """
     key = jax.random.key(0)
     params = jax.eval_shape(model.init, key)
-    labels = jax.ShapeDtypeStruct((batch[0], num_classes), "float32")
-    state = jax.eval_shape(attack.start, key, GradientView(params, params), labels)
+    view, labels = GradientView(params, params), jax.ShapeDtypeStruct((batch[0], num_classes), "float32")
+    state = jax.eval_shape(lambda key, *evidence: attack.init(key, GradientEvidence(*evidence)), key, view, labels)
     images = _FLOAT * math.prod(batch)
     check_fits(f"{name}: {lanes} attacks need", lanes * (2 * bytes_of(params) + bytes_of(state) + images))
