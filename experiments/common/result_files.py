@@ -74,9 +74,8 @@ def read_tables(kind: Kind, groups: Sequence[Group]) -> list[Table]:
     try:
         return kind.read(groups)
     except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"sources: expected result files of {kind.binary}, but they lack {type(error).__name__} {error}"
-        ) from None
+        form = f"{type(error).__name__}: {error}"
+        raise ValueError(f"sources: expected files of {kind.binary} in the form of this version ({form})") from None
 
 
 def origin_of(kind: Kind, groups: Sequence[Group], config_class: type) -> Origin:
@@ -86,10 +85,12 @@ def origin_of(kind: Kind, groups: Sequence[Group], config_class: type) -> Origin
     for directory in (directory for group in groups for directory in group.directories):
         environment = read_config_file(directory)
         config = environment.pop("config")
-        results = read_results(directory / kind.result_name) if kind.binary == "reproduce" else {}
-        # A page tells the seeds beside its commands.
-        unseeded = {name: value for name, value in config.items() if name != "seed"}
-        commands[results.get("command") or command_line(kind.binary, config_class, unseeded)] = None
+        if kind.binary == "reproduce":
+            commands |= dict.fromkeys(_without_workdir(read_results(directory / kind.result_name)["command"]))
+        else:
+            # A page tells the seeds beside its commands.
+            unseeded = {name: value for name, value in config.items() if name != "seed"}
+            commands[command_line(kind.binary, config_class, unseeded)] = None
         environments.append(environment)
         dates.append(time.strftime("%Y-%m-%d", time.gmtime((directory / kind.result_name).stat().st_mtime)))
         first = config.get("seed", 0)
@@ -115,6 +116,16 @@ def command_line(binary: str, config_class: type, recorded: Mapping[str, Any]) -
         if name not in values or str(values[name].value) != str(value)
     ]
     return shlex.join(["python", "-m", f"experiments.{binary}", *parts])
+
+
+def _without_workdir(commands: str) -> list[str]:
+    """The commands of a reproduction, which ';' separates, without the directory that they worked on."""
+    lines = [[part for part in shlex.split(line) if not _names_workdir(part)] for line in commands.split(";")]
+    return [shlex.join(line) for line in lines]
+
+
+def _names_workdir(argument: str) -> bool:
+    return argument.lstrip("-").split("=")[0] in ("workdir", "resume")
 
 
 def _kind_of_directory(directory: pathlib.Path) -> Kind:

@@ -166,7 +166,13 @@ def test_rows_of_each_kind_of_results(checkout, tmp_path):
         {"name": "passive", "role": "control", "rounds": 5, "metrics": {"leakage_score": interval(0.0)}},
     ]
     figure = {"figure": "6", "title": "MNIST", "claim": "", "verdicts": [verdict], "rows": figure_rows}
-    reproduction = {"format": 1, "version": "9.0", "scale": "quick", "num_seeds": 3, "command": "python -m x"}
+    reproduction = {
+        "format": 1,
+        "version": "9.0",
+        "scale": "quick",
+        "num_seeds": 3,
+        "command": "python -m x --workdir=a; python -m x --n=2 --workdir=a --resume",
+    }
     reproduction |= {"environment": {}, "seconds": 1.0, "definitions": {}, "judges": {}, "figures": [figure]}
     contents = {
         "sweep": ("results.jsonl", json.dumps({"name": "rounds=5", "rounds": 5, "metrics": metrics}) + "\n"),
@@ -191,7 +197,7 @@ def test_rows_of_each_kind_of_results(checkout, tmp_path):
         run(ResultsConfig(name=binary, sources=str(directory)), checkout)
         assert expected[binary] in (checkout / PAGES / f"{binary}.md").read_text()
     page = read_page(checkout / PAGES / "reproduce.json")
-    assert page["commands"] == ["python -m x"]
+    assert page["commands"] == ["python -m x", "python -m x --n=2"]
     assert page["tables"][0]["notes"] == ["Claim of 6 (a): It works."]
     assert read_page(checkout / PAGES / "split_inference.json")["commands"] == [
         "python -m experiments.split_inference --splits=conv1"
@@ -235,7 +241,7 @@ def test_an_interval_is_cut_to_the_range_of_its_measure_in_the_page_and_not_in_t
         ({"name": "mine", "sources": "a={runs}/seed0,{runs}/other"}, "expected runs of 'a' to differ in seeds"),
         ({"name": "mine", "sources": "{runs}/seed0;{runs}/sweep"}, "written by sweep, expected gan_attack"),
         ({"name": "mine", "sources": "{runs}/list"}, "damaged (not readable as JSON"),
-        ({"name": "mine", "sources": "{runs}/sweep"}, "they lack KeyError 'metrics'"),
+        ({"name": "mine", "sources": "{runs}/sweep"}, "in the form of this version (KeyError: 'metrics')"),
     ],
 )
 def test_bad_input_is_told_in_one_line(checkout, runs, arguments, message):
