@@ -137,7 +137,7 @@ def test_bounds_say_what_they_hold():
 def test_every_traced_number_reaches_the_program_by_its_name():
     config = make_config(**{setting.name: another(setting) for setting in OF_RUNS if setting.kind == "traced"})
     attack = numbers_for(GanAttackHyperParameters, config, fake_class=10)
-    found = numbers_for(RoundHyperParameters, config, attack=attack)._asdict() | attack._asdict()
+    found = numbers_for(RoundHyperParameters, config, attack=attack, server_attack=())._asdict() | attack._asdict()
     for setting in OF_RUNS:
         if setting.kind == "traced":
             assert found[setting.name] == value_of(config, setting) != setting.default
@@ -307,7 +307,7 @@ print(json.dumps({
     "refused": refusal(lambda: validate(make_config(rate_factor=-1.0))),
     "swept": [cell.swept for cell in cells],
     "shapes": len({shape_of(cell.lanes[0]) for cell in cells}),
-    "number": numbers_for(RoundHyperParameters, config, attack=()).rate_factor,
+    "number": numbers_for(RoundHyperParameters, config, attack=(), server_attack=()).rate_factor,
     "kept": to_json(config)["rate_factor"],
     "differences": differences_between(make_config(), config),
     "batch": batch_directory(pathlib.Path(), [make_config(), make_config(seed=1)]).name,
