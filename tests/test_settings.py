@@ -22,7 +22,8 @@ from experiments.sweep import SweepConfig
 from gan_leak.attacks import GanAttackHyperParameters
 from gan_leak.collaboration import RoundHyperParameters
 from gan_leak.config import RunConfig, make_config
-from gan_leak.defenses.settings import DefenseConfig, noise_setting
+from gan_leak.defenses import DEFENSES, claim_of
+from gan_leak.defenses.settings import defense_numbers
 from gan_leak.runs.federated.batch import batch_directory
 from gan_leak.runs.federated.batch_files import check_lanes
 from gan_leak.runs.storage import directory
@@ -137,7 +138,12 @@ def test_bounds_say_what_they_hold():
 def test_every_traced_number_reaches_the_program_by_its_name():
     config = make_config(**{setting.name: another(setting) for setting in OF_RUNS if setting.kind == "traced"})
     attack = numbers_for(GanAttackHyperParameters, config, fake_class=10)
-    found = numbers_for(RoundHyperParameters, config, attack=attack, server_attack=())._asdict() | attack._asdict()
+    found = (
+        numbers_for(RoundHyperParameters, config, defense={}, attack=attack, server_attack=())._asdict()
+        | attack._asdict()
+    )
+    for defense in DEFENSES:
+        found |= defense_numbers(replace(config, defense=defense.name).defense)
     for setting in OF_RUNS:
         if setting.kind == "traced":
             assert found[setting.name] == value_of(config, setting) != setting.default
@@ -178,10 +184,10 @@ def test_values_are_read_and_replaced_by_the_names_of_flags():
     assert with_defaults(changed, lambda setting: setting.name != "rounds") == make_config(rounds=5)
 
 
-@pytest.mark.parametrize("kind", settings_of(DefenseConfig)["defense"].choices)
+@pytest.mark.parametrize("kind", ["none", *(defense.name for defense in DEFENSES)])
 def test_a_defense_has_at_most_one_setting_that_a_target_is_solved_for(kind):
     solved = [setting.name for setting in OF_RUNS if setting.solved_for and kind in setting.defenses]
-    assert solved == ([] if kind == "none" else [noise_setting(kind).name])
+    assert solved == ([] if claim_of(kind) is None else [claim_of(kind).solved_for])
 
 
 # What earlier versions have written.
@@ -202,10 +208,12 @@ PERFORMANCE = {
     **{"convolution": "auto", "participant_mapping": "auto", "seed_mapping": "auto", "cpu_devices": 0},
     "rounds_per_chunk": 1,
 }
-LATER = {"target_epsilon": 0.0, "fail_if_not_measurable": False}
+LATER = {name: setting.default for name, setting in settings_of(RunConfig).items() if setting.later}
 
 
 def test_settings_are_written_flat_as_earlier_versions_read_them():
+    """Those that came later are flat too, and earlier directories are read with their defaults."""
+    assert {"target_epsilon", "fail_if_not_measurable", "pruning_fraction"} <= LATER.keys()
     assert to_json(RunConfig()) == {**EARLIER, **LATER, "performance": PERFORMANCE}
     assert from_json(RunConfig, {**EARLIER, **LATER, "performance": PERFORMANCE}) == RunConfig()
 
@@ -307,7 +315,7 @@ print(json.dumps({
     "refused": refusal(lambda: validate(make_config(rate_factor=-1.0))),
     "swept": [cell.swept for cell in cells],
     "shapes": len({shape_of(cell.lanes[0]) for cell in cells}),
-    "number": numbers_for(RoundHyperParameters, config, attack=(), server_attack=()).rate_factor,
+    "number": numbers_for(RoundHyperParameters, config, defense={}, attack=(), server_attack=()).rate_factor,
     "kept": to_json(config)["rate_factor"],
     "differences": differences_between(make_config(), config),
     "batch": batch_directory(pathlib.Path(), [make_config(), make_config(seed=1)]).name,
