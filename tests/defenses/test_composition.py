@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, selective_upload
+from gan_leak.collaboration.aggregation import add
 from gan_leak.collaboration.participant import local_sgd
-from gan_leak.defenses import clip_norm, local_training_of, parse_composition, upload_of
+from gan_leak.defenses import aggregator_of, clip_norm, local_training_of, parse_composition, upload_of
 from gan_leak.defenses.composition import traced
+from gan_leak.defenses.contract import AGGREGATION, Defense, HyperParameter
+from gan_leak.settings import at_least
 from gan_leak.types import Upload
 from reference.small import federation_data, largest_difference, linear_classifier, same_bits
 
@@ -135,6 +138,35 @@ def test_a_composition_acts_in_a_round_the_same_in_every_mapping():
     assert info.turns.uploaded.tolist()[1] == 0
     assert info.turns.uploaded.tolist()[0] > 0
     assert largest_difference(loop.server.params, one_round("dp_sgd", own)[0].server.params) > 1e-3
+
+
+def scaled_sum(factor):
+    """An aggregator that adds the uploads times a factor."""
+    plain = add()
+
+    def apply(key, server, uploads, weights, state, *, hyperparameters, merged=None, **extra):
+        scaled = Upload(factor * uploads.values, uploads.mask)
+        return plain.apply(key, server, scaled, weights, state, hyperparameters=hyperparameters, merged=merged)
+
+    return plain._replace(apply=apply)
+
+
+def test_a_defense_may_take_the_place_of_the_aggregator():
+    """With a traced number; without one the aggregator is the run's own."""
+    factor = HyperParameter("factor", 1.0, "Factor of the sum (a toy).", at_least(0), neutral=1.0)
+    defense = Defense("scaling", (AGGREGATION,), scaled_sum, (factor,))
+    plain = add()
+    assert aggregator_of((), plain) is plain
+    transform = selective_upload("largest")
+    round_fn = make_round(MODEL, transform, schedule="round_robin", aggregator=aggregator_of((defense,), plain))
+    state = init_federation(jax.random.key(0), MODEL, transform, 3)
+    run = jax.jit(round_fn)
+    still, _ = run(jax.random.key(1), state, DATA, RoundHyperParameters(0.2, defense={"factor": 0.0}))
+    assert same_bits(still.server.params, state.server.params)
+    whole, _ = run(jax.random.key(1), state, DATA, RoundHyperParameters(0.2, defense={"factor": 1.0}))
+    own = jax.jit(make_round(MODEL, transform, schedule="round_robin"))
+    expected, _ = own(jax.random.key(1), state, DATA, RoundHyperParameters(0.2))
+    assert same_bits(whole, expected)
 
 
 def test_strengths_are_traced():

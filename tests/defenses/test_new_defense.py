@@ -1,8 +1,9 @@
-"""A defense that is one new file and one line of the registry works in every binary that has one of its stages."""
+"""The guide's defense, one new file and one line of the registry, works in every binary that has one of its stages."""
 
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -12,29 +13,7 @@ import pytest
 from reference.quick import write_stripes
 
 ROOT = pathlib.Path(__file__).parents[2]
-FILE = '''"""Shrinking of what leaves a participant (a toy)."""
-
-from gan_leak.defenses.contract import GRADIENT, UPLOAD, Defense, HyperParameter, stateless
-from gan_leak.settings import Bounds
-from gan_leak.types import Upload
-
-
-def shrink(factor):
-    """Scales every value sent."""
-    return stateless(lambda key, upload: Upload(factor * upload.values, upload.mask))
-
-
-DEFENSE = Defense(
-    name="shrinking",
-    stages=(UPLOAD, GRADIENT),
-    build=shrink,
-    hyperparameters=(
-        HyperParameter(
-            "shrinking_factor", 0.5, "Factor of the update (a toy).", Bounds(0, 1, highest_included=True), neutral=1.0
-        ),
-    ),
-)
-'''
+GUIDE = ROOT / "experiments" / "guides" / "add_a_defense.md"
 SCRIPT = """
 import json, pathlib, sys
 
@@ -87,7 +66,8 @@ def test_a_new_defense_is_one_file_and_one_line(tmp_path):
     for package in ("gan_leak", "experiments"):
         ignored = shutil.ignore_patterns("__pycache__", "pictures", "results")
         shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
-    (tmp_path / "gan_leak" / "defenses" / "shrinking.py").write_text(FILE)
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (tmp_path / "gan_leak" / "defenses" / "shrinking.py").write_text(code)
     registry = tmp_path / "gan_leak" / "defenses" / "registry.py"
     registry.write_text(registry.read_text().replace('    "clipping",\n', '    "clipping",\n    "shrinking",\n'))
     stripes = write_stripes(tmp_path / "stripes.npz")

@@ -95,6 +95,28 @@ def test_without_a_defense_there_is_no_promise():
     assert privacy_summary({}) == {}
 
 
+def test_defenses_that_promise_nothing_say_so_and_take_nothing_from_one_that_does():
+    """Pruning after DP-SGD is post-processing; clipping and noise alone are no promise of a number."""
+    fields = privacy_fields(plan(replace(DP_SGD, defense="dp_sgd+pruning"), (40, 10)))
+    assert fields == {**privacy_fields(plan(DP_SGD, (40, 10))), "without_promise": "pruning"}
+    assert privacy_summary(fields)["no promise by"] == "pruning, measured against attacks only"
+    heuristic = plan(make_config(defense="clipping+gaussian"), (40, 10))
+    assert promise_of(heuristic) is None
+    assert privacy_fields(heuristic) == {"without_promise": "clipping, gaussian"}
+    assert privacy_summary(privacy_fields(heuristic)) == {
+        "no promise by": "clipping, gaussian, measured against attacks only"
+    }
+
+
+def test_a_promise_says_on_what_it_rests():
+    """Sensitivity, who adds the noise, against whom, and how rounds add up."""
+    lines = privacy_summary(privacy_fields(plan(DP_SGD, (40, 10))))
+    assert "clipping_norm" in lines["bound"]
+    assert lines["noise added by"].startswith("each participant")
+    assert lines["protects against"] == "everybody who sees the uploads"
+    assert lines["total over the run"].startswith("composition")
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.001])
 def test_without_noise_epsilon_is_none_in_json_and_infinite_in_words(noise):
     fields = privacy_fields(plan(replace(DP_SGD, noise_multiplier=noise), (40, 10)))
@@ -240,6 +262,18 @@ def test_an_undefended_run_promises_nothing(quiet, tmp_path):
     assert "privacy" not in json.loads((tmp_path / "run" / "config.json").read_text())
     assert "privacy" not in records_of(tmp_path / "run")[0]
     assert "What the defense promises" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_run_behind_defenses_without_a_promise_reports_that(quiet, tmp_path, capsys):
+    """Each by its own strength; no epsilon is spent, and the norm of what was trained is not that of what is sent."""
+    changes = {"defense": "clipping,gaussian", "update_clipping_norm": 0.1, "gaussian_deviation": 1e-4, "rounds": 1}
+    assert run(replace(quiet, **changes), tmp_path / "run") == 0
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["privacy"] == {"without_promise": "clipping, gaussian"}
+    assert stored["config"]["defense"] == "clipping,gaussian"
+    assert "privacy" not in records_of(tmp_path / "run")[0]
+    for shown in (capsys.readouterr().err, (tmp_path / "run" / "report.html").read_text()):
+        assert "clipping, gaussian, measured against attacks only" in shown
 
 
 @pytest.mark.parametrize("cohorts", [False, True])
