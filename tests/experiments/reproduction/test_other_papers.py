@@ -15,6 +15,7 @@ from experiments.reproduction import execution, preparation, table_sections
 from experiments.reproduction.claims import read_claim
 from experiments.reproduction.other_papers import GRADIENT_INVERSION, SPLIT_INFERENCE, TABLES
 from experiments.reproduction.table_sections import TableRun, configurations_of, table_basis, table_section
+from gan_leak.attacks.gradient import grnn
 from gan_leak.evaluation.criteria import evaluate_criterion
 from gan_leak.models.grnn_generator import Generated, Generator
 from gan_leak.reports.reproduction_results import check_results
@@ -61,7 +62,7 @@ def small(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(inversion, "network_for", linear)
-    monkeypatch.setattr(inversion, "grnn_generator", generator)
+    monkeypatch.setattr(grnn, "grnn_generator", generator)
     grey, colour = write_small(tmp_path / "grey.npz", 32, 1), write_small(tmp_path / "colour.npz", 32, 3)
     thin = write_small(tmp_path / "thin.npz", 28, 1)
     configurations = table_sections.configurations_of
