@@ -12,6 +12,9 @@ def to_float(images: np.ndarray) -> np.ndarray:
     """Scale uint8 images of any shape to float32 in [-1, 1] by ``x / 127.5 - 1`` (Hitaj et al. 2017, section 8.1).
 
     Raises ValueError when ``images`` is not uint8, so that nothing is scaled twice.
+
+    >>> to_float(np.array([0, 255], np.uint8))
+    array([-1.,  1.], dtype=float32)
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:
@@ -23,6 +26,9 @@ def to_uint8(images: Any) -> np.ndarray:
     """Scale float images of any shape from [-1, 1] to uint8, rounded and clipped; the inverse of ``to_float``.
 
     Raises ValueError when ``images`` is not floating point or holds NaN, which no grey level stands for.
+
+    >>> to_uint8(np.array([-1.0, 0.2, 1.0]))
+    array([  0, 153, 255], dtype=uint8)
     """
     images = np.asarray(images)
     if not np.issubdtype(images.dtype, np.floating):

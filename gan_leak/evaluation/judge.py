@@ -20,7 +20,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import flax.serialization
@@ -139,13 +139,24 @@ def _blocks(images: Array, size: int) -> Array:
     return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // size, width // size, -1)
 
 
-def network(num_classes: int, image_shape: tuple[int, ...]) -> tuple[Callable, Callable]:
-    """The judge's network: ``init(key) -> params`` and ``apply(params, images) -> (logits [B, K + 1], features)``."""
+class JudgeNetwork(NamedTuple):
+    """``init(key) -> params`` and ``apply(params, images[B, H, W, C]) -> (logits[B, K + 1], features[B, 128])``."""
+
+    init: Callable[[Array], PyTree]
+    apply: Callable[[PyTree, Array], tuple[Array, Array]]
+
+
+def network(num_classes: int, image_shape: tuple[int, ...]) -> JudgeNetwork:
+    """The judge's network for images of one shape [H, W, C]; the last of its K + 1 outputs is "none of them"."""
     module = _JudgeNetwork(num_classes + 1)
-    return (
-        lambda key: module.init(key, jnp.zeros((1, *image_shape)))["params"],
-        lambda params, images: module.apply({"params": params}, images),
-    )
+
+    def init(key: Array) -> PyTree:
+        return module.init(key, jnp.zeros((1, *image_shape)))["params"]
+
+    def apply(params: PyTree, images: Array) -> tuple[Array, Array]:
+        return cast(tuple[Array, Array], module.apply({"params": params}, images))
+
+    return JudgeNetwork(init, apply)
 
 
 def judge_logits(judge: Judge, images: np.ndarray | Array) -> Array:

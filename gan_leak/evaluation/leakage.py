@@ -6,6 +6,32 @@ fail differently: nearness in pixels (which a blank image passes), in edges (whi
 part) and in the judge's features (which a picture optimised against it passes), and contrast, whether a picture is
 nearer to the private class than to other classes at all (which none of them passes). Spread over the class is a
 separate question, answered by diversity and coverage.
+
+Horizontal bars stand for the private class here, and vertical ones for the class that the adversary owns:
+
+>>> import jax
+>>> from gan_leak.evaluation.judge import network
+>>> rng = np.random.default_rng(0)
+>>> def bars(count, *, vertical=False):
+...     images = np.full((count, 32, 32), -1.0, np.float32)
+...     for image in images:
+...         start = rng.integers(4, 24)
+...         (image.T if vertical else image)[start : start + 4] = 1.0
+...     return images[..., None]
+>>> private, own = bars(30), bars(30, vertical=True)
+>>> untrained_judge = Judge(network(2, (32, 32, 1)).init(jax.random.key(0)), num_classes=2, test_accuracy=0.5)
+>>> references = build_references(
+...     untrained_judge,
+...     target_class=0,
+...     private=private,
+...     fresh=bars(30),
+...     held_out={"others": bars(30)},
+...     gallery=np.concatenate([bars(30), bars(30, vertical=True)]),
+...     gallery_labels=np.repeat([0, 1], 30),
+...     prior={"own class": own},
+... )
+>>> measure_leakage(references, private).leakage_score, measure_leakage(references, own).leakage_score
+(1.0, 0.0)
 """
 
 from __future__ import annotations
