@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 
@@ -22,7 +21,7 @@ def to_float(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def to_uint8(images: Any) -> np.ndarray:
+def to_uint8(images: ArrayLike) -> np.ndarray:
     """Scale float images of any shape from [-1, 1] to uint8, rounded and clipped; the inverse of ``to_float``.
 
     Raises ValueError when ``images`` is not floating point or holds NaN, which no grey level stands for.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -43,7 +43,9 @@ def stateless_model(module: nn.Module, example_shape: tuple[int, ...]) -> Model:
     return _wrap(module, jnp.zeros((1, *example_shape)), arguments={}, constants={})
 
 
-def as_model(module: nn.Module, example_shape: tuple[int, ...], *, variables: Mapping[str, Any] | None = None) -> Model:
+def as_model(
+    module: nn.Module, example_shape: tuple[int, ...], *, variables: Mapping[str, PyTree] | None = None
+) -> Model:
     """Wrap a Linen module as a ``Model`` in evaluation mode.
 
     example_shape: the shape of one input, without the batch axis. The module is called with
@@ -67,7 +69,7 @@ def as_model(module: nn.Module, example_shape: tuple[int, ...], *, variables: Ma
     arguments = evaluation_arguments(module)
     example = jnp.zeros((1, *example_shape))
 
-    def init_all() -> Mapping[str, Any]:
+    def init_all() -> Mapping[str, PyTree]:
         return module.init(jax.random.key(0), example, **arguments)
 
     shapes = jax.eval_shape(init_all)
@@ -93,7 +95,7 @@ def _wrap(
     return Model(init, apply)
 
 
-def _without_parameters(variables: Mapping[str, Any]) -> dict[str, Any]:
+def _without_parameters(variables: Mapping[str, PyTree]) -> dict[str, PyTree]:
     return {name: collection for name, collection in variables.items() if name != "params"}
 
 

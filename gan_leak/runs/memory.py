@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 
@@ -12,12 +11,12 @@ from gan_leak.collaboration import init_federation
 from gan_leak.config import AttackConfig
 from gan_leak.machine import check_fits
 from gan_leak.runs.federated.setup import AttackData, Experiment
-from gan_leak.types import GradientView, Model
+from gan_leak.types import GradientView, Model, PyTree
 
 _FLOAT = 4
 
 
-def bytes_of(tree: Any) -> int:
+def bytes_of(tree: PyTree) -> int:
     """Bytes of all arrays, or of shapes that stand for arrays."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 

@@ -290,7 +290,7 @@ def reseal(path, remove=None, write=None):
         shutil.rmtree(path / remove)
     else:
         (path / remove).unlink()
-    digests = {name: checkpoints._digest(path / name) for name in checkpoints._files(path)}
+    digests = checkpoints.digests_of(path)
     manifest(path).write_bytes(sealed_json(manifest(path).name, {"files": digests, "beside": beside}))
 
 
@@ -397,7 +397,7 @@ def without_digests(workdir):
         record.pop("images_sha256", None)
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     for one in checkpoints.find(workdir / "checkpoints"):
-        digests = {name: checkpoints._digest(one.path / name) for name in checkpoints._files(one.path)}
+        digests = checkpoints.digests_of(one.path)
         manifest(one.path).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n")
     path = workdir / "config.json"
     stored = json.loads(path.read_text())
