@@ -4,6 +4,8 @@ import json
 import pathlib
 import re
 
+import numpy as np
+
 from experiments.benchmark import BenchmarkConfig
 from experiments.common.flags import preset_text
 from experiments.gradient_inversion import GradientConfig
@@ -13,6 +15,7 @@ from experiments.split_inference import SplitConfig
 from experiments.sweep import SweepConfig
 from gan_leak.config import AttackConfig
 
+SHARES = ("ssim", "recovered", "singled_out")
 README = pathlib.Path("README.md").read_text()
 
 
@@ -41,6 +44,25 @@ def test_every_flag_and_preset_that_it_names_exists():
     assert set(re.findall(r"--([a-z][a-z0-9_-]*)", README)) <= flags | common | of_processes | of_others
     for preset in re.findall(r"--preset=([a-z0-9_/]+)", README):
         assert preset_text(preset)
+
+
+def test_what_reshuffling_hides_is_told_as_it_was_measured():
+    rows = json.loads(pathlib.Path("experiments/results/inverting_reshuffled.json").read_text())["rows"]
+    names = {
+        "known order": "the participant's order",
+        "ordered": "a wrong order",
+        "epoch mean": "no order (epoch means)",
+    }
+    for row in rows:
+        numbers = row["metrics"]
+        shown = [_interval(numbers["psnr"], 1, np.inf), *(_interval(numbers[name], 2, 1.0) for name in SHARES)]
+        control = f"{numbers['control_singled_out']['mean']:.2f}"
+        assert " | ".join([f"| {names[row['name'].rsplit(', ', 1)[1]]}", *shown, f"{control} |"]) in README
+
+
+def _interval(numbers, digits, most):
+    low, high = np.clip([numbers["low"], numbers["high"]], 0.0, most)
+    return f"{numbers['mean']:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
 def test_what_is_measurable_is_told_as_it_was_measured():
