@@ -27,7 +27,7 @@ def subtract(left: PyTree, right: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, left, right)
 
 
-def take(tree: PyTree, index: Array | np.ndarray | slice | int) -> PyTree:
+def take(tree: PyTree, index: Array | np.ndarray | slice | tuple[slice, ...] | int) -> PyTree:
     """Entry ``index`` of the leading axis of every leaf; as in NumPy, a slice or an array takes several."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 

@@ -26,6 +26,7 @@ def set_threads(count: int) -> None:
 
 
 def torch_classifier(image_size: int, outputs: int) -> Any:
+    """The classifier of ``classifier_for`` as a PyTorch module."""
     from torch import nn
 
     blocks = [(1, 32, 3), (32, 64, 2)] if image_size == 32 else [(1, 32, 3), (32, 64, 2), (64, 128, 2)]
@@ -40,6 +41,7 @@ def torch_classifier(image_size: int, outputs: int) -> Any:
 
 
 def torch_generator(image_size: int, width: int) -> Any:
+    """The generator of ``dcgan_generator`` for one channel as a PyTorch module."""
     from torch import nn
 
     features = width * image_size // 8

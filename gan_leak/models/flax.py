@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -66,7 +66,7 @@ def as_model(
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"module={type(module).__name__}: expected a flax.linen.Module")
-    arguments = evaluation_arguments(module)
+    arguments: dict[str, Any] = evaluation_arguments(module)
     example = jnp.zeros((1, *example_shape))
 
     def init_all() -> Mapping[str, PyTree]:
@@ -83,9 +83,7 @@ def as_model(
     return model
 
 
-def _wrap(
-    module: nn.Module, example: Array, *, arguments: Mapping[str, bool], constants: Mapping[str, PyTree]
-) -> Model:
+def _wrap(module: nn.Module, example: Array, *, arguments: Mapping[str, Any], constants: Mapping[str, PyTree]) -> Model:
     def init(key: Array) -> PyTree:
         return module.init(key, example, **arguments).get("params", {})
 

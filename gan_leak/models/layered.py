@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -141,7 +141,7 @@ def inverse_network_for(network: str, split: str, *, implementation: str = "auto
     network: 'mnist' or 'cifar10'. Raises ValueError, naming the splits there are, for one that has none.
     """
 
-    def back(features: int, size: int, **options: int) -> TorchTransposedConvolution:
+    def back(features: int, size: int, **options: Any) -> TorchTransposedConvolution:
         return TorchTransposedConvolution(features, size, implementation=implementation, **options)
 
     twice = {"stride": 2, "padding": 1, "output_padding": 1}

@@ -11,7 +11,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +124,7 @@ def _flops_of(equation: JaxprEqn) -> int:
 
 
 def _shape(atom: Literal | Var) -> tuple[int, ...]:
-    return atom.aval.shape
+    return cast(jax.core.ShapedArray, atom.aval).shape
 
 
 def _inner(values: Iterable[object]) -> Iterator[Jaxpr]:
