@@ -25,31 +25,34 @@ from experiments.benchmarks.commands import start_rows, sweep_rows
 from experiments.benchmarks.rows import as_table, time_group
 from experiments.benchmarks.torch_baselines import torch_is_there
 from experiments.common.flags import check_distinct, run_binary
-from gan_leak.config import CONVOLUTIONS, MOST_CPU_DEVICES, PARTICIPANT_MAPPINGS, PerformanceOptions, check_counts
-from gan_leak.machine import use_cpu_devices
+from gan_leak.collaboration.round import PARTICIPANT_MAPPINGS
+from gan_leak.machine import MOST_CPU_DEVICES, use_cpu_devices
+from gan_leak.models.layers import IMPLEMENTATIONS
+from gan_leak.performance import PerformanceOptions
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, write_atomic
 from gan_leak.runs.timing import busy_share, gemm_peak
+from gan_leak.settings import at_least, between, check_values, option
 
 _SECONDS_OF_IDLE_CHECK = 2.0
 _MOST_BUSY = 0.1
 _FROM_OUTSIDE = {"start": start_rows, "sweep": sweep_rows}
 
 
-def _field(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
     """What is timed and how often."""
 
-    groups: str = _field("all", f"What is timed: 'all' or some of {', '.join(GROUPS)}, with commas between.")
-    repeats: int = _field(7, "How often each case is timed, in turn with the others of its group.")
-    convolutions: str = _field("auto", f"Which of {', '.join(CONVOLUTIONS)}; several are timed in turn.")
-    mappings: str = _field("auto", f"Which of {', '.join(PARTICIPANT_MAPPINGS)}; several are timed in turn.")
-    cpu_devices: int = _field(1, "Devices that a CPU counts as, over which synchronous rounds are dealt out.")
-    pytorch: bool = _field(True, "Whether to time the same work in PyTorch, if it is installed.")
+    groups: str = option("all", f"What is timed: 'all' or some of {', '.join(GROUPS)}, with commas between.")
+    repeats: int = option(7, "How often each case is timed, in turn with the others of its group.", bounds=at_least(1))
+    convolutions: str = option("auto", f"Which of {', '.join(IMPLEMENTATIONS)}; several are timed in turn.")
+    mappings: str = option("auto", f"Which of {', '.join(PARTICIPANT_MAPPINGS)}; several are timed in turn.")
+    cpu_devices: int = option(
+        1,
+        "Devices that a CPU counts as, over which synchronous rounds are dealt out.",
+        bounds=between(1, MOST_CPU_DEVICES),
+    )
+    pytorch: bool = option(True, "Whether to time the same work in PyTorch, if it is installed.")
 
 
 class PreparedBenchmark(NamedTuple):
@@ -72,16 +75,11 @@ def _chosen(name: str, text: str, allowed: tuple[str, ...]) -> list[str]:
 
 def prepare(config: BenchmarkConfig, workdir: pathlib.Path, resume: bool) -> PreparedBenchmark:
     """Checks the flags and opens the directory; raises ValueError for bad ones."""
-    for name in ("repeats", "cpu_devices"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}={getattr(config, name)}: expected at least 1")
-    if config.cpu_devices > MOST_CPU_DEVICES:
-        raise ValueError(f"cpu_devices={config.cpu_devices}: expected at most {MOST_CPU_DEVICES}")
-    check_counts(config)
+    check_values(config)
     groups = list(GROUPS) if config.groups == "all" else _chosen("groups", config.groups, GROUPS)
     options = [
         PerformanceOptions(convolution=convolution, participant_mapping=mapping)
-        for convolution in _chosen("convolutions", config.convolutions, CONVOLUTIONS)
+        for convolution in _chosen("convolutions", config.convolutions, IMPLEMENTATIONS)
         for mapping in _chosen("mappings", config.mappings, PARTICIPANT_MAPPINGS)
     ]
     # What is found in a cache has no time of compilation.

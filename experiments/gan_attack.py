@@ -14,43 +14,66 @@ if __name__ == "__main__":
 
 import dataclasses
 import pathlib
-import typing
 from typing import Any
 
 from experiments.common.flags import run_binary
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig, make_config
+from gan_leak.reports.run import report_files, summary_lines
 from gan_leak.runs.federated import train
 from gan_leak.runs.federated.owners import describe_run
+from gan_leak.runs.federated.result import RunResult, exit_status
 from gan_leak.runs.hosts.processes import leads
 from gan_leak.runs.hosts.workers import tell
+from gan_leak.runs.storage.directory import write_atomic
+from gan_leak.settings import Setting, flat_class, values_of
 
-_TYPES = typing.get_type_hints(AttackConfig)
 
-
-def _as_flag(field: dataclasses.Field) -> tuple[str, Any, Any]:
-    if field.name == "target_class":
+def _as_flag(setting: Setting) -> Setting:
+    if setting.name == "target_class":
         # A number or a name, which only the data set tells apart.
-        return field.name, str, dataclasses.field(default=str(field.default), metadata=field.metadata)
-    return field.name, _TYPES[field.name], field
+        return dataclasses.replace(setting, type=str, default=str(setting.default), bounds=None)
+    return setting
 
 
-AttackFlags: Any = dataclasses.make_dataclass(
-    "AttackFlags", map(_as_flag, dataclasses.fields(AttackConfig)), frozen=True
-)
+AttackFlags: Any = flat_class("AttackFlags", RunConfig, _as_flag)
 
 
 def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> train.PreparedRun:
     """Checks the flags and the data and opens the run directory; raises ValueError for bad input."""
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(AttackConfig)}
-    target_class = fields.pop("target_class")
-    return train.prepare(AttackConfig(**fields), workdir, resume, target_class=target_class)
+    values = values_of(config)
+    target_class = values.pop("target_class")
+    return train.prepare(make_config(**values), workdir, resume, target_class=target_class)
 
 
 def execute(prepared: train.PreparedRun) -> int:
-    """Says who owns what and what the adversary is after, and runs; returns the exit status."""
+    """Says who owns what and what the adversary is after, runs and reports; returns the exit status."""
     for line in describe_run(prepared.config, prepared.data) if leads() else ():
         tell(line)
-    return train.execute(prepared)
+    return run_and_report(prepared)
+
+
+def run_and_report(prepared: train.PreparedRun) -> int:
+    """Runs, writes the report into the run directory and shows the summary; returns the exit status.
+
+    0, 1 if training diverged, or 3 if leakage cannot be measured and ``fail_if_not_measurable`` ended the run.
+    """
+    try:
+        result = train.train(prepared)
+        if prepared.directory is not None and result.is_trained:
+            _report(result, prepared.directory.path)
+    finally:
+        train.close(prepared)
+    return exit_status(result)
+
+
+def _report(result: RunResult, directory: pathlib.Path) -> None:
+    for name, content in report_files(result).items():
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, content)
+    written = [directory / name for name in ("report.html", "reconstructions.npz", "metrics.jsonl", "figures")]
+    for line in [*summary_lines(result), "", "written:", *(f"  {path}" for path in written if path.exists())]:
+        tell(line)
 
 
 if __name__ == "__main__":

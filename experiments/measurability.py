@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from experiments.common.flags import run_binary
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig, make_config
 from gan_leak.evaluation.leakage import leakage_score, scores_by_view
 from gan_leak.evaluation.measurability import plain_controls, score_text
 from gan_leak.models import dcgan_generator, sample_images
@@ -31,6 +31,7 @@ from gan_leak.runs.federated.measurement import Instruments, build_comparison, m
 from gan_leak.runs.federated.setup import AttackData, prepare_data
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, write_atomic
+from gan_leak.settings import SEEDS, check_values, option
 from gan_leak.types import Array
 
 PRIVATE_IMAGES = (4, 8, 16, 32, 64)
@@ -43,23 +44,21 @@ _SHOWN_CLASSES = 6
 class MeasurabilityConfig:
     """Which data sets to try beside MNIST and the AT&T faces."""
 
-    spoken_digits: str = dataclasses.field(
-        default="", metadata={"help": "A further data set of ten classes, as --dataset takes it, such as npz:<path>."}
-    )
-    seed: int = dataclasses.field(default=0, metadata={"help": "Seed of who owns which images."})
+    spoken_digits: str = option("", "A further data set of ten classes, as --dataset takes it, such as npz:<path>.")
+    seed: int = option(0, "Seed of who owns which images.", bounds=SEEDS, effect="chance")
 
 
 class Prepared(NamedTuple):
     """What to try, and where to write it."""
 
-    cells: list[tuple[str, AttackConfig]]
+    cells: list[tuple[str, RunConfig]]
     directory: RunDirectory
 
 
-def _digits(dataset: str, seed: int) -> Iterator[AttackConfig]:
+def _digits(dataset: str, seed: int) -> Iterator[RunConfig]:
     for count in PRIVATE_IMAGES:
         for target in range(2 * _CLASSES_OF_A_PARTICIPANT):
-            yield AttackConfig(
+            yield make_config(
                 dataset=dataset,
                 seed=seed,
                 samples_per_participant=_CLASSES_OF_A_PARTICIPANT * count,
@@ -70,20 +69,21 @@ def _digits(dataset: str, seed: int) -> Iterator[AttackConfig]:
             )
 
 
-def _faces(seed: int) -> Iterator[tuple[str, AttackConfig]]:
+def _faces(seed: int) -> Iterator[tuple[str, RunConfig]]:
     shared: dict[str, Any] = {"dataset": "orl_faces", "image_size": 64, "seed": seed, "samples_per_participant": 0}
     for person in range(40):
-        two = AttackConfig(
+        two = make_config(
             **shared, participant_classes="0-19;20-39", target_class=person, adversary=int(person < 20), batch_size=4
         )
         yield "AT&T faces, 2 participants", two
     for person in range(40):
-        many = AttackConfig(**shared, participant_classes="each 0-39;", target_class=person, adversary=40, batch_size=1)
+        many = make_config(**shared, participant_classes="each 0-39;", target_class=person, adversary=40, batch_size=1)
         yield "AT&T faces, 41 participants", many
 
 
 def prepare(config: MeasurabilityConfig, workdir: pathlib.Path, resume: bool) -> Prepared:
     """Checks the data and opens the directory; raises ValueError for bad input."""
+    check_values(config)
     cells = [("MNIST", cell) for cell in _digits("mnist", config.seed)]
     cells += _faces(config.seed)
     if config.spoken_digits:
@@ -121,12 +121,12 @@ def _untrained(image_size: int, channels: int, seed: int) -> np.ndarray:
     return np.asarray(draw(jax.random.key(seed)))
 
 
-def _row(config: AttackConfig, data: AttackData, instruments: Instruments) -> dict[str, Any]:
+def _row(config: RunConfig, data: AttackData, instruments: Instruments) -> dict[str, Any]:
     """What copies, held-out images and controls score; where there are enough, controls are images not tried before."""
-    size = config.image_size, data.private.shape[-1]
+    size = config.data.image_size, data.private.shape[-1]
     references, _ = build_comparison(config, data, instruments, _untrained(*size, 2 * config.seed))
     controls = {
-        **plain_controls(data.judge_test.images[::-1], data.judge_test.labels[::-1], config.target_class),
+        **plain_controls(data.judge_test.images[::-1], data.judge_test.labels[::-1], config.attack.target_class),
         "untrained generator": _untrained(*size, 2 * config.seed + 1),
     }
 
@@ -137,7 +137,7 @@ def _row(config: AttackConfig, data: AttackData, instruments: Instruments) -> di
     held_out = [score(images) for images in (data.fresh[1::2], *data.unowned.values())]
     measurable = references.measurability.reason is None
     return {
-        "class": data.class_names[config.target_class],
+        "class": data.class_names[config.attack.target_class],
         "private_images": len(data.private),
         "deciding": list(references.measurability.deciding),
         "raised_by": list(references.measurability.raised_by),

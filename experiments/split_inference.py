@@ -29,7 +29,6 @@ from experiments.common.tables import (
     check_directory,
     defended_name,
     keep_row,
-    option,
     parse_defenses,
     part_of_row,
     run_and_report,
@@ -37,7 +36,6 @@ from experiments.common.tables import (
     weight_or_own,
     write_results,
 )
-from gan_leak.config import check_counts, check_seed
 from gan_leak.data import Dataset, load
 from gan_leak.defenses.feature_noise import dropout, gaussian_noise, laplace_noise
 from gan_leak.models.layered import inverse_network_for, shadow_network_for
@@ -46,6 +44,7 @@ from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.inversion import split
 from gan_leak.runs.storage.directory import RunDirectory, open_run
 from gan_leak.runs.storage.resumable import Course, read_tree, write_tree
+from gan_leak.settings import SEEDS, at_least, between, check_values, option
 
 TITLE = "Split inference"
 # Each has a key of its own, which all are drawn at once.
@@ -61,19 +60,29 @@ class SplitConfig:
     network: str = option("mnist", "'mnist' (LeNet, 28 pixels) or 'cifar10' (six convolutions, 32 pixels).")
     dataset: str = option("mnist", "Data set of images that fit the network, as in the main job.")
     splits: str = option("", "Layers after which the network is cut, with commas between; the paper's if left out.")
-    attacks: str = option("white_box,black_box,query_free", "Some of white_box, black_box, query_free.")
+    attacks: str = option(",".join(ATTACKS), f"Some of {', '.join(ATTACKS)}.")
     defenses: str = option(
         "none", f"What the client does to its features: none, or of {', '.join(DEFENSES)} with :strength."
     )
-    samples: int = option(0, "Most training images of the victim, and as many of the adversary; 0 = half of all each.")
-    epochs: int = option(10, "Passes over its images by the victim (He, Zhang and Lee 2019: 50).")
-    attack_epochs: int = option(10, "Passes over its images by an inverse network or a shadow (50 there).")
-    iterations: int = option(0, "Steps of a white-box or query-free inversion; 0 = the released code's, 5000 and 500.")
+    samples: int = option(
+        0,
+        "Most training images of the victim, and as many of the adversary; 0 = half of all each.",
+        bounds=at_least(0),
+    )
+    epochs: int = option(
+        10, "Passes over its images by the victim (He, Zhang and Lee 2019: 50).", bounds=between(1, _MOST_EPOCHS)
+    )
+    attack_epochs: int = option(
+        10, "Passes over its images by an inverse network or a shadow (50 there).", bounds=between(1, _MOST_EPOCHS)
+    )
+    iterations: int = option(
+        0, "Steps of a white-box or query-free inversion; 0 = the released code's, 5000 and 500.", bounds=at_least(0)
+    )
     total_variation: float = option(
         -1.0, "Weight of total variation in a white-box inversion; -1 = the released code's, of the split."
     )
-    images: int = option(100, "Test images that are attacked, beside the first of every class.")
-    seed: int = option(0, "Seed of everything random.")
+    images: int = option(100, "Test images that are attacked, beside the first of every class.", bounds=at_least(0))
+    seed: int = option(0, "Seed of everything random.", bounds=SEEDS, effect="chance")
 
 
 class Setting(NamedTuple):
@@ -135,15 +144,7 @@ def load_data(config: SplitConfig) -> tuple[Dataset, split.SplitData]:
 
 def prepare(config: SplitConfig, workdir: pathlib.Path, resume: bool) -> PreparedSplit:
     """Checks the flags and the data and opens the directory; raises ValueError for bad input."""
-    least = {"samples": 0, "epochs": 1, "attack_epochs": 1, "iterations": 0, "images": 0}
-    for name, lowest in least.items():
-        if getattr(config, name) < lowest:
-            raise ValueError(f"{name}={getattr(config, name)}: expected at least {lowest}")
-    check_counts(config)
-    for name in ("epochs", "attack_epochs"):
-        if getattr(config, name) > _MOST_EPOCHS:
-            raise ValueError(f"{name}={getattr(config, name)}: expected at most {_MOST_EPOCHS}")
-    check_seed(config.seed)
+    check_values(config)
     weight_or_own("total_variation", config.total_variation, 0.0)
     victim = split.victim_for(config.network)
     settings = list(_settings(config, victim))

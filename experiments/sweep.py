@@ -16,65 +16,63 @@ import dataclasses
 import json
 import pathlib
 import time
-import typing
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from experiments.common.flags import run_binary
-from gan_leak.config import AttackConfig, check_counts, check_seed, validate
-from gan_leak.evaluation.leakage import DEFINITIONS
-from gan_leak.reports.galleries import interval_figure
-from gan_leak.reports.surfaces import MOST_PANELS, surface_figure
-from gan_leak.reports.sweep import render_sweep
-from gan_leak.runs.federated.batch import LANE_FIELDS, check_batch
+from gan_leak.config import RunConfig, make_config, validate
+from gan_leak.reports.sweep import sweep_files
+from gan_leak.runs.federated.batch import check_batch
 from gan_leak.runs.federated.batch_files import read_result
 from gan_leak.runs.federated.measurement import make_instrument_source
 from gan_leak.runs.federated.owners import describe_run
 from gan_leak.runs.federated.privacy import PrivacyPlan, counts_for_privacy, settle
+from gan_leak.runs.federated.result import NOT_MEASURABLE_STATUS
 from gan_leak.runs.federated.setup import build_experiment, class_number, prepare_data
 from gan_leak.runs.federated.sweep import Cell, as_csv, make_cells, make_jobs, rows_of, with_privacy
-from gan_leak.runs.federated.train import NOT_MEASURABLE_STATUS
 from gan_leak.runs.hosts.workers import check_workers, default_workers, running, tell
 from gan_leak.runs.memory import check_run
 from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
 from gan_leak.runs.storage.integrity import expect_kinds
-
-_CHOICES = frozenset(
-    {"partition", "attack", "defense", "schedule", "aggregation", "upload_criterion", "generator_optimizer"}
+from gan_leak.settings import (
+    Setting,
+    at_least,
+    check_values,
+    flat_class,
+    option,
+    program_of,
+    replace,
+    settings_of,
+    values_of,
+    with_defaults,
 )
-_TYPES = typing.get_type_hints(AttackConfig)
+
 _LANES_ON_AN_ACCELERATOR = 64
 _MOST_LINES_TOLD = 40
 
 
-def _may_be_swept(field: dataclasses.Field) -> bool:
-    # Other texts, such as --participant_classes, have commas of their own; seeds have a flag of their own.
-    return field.name in _CHOICES or (_TYPES[field.name] in (int, float) and field.name != "seed")
+@dataclasses.dataclass(frozen=True)
+class SweepOptions:
+    """How a grid is run."""
+
+    num_seeds: int = option(3, "Seeds of each cell, from --seed on.")
+    workers: int = option(
+        0, "Processes side by side; 0 = one a core, at most 4; one on a GPU.", bounds=at_least(0), effect="call"
+    )
+    most_lanes: int = option(
+        0, "Runs that share a program at a time; 0 = those of a cell, or 64 on a GPU.", bounds=at_least(0)
+    )
 
 
-def _as_flag(field: dataclasses.Field) -> tuple[str, Any, Any]:
-    if not _may_be_swept(field):
-        return field.name, _TYPES[field.name], field
-    metadata = {**field.metadata, "help": f"{field.metadata['help']} Several, with commas between, are swept."}
-    return field.name, str, dataclasses.field(default=str(field.default), metadata=metadata)
+def _as_flag(setting: Setting) -> Setting:
+    if not setting.sweepable:
+        return setting
+    text = f"{setting.help} Several, with commas between, are swept."
+    return dataclasses.replace(setting, type=str, default=str(setting.default), help=text, choices=(), bounds=None)
 
 
-def _count(default: int, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
-SweepConfig: Any = dataclasses.make_dataclass(
-    "SweepConfig",
-    [
-        *map(_as_flag, dataclasses.fields(AttackConfig)),
-        ("num_seeds", int, _count(3, "Seeds of each cell, from --seed on.")),
-        ("workers", int, _count(0, "Processes side by side; 0 = one a core, at most 4; one on a GPU.")),
-        ("most_lanes", int, _count(0, "Runs that share a program at a time; 0 = those of a cell, or 64 on a GPU.")),
-    ],
-    frozen=True,
-)
+SweepConfig: Any = flat_class("SweepConfig", RunConfig, _as_flag, SweepOptions)
 
 
 class PreparedSweep(NamedTuple):
@@ -86,69 +84,63 @@ class PreparedSweep(NamedTuple):
     told: tuple[str, ...] = ()
 
 
-def _parse(name: str, text: str) -> Any:
-    kind = str if name in _CHOICES else _TYPES[name]
+def _parse(setting: Setting, text: str) -> Any:
     try:
-        return kind(text.strip())
+        return setting.type(text.strip())
     except ValueError:
-        expected = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{name}={text}: expected {expected}, or several with commas between") from None
+        expected = "a whole number" if setting.type is int else "a number"
+        raise ValueError(f"{setting.name}={text}: expected {expected}, or several with commas between") from None
 
 
-def _values(config: Any) -> tuple[AttackConfig, dict[str, list[Any]]]:
-    """The configuration that all cells share, and the values of each field that may be swept.
+def _values(config: Any) -> tuple[RunConfig, dict[str, list[Any]]]:
+    """The configuration that all cells share, and the values of each setting that may be swept.
 
     Raises ValueError for a value of another type, and for a class that the data set does not have.
     """
+    given = values_of(config)
     fixed, values = {}, {}
-    for field in dataclasses.fields(AttackConfig):
-        given = getattr(config, field.name)
-        if field.name == "target_class":
-            values[field.name] = [class_number(config.dataset, part) for part in given.split(",")]
-        elif _may_be_swept(field):
-            values[field.name] = [_parse(field.name, part) for part in given.split(",")]
+    for name, setting in settings_of(RunConfig).items():
+        if name == "target_class":
+            values[name] = [class_number(config.dataset, part) for part in given[name].split(",")]
+        elif setting.sweepable:
+            values[name] = [_parse(setting, part) for part in given[name].split(",")]
         else:
-            fixed[field.name] = given
-    return AttackConfig(**fixed), values
+            fixed[name] = given[name]
+    return make_config(**fixed), values
 
 
 def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
     """Checks every cell and its data and opens the directory; raises ValueError for bad input."""
-    for name in ("workers", "most_lanes"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
-    check_counts(config)
+    check_values(config)
     check_workers(config.workers)
     shared, values = _values(config)
     cells = make_cells(shared, values, config.num_seeds)
     if "none" in values["attack"]:
         raise ValueError("attack=none: expected active, passive or both, since a sweep measures leakage")
-    # Cells that differ in numbers only have their data in common.
-    names = LANE_FIELDS - {"seed", "target_class"} | {"target_epsilon", "delta"}
-    numbers = {name: getattr(AttackConfig(), name) for name in names}
-    dealt: dict[AttackConfig, tuple[tuple[int, ...], int]] = {}
+    dealt: dict[RunConfig, tuple[tuple[int, ...], int]] = {}
     told: dict[str, None] = {}
 
-    def plan_of(lane: AttackConfig) -> PrivacyPlan:
-        kind = dataclasses.replace(lane, **numbers)
+    def plan_of(lane: RunConfig) -> PrivacyPlan:
+        # Cells that differ in numbers only have their data in common.
+        kind = with_defaults(lane, lambda setting: setting.kind == "traced")
+        kind = dataclasses.replace(kind, defense=program_of(lane).defense)
         if kind not in dealt:
             data = prepare_data(lane)
             # Its size does not depend on the noise, which is yet to be solved for.
-            sized = dataclasses.replace(lane, target_epsilon=0.0)
+            sized = replace(lane, target_epsilon=0.0)
             check_run(sized, data, build_experiment(sized, data), lanes=config.num_seeds)
             told.update(dict.fromkeys(describe_run(lane, data)))
             dealt[kind] = counts_for_privacy(lane, data)
-        return settle(PrivacyPlan(lane, *dealt[kind], lane.target_epsilon))
+        return settle(PrivacyPlan(lane, *dealt[kind], lane.defense.target_epsilon))
 
     for cell in cells:
         validate(cell.lanes[0])
-        check_seed(cell.lanes[-1].seed)
+        check_values(cell.lanes[-1])
     cells = [with_privacy(cell, plan_of) for cell in cells]
     for cell in cells:
         check_batch(cell.lanes)
-    lasting = dataclasses.replace(config, workers=0, fail_if_not_measurable=False)
     privacy = {cell.name: dict(cell.privacy) for cell in cells if cell.privacy}
-    directory = open_run(workdir, lasting, resume=resume, privacy=privacy, check=_check_directory)
+    directory = open_run(workdir, config, resume=resume, privacy=privacy, check=_check_directory)
     for change in directory.differences:
         tell(f"not the machine or versions this sweep began with: {change}")
     return PreparedSweep(config, cells, directory, tuple(told))
@@ -180,7 +172,9 @@ def execute(prepared: PreparedSweep) -> int:
                 left = (time.monotonic() - began) / len(rows) * (len(cells) - len(rows))
                 tell(f"{len(rows)} of {len(cells)} cells, {left:.0f} s left")
                 _write_tables(directory.path, [rows[index] for index in sorted(rows)])
-        _write_report(prepared, [rows[index] for index in sorted(rows)])
+        environment = read_config_file(directory.path)
+        for name, content in sweep_files([rows[index] for index in sorted(rows)], environment).items():
+            write_atomic(directory.path / name, content)
         tell(f"written: {directory.path / 'report.html'}, {directory.path / 'results.csv'}")
     finally:
         close_run(directory)
@@ -192,31 +186,6 @@ def _write_tables(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     write_atomic(path / "results.csv", as_csv(rows).encode())
     lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     write_atomic(path / "results.jsonl", lines.encode())
-
-
-def _write_report(prepared: PreparedSweep, rows: list[dict[str, Any]]) -> None:
-    figures = {"intervals": interval_figure(rows)}
-    captions = {"intervals": "Leakage score of every cell, with 95% intervals over seeds."}
-    swept = rows[0]["cell"]
-    panels = len({tuple(row["cell"].values())[:-2] for row in rows})
-    if len(swept) > 1 and panels <= MOST_PANELS:
-        figures["surface"] = surface_figure(rows)
-        captions["surface"] = "Leakage score over the last two swept settings, and half the width of its interval."
-    for name, png in figures.items():
-        write_atomic(prepared.directory.path / f"{name}.png", png)
-    environment: Mapping[str, Any] = read_config_file(prepared.directory.path)
-    counts = {count: sum(row[count] for row in rows) for count in ("diverged", "not_measurable")}
-    told = {"diverged": "diverged", "not_measurable": "have no leakage score: it is not measurable there"}
-    page = render_sweep(
-        title=f"Sweep of {', '.join(swept) or 'one setting'}",
-        rows=rows,
-        pictures={captions[name]: png for name, png in figures.items()},
-        definitions=DEFINITIONS,
-        settings=environment["config"],
-        environment={name: value for name, value in environment.items() if name not in ("config", "privacy")},
-        notes=[f"{count} runs {told[name]}." for name, count in counts.items() if count],
-    )
-    write_atomic(prepared.directory.path / "report.html", page.encode())
 
 
 if __name__ == "__main__":

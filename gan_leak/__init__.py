@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from gan_leak.collaboration import make_round as make_round
     from gan_leak.collaboration import make_rounds as make_rounds
     from gan_leak.collaboration import selective_upload as selective_upload
-    from gan_leak.config import AttackConfig as AttackConfig
+    from gan_leak.config import RunConfig as RunConfig
+    from gan_leak.config import make_config as make_config
     from gan_leak.data import Dataset as Dataset
     from gan_leak.data import gather as gather
     from gan_leak.data import load as load

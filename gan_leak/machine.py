@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 
+# More than one CPU has cores; each costs threads and memory.
+MOST_CPU_DEVICES = 1024
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 

@@ -13,7 +13,8 @@ from experiments.measurability import MeasurabilityConfig, as_table
 from experiments.reproduce import ReproduceConfig
 from experiments.split_inference import SplitConfig
 from experiments.sweep import SweepConfig
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
+from gan_leak.settings import settings_of
 
 SHARES = ("ssim", "recovered", "singled_out")
 README = pathlib.Path("README.md").read_text()
@@ -30,13 +31,17 @@ def test_the_library_example_runs(capsys):
 
 def test_every_flag_and_preset_that_it_names_exists():
     flags = {
-        *AttackConfig.__dataclass_fields__,
-        *ReproduceConfig.__dataclass_fields__,
-        *SweepConfig.__dataclass_fields__,
-        *BenchmarkConfig.__dataclass_fields__,
-        *SplitConfig.__dataclass_fields__,
-        *GradientConfig.__dataclass_fields__,
-        *MeasurabilityConfig.__dataclass_fields__,
+        name.partition(".")[0]
+        for config_class in (
+            RunConfig,
+            ReproduceConfig,
+            SweepConfig,
+            BenchmarkConfig,
+            SplitConfig,
+            GradientConfig,
+            MeasurabilityConfig,
+        )
+        for name in settings_of(config_class)
     }
     common = {"workdir", "resume", "preset", "compilation_cache", "help"}
     of_processes = {"distributed", "coordinator_address", "num_processes", "process_id"}

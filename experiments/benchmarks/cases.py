@@ -13,9 +13,9 @@ from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, selective_upload
 from gan_leak.collaboration.participant import masked_cross_entropy
 from gan_leak.collaboration.sharding import deal_out, device_mesh
-from gan_leak.config import PerformanceOptions
 from gan_leak.defenses import sparse_vector_upload
 from gan_leak.models import classifier_for, dcgan_generator
+from gan_leak.performance import PerformanceOptions
 from gan_leak.runs.timing import matmul_flops
 from gan_leak.types import FederationData, InsiderView, Model, PyTree, Upload
 

@@ -13,10 +13,10 @@ from gan_leak.attacks.gradient.deep_leakage import deep_leakage
 from gan_leak.attacks.gradient.grnn import grnn
 from gan_leak.attacks.gradient.observation import IterativeAttack, advance, gradient_of
 from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
-from gan_leak.config import PerformanceOptions
 from gan_leak.models.gradient_networks import dlg_lenet, drawn_widely
 from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.models.layered import he_lenet, split_after
+from gan_leak.performance import PerformanceOptions
 from gan_leak.runs.timing import matmul_flops
 from gan_leak.types import GradientView, SplitView
 

@@ -11,8 +11,8 @@ import jax
 from experiments.benchmarks.cases import Case, cases_of
 from experiments.benchmarks.inversions import inversion_cases
 from experiments.benchmarks.torch_baselines import set_threads
-from gan_leak.config import PerformanceOptions
 from gan_leak.machine import usable_cores
+from gan_leak.performance import PerformanceOptions
 from gan_leak.runs.timing import Timing, time_in_turn
 
 _COLUMNS = {

@@ -1,19 +1,18 @@
 """From a frozen configuration to command-line flags and back, and the frame that every binary runs in.
 
-Each field of the configuration is one flag: its type, default and help text are the field's own. A field of a nested
-configuration is ``--outer.inner``. Presets are files of flags in ``experiments/presets``; later flags override them.
+Each setting of the configuration is one flag of its name, type, default and help text; those of a part with a prefix
+are ``--part.setting`` (``gan_leak.settings``). Presets are files of flags in ``experiments/presets``; later flags
+override them.
 """
 
 from __future__ import annotations
 
 import collections
-import dataclasses
 import os
 import pathlib
 import sys
 import time
-import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -25,6 +24,7 @@ from gan_leak.runs.hosts.interruption import interruptible, leave_on_signals, on
 from gan_leak.runs.hosts.processes import join_processes
 from gan_leak.runs.storage.disk import refusal
 from gan_leak.runs.storage.integrity import RefusedError
+from gan_leak.settings import make, settings_of
 
 PRESETS = pathlib.Path(__file__).parents[1] / "presets"
 BAD_INPUT_STATUS = 2
@@ -37,21 +37,18 @@ _DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DE
 
 
 def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines a flag for every field of the dataclass, and those that all binaries share, such as ``--workdir``.
+    """Defines a flag for every setting of the dataclass, and those that all binaries share, such as ``--workdir``.
 
-    A field's metadata may hold its ``help`` and its ``choices``. Raises TypeError for a field of a type other than
-    bool, int, float, str or a dataclass.
+    Raises TypeError for a setting of a type other than bool, int, float and str.
     """
     # absl shows first, and under --help only, the flags of the module that it takes for the binary.
     common: dict[str, Any] = {"flag_values": flag_values, "module_name": sys.argv[0]}
-    for name, field, field_type, default in _fields(config_class()):
-        help_text = field.metadata.get("help", name)
-        if field.metadata.get("choices"):
-            flags.DEFINE_enum(name, default, list(field.metadata["choices"]), help_text, **common)
-        elif field_type in _DEFINERS:
-            _DEFINERS[field_type](name, default, help_text, **common)
-        else:
-            raise TypeError(f"{name}: a flag cannot hold {field_type}")
+    for name, setting in settings_of(config_class).items():
+        if setting.type not in _DEFINERS:
+            raise TypeError(f"{name}: a flag cannot hold {setting.type}")
+        # Values outside of the choices are left to ``check_values``, which refuses them for every caller alike.
+        choices = f"<{'|'.join(map(str, setting.choices))}>: " if setting.choices else ""
+        _DEFINERS[setting.type](name, setting.default, choices + setting.help, **common)
     flags.DEFINE_string("workdir", None, "Directory of the run; runs/<binary>-<time> if left out.", **common)
     flags.DEFINE_bool("resume", False, "Continue the interrupted run in --workdir from its last checkpoint.", **common)
     flags.DEFINE_string(
@@ -69,8 +66,8 @@ def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS
 
 
 def config_from_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
-    """Builds the configuration from parsed flags; raises whatever its constructor raises."""
-    return _build(config_class, flag_values)
+    """Builds the configuration from parsed flags."""
+    return make(config_class, **{name: flag_values[name].value for name in settings_of(config_class)})
 
 
 def define_process_flags() -> None:
@@ -140,26 +137,6 @@ def run_binary(
             return REFUSED_BY_DISK_STATUS
 
     app.run(lambda _: interruptible(work), flags_parser=_parse)
-
-
-def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any, Any]]:
-    field_types = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _fields(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, field, field_types[field.name], value
-
-
-def _build(config_class: type, flag_values: flags.FlagValues, prefix: str = "") -> Any:
-    values: dict[str, Any] = {}
-    for name, field_type in typing.get_type_hints(config_class).items():
-        if dataclasses.is_dataclass(field_type):
-            values[name] = _build(typing.cast(type, field_type), flag_values, f"{prefix}{name}.")
-        else:
-            values[name] = flag_values[prefix + name].value
-    return config_class(**values)
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -236,7 +213,12 @@ def preset_arguments(preset: str, within: tuple[str, ...] = ()) -> list[str]:
 
 
 def preset_text(preset: str) -> str:
-    """The text of a preset, named ``<folder>/<name>``, or ``<name>`` where only one folder has a preset of this name.
+    """The text of a preset, see ``preset_path``."""
+    return preset_path(preset).read_text(encoding="utf-8")
+
+
+def preset_path(preset: str) -> pathlib.Path:
+    """The file of a preset, named ``<folder>/<name>``, or ``<name>`` where only one folder has a preset of this name.
 
     Only files within the folder of presets count, whatever path a name spells. Raises ValueError for an unknown name,
     with those there are.
@@ -249,7 +231,7 @@ def preset_text(preset: str) -> str:
     if found is None:
         given = preset if len(preset) <= _LONGEST_SHOWN else f"{preset[:_LONGEST_SHOWN]}..."
         raise ValueError(f"preset={given}: expected one of {', '.join(sorted(known))}")
-    return found.read_text(encoding="utf-8")
+    return found
 
 
 def check_distinct(name: str, values: Sequence[Any]) -> None:

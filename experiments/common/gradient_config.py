@@ -7,12 +7,12 @@ import dataclasses
 import jax
 import numpy as np
 
-from experiments.common.tables import option, parse_numbers, weight_or_own
+from experiments.common.tables import parse_numbers, weight_or_own
 from gan_leak.attacks.gradient.grnn import LOSSES
 from gan_leak.attacks.gradient.observation import reshuffled
-from gan_leak.config import check_counts, check_seed
 from gan_leak.runs.inversion import gradient as inversion
 from gan_leak.runs.inversion.gradient_files import FLATTEN_ORDERS
+from gan_leak.settings import SEEDS, Bounds, above, at_least, between, check_values, option
 
 # By attack: iterations, and the weight of total variation.
 _DEFAULTS = {"dlg": (6000, 0.0), "idlg": (6000, 0.0), "inverting_gradients": (4800, 1e-4), "grnn": (1000, 1e-3)}
@@ -22,27 +22,35 @@ _RESIDUAL_TOTAL_VARIATION = 1e-6
 _LARGEST_DLG_BATCH = 64
 # Beyond, the activations of the network, which are differentiated twice, take tens of gigabytes.
 _LARGEST_BATCH = 4096
-# Local steps are traced one after the other; training steps have a key each, which all are drawn at once.
-_MOST = {"local_steps": 1000, "utility_steps": 1_000_000}
+# Local steps are traced one after the other.
+_MOST_LOCAL_STEPS = 1000
+# Each has a key of its own, which all are drawn at once.
+_MOST_UTILITY_STEPS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class GradientConfig:
     """Participants who each send one gradient, or the update of several steps, of a network of their own."""
 
-    attack: str = option("grnn", f"One of {', '.join(inversion.ATTACKS)}.")
+    attack: str = option("grnn", f"One of {', '.join(inversion.ATTACKS)}.", choices=tuple(inversion.ATTACKS))
     network: str = option("dlg_lenet", f"Whose gradient it is: one of {', '.join(inversion.NETWORKS)}.")
     initialisation: str = option(
         "wide", "Of the network: 'wide', U(-0.5, 0.5) as the authors of DLG and GRNN, or 'torch', the usual one."
     )
     dataset: str = option("mnist", "Data set, as in the main job.")
     image_size: int = option(32, "Side of the images in pixels.")
-    channels: int = option(3, "1, or 3: grey images repeated, as in the released code of GRNN.")
+    channels: int = option(3, "1, or 3: grey images repeated, as in the released code of GRNN.", choices=(1, 3))
     batch_sizes: str = option("1", "Images of one participant; several with commas between, each a row.")
-    images: int = option(20, "Images that are attacked: as many participants as it takes.")
-    local_steps: int = option(1, "SGD steps that a participant takes before it sends; 1 is a plain gradient.")
-    local_batch_size: int = option(0, "Images of one step; 0 = all of them.")
-    local_learning_rate: float = option(0.1, "Learning rate of several steps (Geiping et al. 2020: 1e-4).")
+    images: int = option(20, "Images that are attacked: as many participants as it takes.", bounds=at_least(1))
+    local_steps: int = option(
+        1,
+        "SGD steps that a participant takes before it sends; 1 is a plain gradient.",
+        bounds=between(1, _MOST_LOCAL_STEPS),
+    )
+    local_batch_size: int = option(0, "Images of one step; 0 = all of them.", bounds=at_least(0))
+    local_learning_rate: float = option(
+        0.1, "Learning rate of several steps (Geiping et al. 2020: 1e-4).", bounds=above(0)
+    )
     local_shuffle: bool = option(
         False,
         "Shuffle the images anew in each local epoch, as real clients do; all participants in the same order.",
@@ -59,17 +67,26 @@ class GradientConfig:
         "known",
         "What inverting_gradients is told: 'known' labels (with --gradient the array 'labels' of the file), or "
         "'inferred' from the last layer where that is beyond doubt; idlg infers them.",
+        choices=("known", "inferred"),
     )
-    iterations: int = option(0, "Iterations of the attack; 0 = its own (6000, 6000, 4800, 1000).")
+    iterations: int = option(0, "Iterations of the attack; 0 = its own (6000, 6000, 4800, 1000).", bounds=at_least(0))
     total_variation: float = option(-1.0, "Weight of total variation; -1 = the attack's own.")
-    noise_size: int = option(128, "Of GRNN's generator.")
-    loss: str = option("released", f"Of GRNN: one of {', '.join(LOSSES)}.")
-    restarts: int = option(1, "Starts of the attack, of which that counts whose gradient comes nearest.")
-    lanes: int = option(0, "Participants that share a program at a time; 0 = so many that they have 20 images.")
+    noise_size: int = option(128, "Of GRNN's generator.", bounds=at_least(1))
+    loss: str = option("released", f"Of GRNN: one of {', '.join(LOSSES)}.", choices=tuple(LOSSES))
+    restarts: int = option(
+        1, "Starts of the attack, of which that counts whose gradient comes nearest.", bounds=at_least(1)
+    )
+    lanes: int = option(
+        0, "Participants that share a program at a time; 0 = so many that they have 20 images.", bounds=at_least(0)
+    )
     defenses: str = option(
         "none", f"What a participant does to its gradient: none, or of {', '.join(inversion.DEFENSES)} with :strength."
     )
-    utility_steps: int = option(0, "Training steps on defended gradients that tell each defence's accuracy; 0 = none.")
+    utility_steps: int = option(
+        0,
+        "Training steps on defended gradients that tell each defence's accuracy; 0 = none.",
+        bounds=between(0, _MOST_UTILITY_STEPS),
+    )
     gradient: str = option(
         "",
         "npz file with what a participant of yours sent, attacked instead: all arrays params/<layer>/<name> of the "
@@ -86,6 +103,7 @@ class GradientConfig:
         "auto",
         "Order of the rows of the first dense layer in --gradient: 'hwc', 'chw' as in PyTorch, or 'auto', that which "
         "explains the gradient (exact for one image, a close estimate for a batch).",
+        choices=FLATTEN_ORDERS,
         later=True,
     )
     gradient_scale: float = option(
@@ -93,35 +111,15 @@ class GradientConfig:
         "How many times the mean's gradient --gradient is: the batch size if it is a sum. 0 = read off the last layer "
         "where it tells, else fitted by least squares during the attack, with --restarts if need be "
         "(inverting_gradients compares directions and needs neither).",
+        bounds=Bounds(0, wording="a finite number from 0"),
         later=True,
     )
-    seed: int = option(0, "Seed of everything random.")
+    seed: int = option(0, "Seed of everything random.", bounds=SEEDS, effect="chance")
 
 
 def check(config: GradientConfig) -> None:
     """Raises ValueError in one line for flags that cannot be, alone or together."""
-    for name, choices in {
-        "attack": inversion.ATTACKS,
-        "labels": ("known", "inferred"),
-        "loss": LOSSES,
-        "channels": (1, 3),
-        "flatten_order": FLATTEN_ORDERS,
-    }.items():
-        if getattr(config, name) not in choices:
-            raise ValueError(f"{name}={getattr(config, name)}: expected one of {', '.join(map(str, choices))}")
-    for name in ("images", "local_steps", "restarts", "noise_size"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}={getattr(config, name)}: expected at least 1")
-    for name in ("iterations", "lanes", "local_batch_size", "utility_steps"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name}={getattr(config, name)}: expected at least 0")
-    check_counts(config)
-    for name, largest_count in _MOST.items():
-        if getattr(config, name) > largest_count:
-            raise ValueError(f"{name}={getattr(config, name)}: expected at most {largest_count}")
-    check_seed(config.seed)
-    if not 0.0 < config.local_learning_rate < float("inf"):
-        raise ValueError(f"local_learning_rate={config.local_learning_rate}: expected a finite number above 0")
+    check_values(config)
     if config.local_steps > 1 and config.attack != "inverting_gradients":
         raise ValueError(
             f"local_steps={config.local_steps}: expected 1 with {config.attack}, which imitates a gradient"
@@ -140,8 +138,6 @@ def check(config: GradientConfig) -> None:
                 f"use all {size} images"
             )
     _check_matching(config)
-    if not 0.0 <= config.gradient_scale < float("inf"):
-        raise ValueError(f"gradient_scale={config.gradient_scale}: expected a finite number from 0")
     if config.gradient:
         if "," in config.batch_sizes:
             raise ValueError(f"batch_sizes={config.batch_sizes}: expected one with --gradient")

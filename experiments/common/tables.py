@@ -9,7 +9,6 @@ import os
 import pathlib
 import re
 import time
-import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from gan_leak.reports.reconstruction import pictures_figure, render_reconstructi
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.storage.directory import RunDirectory, close_run, npz_bytes, read_config_file, write_atomic
 from gan_leak.runs.storage.integrity import DamagedError, expect_kinds, read_npz, sealed_npz, set_aside
+from gan_leak.settings import settings_of, values_of
 
 
 class Defense(NamedTuple):
@@ -48,8 +48,8 @@ class Drawn(NamedTuple):
     seconds: float
 
 
-# What is drawn over utility. A picture under noise resembles nothing and may still tell which image it is of.
-_LEAKAGE = {"ssim": "SSIM of what is drawn", "singled_out": "Share of images singled out"}
+# A reconstruction under noise may have a low SSIM and still tell which image it is of.
+_LEAKAGE = {"ssim": "SSIM of reconstructions", "singled_out": "Share of images singled out"}
 
 # What a strength may be, where it is not any number from 0.
 _STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -60,24 +60,19 @@ _STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-def option(default: Any, help: str, *, later: bool = False) -> Any:
-    """A field of a configuration with the help text of its flag; later: see ``recorded``."""
-    return dataclasses.field(default=default, metadata={"help": help, "later": later})
-
-
 def recorded(config: Any) -> Any:
     """A configuration as a run directory records it: options that came later are left out at their default.
 
     So a directory that does not know them still is one of the same configuration.
     """
-    types = typing.get_type_hints(type(config))
-    kept = [
-        field.name
-        for field in dataclasses.fields(config)
-        if not field.metadata.get("later") or getattr(config, field.name) != field.default
-    ]
-    record = dataclasses.make_dataclass(type(config).__name__, [(name, types[name]) for name in kept], frozen=True)
-    return record(*(getattr(config, name) for name in kept))
+    settings = settings_of(type(config))
+    values = {
+        name: value
+        for name, value in values_of(config).items()
+        if not settings[name].later or value != settings[name].default
+    }
+    fields = [(name, settings[name].type) for name in values]
+    return dataclasses.make_dataclass(type(config).__name__, fields, frozen=True)(**values)
 
 
 def parse_defenses(text: str, known: Collection[str]) -> list[Defense]:
@@ -207,7 +202,7 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
         groups.setdefault(entry.originals.tobytes(), []).append(entry)
     for group in groups.values():
         named = {entry.row["name"]: entry.pictures for entry in group}
-        caption = f"Private images, and what was drawn of them: {group[0].row['name']}" + (
+        caption = f"Private images and their reconstructions: {group[0].row['name']}" + (
             f" to {group[-1].row['name']}." if len(group) > 1 else "."
         )
         found[caption] = pictures_figure(group[0].originals, named)
@@ -219,7 +214,7 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
             charts.setdefault((entry.undefended, measure), {}).setdefault(entry.defense.name, []).append(point)
     for (name, measure), series in charts.items():
         if len(series) > 1:
-            caption = f"{_LEAKAGE[measure]} over utility, by defence, {name}; the numbers are strengths."
+            caption = f"{_LEAKAGE[measure]} over utility for each defense, {name}; the numbers are strengths."
             found[caption] = trade_off_figure(series, measure=_LEAKAGE[measure], title=name)
     return found
 

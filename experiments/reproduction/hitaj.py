@@ -1,27 +1,18 @@
-"""Hitaj et al. 2017 as data: which figures there are, which presets make them, and how a preset states its claim."""
+"""Hitaj et al. 2017 as data: the figures, the presets that make them, and the controls beside each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from experiments.common.flags import check_distinct, config_from_arguments, preset_text
-from gan_leak.config import AttackConfig
+from experiments.common.flags import check_distinct, config_from_arguments
+from experiments.reproduction.claims import read_claim
+from gan_leak.config import RunConfig
 from gan_leak.data import parse_participant_classes
-from gan_leak.evaluation.criteria import Criterion, parse_criterion
-from gan_leak.reports.reproduction import NEAREST_VARIANT, PAPER_VARIANT
+from gan_leak.reports.reproduction_results import NEAREST_VARIANT, PAPER_VARIANT
+from gan_leak.settings import settings_of
 
 SCALES = ("quick", "paper")
-_FIELDS = {
-    "Claim": "claim",
-    "Reproduced if": "reproduced_if",
-    "Partly if": "partly_if",
-    "Nearest that works": "nearest",
-    "Quick": "quick",
-}
-# What section 8.4 does not say of any data set; the presets' values are ours.
-_NOT_STATED = frozenset({"rounds", "fakes_per_round", "generator_batch_size", "generator_width"})
-_OF_A_DEFENSE = ("defense", "upload_threshold", "upload_bound", "sensitivity", "epsilon_per_release")
 
 
 class Figure(NamedTuple):
@@ -31,19 +22,6 @@ class Figure(NamedTuple):
     title: str
     settings: dict[str, str]
     layout: str = "settings"
-
-
-class Claim(NamedTuple):
-    """What a preset says of itself before any run: the paper's claim in our words and when it counts as reproduced.
-
-    nearest, quick: the presets to put behind this one for the nearest setting that works, and for a quick run of it.
-    """
-
-    claim: str
-    reproduced_if: Criterion
-    partly_if: Criterion
-    nearest: str
-    quick: str
 
 
 FIGURES = (
@@ -111,33 +89,13 @@ def check_names(text: str, known: Sequence[str]) -> None:
     check_distinct("figures", numbers)
 
 
-def read_claim(preset: str, *, nearest: bool = True) -> Claim:
-    """The claim and criteria in the head of a preset; raises ValueError for a head that lacks one.
-
-    nearest: whether it has to name the nearest setting that works.
-    """
-    found: dict[str, str] = {}
-    for line in preset_text(preset).splitlines():
-        name, colon, value = line.removeprefix("#").strip().partition(": ")
-        if line.startswith("#") and colon and name in _FIELDS:
-            found[_FIELDS[name]] = value.strip()
-    missing = [name for name, field in _FIELDS.items() if field not in found and (nearest or field != "nearest")]
-    if missing:
-        raise ValueError(f"preset={preset}: its head lacks {', '.join(missing)}")
-    return Claim(
-        found["claim"],
-        parse_criterion(found["reproduced_if"]),
-        parse_criterion(found["partly_if"]),
-        found.get("nearest", ""),
-        found["quick"],
-    )
-
-
 def arguments_for(preset: str, variant: str, scale: str) -> list[str]:
     """The command line of a setting: the paper's own, or the nearest that works, shortened where the scale is quick."""
     claim = read_claim(preset)
     arguments = [f"--preset={preset}"]
     if variant == NEAREST_VARIANT:
+        if not claim.nearest:
+            raise ValueError(f"preset={preset}: expected the key nearest in its claim, the nearest setting that works")
         arguments.append(f"--preset={claim.nearest}")
         if scale == "quick":
             arguments.append(f"--preset={claim.quick}")
@@ -149,17 +107,12 @@ def variants_of(scale: str, paper_hyperparameters: bool) -> tuple[str, ...]:
     return (PAPER_VARIANT, NEAREST_VARIANT) if scale == "paper" and paper_hyperparameters else (NEAREST_VARIANT,)
 
 
-def not_stated(config: AttackConfig) -> frozenset[str]:
+def not_stated(config: RunConfig) -> frozenset[str]:
     """The hyper-parameters that the paper leaves open for the setting of this configuration."""
+    open_everywhere = frozenset(name for name, setting in settings_of(RunConfig).items() if not setting.stated)
     # For faces the generator's steps are counted by the adversary's images, where it has any (section 9.2.2).
-    counted = config.dataset == "orl_faces" and not config.participant_classes.endswith(";")
-    return _NOT_STATED if counted else _NOT_STATED | {"generator_steps"}
-
-
-def rows_named_by(claim: Claim) -> set[str]:
-    """The rows beside the one judged that a claim's criteria name."""
-    names = (*claim.reproduced_if.names, *claim.partly_if.names)
-    return {name.split(".")[0] for name in names if name.count(".") > 1}
+    counted = config.data.dataset == "orl_faces" and not config.data.participant_classes.endswith(";")
+    return open_everywhere if counted else open_everywhere | {"generator_steps"}
 
 
 def controls_of(arguments: list[str], *, undefended: bool = False) -> dict[str, list[str]]:
@@ -167,14 +120,18 @@ def controls_of(arguments: list[str], *, undefended: bool = False) -> dict[str, 
 
     With ``undefended`` also the setting without its defence: what fails there fails not because of the defence.
     """
-    config = config_from_arguments(AttackConfig, arguments)
-    owners = parse_participant_classes(config.participant_classes, 1_000)
-    without = ";".join(",".join(str(label) for label in classes if label != config.target_class) for classes in owners)
+    config = config_from_arguments(RunConfig, arguments)
+    owners = parse_participant_classes(config.data.participant_classes, 1_000)
+    without = ";".join(
+        ",".join(str(label) for label in classes if label != config.attack.target_class) for classes in owners
+    )
     controls = {
         "passive": [*arguments, "--attack=passive"],
         "unowned": [*arguments, f"--participant_classes={without}"],
     }
     if undefended:
-        plain = [f"--{name}={getattr(AttackConfig(), name)}" for name in _OF_A_DEFENSE]
-        controls["undefended"] = [*arguments, *plain]
+        settings = settings_of(RunConfig).values()
+        of_defense = [setting for setting in settings if config.defense.kind in setting.defenses]
+        plain = [f"--{setting.name}={setting.default}" for setting in of_defense]
+        controls["undefended"] = [*arguments, "--defense=none", *plain]
     return controls

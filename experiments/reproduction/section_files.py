@@ -17,10 +17,11 @@ _ERROR_FIELDS = ("figure", "title", "claim", "error")
 _DIGESTS = "pictures_sha256"
 
 
-class KeptSection(NamedTuple):
-    """A section as it was written: its entry in results.json, the judges and pictures by name, and all that decides it.
+class Section(NamedTuple):
+    """A section of a reproduction.
 
-    basis: empty for a section that was not run, whose entry says why.
+    entry: as in results.json. judges: by data set, the judges that measured it. pictures: PNG bytes by caption.
+    basis: all that decides the section, as text; empty for one that was not run, whose entry says why.
     """
 
     entry: dict[str, Any]
@@ -29,7 +30,7 @@ class KeptSection(NamedTuple):
     basis: str
 
 
-def write_section(path: pathlib.Path, section: KeptSection) -> None:
+def write_section(path: pathlib.Path, section: Section) -> None:
     """Writes a section that ran into a folder of its own."""
     path.mkdir(parents=True, exist_ok=True)
     for place, png in enumerate(section.pictures.values()):
@@ -51,7 +52,7 @@ def write_error(path: pathlib.Path, entry: dict[str, Any]) -> None:
     write_atomic(path / _ERROR_NAME, sealed_json(_ERROR_NAME, entry))
 
 
-def read_section(path: pathlib.Path) -> KeptSection | None:
+def read_section(path: pathlib.Path) -> Section | None:
     """The section in a folder, or why it was not run; None if there is neither. Raises ``DamagedError``."""
     if os.path.lexists(path / _SECTION_NAME):
         kept, sealed = read_json(path / _SECTION_NAME, _SECTION_FIELDS)
@@ -61,12 +62,12 @@ def read_section(path: pathlib.Path) -> KeptSection | None:
         if sealed and [sha256(png) for png in pictures] != kept[_DIGESTS]:
             raise DamagedError(f"{path}: damaged (the SHA-256 of a picture is another)")
         named = dict(zip(kept["captions"], pictures, strict=True))
-        return KeptSection(kept["entry"], kept["judges"], named, kept["basis"])
+        return Section(kept["entry"], kept["judges"], named, kept["basis"])
     if os.path.lexists(path / _ERROR_NAME):
         entry, _ = read_json(path / _ERROR_NAME, _ERROR_FIELDS)
         if entry.keys() != set(_ERROR_FIELDS):
             raise DamagedError(f"{path / _ERROR_NAME}: damaged (its fields are not those of an error)")
-        return KeptSection(entry, {}, {}, "")
+        return Section(entry, {}, {}, "")
     return None
 
 

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 
 from gan_leak import trees
 from gan_leak.collaboration.participant import TurnInfo, init_participant, join, local_sgd, train_and_upload
-from gan_leak.collaboration.schedule import turn_order
-from gan_leak.collaboration.server import add_upload, download, init_server, merge_uploads
+from gan_leak.collaboration.schedule import SCHEDULES, turn_order
+from gan_leak.collaboration.server import AGGREGATIONS, add_upload, download, init_server, merge_uploads
 from gan_leak.collaboration.sharding import over_devices
-from gan_leak.config import PARTICIPANT_MAPPINGS
 from gan_leak.types import (
     Array,
     FederationData,
@@ -28,6 +27,8 @@ from gan_leak.types import (
     ServerState,
     UploadTransform,
 )
+
+PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
 
 
 class RoundHyperParameters(NamedTuple):
@@ -160,10 +161,10 @@ def make_round(
     a participant draws the same random numbers in a round whoever else takes part. Without the adversary among them the
     attack rests, and its info is zero.
     """
-    if schedule not in ("round_robin", "random_order", "synchronous"):
-        raise ValueError(f"schedule={schedule!r}: allowed are 'round_robin', 'random_order', 'synchronous'")
-    if aggregation not in ("add", "average"):
-        raise ValueError(f"aggregation={aggregation!r}: allowed are 'add', 'average'")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule={schedule!r}: allowed are {', '.join(map(repr, SCHEDULES))}")
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(f"aggregation={aggregation!r}: allowed are {', '.join(map(repr, AGGREGATIONS))}")
     if aggregation == "average" and schedule != "synchronous":
         raise ValueError(f"aggregation='average' with schedule={schedule!r}: averaging needs schedule='synchronous'")
     if mesh is not None and schedule != "synchronous":

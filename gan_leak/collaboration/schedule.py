@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 from gan_leak.types import Array
 
+_IN_ORDER = ("round_robin", "random_order")
+SCHEDULES = (*_IN_ORDER, "synchronous")
+
 
 def draw_cohort(key: Array, participants: int, cohort: int) -> Array:
     """Who takes part in a round: a uniformly random ``cohort`` of 0 to ``participants`` - 1, in order, int32 [cohort].
@@ -29,4 +32,4 @@ def turn_order(key: Array, schedule: str, participants: int) -> Array:
         return jnp.arange(participants, dtype=jnp.int32)
     if schedule == "random_order":
         return jax.random.permutation(key, participants).astype(jnp.int32)
-    raise ValueError(f"schedule={schedule!r}: allowed are 'round_robin' and 'random_order'")
+    raise ValueError(f"schedule={schedule!r}: allowed are {' and '.join(map(repr, _IN_ORDER))}")

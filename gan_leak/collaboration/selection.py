@@ -139,7 +139,10 @@ def selective_upload(criterion: str) -> UploadTransform:
 
     Raises ValueError for another criterion.
     """
-    selections = {"largest": largest_fraction, "random": random_above_threshold}
-    if criterion not in selections:
-        raise ValueError(f"upload_criterion={criterion!r}: allowed are {', '.join(map(repr, selections))}")
-    return chain(selections[criterion](), truncate())
+    if criterion not in CRITERIA:
+        raise ValueError(f"upload_criterion={criterion!r}: allowed are {', '.join(map(repr, CRITERIA))}")
+    return chain(_SELECTIONS[criterion](), truncate())
+
+
+_SELECTIONS = {"largest": largest_fraction, "random": random_above_threshold}
+CRITERIA = tuple(_SELECTIONS)

@@ -8,6 +8,8 @@ from gan_leak import trees
 from gan_leak.collaboration.selection import fraction_to_count, largest
 from gan_leak.types import Array, PyTree, ServerState, Upload
 
+AGGREGATIONS = ("add", "average")
+
 
 def init_server(params: PyTree) -> ServerState:
     """A server that holds ``params`` and has seen no upload."""

@@ -1,12 +1,12 @@
 """When an experiment counts as reproduced: criteria written before the run, judged by numbers over several seeds.
 
-A criterion is a line of text such as
+A criterion is a text such as
 
     leakage_score.low > 0.1 and judge_accuracy.mean >= 0.5 and leakage_score.low > passive.leakage_score.high
 
-that stands in a report as it was decided. It speaks of ``metric.mean``, ``metric.low`` and ``metric.high`` of the row
-judged, and of ``row.metric.mean`` and so on of a row beside it; ``and``, ``or``, ``not``, comparisons, ``+ - *`` and
-numbers connect them. Nothing of it is executed as Python.
+A report shows it as it was judged. ``metric.mean``, ``metric.low`` and ``metric.high`` are numbers of the row that is
+judged; ``row.metric.mean`` and so on are numbers of a row beside it. They are connected by ``and``, ``or``, ``not``,
+comparisons, ``+ - *`` and numbers. No part of a criterion is executed as Python.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from scipy.special import stdtrit
 
 STATISTICS = ("mean", "low", "high")
 
-# Where a metric can lie at all. An interval may reach beyond: what is shown to readers is cut there, what is judged
-# never, since a lower end below 0 says how little so few seeds can tell.
+# The range of each metric. An interval may reach beyond it: reports cut it at the range, and verdicts use it uncut,
+# since a lower end below 0 says that there are too few seeds.
 RANGES: Mapping[str, tuple[float, float]] = {
     "leakage_score": (0.0, 1.0),
     "judge_accuracy": (0.0, 1.0),
@@ -73,7 +73,7 @@ Lookup: TypeAlias = Mapping[str, float | None]
 
 
 class Verdict(enum.StrEnum):
-    """What became of a claim; compares equal to its text and is written to JSON as such."""
+    """The verdict on a claim; it equals its text, and JSON holds the text."""
 
     REPRODUCED = "reproduced"
     PARTLY = "partly"
@@ -82,7 +82,7 @@ class Verdict(enum.StrEnum):
 
 
 class Interval(NamedTuple):
-    """A metric over seeds: the mean, the ends of its 95% interval, and what each seed gave, NaN where it gave none."""
+    """A metric over seeds: the mean, the ends of its 95% interval, and the value of each seed, NaN if it has none."""
 
     mean: float
     low: float
@@ -92,19 +92,26 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Criterion:
-    """A criterion that was understood: its text, the names it asks for, and the form that is evaluated."""
+    """A parsed criterion: its text, the names that it asks for, and the syntax tree that is evaluated."""
 
     text: str
     names: tuple[str, ...] = field(compare=False)
     tree: ast.expr = field(compare=False, repr=False)
 
 
+class Reason(NamedTuple):
+    """A comparison with measured numbers: its text, which ends in yes or no, and whether it holds."""
+
+    text: str
+    holds: bool
+
+
 def summarise(values: Iterable[float | None]) -> Interval:
     """Gives the mean over seeds and its two-sided 95% Student-t interval.
 
-    None, NaN and infinities count as seeds that told nothing: they stay in ``values``, as NaN, and enter neither the
-    mean nor the interval. With one number left there is a mean and no interval, with none there is neither (NaN).
-    Equal numbers have an interval of width 0. The ends are not cut at the metric's range, see ``RANGES``.
+    None, NaN and infinities are seeds without a number: they are NaN in ``values``, and are left out of the mean and of
+    the interval. With one number there is a mean and no interval (NaN); with none there is neither. Equal numbers have
+    an interval of width 0. The ends are not cut at the metric's range, see ``RANGES``.
     """
     seeds = tuple(_number_or_nan(value) for value in values)
     known = [value for value in seeds if not math.isnan(value)]
@@ -164,20 +171,25 @@ def evaluate_criterion(criterion: Criterion, lookup: Lookup) -> bool:
     """Tells whether the numbers meet the criterion.
 
     lookup: the numbers by their name, see ``measurements``; None counts as NaN. A comparison with NaN does not hold, so
-    that what was not measured never counts in favour; ``not`` turns that around, as it does in Python.
+    that a missing number never counts in favor of a claim; ``not`` reverses that, as it does in Python.
 
     Raises ValueError if the criterion asks for a name that is not there, whether or not the outcome depends on it.
     """
     return _truth(criterion.tree, _known(criterion, lookup))
 
 
-def explain(criterion: Criterion, lookup: Lookup) -> str:
-    """Puts the measured numbers beside each comparison, a line for each: "leakage_score.low 0.41 > 0.1: yes".
+def explain(criterion: Criterion, lookup: Lookup) -> list[Reason]:
+    """Puts the measured numbers beside each comparison: "leakage_score.low 0.41 > 0.1: yes".
 
     Every comparison is listed in the order of the text, those under ``not`` as they stand. Numbers have as many digits,
     at least three, as it takes to see that the answer is right. Raises ValueError as ``evaluate_criterion`` does.
     """
-    return "\n".join(_explained(criterion.tree, _known(criterion, lookup)))
+    return _explained(criterion.tree, _known(criterion, lookup))
+
+
+def reason(statement: str, holds: bool) -> Reason:
+    """Makes a reason of a statement: the answer stands behind it."""
+    return Reason(f"{statement}: {'yes' if holds else 'no'}", holds)
 
 
 def decide(reproduced_if: Criterion, partly_if: Criterion, lookup: Lookup) -> Verdict:
@@ -271,17 +283,17 @@ def _value(node: ast.expr, known: Mapping[str, float]) -> float:
     return known[ast.unparse(node)]
 
 
-def _explained(node: ast.expr, known: Mapping[str, float]) -> list[str]:
+def _explained(node: ast.expr, known: Mapping[str, float]) -> list[Reason]:
     match node:
         case ast.BoolOp():
-            return [line for part in node.values for line in _explained(part, known)]
+            return [reason for part in node.values for reason in _explained(part, known)]
         case ast.UnaryOp():
             return _explained(node.operand, known)
     assert isinstance(node, ast.Compare)
     return [_explained_comparison(node, known)]
 
 
-def _explained_comparison(node: ast.Compare, known: Mapping[str, float]) -> str:
+def _explained_comparison(node: ast.Compare, known: Mapping[str, float]) -> Reason:
     sides = (node.left, *node.comparators)
     values = [_value(side, known) for side in sides]
     outcome = _holds(node, values)
@@ -292,7 +304,7 @@ def _explained_comparison(node: ast.Compare, known: Mapping[str, float]) -> str:
     texts = [_with_values(side, known, digits) for side in sides]
     for at, comparison in enumerate(node.ops):
         texts[at + 1] = f"{_COMPARISONS[type(comparison)][0]} {texts[at + 1]}"
-    return f"{' '.join(texts)}: {'yes' if outcome else 'no'}"
+    return reason(" ".join(texts), outcome)
 
 
 def _with_values(node: ast.expr, known: Mapping[str, float], digits: int) -> str:

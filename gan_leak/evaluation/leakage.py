@@ -65,40 +65,41 @@ _FEW_FRESH = 20
 
 DEFINITIONS: Mapping[str, str] = {
     "leakage_score": (
-        "In [0, 1]: how near the reconstructions come to the private images of the target class. 0 = no nearer than "
-        "the nearest of what the adversary had before (images of each of its own classes, an untrained generator; "
-        "without own images, what anybody may know: other classes, and their average); 1 = as near as fresh real "
-        "images of the class. The smallest of the views below that can tell the two apart. Not measurable if fewer "
-        "than two can, or if other real images of the class score below 0.7. A blank, noisy or averaged picture, or "
-        "another class, that would score above 0.05 counts among what the adversary had before."
+        "In [0, 1]: how close the reconstructions come to the private images of the target class. 0: no closer than "
+        "the closest baseline. The baselines are what the adversary has without the attack: images of each of its own "
+        "classes and an untrained generator; without own images, other classes and their average. 1: as close as fresh "
+        "real images of the class. The score is the smallest over the views below that can tell the two apart. It is "
+        "not measurable if fewer than two views can, or if other real images of the class score below 0.7. A blank, "
+        "noisy or averaged picture, or another class, joins the baselines if it would score above 0.05."
     ),
     "leakage_by_representation": (
-        "Pixels (50 principal components), edges (histograms of oriented gradients after slight blur, 50 components) "
-        "and judge (its features, 50 components): the median distance to the nearest private image, on a linear scale "
-        "between what scores 0 and what scores 1, clipped. Contrast: (o - p) / max(o, p), with p the distance to the "
-        "nearest private image and o that to the nearest real image of another class, on pixels, among no more images "
-        "of a class than there are private ones (the mean over such groups); the median, on the same scale, where 0 is "
-        f"at least o = p. A view whose 0 and 1 are less than {LEAST_STANDARD_ERRORS:g} standard errors apart is left "
-        "out (null)."
+        "The score of each view: the median over the reconstructions, on a linear scale from what scores 0 to what "
+        "scores 1, clipped. Pixels (50 principal components), edges (histograms of oriented gradients after slight "
+        "blur, 50 components) and judge (features of the judge, 50 components): the distance to the nearest private "
+        "image. Contrast: (o - p) / max(o, p), where p is the distance to the nearest private image and o the distance "
+        "to the nearest real image of another class, on pixels; there are as many images of each class as private "
+        "ones, and the mean over several such groups is taken; 0 is at least o = p. A view is left out (null) if its 0 "
+        f"and its 1 are less than {LEAST_STANDARD_ERRORS:g} standard errors apart."
     ),
     "judge_accuracy": (
-        "Share of reconstructions in which a classifier that no participant trained sees the target class. It knows an "
-        "answer 'none of them'. Alone it proves nothing: a picture can be optimised against any classifier."
+        "Share of reconstructions that the judge assigns to the target class. The judge is a classifier trained on "
+        "images that no participant owns; it can also answer 'none of the classes'. This share alone proves nothing: "
+        "pictures can be optimized against any classifier."
     ),
     "nearest_neighbour_share": (
-        "Share of reconstructions whose 5 nearest real images over all classes, on pixels, are mostly of the target "
-        "class (3 or 1 nearest where there are fewer than 5 or 3 of that class)."
+        "Share of reconstructions whose 5 nearest real images of all classes, on pixels, are mostly of the target "
+        "class (3 or 1 nearest if there are fewer than 5 or 3 images of that class)."
     ),
-    "l1_to_nearest": "Mean absolute difference per pixel to the nearest private image (images span [-1, 1]).",
+    "l1_to_nearest": "Mean absolute difference per pixel to the nearest private image; images span [-1, 1].",
     "ssim_to_nearest": "Mean structural similarity to that image.",
     "coverage": (
-        "Share of private images that have a reconstruction within the distance of their 5th nearest private image, on "
-        "pixels (Naeem et al. 2020); of the furthest where there are fewer. Fresh real images do not reach 1 either."
+        "Share of private images with a reconstruction within the distance of their 5th nearest private image, on "
+        "pixels (Naeem et al. 2020); of the furthest if there are fewer. Fresh real images do not reach 1 either."
     ),
     "diversity": (
-        "How different the reconstructions are from each other, relative to as many real images: the smaller of the "
-        "ratios of mean pairwise distance (one blurred picture scores 0) and of median distance to the nearest other "
-        "(a few repeated pictures score 0), on pixels. It is meaningless where the leakage score is low."
+        "How different the reconstructions are from each other, relative to as many real images. It is the smaller of "
+        "two ratios on pixels: of the mean pairwise distance (one blurred picture scores 0) and of the median distance "
+        "to the nearest other picture (a few repeated pictures score 0). It means nothing if the leakage score is low."
     ),
 }
 

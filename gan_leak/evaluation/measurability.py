@@ -1,8 +1,8 @@
-"""Whether leakage can be measured at all: the measure is put to the test before it judges a reconstruction.
+"""Whether leakage can be measured at all: the views are tested before they score a reconstruction.
 
-With few private or few fresh images a view may not tell real images of the class from what the adversary had before.
-Such a view decides nothing. What is left must give pictures that leak nothing a low score, and real images that nobody
-holds a high one. Otherwise no number is reported, since a low one would look like safety.
+With few private or few fresh images, a view may not tell real images of the class from the baselines. Such a view is
+left out. The other views must give a low score to pictures that leak nothing, and a high score to real images of the
+class that no participant owns. Otherwise no score is reported, since a low score would look like safety.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _IMAGES_OF_A_CONTROL = 100
 
 
 def score_text(score: float | None) -> str:
-    """The score as people read it.
+    """The score as text, with two decimals.
 
     >>> score_text(0.125), score_text(None)
     ('0.12', 'not measurable')
@@ -34,8 +34,8 @@ def score_text(score: float | None) -> str:
 class Measurability(NamedTuple):
     """What decides the leakage score.
 
-    deciding: the names of the views that work; blind: the others. raised_by: controls that raised what scores 0.
-    reason: why nothing can be measured, or None.
+    deciding: the names of the views that work; blind: the others. raised_by: the controls that raised the zero of the
+    scale. reason: why nothing can be measured, or None.
     """
 
     deciding: tuple[str, ...]
@@ -44,17 +44,18 @@ class Measurability(NamedTuple):
     reason: str | None
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the score must know, a sentence each; empty where all is as usual."""
+        """What a reader of the score must know, a line each; empty if every view works and no control has a score."""
         notes = []
         if self.reason is not None:
             notes.append(f"The leakage score is {NOT_MEASURABLE}: {self.reason}.")
         if self.blind:
             notes.append(
-                f"Views that decide: {', '.join(self.deciding) or 'none'}. Left out: {', '.join(self.blind)}; there, "
-                f"fresh real images differ from what scores 0 by less than {LEAST_STANDARD_ERRORS:g} standard errors."
+                f"The leakage score uses these views: {', '.join(self.deciding) or 'none'}. Left out: "
+                f"{', '.join(self.blind)}, because fresh real images and the baselines differ there by less than "
+                f"{LEAST_STANDARD_ERRORS:g} standard errors."
             )
         if self.raised_by:
-            notes.append(f"A score of 0 is raised to what these controls reach: {', '.join(self.raised_by)}.")
+            notes.append(f"The zero of the leakage score is raised to these controls: {', '.join(self.raised_by)}.")
         return tuple(notes)
 
 
@@ -63,9 +64,9 @@ def examine(
 ) -> tuple[dict[str, View], Measurability]:
     """Tests the views on sets of images [M, H, W, C] whose score is known, by name.
 
-    held_out: real images of the class that nobody holds and that define no scale. controls: pictures that leak nothing;
-    where one scores all the same, it raises the zero of every view, as if the adversary had had it before. Returns the
-    views with these zeros.
+    held_out: real images of the class that no participant owns and that define no scale. controls: pictures that leak
+    nothing. A control with a score raises the zero of every view, as a baseline does. Returns the views with these
+    zeros.
     """
     medians = {
         name: {control: float(np.median(view.values(images))) for control, images in controls.items()}
@@ -97,8 +98,8 @@ def examine(
 def _reason(views: Mapping[str, View], held_out: Mapping[str, np.ndarray]) -> str | None:
     if len(views) < LEAST_WORKING_VIEWS:
         return (
-            f"{len(views)} of the views can tell fresh real images of the class from what the adversary had before, "
-            f"expected at least {LEAST_WORKING_VIEWS}; more private or more fresh images help"
+            f"{len(views)} of the views can tell fresh real images of the class from the baselines, expected at least "
+            f"{LEAST_WORKING_VIEWS}; more private or more fresh images help"
         )
     for name, images in held_out.items():
         real = min(score(view, images) for view in views.values())
@@ -108,7 +109,7 @@ def _reason(views: Mapping[str, View], held_out: Mapping[str, np.ndarray]) -> st
 
 
 def plain_controls(gallery: np.ndarray, labels: np.ndarray, target_class: int) -> dict[str, np.ndarray]:
-    """Pictures that anybody can make and that leak nothing, by name, from a gallery [M, H, W, C] of classes [M].
+    """Pictures that need no private data and leak nothing, by name, from a gallery [M, H, W, C] of classes [M].
 
     Blank pictures, noise, averages, and real images of each other class.
     """

@@ -1,7 +1,7 @@
-"""What all pictures share: colours, tiles, grids of labelled rows, panels with axes, and PNG bytes.
+"""What all pictures share: colors, tiles, grids of labeled rows, panels with axes, and PNG bytes.
 
-Matplotlib is imported inside the functions and used without pyplot: no global state, no display. The colours are
-those of Okabe and Ito (2008), told apart under every common colour blindness.
+Matplotlib is imported inside the functions and used without pyplot: no global state, no display. The colors are
+those of Okabe and Ito (2008), told apart under every common color blindness.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 BLACK, BLUE, VERMILION, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
-SERIES_COLOURS = (BLUE, "#E69F00", GREEN, "#CC79A7", "#56B4E9", VERMILION)
+SERIES_COLORS = (BLUE, "#E69F00", GREEN, "#CC79A7", "#56B4E9", VERMILION)
 SERIES_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
 CHART_DPI = 200
@@ -39,10 +39,10 @@ _BROKEN_PIXEL = (255, 0, 255)
 
 
 class Row(NamedTuple):
-    """One row of a grid; tiles are uint8 [m, h, w, 3], gap is the space above in pixels, bar a stroke in the colour."""
+    """One row of a grid; tiles are uint8 [m, h, w, 3], gap is the space above in pixels, bar a stroke in the color."""
 
     label: str
-    colour: str
+    color: str
     tiles: np.ndarray
     gap: int
     bar: bool = True
@@ -66,9 +66,9 @@ def framed_tiles(images: np.ndarray) -> np.ndarray:
     scale = max(1, _TILE_PIXELS // max(images.shape[1:3]))
     broken = ~np.isfinite(images).all(axis=3)
     levels = np.rint((np.clip(np.where(np.isfinite(images), images, 0.0), -1.0, 1.0) + 1.0) * 127.5)
-    coloured = np.broadcast_to(levels, (*images.shape[:3], 3)).astype(np.uint8)
-    coloured[broken] = _BROKEN_PIXEL
-    enlarged = coloured.repeat(scale, axis=1).repeat(scale, axis=2)
+    colored = np.broadcast_to(levels, (*images.shape[:3], 3)).astype(np.uint8)
+    colored[broken] = _BROKEN_PIXEL
+    enlarged = colored.repeat(scale, axis=1).repeat(scale, axis=2)
     return np.pad(enlarged, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=_FRAME)
 
 
@@ -120,11 +120,11 @@ def grid_png(rows: Sequence[Row], title: str, column_labels: Sequence[str] = ())
         upper = y + (row_height - tile_height) // 2
         if row.bar:
             bar = slice(left - TILE_GAP - _BAR_PIXELS, left - TILE_GAP)
-            canvas[upper : upper + tile_height, bar] = np.rint(255 * np.asarray(to_rgb(row.colour)))
+            canvas[upper : upper + tile_height, bar] = np.rint(255 * np.asarray(to_rgb(row.color)))
         for column, tile in enumerate(row.tiles):
             x = left + column * pitch + (pitch - TILE_GAP - tile_width) // 2
             canvas[upper : upper + tile_height, x : x + tile_width] = tile
-        write(labels_end, y + row_height / 2, label, _LABEL_POINTS, ha="right", va="center", color=row.colour)
+        write(labels_end, y + row_height / 2, label, _LABEL_POINTS, ha="right", va="center", color=row.color)
         y += row_height
     figure.figimage(canvas, 0, 0, origin="upper")
     return png(figure, _GRID_DPI)

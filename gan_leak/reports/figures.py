@@ -1,7 +1,7 @@
 """The pictures of a run, as PNG bytes: what was reconstructed, how it came about, and the curves over the rounds.
 
-Matplotlib is imported inside the functions and used without pyplot: no global state, no display. The colours are
-those of Okabe and Ito (2008), told apart under every common colour blindness.
+Matplotlib is imported inside the functions and used without pyplot: no global state, no display. The colors are
+those of Okabe and Ito (2008), told apart under every common color blindness.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gan_leak.reports.drawing import (
     CHART_DPI,
     GREEN,
     GROUP_GAP,
-    SERIES_COLOURS,
+    SERIES_COLORS,
     SERIES_STYLES,
     TILE_GAP,
     VERMILION,
@@ -38,7 +38,7 @@ _MOST_ROUNDS = 12
 
 class _Curve(NamedTuple):
     label: str
-    colour: str
+    color: str
     style: Any
     marker: str
     width: float
@@ -148,7 +148,7 @@ def _score_curves(records: Sequence[Mapping[str, Any]]) -> list[_Curve]:
     return [
         _Curve("leakage score", VERMILION, "-", "o", 2.2, leakage("leakage_score")),
         _Curve("judge accuracy", BLUE, "--", "s", 1.4, leakage("judge_accuracy")),
-        _Curve("nearest-neighbour share", GREEN, "-.", "^", 1.4, leakage("nearest_neighbour_share")),
+        _Curve("nearest-neighbor share", GREEN, "-.", "^", 1.4, leakage("nearest_neighbour_share")),
         _Curve("model accuracy", BLACK, ":", "D", 1.4, accuracy),
     ]
 
@@ -180,12 +180,12 @@ def _median_curve(rounds: Sequence[int], losses: np.ndarray) -> _Curve:
 
 
 def _loss_curves(rounds: Sequence[int], losses: np.ndarray) -> Iterator[_Curve]:
-    """Yields a curve for each participant; a crowd too large to name gets thin grey ones under its median."""
+    """Yields a curve for each participant; a crowd too large to name gets thin gray ones under its median."""
     points = [list(zip(rounds, row, strict=True)) for row in losses.tolist()]
-    if len(losses) <= len(SERIES_COLOURS):
-        for index, (colour, style) in enumerate(zip(SERIES_COLOURS, SERIES_STYLES, strict=True)):
+    if len(losses) <= len(SERIES_COLORS):
+        for index, (color, style) in enumerate(zip(SERIES_COLORS, SERIES_STYLES, strict=True)):
             if index < len(points):
-                yield _Curve(f"participant {index}", colour, style, ".", 1.4, points[index])
+                yield _Curve(f"participant {index}", color, style, ".", 1.4, points[index])
         return
     yield _median_curve(rounds, losses)
     for index, curve in enumerate(points):
@@ -207,7 +207,7 @@ def _draw_panel(axes: Any, curves: Sequence[_Curve], label: str) -> None:
         size = float(np.clip(120 / len(curve.points), 1.2, 4.0))
         style = {"linestyle": curve.style, "marker": curve.marker, "markersize": size, "linewidth": curve.width}
         axes.plot(
-            *zip(*curve.points, strict=True), color=curve.colour, label=curve.label, zorder=3 - 0.01 * order, **style
+            *zip(*curve.points, strict=True), color=curve.color, label=curve.label, zorder=3 - 0.01 * order, **style
         )
     if drawn:
         place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.3, "handlelength": 2.2}

@@ -18,7 +18,7 @@ from gan_leak.reports.drawing import (
     BLACK,
     BLUE,
     CHART_DPI,
-    SERIES_COLOURS,
+    SERIES_COLORS,
     SERIES_STYLES,
     TILE_GAP,
     VERMILION,
@@ -41,7 +41,7 @@ from gan_leak.reports.reproduction_results import ROLES
 GOOD_FROM_ACCURACY = 0.8
 
 _SERIES_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_ROLE_COLOURS = dict(zip(ROLES, (VERMILION, BLUE, "#6B6B6B"), strict=True))
+_ROLE_COLORS = dict(zip(ROLES, (VERMILION, BLUE, "#6B6B6B"), strict=True))
 _ROLE_MARKERS = dict(zip(ROLES, ("o", "D", "s"), strict=True))
 # Widths of text, at the 256 pixels an inch that ``wrapped`` counts in.
 _LABEL_PIXELS = 620
@@ -56,8 +56,8 @@ def picture_table(
     """Draws a table of single images with the labels of its rows on the left and those of its columns on top, as PNG.
 
     rows: for each label an image or None for every column; an image is float [H, W, C] in [-1, 1], C 1 or 3, and may
-    differ in size and colour from its neighbours: each is enlarged by a whole factor to about the same size and
-    centred. None leaves a pale, empty place. Values beyond the range are clipped, broken pixels become magenta.
+    differ in size and color from its neighbors: each is enlarged by a whole factor to about the same size and
+    centered. None leaves a pale, empty place. Values beyond the range are clipped, broken pixels become magenta.
     The layouts of Hitaj et al. (2017) are such tables: figure 5 has a row for each digit and a column for each attack,
     8 and 11 a column for each setting, 9 and 10 are film strips with a column for each round.
 
@@ -169,7 +169,7 @@ def interval_figure(rows: Sequence[Mapping[str, Any]], *, metric: str = "leakage
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), labels, fontsize=8.5)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
-        tick.set(color=_ROLE_COLOURS[row["role"]], parse_math=False)
+        tick.set(color=_ROLE_COLORS[row["role"]], parse_math=False)
     axes.tick_params(axis="y", length=0)
     _draw_roles(figure, [role for role in ROLES if any(row["role"] == role for row in rows)])
     _write_title(figure, title)
@@ -189,10 +189,10 @@ def _draw_setting(axes: Any, name: str, seeds: Sequence[Sequence[tuple[Any, Any]
     """Draws the lines of one setting and tells whether there was anything to draw."""
     lines = [[pair for pair in points if is_number(pair[0]) and is_number(pair[1])] for points in seeds]
     style = {
-        "color": SERIES_COLOURS[place % len(SERIES_COLOURS)],
+        "color": SERIES_COLORS[place % len(SERIES_COLORS)],
         "marker": _SERIES_MARKERS[place % len(_SERIES_MARKERS)],
-        # Beyond the colours, line styles tell the settings apart.
-        "linestyle": SERIES_STYLES[place // len(SERIES_COLOURS) % len(SERIES_STYLES)],
+        # Beyond the colors, line styles tell the settings apart.
+        "linestyle": SERIES_STYLES[place // len(SERIES_COLORS) % len(SERIES_STYLES)],
         "linewidth": 0.9,
         "markersize": 3.8,
         "markeredgewidth": 0.0,
@@ -208,7 +208,7 @@ def _draw_setting(axes: Any, name: str, seeds: Sequence[Sequence[tuple[Any, Any]
 def _draw_interval(
     axes: Any, place: int, role: str, measured: Mapping[str, Any], limits: tuple[float, float], missing: str
 ) -> None:
-    colour = _ROLE_COLOURS[role]
+    color = _ROLE_COLORS[role]
     seeds = [value for value in measured.get("values", ()) if is_number(value)]
     mean, low, high = (or_gap(measured.get(statistic)) for statistic in STATISTICS)
     if not seeds and math.isnan(mean):
@@ -217,22 +217,22 @@ def _draw_interval(
         return
     if not math.isnan(low) and not math.isnan(high):
         inside = np.clip([low, high], *limits)
-        axes.plot(inside, [place, place], color=colour, linewidth=2.0, solid_capstyle="butt", zorder=2)
+        axes.plot(inside, [place, place], color=color, linewidth=2.0, solid_capstyle="butt", zorder=2)
         for end, beyond, arrow in zip(inside, (low < limits[0], high > limits[1]), ("<", ">"), strict=True):
-            axes.plot(end, place, color=colour, marker=arrow if beyond else "|", markersize=7, zorder=2, clip_on=False)
+            axes.plot(end, place, color=color, marker=arrow if beyond else "|", markersize=7, zorder=2, clip_on=False)
     # Below the interval, where neither it nor the mean hides them.
     below = np.full(len(seeds), place + 0.27)
-    axes.plot(seeds, below, "o", color=colour, markersize=3.2, markeredgewidth=0, alpha=0.65, clip_on=False)
+    axes.plot(seeds, below, "o", color=color, markersize=3.2, markeredgewidth=0, alpha=0.65, clip_on=False)
     if not math.isnan(mean):
         marker = {"marker": _ROLE_MARKERS[role], "markersize": 7.5, "markeredgecolor": "white", "markeredgewidth": 0.8}
-        axes.plot(mean, place, color=colour, zorder=3, clip_on=False, **marker)
+        axes.plot(mean, place, color=color, zorder=3, clip_on=False, **marker)
 
 
 def _draw_roles(figure: Any, roles: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=_ROLE_COLOURS[role], marker=_ROLE_MARKERS[role], linewidth=2.0, markersize=6, label=role)
+        Line2D([], [], color=_ROLE_COLORS[role], marker=_ROLE_MARKERS[role], linewidth=2.0, markersize=6, label=role)
         for role in roles
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(roles), fontsize=8.5, frameon=False)

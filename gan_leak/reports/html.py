@@ -32,7 +32,7 @@ _METRIC_ORDER = (
 )
 _LABELS = {
     "leakage_by_representation": "leakage by",
-    "nearest_neighbour_share": "nearest-neighbour share",
+    "nearest_neighbour_share": "nearest-neighbor share",
     "l1_to_nearest": "L1 to nearest private",
     "ssim_to_nearest": "SSIM to nearest private",
     "psnr": "PSNR in dB",
@@ -44,15 +44,15 @@ _LABELS = {
     "published_ssim": "published SSIM",
     "control_psnr": "control PSNR",
     "control_ssim": "control SSIM",
-    "class_psnr": "class mean's PSNR",
-    "class_ssim": "class mean's SSIM",
+    "class_psnr": "PSNR of the class mean",
+    "class_ssim": "SSIM of the class mean",
     "class_singled_out": "singled out by class mean",
     "class_recovered": "recovered by class mean",
-    "blank_psnr": "black picture's PSNR",
-    "blank_ssim": "black picture's SSIM",
+    "blank_psnr": "PSNR of a black picture",
+    "blank_ssim": "SSIM of a black picture",
     "blank_recovered": "recovered by black picture",
     "rmse": "root mean square error",
-    "group_psnr": "group's PSNR",
+    "group_psnr": "PSNR as GRNN reports it",
 }
 
 _STYLE = """

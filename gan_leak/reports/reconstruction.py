@@ -1,4 +1,4 @@
-"""The report of attacks that draw single images: measures of every setting, a trade-off, and what was drawn."""
+"""The report of attacks on single images: measures of every setting, reconstructions, and leakage over utility."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gan_leak.reports.drawing import (
     BLACK,
     BLUE,
     CHART_DPI,
-    SERIES_COLOURS,
+    SERIES_COLORS,
     Row,
     draw_axes,
     framed_tiles,
@@ -21,32 +21,33 @@ from gan_leak.reports.drawing import (
     png,
 )
 from gan_leak.reports.html import definitions_list, figure, half_width, notes_panel, page, section, settings_table
-from gan_leak.reports.reproduction import ROWS_STYLE, rows_table
+from gan_leak.reports.rows import ROWS_STYLE, rows_table
 
 _MOST_SHOWN = 12
 # An image that is recovered to the bit has no finite PSNR.
 _MOST_DECIBELS = 100.0
 DEFINITIONS = {
-    "psnr": "10 log10(peak^2 / mean squared error) in dB, the standard form; 100 where nothing differs.",
+    "psnr": "10 log10(peak^2 / mean squared error) in dB, the standard form; 100 for equal images.",
     "ssim": "Structural similarity with a uniform window of 7 pixels, of images in their full range.",
     "recovered": "Share of images with an SSIM of at least 0.6, the rule of the released evaluation code of GRNN.",
-    "control_psnr": "The same pictures held against other private images, which their attack has not seen. So for each "
-    "measure that begins with control: what has not seen an image scores this much.",
-    "singled_out": "Share of pictures that correlate with the very image more than with any other of its class, among "
-    "all test images in split inference, else among those attacked and the gallery of 2,000.",
-    "class_psnr": "Of the mean of the class in the place of what was drawn, which is what one scores who learns the "
-    "class and no more. So for each measure that begins with class.",
-    "blank_psnr": "Of a black picture in the place of what was drawn, which tells nothing. So for each measure that "
-    "begins with blank.",
-    "label_right": "Share of images whose label the attack tells, after matching; none where labels were given.",
-    "identified": "Share of pictures whose nearest image, of 2,000 that were not attacked, has the right label: a "
-    "person's other photographs, or another image of the digit.",
-    "rmse": "Root of the mean squared error in grey levels of 0 to 255: what the group of GRNN reports as MSE.",
-    "group_psnr": "10 log10(255^2 / that root): what the group of GRNN reports as PSNR.",
-    "ssim_by_range": "SSIM with the range that a reconstruction happens to have, as He et al. 2019 computed it.",
-    "published_psnr": "What the authors report for this setting, where they do.",
-    "distance": "Between the gradient of what was drawn and the one seen: squared, or one minus the cosine.",
-    "model_accuracy": "Accuracy of the network with the defence in place, on test images.",
+    "control_psnr": "PSNR of the same reconstructions against other private images, which the attack has not seen. "
+    "Each measure that begins with control is this baseline of the measure after it.",
+    "singled_out": "Share of reconstructions that correlate with their own image more than with any other of its "
+    "class: among all test images in split inference, otherwise among the attacked images and a gallery of 2,000.",
+    "class_psnr": "PSNR of the mean of the class in the place of the reconstruction: the baseline of an attack that "
+    "learns only the class. Each measure that begins with class is this baseline of the measure after it.",
+    "blank_psnr": "PSNR of a black picture in the place of the reconstruction: the baseline of an attack that learns "
+    "nothing. Each measure that begins with blank is this baseline of the measure after it.",
+    "label_right": "Share of images whose label the attack infers, after matching; none if the labels are given.",
+    "identified": "Share of reconstructions whose nearest image, of 2,000 that were not attacked, has the right label: "
+    "another photograph of the person, or another image of the digit.",
+    "rmse": "Root of the mean squared error in gray levels from 0 to 255; the authors of GRNN report it as MSE.",
+    "group_psnr": "10 log10(255^2 / that root); the authors of GRNN report it as PSNR.",
+    "ssim_by_range": "SSIM with the range of each reconstruction, as He et al. 2019 computed it.",
+    "published_psnr": "The value that the authors report for this setting, if they do.",
+    "distance": "Distance between the gradients of the reconstruction and of the private batch: squared, or one minus "
+    "the cosine.",
+    "model_accuracy": "Accuracy of the network with the defense, on test images.",
 }
 
 
@@ -106,22 +107,22 @@ def pictures_figure(originals: np.ndarray, drawn: Mapping[str, np.ndarray], *, t
 def trade_off_figure(
     series: Mapping[str, Sequence[tuple[str, float, float]]], *, measure: str, title: str = ""
 ) -> bytes:
-    """Leakage over utility: for each defence a line through (strength, accuracy, leakage), as PNG."""
+    """Leakage over utility: for each defense a line through (strength, accuracy, leakage), as PNG."""
     from matplotlib.figure import Figure
 
     chart = Figure(figsize=(6.4, 4.2), dpi=CHART_DPI, facecolor="white", layout="constrained")
     axes = chart.subplots()
     draw_axes(axes)
-    axes.set_xlabel("accuracy with the defence", fontsize=9.5)
+    axes.set_xlabel("accuracy with the defense", fontsize=9.5)
     axes.set_ylabel(measure, fontsize=9.5)
     # All of the range of a share, so that charts can be compared.
     axes.set_ylim(-0.05, 1.05)
     for place, (name, points) in enumerate(series.items()):
-        colour = SERIES_COLOURS[place % len(SERIES_COLOURS)]
+        color = SERIES_COLORS[place % len(SERIES_COLORS)]
         across, up = ([or_gap(point[axis]) for point in points] for axis in (1, 2))
-        axes.plot(across, up, marker="o", markersize=4, linewidth=1.2, color=colour, label=name)
+        axes.plot(across, up, marker="o", markersize=4, linewidth=1.2, color=color, label=name)
         for strength, x, y in points:
-            axes.annotate(strength, (x, y), (4, 4), textcoords="offset points", fontsize=7, color=colour)
+            axes.annotate(strength, (x, y), (4, 4), textcoords="offset points", fontsize=7, color=color)
     axes.legend(fontsize=8.5, frameon=False)
     axes.set_title(title, fontsize=9.5, loc="left")
     return png(chart, CHART_DPI)

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 from gan_leak.evaluation.criteria import STATISTICS, Verdict
 
 FORMAT = 1
+PAPER_VARIANT = "the paper's hyper-parameters"
+NEAREST_VARIANT = "nearest setting that works"
 ROLES = ("attack", "control", "reference")
 
 _Check: TypeAlias = Callable[[Any, str], None]
@@ -30,9 +32,12 @@ def check_results(results: Any) -> None:
         names = [row["name"] for row in entry.get("rows", ())]
         _check_different(names, f"{where}.rows", "name")
         for number, verdict in enumerate(entry.get("verdicts", ())):
-            for name in [*filter(None, [verdict.get("row")]), *verdict.get("controls", ())]:
+            for name in (verdict["row"], *verdict.get("controls", ())):
                 if name not in names:
                     raise ValueError(f"{where}.verdicts[{number}]: {name!r} is none of its rows, {names}")
+            reasons, held = len(verdict["because"]), len(verdict.get("holds", verdict["because"]))
+            if held != reasons:
+                raise ValueError(f"{where}.verdicts[{number}].holds: {held} answers, expected {reasons}")
 
 
 def _check_different(names: Sequence[str], where: str, key: str) -> None:
@@ -100,6 +105,7 @@ _text = _a(str, "a text")
 _text_or_none = _a((str, type(None)), "a text or None")
 _whole = _a(numbers.Integral, "a whole number")
 _number = _a((numbers.Real, type(None)), "a number or None")
+_truth = _one_of((True, False))
 
 _METRIC = _fields({name: _number for name in STATISTICS}, {"values": _list_of(_number)})
 _ROW = _fields(
@@ -117,10 +123,11 @@ _VERDICT = _fields(
         "reproduced_if": _text,
         "partly_if": _text,
         "because": _list_of(_text),
+        "row": _text,
     },
     {
         "claim": _text,
-        "row": _text,
+        "holds": _list_of(_truth),
         "controls": _list_of(_text),
         "measure": _text,
         "control_measure": _text,

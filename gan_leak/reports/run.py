@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing else to be read, sent or printed."""
+"""The report of a run: its figures, one HTML page that needs nothing else to be read, and its summary in text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from gan_leak.evaluation.fidelity import nearest_by_l1
+from gan_leak.evaluation.leakage import DEFINITIONS
+from gan_leak.evaluation.measurability import score_text
+from gan_leak.reports.figures import curves_figure, evolution_figure, reconstructions_figure
 from gan_leak.reports.html import (
     cell,
     definitions_list,
@@ -20,6 +24,91 @@ from gan_leak.reports.html import (
     summary_cards,
     table,
 )
+from gan_leak.reports.privacy import privacy_summary
+from gan_leak.runs.federated.result import RunResult
+from gan_leak.settings import to_json
+
+_MOST_DRAWN = 30
+_CAPTIONS = {
+    "reconstructions": "Reconstructions of the target class, each below its nearest private image in L1.",
+    "evolution": "Reconstructions from the same latents at several rounds.",
+    "curves": "Accuracy of the shared model, leakage and local training losses over the rounds.",
+}
+
+
+def report_files(result: RunResult) -> dict[str, bytes]:
+    """Draws a run: the files of its report by path within the run directory, report.html last."""
+    figures = _figures(result)
+    page = render_report(
+        title=f"GAN attack on {result.config.data.dataset}, class {_target_name(result)}",
+        summary=_summary(result),
+        config=to_json(result.config),
+        privacy=result.privacy,
+        environment={**result.environment, "data set SHA-256": result.fingerprint},
+        records=result.records,
+        comparison=result.comparison,
+        figures={_CAPTIONS[name]: picture for name, picture in figures.items()},
+        definitions=DEFINITIONS,
+        notes=_notes(result),
+    )
+    return {**{f"figures/{name}.png": picture for name, picture in figures.items()}, "report.html": page.encode()}
+
+
+def summary_lines(result: RunResult) -> list[str]:
+    """Writes the summary of a run for a terminal: why it diverged, the headline, and the score of each set of images.
+
+    An empty line separates why it diverged from the rest.
+    """
+    return [
+        *([] if result.divergence is None else [result.divergence]),
+        "",
+        *(f"{name:32}{value}" for name, value in _summary(result).items()),
+        *(
+            f"{'leakage score, ' + name:40}{score_text(row['leakage_score'])}"
+            for name, row in result.comparison.items()
+        ),
+    ]
+
+
+def _target_name(result: RunResult) -> str:
+    return result.class_names[result.config.attack.target_class]
+
+
+def _figures(result: RunResult) -> dict[str, bytes]:
+    figures: dict[str, bytes] = {}
+    if result.images_by_round:
+        last_round = list(result.images_by_round)[-1]
+        last = result.images_by_round[last_round][:_MOST_DRAWN]
+        nearest, _ = nearest_by_l1(last, result.private)
+        title = f"Class {_target_name(result)}, round {last_round}"
+        figures["reconstructions"] = reconstructions_figure(last, result.private[nearest], title=title)
+        figures["evolution"] = evolution_figure(result.images_by_round, title="The same latents over the rounds")
+    if result.records:
+        figures["curves"] = curves_figure(result.records)
+    return figures
+
+
+def _notes(result: RunResult) -> list[str]:
+    notes = [*([] if result.divergence is None else [result.divergence]), *result.limits]
+    if not result.target_is_owned:
+        notes.append("No participant owns the target class: a score here is not leakage.")
+    return notes
+
+
+def _summary(result: RunResult) -> dict[str, str]:
+    summary: dict[str, str] = {}
+    if "reconstructions" in result.comparison:
+        final = result.comparison["reconstructions"]
+        summary["leakage score"] = score_text(final["leakage_score"])
+        summary["judge accuracy"] = f"{final['judge_accuracy']:.3f}"
+        summary["nearest-neighbor share"] = f"{final['nearest_neighbour_share']:.3f}"
+        summary["diversity"] = f"{final['diversity']:.2f}"
+        summary["test accuracy of the judge"] = f"{result.judge_test_accuracy:.4f}"
+    accuracies = [record["model_accuracy"] for record in result.records if record["model_accuracy"] is not None]
+    if accuracies:
+        summary["model accuracy"] = f"{accuracies[-1]:.3f}"
+    summary["rounds"] = str(result.records[-1]["round"] if result.records else 0)
+    return summary | privacy_summary(result.privacy, result.records)
 
 
 def render_report(

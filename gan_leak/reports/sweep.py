@@ -1,4 +1,4 @@
-"""The report of a sweep: the map of the leakage, a row of measures for every cell, and what each cell drew."""
+"""The report of a sweep: the map of the leakage, and a row of measures for every cell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from gan_leak.evaluation.leakage import DEFINITIONS
+from gan_leak.reports.galleries import interval_figure
 from gan_leak.reports.html import (
     cell,
     definitions_list,
@@ -18,7 +20,38 @@ from gan_leak.reports.html import (
     settings_table,
     table,
 )
-from gan_leak.reports.reproduction import ROWS_STYLE, rows_table
+from gan_leak.reports.rows import ROWS_STYLE, rows_table
+from gan_leak.reports.surfaces import MOST_PANELS, surface_figure
+
+_CAPTIONS = {
+    "intervals": "Leakage score of every cell, with 95% intervals over seeds.",
+    "surface": "Mean leakage score over the last two swept settings; below it, half the width of its 95% interval.",
+}
+_COUNTED = {"diverged": "diverged", "not_measurable": "have no leakage score, because it is not measurable"}
+
+
+def sweep_files(rows: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]) -> dict[str, bytes]:
+    """Draws a sweep: the files of its report by name, report.html last.
+
+    rows: as in the results of a reproduction, one for each finished cell, with the value of every swept setting as
+    "cell" and what the cell promises as "privacy"; at least one. environment: as in config.json.
+    """
+    swept = rows[0]["cell"]
+    figures = {"intervals": interval_figure(rows)}
+    panels = len({tuple(row["cell"].values())[:-2] for row in rows})
+    if len(swept) > 1 and panels <= MOST_PANELS:
+        figures["surface"] = surface_figure(rows)
+    counts = {count: sum(row[count] for row in rows) for count in _COUNTED}
+    page = render_sweep(
+        title=f"Sweep of {', '.join(swept) or 'one setting'}",
+        rows=rows,
+        pictures={_CAPTIONS[name]: picture for name, picture in figures.items()},
+        definitions=DEFINITIONS,
+        settings=environment["config"],
+        environment={name: value for name, value in environment.items() if name not in ("config", "privacy")},
+        notes=[f"{count} runs {_COUNTED[name]}." for name, count in counts.items() if count],
+    )
+    return {**{f"{name}.png": picture for name, picture in figures.items()}, "report.html": page.encode()}
 
 
 def render_sweep(

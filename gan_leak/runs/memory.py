@@ -8,7 +8,7 @@ import jax
 
 from gan_leak.attacks.gradient.observation import IterativeAttack
 from gan_leak.collaboration import init_federation
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
 from gan_leak.machine import check_fits
 from gan_leak.runs.federated.setup import AttackData, Experiment
 from gan_leak.types import GradientView, Model, PyTree
@@ -21,14 +21,14 @@ def bytes_of(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def check_run(config: AttackConfig, data: AttackData, experiment: Experiment, *, lanes: int = 1) -> None:
+def check_run(config: RunConfig, data: AttackData, experiment: Experiment, *, lanes: int = 1) -> None:
     """Raises ValueError if ``lanes`` runs side by side cannot fit into half of the memory.
 
     What is counted is a lower bound: the state of everybody who takes part in a round, the images of the federation,
     and the widest layer of the generator for one batch. Names the number that takes most.
     """
     participants = len(data.federation.sizes)
-    together = config.participants_per_round or participants
+    together = config.federation.participants_per_round or participants
     state = jax.eval_shape(
         lambda key: init_federation(key, experiment.classifier, experiment.transform, together, experiment.attack),
         jax.random.key(0),
@@ -38,20 +38,19 @@ def check_run(config: AttackConfig, data: AttackData, experiment: Experiment, *,
         f"samples_per_participant: the images of {participants} participants": bytes_of(data.federation),
     }
     if experiment.attack is not None:
+        attack, drawn = config.attack, config.evaluation.samples
         pixels = math.prod(data.private.shape[1:])
-        widest = config.generator_width * (config.image_size // 2) ** 2
-        memory = f"fakes_per_round={config.fakes_per_round}, fake_memory_rounds={config.fake_memory_rounds}: the fakes"
+        widest = attack.generator_width * (config.data.image_size // 2) ** 2
+        memory = f"fakes_per_round={attack.fakes_per_round}, fake_memory_rounds={attack.fake_memory_rounds}: the fakes"
         needed |= {
             memory: bytes_of((state.attack.fakes, state.attack.fakes_mask)),
-            f"generator_width={config.generator_width}: the generator and its optimizer": bytes_of(
+            f"generator_width={attack.generator_width}: the generator and its optimizer": bytes_of(
                 state.attack._replace(fakes=(), fakes_mask=())
             ),
-            f"generator_batch_size={config.generator_batch_size}: one batch of the generator": _FLOAT
-            * config.generator_batch_size
+            f"generator_batch_size={attack.generator_batch_size}: one batch of the generator": _FLOAT
+            * attack.generator_batch_size
             * (widest + pixels),
-            f"evaluation_samples={config.evaluation_samples}: the reconstructions": _FLOAT
-            * config.evaluation_samples
-            * pixels,
+            f"evaluation_samples={drawn}: the reconstructions": _FLOAT * drawn * pixels,
         }
     most = max(needed, key=lambda name: needed[name])
     side_by_side = f" of {lanes} runs side by side" if lanes > 1 else ""

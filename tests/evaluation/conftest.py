@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gan_leak import data, models
-from gan_leak.config import AttackConfig
+from gan_leak.config import make_config
 from gan_leak.evaluation.judge import load_or_train_judge
 
 
@@ -36,7 +36,7 @@ def mnist_test(mnist):
 @pytest.fixture(scope="session")
 def judge_pool(mnist):
     """Indices of the training images that a default run keeps from the participants."""
-    return data.split_off_judge_pool(mnist.train_labels, AttackConfig().judge_samples)[1]
+    return data.split_off_judge_pool(mnist.train_labels, make_config().data.judge_samples)[1]
 
 
 @pytest.fixture(scope="session")

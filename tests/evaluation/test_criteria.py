@@ -78,8 +78,9 @@ def test_a_criterion_means_what_it_means_in_python(text, drawn):
 @given(comparisons, st.tuples(*[values] * len(NAMES)))
 def test_an_explanation_ends_in_the_answer(text, drawn):
     lookup = dict(zip(NAMES, drawn, strict=True))
-    (line,) = explain(parse_criterion(text), lookup).splitlines()
-    assert line.endswith(": yes" if holds(text, lookup) else ": no")
+    (reason,) = explain(parse_criterion(text), lookup)
+    assert reason.holds is holds(text, lookup)
+    assert reason.text.endswith(": yes" if reason.holds else ": no")
 
 
 @given(st.sampled_from(["<", "<=", ">", ">="]), st.floats(0, 1), st.floats(0, 1))
@@ -87,22 +88,22 @@ def test_an_explanation_ends_in_the_answer(text, drawn):
 @example("<=", 0.09999999, 0.1)
 def test_the_digits_of_an_explanation_agree_with_its_answer(sign, left, right):
     compare = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}[sign]
-    line = explain(parse_criterion(f"a.mean {sign} b.mean"), {"a.mean": left, "b.mean": right})
-    comparison, answer = line.split(": ")
+    (reason,) = explain(parse_criterion(f"a.mean {sign} b.mean"), {"a.mean": left, "b.mean": right})
+    comparison, answer = reason.text.split(": ")
     _, shown_left, _, _, shown_right = comparison.split()
     assert compare(float(shown_left), float(shown_right)) is (answer == "yes") is compare(left, right)
 
 
 def test_explanation_puts_numbers_beside_names():
     text = "score.low > 0.1 and not (score.mean - 2 * passive.score.high >= 0.05 or passive.judge.mean < 1)"
-    assert explain(parse_criterion(text), LOOKUP).splitlines() == [
-        "score.low 0.41 > 0.1: yes",
-        "(score.mean 0.5 - (2 * passive.score.high 0.3) = -0.1) >= 0.05: no",
-        "passive.judge.mean n/a < 1: no",
+    assert explain(parse_criterion(text), LOOKUP) == [
+        ("score.low 0.41 > 0.1: yes", True),
+        ("(score.mean 0.5 - (2 * passive.score.high 0.3) = -0.1) >= 0.05: no", False),
+        ("passive.judge.mean n/a < 1: no", False),
     ]
-    assert explain(parse_criterion("0 < score.low <= -score.high"), LOOKUP) == (
-        "0 < score.low 0.41 <= (-score.high 0.59 = -0.59): no"
-    )
+    assert explain(parse_criterion("0 < score.low <= -score.high"), LOOKUP) == [
+        ("0 < score.low 0.41 <= (-score.high 0.59 = -0.59): no", False)
+    ]
 
 
 def test_what_was_not_measured_never_counts_in_favour():
@@ -178,7 +179,7 @@ def test_anything_else_is_refused_in_one_line(text):
 def test_nesting_as_deep_as_a_text_may_be_is_evaluated():
     text = "-" * 600 + "1 > 0"
     assert holds(text) is True
-    assert explain(parse_criterion(text), {}) == text + ": yes"
+    assert explain(parse_criterion(text), {}) == [(text + ": yes", True)]
 
 
 def test_verdicts():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gan_leak.config import AttackConfig
+from gan_leak.config import make_config
 from gan_leak.evaluation.fidelity import flatten
 from gan_leak.evaluation.leakage import gallery_representations, measure_leakage
 from gan_leak.evaluation.measurability import (
@@ -158,7 +158,7 @@ def test_a_control_that_scores_raises_what_scores_nothing():
     found, measurability = _examined({"one": SHARP, "other": SHARP}, black=4.0, white=0.5)
     assert [view.zero for view in found.values()] == [4.0, 4.0]
     assert measurability == Measurability(("one", "other"), (), ("black",), None)
-    assert "controls reach: black." in measurability.notes()[0]
+    assert "to these controls: black." in measurability.notes()[0]
 
 
 def test_a_control_may_make_a_view_blind():
@@ -197,14 +197,14 @@ def test_a_score_that_is_missing_is_never_a_number():
 @pytest.fixture(scope="module")
 def instruments(mnist_judge):
     """As a default run has them."""
-    return Instruments(mnist_judge, gallery_representations(mnist_judge, prepare_data(AttackConfig()).gallery.images))
+    return Instruments(mnist_judge, gallery_representations(mnist_judge, prepare_data(make_config()).gallery.images))
 
 
 @pytest.mark.parametrize("samples", [20, 50, 200])
 @pytest.mark.parametrize("target", [3, 1])
 def test_copies_of_few_private_images_score_one_and_controls_nothing(instruments, samples, target):
     """Four, ten and forty images of a digit: a low score of copies would look like safety."""
-    config = AttackConfig(samples_per_participant=samples, batch_size=10, target_class=target)
+    config = make_config(samples_per_participant=samples, batch_size=10, target_class=target)
     data = prepare_data(config)
     references, comparison = build_comparison(config, data, instruments, None)
     copies = measure_leakage(references, data.private)
@@ -232,7 +232,7 @@ def test_fresh_images_make_up_for_few_test_images(tmp_path):
         test_images=pictures[[0, 1, 700, 701]],
         test_labels=labels[[0, 1, 700, 701]],
     )
-    config = AttackConfig(
+    config = make_config(
         dataset=f"npz:{tmp_path / 'data.npz'}",
         participant_classes="0;1",
         target_class=0,

@@ -290,7 +290,7 @@ def prepared_for(folder, workdir, *arguments, resume=False):
 def test_the_target_is_the_folder_of_that_number(numbered, tmp_path, target):
     prepared = prepared_for(numbered, tmp_path / "run", f"--target_class={target}")
     close_run(prepared.directory)
-    assert prepared.config.target_class == 2
+    assert prepared.config.attack.target_class == 2
     # The images of folder 2, with grey levels 20 to 24.
     levels = np.rint((prepared.data.private + 1) * 127.5)
     assert 20 <= levels.min() <= levels.max() <= 24
@@ -307,7 +307,7 @@ def test_names_that_are_no_utf8_are_targets_too(numbered, tmp_path):
         numbered, tmp_path / "run", f"--target_class={target}", f"--participant_classes=0-5,{target};6-11"
     )
     close_run(prepared.directory)
-    assert prepared.config.target_class == 12
+    assert prepared.config.attack.target_class == 12
     assert prepared.data.class_names[12] == "caf\\xe9"
     assert prepared.data.held_classes == ((*range(6), 12), tuple(range(6, 12)))
     assert prepared.data.notes[0].endswith("Thumbs.db")

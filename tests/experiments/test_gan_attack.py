@@ -1,6 +1,5 @@
 """The binary: every preset runs, help reads well, bad input is one line and status 2."""
 
-import dataclasses
 import functools
 import json
 import pathlib
@@ -10,11 +9,12 @@ import sys
 import pytest
 
 from experiments.common.flags import config_from_arguments
-from gan_leak.config import AttackConfig, to_json
+from gan_leak.config import RunConfig, make_config
 from gan_leak.data import parse_participant_classes
 from gan_leak.runs.federated import setup
-from gan_leak.runs.federated.batch import LANE_FIELDS, run_batch
+from gan_leak.runs.federated.batch import run_batch
 from gan_leak.runs.federated.measurement import make_instrument_source
+from gan_leak.settings import replace, to_json, with_defaults
 from reference.quick import use_linear_networks, write_stripes
 
 PRESETS = sorted(
@@ -51,10 +51,10 @@ def lanes(tmp_path_factory):
     batches = {}
     for preset in PRESETS:
         arguments = [f"--preset={name}" for name in (*BEHIND.get(preset, ()), preset)]
-        config = config_from_arguments(AttackConfig, [*arguments, *SHORT])
-        if config.dataset == "tfds:cifar10":
-            config = dataclasses.replace(config, dataset=f"npz:{colour}")
-        shape = tuple((name, value) for name, value in vars(config).items() if name not in LANE_FIELDS)
+        config = config_from_arguments(RunConfig, [*arguments, *SHORT])
+        if config.data.dataset == "tfds:cifar10":
+            config = replace(config, dataset=f"npz:{colour}")
+        shape = with_defaults(config, lambda setting: setting.varies_in_batch)
         batches.setdefault(shape, {})[preset] = config
     instruments = make_instrument_source(lambda text: None)
     done = {}
@@ -88,13 +88,13 @@ def test_every_preset_runs_in_a_shortened_form(preset, lanes):
     assert not record["diverged"]
     score = record["leakage"]["leakage_score"]
     assert score is None or 0.0 <= score <= 1.0
-    owners = parse_participant_classes(config.participant_classes, 40)
+    owners = parse_participant_classes(config.data.participant_classes, 40)
     assert len(record["uploaded"]) == len(owners)
-    most = round(config.upload_fraction * coordinates)
+    most = round(config.federation.upload_fraction * coordinates)
     for participant, uploaded in enumerate(record["uploaded"]):
-        if config.defense == "sparse_vector":
+        if config.defense.kind == "sparse_vector":
             assert 0 < uploaded <= most
-        elif owners[participant] or participant == config.adversary:
+        elif owners[participant] or participant == config.attack.adversary:
             assert uploaded == most
 
 
@@ -116,7 +116,7 @@ def test_the_presets_of_the_paper_are_there():
 
 
 def test_the_default_preset_spells_out_the_defaults():
-    defaults = to_json(AttackConfig())
+    defaults = to_json(make_config())
     lines = pathlib.Path("experiments/presets/hitaj/default.flags").read_text().splitlines()
     flags = dict(line[2:].split("=", 1) for line in lines if line.startswith("--"))
     assert flags

@@ -14,11 +14,10 @@ import gan_leak
 from experiments import reproduce
 from experiments.common import flags
 from experiments.reproduce import ReproduceConfig
+from experiments.reproduction import execution, preparation
 from experiments.reproduction import hitaj as paper
-from experiments.reproduction import sections
-from gan_leak.evaluation.criteria import parse_criterion
-from gan_leak.reports.reproduction import NEAREST_VARIANT, PAPER_VARIANT
-from gan_leak.reports.reproduction_results import check_results
+from experiments.reproduction.claims import read_claim
+from gan_leak.reports.reproduction_results import NEAREST_VARIANT, PAPER_VARIANT, check_results
 from gan_leak.runs.federated import rows as reproduction
 from gan_leak.runs.hosts import workers
 from gan_leak.runs.storage.directory import close_run, read_config_file
@@ -148,7 +147,7 @@ def test_every_setting_control_and_reference_is_a_row(whole):
     ]
     for number in ("10", "12"):
         controls = [(f"{number}, {name}", role) for name, role in CONTROLS]
-        plain = [("12, without the defence", "reference")] if number == "12" else []
+        plain = [("12, without the defense", "reference")] if number == "12" else []
         assert rows(figures[number]) == [(f"{number}, nearest that works", "attack"), *controls, *plain, *REFERENCES]
     for entry in figures.values():
         assert entry["error"] is None
@@ -168,12 +167,14 @@ def test_every_claim_gets_a_verdict_with_its_criteria_and_numbers(whole):
             (label, NEAREST_VARIANT) for label in figure.settings
         ]
         for verdict, preset in zip(entry["verdicts"], figure.settings.values(), strict=True):
-            claim = paper.read_claim(preset)
+            claim = read_claim(preset)
             assert verdict["reproduced_if"] == claim.reproduced_if.text
             assert verdict["partly_if"] == claim.partly_if.text
             assert verdict["claim"] == claim.claim
             assert claim.claim in entry["claim"]
+            answers = [line.endswith(": yes") for line in verdict["because"]]
             assert all(line.endswith((": yes", ": no")) for line in verdict["because"])
+            assert verdict["holds"] == answers
             assert verdict["row"] in [row["name"] for row in entry["rows"] if row["role"] == "attack"]
             controls = [row["name"] for row in entry["rows"] if row["role"] == "control"]
             assert verdict["controls"]
@@ -194,7 +195,7 @@ def test_a_verdict_is_of_its_own_row(whole):
             for name, value in cited.items():
                 *other, metric, statistic = name.split(".")
                 row = {"": verdict["row"], "passive": verdict["controls"][0], "unowned": verdict["controls"][-1]}
-                row["undefended"] = "12, without the defence"
+                row["undefended"] = "12, without the defense"
                 assert value == pytest.approx(metrics[row["".join(other)]][metric][statistic], abs=0.01)
 
 
@@ -228,39 +229,6 @@ def test_each_variant_of_the_curve_is_held_against_its_own_evaluations(run_of_wh
     ]
 
 
-def test_a_row_with_a_diverged_seed_is_not_reproduced():
-    """However well the others did: what is left would be a choice."""
-    metrics = {"leakage_score": reproduction.interval([0.9, 0.8, None])}
-    row = {"name": "row", "role": "attack", "metrics": metrics, "seeds": 3, "diverged": 1}
-    claim = paper.Claim("It works.", *[parse_criterion("leakage_score.mean >= 0.3")] * 2, "", "")
-    verdict = sections._verdict("1", NEAREST_VARIANT, claim, row, {})
-    assert verdict["verdict"] == "not reproduced"
-    assert "no seed diverged, of 3 did 1: no" in verdict["because"]
-    whole = {**row, "diverged": 0}
-    assert sections._verdict("1", NEAREST_VARIANT, claim, whole, {})["verdict"] == "reproduced"
-
-
-@pytest.mark.parametrize("lost", ["row", "passive"])
-def test_a_claim_whose_leakage_cannot_be_measured_is_not_measurable(lost):
-    """Whatever the criterion makes of missing numbers: neither reproduced nor not."""
-    metrics = {name: {"leakage_score": reproduction.interval([0.0] * 3)} for name in ("row", "passive")}
-    counts = {name: {"seeds": 3, "diverged": 0, "not_measurable": 0} for name in metrics}
-    metrics[lost], counts[lost]["not_measurable"] = {"leakage_score": reproduction.interval([None] * 3)}, 3
-    row, passive = (
-        {"name": name, "role": role, "metrics": metrics[name], **counts[name]}
-        for name, role in (("row", "attack"), ("passive", "control"))
-    )
-    text = "leakage_score.high < 0.1 and passive.leakage_score.high < 0.1"
-    claim = paper.Claim("Nothing leaks.", parse_criterion(text), parse_criterion("leakage_score.low < 0.1"), "", "")
-    verdict = sections._verdict("12", NEAREST_VARIANT, claim, row, {"passive": passive})
-    assert verdict["verdict"] == "not measurable"
-    assert verdict["because"][-1] == f"leakage can be measured for {lost}: no"
-    # A criterion that does not ask for what is missing is judged as ever.
-    other = paper.Claim("It learns.", *[parse_criterion("model_accuracy.low > 0.5")] * 2, "", "")
-    learnt = row | {"metrics": {**row["metrics"], "model_accuracy": reproduction.interval([0.9] * 3)}}
-    assert sections._verdict("12", NEAREST_VARIANT, other, learnt, {"passive": passive})["verdict"] == "reproduced"
-
-
 def test_settings_that_figures_share_are_run_once(whole):
     """Figure 10 and the curve are runs of figure 6, whose three settings have two controls; figure 12 has four."""
     _, first, made = whole
@@ -284,7 +252,7 @@ def test_a_second_call_makes_nothing_anew(whole, tmp_path, monkeypatch):
     shutil.copytree(whole[0], workdir)
     before = files(workdir / "figures") | files(workdir / "batches")
     times = {path: path.stat().st_mtime_ns for path in before}
-    monkeypatch.setattr(reproduce, "make_section", lambda *_: pytest.fail("a finished figure was made again"))
+    monkeypatch.setattr(execution, "make_section", lambda *_: pytest.fail("a finished figure was made again"))
     _, figures = call(workdir, "6,10,accuracy", resume=True)
     assert list(figures) == ["6", "10", "12", "accuracy"]
     assert files(workdir / "figures") | files(workdir / "batches") == before
@@ -295,8 +263,11 @@ def test_another_criterion_gives_another_verdict_from_the_same_runs(whole, tmp_p
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
     shutil.copytree(flags.PRESETS, tmp_path / "presets")
-    preset = tmp_path / "presets" / "hitaj" / "figure10.flags"
-    preset.write_text(re.sub("# Reproduced if: .*", "# Reproduced if: leakage_score.mean >= 0", preset.read_text()))
+    path = tmp_path / "presets" / "hitaj" / "claims.toml"
+    before, entry, after = re.split(r"(\[figure10\][^\[]*)", path.read_text())
+    changed = re.sub(r'reproduced_if = """.*?"""', 'reproduced_if = "leakage_score.mean >= 0"', entry, flags=re.DOTALL)
+    assert changed != entry
+    path.write_text(before + changed + after)
     monkeypatch.setattr(flags, "PRESETS", tmp_path / "presets")
     monkeypatch.setattr(workers, "run_batch", lambda *_: pytest.fail("a finished batch was run again"))
     before = {path: path.stat().st_mtime_ns for path in (workdir / "figures" / "6").iterdir()}
@@ -326,7 +297,7 @@ def test_a_figure_that_fails_leaves_the_earlier_ones_and_its_own_runs(run_of_who
     workdir, done = tmp_path / "run", []
 
     def fail(configs, directory, *arguments):
-        if configs[0].defense == "sparse_vector" and configs[0].attack == "passive":
+        if configs[0].defense.kind == "sparse_vector" and configs[0].attack.kind == "passive":
             raise MemoryError
         done.append(directory.name)
         return run_of_whole(configs, directory, *arguments)
@@ -395,8 +366,9 @@ def two_figures(monkeypatch):
     """There are only figures 3 and 10."""
     figures = paper.select_figures("3,10")
     monkeypatch.setattr(paper, "FIGURES", figures)
-    monkeypatch.setattr(reproduce, "FIGURES", figures)
-    monkeypatch.setattr(reproduce, "TABLES", ())
+    for module in (preparation, execution):
+        monkeypatch.setattr(module, "FIGURES", figures)
+        monkeypatch.setattr(module, "TABLES", ())
 
 
 def test_without_cifar_10_all_other_figures_are_made_and_with_it_the_missing_one(
@@ -525,7 +497,7 @@ def test_directories_of_versions_without_digests_are_taken_up(whole, tmp_path, m
         stored = json.loads(path.read_text())
         path.write_text(json.dumps({name: stored[name] for name in stored if not name.endswith("sha256")}))
     (workdir / "calls.json").write_text(json.dumps(json.loads((workdir / "calls.json").read_text())["calls"]))
-    monkeypatch.setattr(reproduce, "make_section", lambda *_: pytest.fail("a finished figure was made again"))
+    monkeypatch.setattr(execution, "make_section", lambda *_: pytest.fail("a finished figure was made again"))
     results, figures = call(workdir, "6,10,accuracy", resume=True)
     assert figures == read(whole[0])[1]
     assert results["seconds"] > read(whole[0])[0]["seconds"]

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,13 +131,12 @@ def _write_squares(folder: pathlib.Path) -> pathlib.Path:
 def _write_presets(folder: pathlib.Path, stripes: pathlib.Path, common: dict[str, Any]) -> pathlib.Path:
     """The presets of the paper's figures over settings that take seconds."""
     presets = folder / "presets"
-    presets.mkdir(exist_ok=True)
-    for path in (ROOT / "experiments" / "presets").rglob("*.flags"):
-        (presets / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(ROOT / "experiments" / "presets", presets, dirs_exist_ok=True)
+    paper = presets / "hitaj"
     tiny = {"dataset": f"npz:{stripes}", **common, "rounds": 2, "evaluation_interval": 1}
-    (presets / "hitaj_mnist.flags").write_text("\n".join(_flags(tiny)) + "\n")
-    (presets / "nearest_mnist.flags").write_text("--learning_rate=0.2\n")
-    (presets / "quick_mnist.flags").write_text("--evaluation_interval=1\n")
+    (paper / "hitaj_mnist.flags").write_text("\n".join(_flags(tiny)) + "\n")
+    (paper / "nearest_mnist.flags").write_text("--learning_rate=0.2\n")
+    (paper / "quick_mnist.flags").write_text("--evaluation_interval=1\n")
     return presets
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_leak.config import AttackConfig
+from gan_leak.config import make_config
 from gan_leak.evaluation import judge
 from gan_leak.evaluation import leakage as representatives
 from gan_leak.models import LATENT_SIZE
@@ -41,7 +41,7 @@ def small_run(stripes, **changes):
         "evaluation_interval": 2,
         "evaluation_samples": 12,
     }
-    return AttackConfig(dataset=f"npz:{stripes}", **settings | changes)
+    return make_config(dataset=f"npz:{stripes}", **settings | changes)
 
 
 def use_linear_networks(patch):

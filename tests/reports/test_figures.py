@@ -26,7 +26,7 @@ def images(count, value=-1.0, size=32, channels=1):
 
 
 def tiles(picture):
-    """Finds the tiles by their grey frames, row by row in reading order."""
+    """Finds the tiles by their gray frames, row by row in reading order."""
     frame = np.all(picture == GREY, axis=2)
     line = np.lib.stride_tricks.sliding_window_view(frame, 100, axis=1).all(axis=2)
     corners = np.argwhere(line & ~np.pad(line, ((0, 0), (1, 0)))[:, :-1])
@@ -43,17 +43,17 @@ def tiles(picture):
     return found
 
 
-def only_colour(tile):
-    (colour,) = np.unique(tile.reshape(-1, 3), axis=0)
-    return tuple(colour.tolist())
+def only_color(tile):
+    (color,) = np.unique(tile.reshape(-1, 3), axis=0)
+    return tuple(color.tolist())
 
 
-def colours(picture):
-    return [[only_colour(tile) for tile in row] for row in tiles(picture)]
+def colors(picture):
+    return [[only_color(tile) for tile in row] for row in tiles(picture)]
 
 
-def has_colour(picture, colour):
-    return int((np.abs(picture.astype(int) - colour).max(axis=2) < 12).sum())
+def has_color(picture, color):
+    return int((np.abs(picture.astype(int) - color).max(axis=2) < 12).sum())
 
 
 VERMILION, BLUE, GREEN = (213, 94, 0), (0, 114, 178), (0, 158, 115)
@@ -73,7 +73,7 @@ def test_import_leaves_matplotlib_alone():
 def test_each_reconstruction_lies_under_its_private_image():
     levels = np.linspace(-1, 1, 5, dtype=np.float32)[:, None, None, None]
     picture = decode(reconstructions_figure(images(5, 1.0), images(5, 0.0) + levels, columns=3, title="five"))
-    shown = [[tile[0] for tile in row] for row in colours(picture)]
+    shown = [[tile[0] for tile in row] for row in colors(picture)]
     assert shown == [[0, 64, 128], [255] * 3, [191, 255], [255] * 2]
 
 
@@ -89,9 +89,9 @@ def test_pixels_stay_whole_and_upright():
 
 
 @pytest.mark.parametrize("size", [28, 32, 64])
-def test_colour_images_keep_their_colour(size):
+def test_color_images_keep_their_color(size):
     found = np.broadcast_to(np.array([1.0, -1.0, 0.0], np.float32), (2, size, size, 3))
-    assert colours(decode(reconstructions_figure(found, images(2, size=size, channels=3)))) == [
+    assert colors(decode(reconstructions_figure(found, images(2, size=size, channels=3)))) == [
         [BLACK] * 2,
         [(255, 0, 128)] * 2,
     ]
@@ -105,15 +105,15 @@ def test_at_most_thirty_pairs():
 def test_broken_pixels_show_and_values_out_of_range_are_clipped():
     found = images(3)
     found[0], found[1], found[2] = np.nan, np.inf, 1.5
-    shown = colours(decode(reconstructions_figure(found, images(3))))[1]
+    shown = colors(decode(reconstructions_figure(found, images(3))))[1]
     assert shown == [(255, 0, 255), (255, 0, 255), WHITE]
 
 
-def test_rows_are_labelled_in_their_colours():
+def test_rows_are_labeled_in_their_colors():
     picture = decode(reconstructions_figure(images(2), images(2)))
     bar = 8 * 130
-    assert has_colour(picture, BLUE) > bar
-    assert has_colour(picture, VERMILION) > bar
+    assert has_color(picture, BLUE) > bar
+    assert has_color(picture, VERMILION) > bar
 
 
 def test_a_long_title_with_dollars_is_wrapped_not_cut():
@@ -151,13 +151,13 @@ def test_wrong_columns_are_refused():
 
 
 def test_evolution_runs_down_the_rounds():
-    shown = colours(decode(evolution_figure({10: images(3, 1.0), 2: images(3, -1.0), 5: images(3, 0.0)})))
+    shown = colors(decode(evolution_figure({10: images(3, 1.0), 2: images(3, -1.0), 5: images(3, 0.0)})))
     assert [[tile[0] for tile in row] for row in shown] == [[0] * 3, [128] * 3, [255] * 3]
 
 
 def test_evolution_keeps_first_and_last_round_of_many():
     rounds = {number: images(4, -1 + number / 50) for number in range(101)}
-    shown = colours(decode(evolution_figure(rounds, most_columns=2, title="many")))
+    shown = colors(decode(evolution_figure(rounds, most_columns=2, title="many")))
     levels = [row[0][0] for row in shown]
     assert [len(row) for row in shown] == [2] * 12
     assert (levels[0], levels[-1]) == (0, 255)
@@ -167,7 +167,7 @@ def test_evolution_keeps_first_and_last_round_of_many():
 
 
 def test_evolution_of_one_round_and_image():
-    assert colours(decode(evolution_figure({7: images(1, 1.0, channels=3)}))) == [[WHITE]]
+    assert colors(decode(evolution_figure({7: images(1, 1.0, channels=3)}))) == [[WHITE]]
 
 
 @pytest.mark.parametrize(
@@ -188,18 +188,18 @@ def test_curves_show_what_was_measured():
     records = [record(n, accuracy=0.3, **every) if n % 5 == 0 else record(n) for n in range(1, 21)]
     upper = decode(curves_figure(records))
     upper = upper[: len(upper) // 2]
-    assert min(has_colour(upper, colour) for colour in (VERMILION, BLUE, GREEN)) > 500
+    assert min(has_color(upper, color) for color in (VERMILION, BLUE, GREEN)) > 500
     without = decode(curves_figure([record(n, leakage_score=0.5) for n in range(1, 21)]))
     without = without[: len(without) // 2]
-    assert has_colour(without, VERMILION) > 500
-    assert has_colour(without, GREEN) == 0
+    assert has_color(without, VERMILION) > 500
+    assert has_color(without, GREEN) == 0
 
 
 @pytest.mark.parametrize("missing", [None, float("nan")])
 def test_a_missing_value_is_a_gap_and_a_round_without_evaluation_is_not(missing):
     def drawn(middle):
         records = [record(1, leakage_score=0.5), *middle, record(9, leakage_score=0.5)]
-        return has_colour(decode(curves_figure(records)), VERMILION)
+        return has_color(decode(curves_figure(records)), VERMILION)
 
     whole = drawn([record(3, leakage_score=0.5), record(6, leakage_score=0.5)])
     assert drawn([record(3), record(6)]) > 0.9 * whole
@@ -237,8 +237,8 @@ def single(value, size=32, channels=1):
 def test_a_picture_table_keeps_its_rows_columns_and_gaps():
     rows = {"digit 0": [single(-1.0), single(0.0), None], "digit 1": [None, single(1.0), single(-1.0)]}
     picture = decode(picture_table(rows, ["actual image", "inversion", "GAN"], title="five"))
-    assert [[tile[0] for tile in row] for row in colours(picture)] == [[0, 128], [255, 0]]
-    # Empty places are as large as tiles, without a frame; letters have a few pixels of that grey as well.
+    assert [[tile[0] for tile in row] for row in colors(picture)] == [[0, 128], [255, 0]]
+    # Empty places are as large as tiles, without a frame; letters have a few pixels of that gray as well.
     pale = int((picture == (243, 243, 243)).all(axis=2).sum())
     assert 2 * 130 * 130 <= pale < 2 * 130 * 130 + 500
 
@@ -251,21 +251,21 @@ def test_columns_of_a_picture_table_stand_under_each_other():
     np.testing.assert_array_equal(np.unique(drawn.sum(axis=1)), [0, 4 * 128])
 
 
-def test_a_picture_table_mixes_sizes_and_colours():
+def test_a_picture_table_mixes_sizes_and_colors():
     red = np.broadcast_to(np.array([1.0, -1.0, -1.0], np.float32), (64, 64, 3))
-    shown = colours(decode(picture_table({"a": [single(-1.0, 28), red, single(1.0, 32)]}, list("xyz"), title="")))
+    shown = colors(decode(picture_table({"a": [single(-1.0, 28), red, single(1.0, 32)]}, list("xyz"), title="")))
     (found,) = [row for row in shown if len(row) == 2] or shown
     assert (255, 0, 0) in found
     assert WHITE in found
 
 
 def test_broken_pixels_of_a_picture_table_show():
-    assert colours(decode(picture_table({"a": [single(np.nan)]}, ["x"], title=""))) == [[(255, 0, 255)]]
+    assert colors(decode(picture_table({"a": [single(np.nan)]}, ["x"], title=""))) == [[(255, 0, 255)]]
 
 
 def test_a_film_strip_of_many_rounds_is_one_row():
     strip = {f"{kind}, seed 0": [single(value / 10) for value in range(-10, 10)] for kind in ("passive", "active")}
-    shown = colours(decode(picture_table(strip, [f"round {number}" for number in range(20)], title="Figure 9")))
+    shown = colors(decode(picture_table(strip, [f"round {number}" for number in range(20)], title="Figure 9")))
     assert [len(row) for row in shown] == [20, 20]
     assert (np.diff(np.asarray(shown, int)[:, :, 0], axis=1) > 0).all()
 
@@ -297,19 +297,19 @@ def test_wrong_picture_tables_are_refused(rows, labels, message):
 ORANGE, PINK = (230, 159, 0), (204, 121, 167)
 
 
-def test_leakage_against_accuracy_draws_each_setting_in_its_colour():
+def test_leakage_against_accuracy_draws_each_setting_in_its_color():
     seeds = [[(0.1, 0.0), (0.5, 0.3), (0.9, 0.7)], [(0.2, 0.1), (0.95, 0.6)]]
     picture = decode(
         leakage_against_accuracy_figure({"6 (a)": seeds, "$6^ (b)": [[(0.3, 0.2), (0.4, 0.9)]]}, title="$t^")
     )
-    # Lines are slightly transparent: a colour is found by its hue, not exactly.
-    blue, orange = (has_hue(picture, colour) for colour in (BLUE, ORANGE))
+    # Lines are slightly transparent: a color is found by its hue, not exactly.
+    blue, orange = (has_hue(picture, color) for color in (BLUE, ORANGE))
     assert blue > orange > 200
     assert has_hue(picture, PINK) == 0
 
 
-def has_hue(picture, colour):
-    pale = 255 - 0.85 * (255 - np.asarray(colour))
+def has_hue(picture, color):
+    pale = 255 - 0.85 * (255 - np.asarray(color))
     return int((np.abs(picture - pale).max(axis=2) < 12).sum())
 
 
@@ -331,11 +331,11 @@ def interval_row(role, *scores, name="row"):
     return {"name": name, "role": role, "metrics": {"leakage_score": summarise(scores)._asdict()}}
 
 
-def test_intervals_are_drawn_in_the_colour_of_their_role():
+def test_intervals_are_drawn_in_the_color_of_their_role():
     picture = decode(interval_figure([interval_row("attack", 0.2, 0.5), interval_row("control", 0.4, 0.41)]))
     # The interval of the attack is many times as long.
-    assert has_colour(picture, VERMILION) > 1.5 * has_colour(picture, BLUE) > 500
-    assert has_colour(picture, GREEN) == 0
+    assert has_color(picture, VERMILION) > 1.5 * has_color(picture, BLUE) > 500
+    assert has_color(picture, GREEN) == 0
 
 
 def test_an_interval_stays_within_its_metric():
@@ -350,7 +350,7 @@ def test_rows_without_numbers_and_unknown_metrics_are_drawn():
         interval_row("attack", None),
         interval_row("reference", 0.5),
     ]
-    assert has_colour(decode(interval_figure(rows, title="$long^ " * 30)), VERMILION) < 2500
+    assert has_color(decode(interval_figure(rows, title="$long^ " * 30)), VERMILION) < 2500
     for metric in ("diversity", "own"):
         decode(
             interval_figure(

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from html_page import HOSTILE, Page, png
 
-from gan_leak.reports.run import render_report
+from gan_leak.config import make_config
+from gan_leak.reports.run import render_report, report_files, summary_lines
+from gan_leak.runs.federated.result import DIVERGED_STATUS, NOT_MEASURABLE_STATUS, RunResult, exit_status
 
 METRICS = {
     "leakage_score": 0.78649,
@@ -136,3 +138,40 @@ def test_empty_parts_leave_no_empty_sections():
 def test_a_figure_must_be_png():
     with pytest.raises(ValueError, match=r"figures\['bad'\]=b'GIF89a'\.\.\.: expected the bytes of a PNG"):
         render(figures={"bad": b"GIF89a"})
+
+
+def found(**changes):
+    return RunResult(make_config(target_class=1), ("zero", "one"), "f00d", np.zeros((2, 8, 8, 1)), True, **changes)
+
+
+def test_a_result_without_records_is_a_page_without_figures():
+    files = report_files(found(divergence="Training diverged in round 1."))
+    assert list(files) == ["report.html"]
+    page = Page(files["report.html"].decode())
+    assert page.text("h1") == ["GAN attack on mnist, class one"]
+    assert page.text("li") == ["Training diverged in round 1."]
+    assert ["data set SHA-256", "f00d"] in page.rows
+
+
+def test_notes_say_first_why_training_ended_and_last_that_nobody_owns_the_target():
+    result = found(divergence="Diverged.", limits=["Edges are left out."])._replace(target_is_owned=False)
+    notes = Page(report_files(result)["report.html"].decode()).text("li")
+    assert notes[:2] == ["Diverged.", "Edges are left out."]
+    assert "is not leakage" in notes[2]
+
+
+def test_the_summary_tells_the_score_of_each_set_of_images():
+    measures = {"leakage_score": 0.5, "judge_accuracy": 1.0, "nearest_neighbour_share": 0.25, "diversity": 0.75}
+    record = {"round": 7, "model_accuracy": 0.9}
+    comparison = {"reconstructions": measures, "untrained generator": {"leakage_score": None}}
+    lines = summary_lines(found(records=[record], comparison=comparison, judge_test_accuracy=0.99))
+    words = [line.split() for line in lines]
+    assert ["leakage", "score", "0.50"] in words
+    assert ["rounds", "7"] in words
+    assert ["leakage", "score,", "untrained", "generator", "not", "measurable"] in words
+
+
+def test_exit_statuses():
+    assert exit_status(found()) == 0
+    assert exit_status(found(divergence="Diverged.")) == DIVERGED_STATUS == 1
+    assert exit_status(found(is_trained=False)) == NOT_MEASURABLE_STATUS == 3

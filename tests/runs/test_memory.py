@@ -33,9 +33,9 @@ def test_the_bound_counts_the_state_and_the_images_that_there_are(stripes, monke
     _, size, data, experiment = needed(monkeypatch, config)
     state = init_federation(jax.random.key(0), experiment.classifier, experiment.transform, 2, experiment.attack)
     held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves((state, data.federation)))
-    batch = 4 * config.generator_batch_size * (config.generator_width * 16 * 16 + 32 * 32)
+    batch = 4 * config.attack.generator_batch_size * (config.attack.generator_width * 16 * 16 + 32 * 32)
     # But for the number of the round.
-    assert size == held - 4 + batch + 4 * config.evaluation_samples * 32 * 32
+    assert size == held - 4 + batch + 4 * config.evaluation.samples * 32 * 32
     assert needed(monkeypatch, config, lanes=7)[1] == 7 * size
 
 

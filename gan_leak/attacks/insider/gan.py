@@ -45,6 +45,7 @@ class GanAttackInfo(NamedTuple):
 
 
 _OPTIMIZERS = {"sgd": optax.identity, "adam": lambda: optax.scale_by_adam(b1=0.5)}
+GENERATOR_OPTIMIZERS = tuple(_OPTIMIZERS)
 
 
 def _check_choices(generator_optimizer: str, *, fakes_per_round: int, **counts: int) -> None:

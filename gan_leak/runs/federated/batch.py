@@ -6,7 +6,6 @@ differ in every number that a round takes traced, in the seed, and in which imag
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -24,7 +23,7 @@ from gan_leak import trees
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_rounds
 from gan_leak.collaboration.round import RoundFunction
 from gan_leak.collaboration.sharding import device_mesh, over_devices
-from gan_leak.config import AttackConfig, to_json
+from gan_leak.config import RunConfig
 from gan_leak.evaluation.fidelity import nearest_by_l1
 from gan_leak.evaluation.leakage import References, measure_leakage
 from gan_leak.evaluation.measurability import score_text
@@ -48,69 +47,45 @@ from gan_leak.runs.federated.measurement import (
 from gan_leak.runs.federated.setup import AttackData, Experiment, build_experiment, prepare_data
 from gan_leak.runs.hosts.interruption import on_interruption, uninterrupted
 from gan_leak.runs.storage import checkpoints
+from gan_leak.settings import encoded_values, settings_of, value_of
 from gan_leak.types import Array, FederationData, FederationState
 
 _MOST_ROUNDS_PER_CALL = 5
 _KEPT_PICTURES = 12
 _MOST_SECONDS_TO_LOSE = 60.0
 
-_NOT_DECIDING = frozenset({"performance", "fail_if_not_measurable", "target_epsilon"})
-
-# What a lane may have for itself: the rest decides the shape of the program, or what is measured when.
-LANE_FIELDS = frozenset(
-    {
-        "seed",
-        "target_class",
-        "learning_rate",
-        "learning_rate_decay",
-        "upload_fraction",
-        "download_fraction",
-        "upload_threshold",
-        "upload_bound",
-        "update_count_decay",
-        "epsilon_per_release",
-        "sensitivity",
-        "clipping_norm",
-        "noise_multiplier",
-        "generator_learning_rate",
-        "generator_averaging",
-    }
-)
-
 
 class Lane(NamedTuple):
     """One run among others: its configuration, its data and what its leakage is measured against."""
 
-    config: AttackConfig
+    config: RunConfig
     data: AttackData
     keys: RunKeys
     references: References
     comparison: dict[str, dict[str, Any]]
 
 
-def check_batch(configs: Sequence[AttackConfig]) -> None:
-    """Raises ValueError unless there is a lane, and lanes differ in ``LANE_FIELDS`` only."""
+def check_batch(configs: Sequence[RunConfig]) -> None:
+    """Raises ValueError unless there is a lane, and lanes differ only in settings that may vary in a batch."""
     if not configs:
         raise ValueError("configs: empty, at least one configuration is needed")
-    if configs[0].attack == "none":
+    if configs[0].attack.kind == "none":
         raise ValueError("attack='none': expected 'active' or 'passive', since a batch measures leakage")
     for config in configs:
-        if config.target_epsilon:
-            raise ValueError(
-                f"target_epsilon={config.target_epsilon}: expected 0 in a batch, with the noise that it is solved for"
-            )
-    if configs[0].participants_per_round:
-        drawn = configs[0].participants_per_round
+        if target := config.defense.target_epsilon:
+            raise ValueError(f"target_epsilon={target}: expected 0 in a batch, with the noise that it is solved for")
+    if configs[0].federation.participants_per_round:
+        drawn = configs[0].federation.participants_per_round
         raise ValueError(f"participants_per_round={drawn}: expected 0, since a batch holds everybody's state in memory")
     for config in configs[1:]:
-        for field in dataclasses.fields(AttackConfig):
-            values = getattr(configs[0], field.name), getattr(config, field.name)
-            if field.name not in LANE_FIELDS and values[0] != values[1]:
-                raise ValueError(f"{field.name}={values[1]!r} in one lane, {values[0]!r} in another: expected the same")
+        for name, setting in settings_of(RunConfig).items():
+            first, other = value_of(configs[0], setting), value_of(config, setting)
+            if not setting.varies_in_batch and first != other:
+                raise ValueError(f"{name}={other!r} in one lane, {first!r} in another: expected the same")
 
 
 def run_batch(
-    configs: Sequence[AttackConfig],
+    configs: Sequence[RunConfig],
     directory: pathlib.Path,
     instrument_source: InstrumentSource,
     show: Callable[[int, str], None] = lambda round, text: None,
@@ -135,15 +110,23 @@ def run_batch(
     return _train(lanes, experiment, state, directory, instrument_source, show, say)
 
 
-def batch_directory(root: pathlib.Path, configs: Sequence[AttackConfig]) -> pathlib.Path:
+def batch_directory(root: pathlib.Path, configs: Sequence[RunConfig]) -> pathlib.Path:
     """Where a batch is kept below ``root``: named by all that decides its result, so that equal ones share it."""
     text = json.dumps([_deciding(config) for config in configs], sort_keys=True)
     return root / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _deciding(config: AttackConfig) -> dict[str, Any]:
-    # A lane has the noise that was solved for, never the target.
-    return {name: value for name, value in to_json(config).items() if name not in _NOT_DECIDING}
+def _deciding(config: RunConfig) -> dict[str, Any]:
+    """What decides the result of a lane. Settings that came later are left out at their default.
+
+    So a batch that an earlier version kept still is one of the same configuration.
+    """
+    encoded = encoded_values(config)
+    return {
+        name: encoded[name]
+        for name, setting in settings_of(RunConfig).items()
+        if setting.decides_result and not (setting.later and value_of(config, setting) == setting.default)
+    }
 
 
 def take_lanes(result: BatchResult, lanes: slice) -> BatchResult:
@@ -158,7 +141,7 @@ def take_lanes(result: BatchResult, lanes: slice) -> BatchResult:
 
 
 def _prepare(
-    configs: Sequence[AttackConfig], instrument_source: InstrumentSource
+    configs: Sequence[RunConfig], instrument_source: InstrumentSource
 ) -> tuple[list[Lane], Experiment, FederationState]:
     lanes, states = [], []
     experiment = None
@@ -170,7 +153,7 @@ def _prepare(
         keys = run_keys(config.seed)
         participants = data.federation.sizes.shape[0]
         state = _init(experiment, keys.init, participants)
-        untrained = reconstruct(experiment.attack, keys.prior, state.attack, config.evaluation_samples)
+        untrained = reconstruct(experiment.attack, keys.prior, state.attack, config.evaluation.samples)
         references, comparison = build_comparison(config, data, instrument_source(data), untrained)
         lanes.append(Lane(config, data, keys, references, comparison))
         states.append(state)
@@ -260,9 +243,9 @@ def _train(
     checkpoints.load_library()
     show(done, "")
     with on_interruption(keep_all):
-        while done < config.rounds:
+        while done < config.federation.rounds:
             began = time.perf_counter()
-            end = min(config.rounds, (done // config.evaluation_interval + 1) * config.evaluation_interval)
+            end = min(config.federation.rounds, (done // config.evaluation.interval + 1) * config.evaluation.interval)
             count = min(_MOST_ROUNDS_PER_CALL, end - done)
             new_state, infos = jax.block_until_ready(run(keys, state, data, numbers, count))
             measured: list[dict[str, Any]] = []
@@ -297,7 +280,7 @@ def _evaluate(
     for index, lane in enumerate(lanes):
         own = trees.take(state, index)
         key = jax.random.clone(lane.keys.latents)
-        images = reconstruct(experiment.attack, key, own.attack, lane.config.evaluation_samples)
+        images = reconstruct(experiment.attack, key, own.attack, lane.config.evaluation.samples)
         turns = trees.take(trees.take(infos.turns, index), count - 1)
         # What a single run stops at: a weight may still be finite where the norm of its update is not.
         finite = bool(np.all(np.isfinite(images))) and bool(

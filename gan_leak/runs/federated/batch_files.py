@@ -105,8 +105,9 @@ def check_lanes(directory: pathlib.Path, lanes: list[Any], say: Callable[[str], 
     path = directory / "lanes.json"
     data = (json.dumps(lanes, indent=1) + "\n").encode()
     if os.path.lexists(path):
-        with contextlib.suppress(DamagedError):
-            if read_file(path) == data:
+        with contextlib.suppress(DamagedError, ValueError, RecursionError):
+            # Earlier versions have written the same settings in another order.
+            if json.loads(read_file(path)) == json.loads(data):
                 return
         if not named:
             raise RefusedError(f"{directory}: holds a batch of other configurations; choose another --workdir")

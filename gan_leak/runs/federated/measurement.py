@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
 from gan_leak.evaluation.judge import Judge, load_or_train_judge
 from gan_leak.evaluation.leakage import (
     References,
@@ -72,7 +72,7 @@ def make_instrument_source(show: Callable[[str], None]) -> InstrumentSource:
 
 
 def build_comparison(
-    config: AttackConfig, data: AttackData, instruments: Instruments, untrained: np.ndarray | None
+    config: RunConfig, data: AttackData, instruments: Instruments, untrained: np.ndarray | None
 ) -> tuple[References, dict[str, dict[str, Any]]]:
     """What leakage is measured against, and the measures of what scores one and what scores nothing, by name.
 
@@ -83,7 +83,7 @@ def build_comparison(
         prior["untrained generator"] = untrained
     references = build_references(
         instruments.judge,
-        target_class=config.target_class,
+        target_class=config.attack.target_class,
         private=data.private,
         fresh=data.fresh[::2],
         held_out={"fresh": data.fresh[1::2], **data.unowned},
@@ -93,7 +93,7 @@ def build_comparison(
         controls={
             f"test images of class {label}": data.judge_test.images[data.judge_test.labels == label][:_CONTROL_IMAGES]
             for label in range(len(data.class_names))
-            if label != config.target_class
+            if label != config.attack.target_class
         },
         representations=instruments.representations,
     )

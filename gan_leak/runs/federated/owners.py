@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
 from gan_leak.runs.federated.setup import AttackData
 
 _SHOWN_PARTICIPANTS = 12
@@ -51,12 +51,12 @@ def describe_target(data: AttackData, target_class: int, attack: str) -> str:
     return f"target of the {attack} attack: class {data.class_names[target_class]} (number {target_class}), {owned}"
 
 
-def describe_run(config: AttackConfig, data: AttackData) -> list[str]:
+def describe_run(config: RunConfig, data: AttackData) -> list[str]:
     """What a run prints at its start: notes on the data, who owns what, and what the adversary is after."""
-    if config.attack == "none":
+    if config.attack.kind == "none":
         return [*data.notes, *describe_owners(data, -1)]
     return [
         *data.notes,
-        *describe_owners(data, config.adversary),
-        describe_target(data, config.target_class, config.attack),
+        *describe_owners(data, config.attack.adversary),
+        describe_target(data, config.attack.target_class, config.attack.kind),
     ]

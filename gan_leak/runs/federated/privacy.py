@@ -8,7 +8,6 @@ metrics.jsonl, which are computed without noise.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 
 from gan_leak.collaboration.schedule import draw_cohort
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
 from gan_leak.defenses import (
     PrivacyLoss,
     dp_sgd_epsilon,
@@ -28,6 +27,7 @@ from gan_leak.defenses import (
 )
 from gan_leak.defenses.accounting import LEAST_NOISE_MULTIPLIER
 from gan_leak.runs.federated.setup import AttackData, build_experiment
+from gan_leak.settings import replace
 from gan_leak.types import Array
 
 NOTHING_COVERED = "nothing: only the adversary owns records"
@@ -51,7 +51,7 @@ class PrivacyPlan(NamedTuple):
     participant. coordinates: shared parameters, 0 where no defense counts them. target_epsilon: as given, 0 = none.
     """
 
-    config: AttackConfig
+    config: RunConfig
     sizes: tuple[int, ...]
     coordinates: int
     target_epsilon: float
@@ -71,32 +71,32 @@ class Promise(NamedTuple):
     steps: int | None = None
 
 
-def plan_privacy(config: AttackConfig, data: AttackData) -> PrivacyPlan:
+def plan_privacy(config: RunConfig, data: AttackData) -> PrivacyPlan:
     """Solves for the noise that ``target_epsilon`` asks for, if it does.
 
     Raises ValueError where no noise can meet the target, or nobody is protected by it.
     """
-    return settle(PrivacyPlan(config, *counts_for_privacy(config, data), config.target_epsilon))
+    return settle(PrivacyPlan(config, *counts_for_privacy(config, data), config.defense.target_epsilon))
 
 
-def counts_for_privacy(config: AttackConfig, data: AttackData) -> tuple[tuple[int, ...], int]:
+def counts_for_privacy(config: RunConfig, data: AttackData) -> tuple[tuple[int, ...], int]:
     """The records of each participant, and the parameters that they share where the defense counts them, else 0."""
     sizes = tuple(np.asarray(data.federation.sizes).tolist())
-    if config.defense != "sparse_vector":
+    if config.defense.kind != "sparse_vector":
         return sizes, 0
-    experiment = build_experiment(dataclasses.replace(config, target_epsilon=0.0), data)
+    experiment = build_experiment(replace(config, target_epsilon=0.0), data)
     params = jax.eval_shape(experiment.classifier.init, jax.random.key(0))
     return sizes, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def settle(plan: PrivacyPlan) -> PrivacyPlan:
     """The plan with the noise for its target, to four digits, in the place of the target in its configuration."""
-    target = plan.config.target_epsilon
+    target = plan.config.defense.target_epsilon
     if not target:
         return plan
     if not _protected(plan):
         raise ValueError(f"target_epsilon={target}: expected a participant with records other than the adversary")
-    solve = _with_release_budget if plan.config.defense == "sparse_vector" else _with_least_noise
+    solve = _with_release_budget if plan.config.defense.kind == "sparse_vector" else _with_least_noise
     return solve(_changed(plan, target_epsilon=0.0), target)
 
 
@@ -107,20 +107,20 @@ def promise_of(plan: PrivacyPlan, rounds: np.ndarray | None = None) -> Promise |
     """
     config = plan.config
     taken = _all_rounds(plan) if rounds is None else rounds
-    if config.defense == "dp_sgd":
+    if config.defense.kind == "dp_sgd":
         return _dp_sgd_promise(plan, taken)
-    if config.defense == "sparse_vector":
+    if config.defense.kind == "sparse_vector":
         return _sparse_vector_promise(plan, taken)
     return None
 
 
-def participations(config: AttackConfig, key: Array, participants: int, rounds: int) -> np.ndarray:
+def participations(config: RunConfig, key: Array, participants: int, rounds: int) -> np.ndarray:
     """In how many of the first ``rounds`` rounds each participant takes part -> [P]; key: of the cohorts."""
-    if not config.participants_per_round:
+    if not config.federation.participants_per_round:
         return np.full(participants, rounds)
 
     def draw(round: Array) -> Array:
-        return draw_cohort(jax.random.fold_in(key, round), participants, config.participants_per_round)
+        return draw_cohort(jax.random.fold_in(key, round), participants, config.federation.participants_per_round)
 
     counts = np.zeros(participants, int)
     drawn = jax.jit(jax.vmap(draw))
@@ -160,29 +160,29 @@ def privacy_fields(plan: PrivacyPlan) -> dict[str, Any]:
         return {}
     loss = promise.loss
     fields = {
-        "mechanism": MECHANISMS[config.defense],
+        "mechanism": MECHANISMS[config.defense.kind],
         "epsilon": finite_or_none(loss.epsilon),
         "delta": loss.delta,
         "unit": loss.unit,
         "neighboring_relation": loss.neighbouring_relation,
         "accountant": loss.method,
         "second_bound_on_epsilon": None if loss.cross_check is None else finite_or_none(loss.cross_check),
-        "covers": _COVERED[config.defense] if promise.participant is not None else NOTHING_COVERED,
+        "covers": _COVERED[config.defense.kind] if promise.participant is not None else NOTHING_COVERED,
         "worst_participant": promise.participant,
         "records": None if promise.participant is None else plan.sizes[promise.participant],
         "rounds": promise.rounds,
         "target_epsilon": plan.target_epsilon or None,
     }
-    if config.defense == "dp_sgd":
+    if config.defense.kind == "dp_sgd":
         return {
             **fields,
             "sampling": "Poisson",
             "sampling_probability": promise.sampling_probability,
             "steps": promise.steps,
-            "noise_multiplier": config.noise_multiplier,
-            "clipping_norm": config.clipping_norm,
+            "noise_multiplier": config.defense.noise_multiplier,
+            "clipping_norm": config.defense.clipping_norm,
         }
-    per_round = sparse_vector_epsilon(1.0, config.upload_fraction, plan.coordinates).epsilon
+    per_round = sparse_vector_epsilon(1.0, config.federation.upload_fraction, plan.coordinates).epsilon
     return {
         **fields,
         "sampling": "none",
@@ -190,49 +190,14 @@ def privacy_fields(plan: PrivacyPlan) -> dict[str, Any]:
         "steps": None,
         "uploads": promise.rounds,
         "most_releases_per_upload": int(per_round),
-        "epsilon_per_release": finite_or_none(config.epsilon_per_release),
-        "sensitivity": config.sensitivity,
+        "epsilon_per_release": finite_or_none(config.defense.epsilon_per_release),
+        "sensitivity": config.defense.sensitivity,
     }
-
-
-def privacy_summary(fields: Mapping[str, Any], records: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
-    """The promise of ``privacy_fields`` for people, in a few lines; records: the rounds that there are."""
-    if not fields:
-        return {}
-    lines = {
-        "epsilon": _epsilon_text(fields["epsilon"]),
-        "delta": f"{fields['delta']:g}",
-        "protected unit": f"{fields['unit']}, {fields['neighboring_relation']}",
-    }
-    if fields["worst_participant"] is None:
-        lines["covered"] = fields["covers"]
-    if fields["sampling"] == "Poisson":
-        if fields["steps"] is not None:
-            lines["sampling"] = f"Poisson, probability {fields['sampling_probability']:.3g}, {fields['steps']:,} steps"
-        given, noise = "noise multiplier", fields["noise_multiplier"]
-    else:
-        lines["sampling"] = f"none, {fields['uploads']:,} uploads of at most {fields['most_releases_per_upload']:,}"
-        given, noise = "epsilon per release", fields["epsilon_per_release"]
-    second = fields["second_bound_on_epsilon"]
-    lines["accountant"] = fields["accountant"] + ("" if second is None else f"; a second bound is {second:.4g}")
-    solved = f", for target_epsilon={fields['target_epsilon']:g}" if fields["target_epsilon"] else ""
-    lines[given] = ("infinite" if noise is None else f"{noise:g}") + solved
-    last = records[-1].get("privacy") if records else None
-    if last and last["epsilon"] != fields["epsilon"]:
-        lines["epsilon spent"] = f"{_epsilon_text(last['epsilon'])}, by taking part in {last['rounds']:,} rounds"
-    return lines
 
 
 def finite_or_none(value: float) -> float | None:
     """A number as strict JSON: None where it is infinite."""
     return float(value) if math.isfinite(value) else None
-
-
-def _epsilon_text(epsilon: float | None) -> str:
-    """Four digits, rounded up: an epsilon must not look smaller than it is."""
-    if epsilon is None:
-        return "infinite, nothing is promised"
-    return f"{_four_digits(epsilon, 1) if float(f'{epsilon:.3e}') < epsilon else float(f'{epsilon:.3e}'):g}"
 
 
 def _four_digits(value: float, step: int) -> float:
@@ -244,28 +209,30 @@ def _four_digits(value: float, step: int) -> float:
 
 
 def _protected(plan: PrivacyPlan) -> list[int]:
-    attacker = plan.config.adversary if plan.config.attack != "none" else None
+    attacker = plan.config.attack.adversary if plan.config.attack.kind != "none" else None
     return [index for index, size in enumerate(plan.sizes) if size and index != attacker]
 
 
 def _dp_sgd_promise(plan: PrivacyPlan, rounds: np.ndarray) -> Promise:
     config = plan.config
     # Rounds run in float32, where the noise may be a little less.
-    noise = min(config.noise_multiplier, float(np.float32(config.noise_multiplier)))
+    noise = min(config.defense.noise_multiplier, float(np.float32(config.defense.noise_multiplier)))
     costliest: dict[tuple[float, int], int] = {}
     for index in _protected(plan):
-        probability, steps = dp_sgd_schedule(plan.sizes[index], config.batch_size, config.local_epochs)
+        probability, steps = dp_sgd_schedule(
+            plan.sizes[index], config.federation.batch_size, config.federation.local_epochs
+        )
         costliest.setdefault((probability, steps * int(rounds[index])), index)
     if not costliest:
         return _no_promise("record", config)
-    loss, (probability, steps) = _worst(noise, _undominated(costliest), config.delta)
+    loss, (probability, steps) = _worst(noise, _undominated(costliest), config.defense.delta)
     index = costliest[probability, steps]
     return Promise(loss, index, int(rounds[index]), probability, steps)
 
 
-def _no_promise(unit: str, config: AttackConfig) -> Promise:
+def _no_promise(unit: str, config: RunConfig) -> Promise:
     # Where nobody is protected an epsilon of 0 would be true, and read as a strong promise.
-    return Promise(PrivacyLoss(math.inf, config.delta, unit, "none", "none"), None, config.rounds)
+    return Promise(PrivacyLoss(math.inf, config.defense.delta, unit, "none", "none"), None, config.federation.rounds)
 
 
 def _undominated(schedules: Mapping[tuple[float, int], int]) -> list[tuple[float, int]]:
@@ -304,7 +271,7 @@ def _with_least_noise(plan: PrivacyPlan, target: float) -> PrivacyPlan:
     while noise == 0.0 or worst.loss.epsilon > target:
         assert worst.sampling_probability is not None
         assert worst.steps is not None
-        wanted = noise_multiplier_for(target, plan.config.delta, worst.sampling_probability, worst.steps)
+        wanted = noise_multiplier_for(target, plan.config.defense.delta, worst.sampling_probability, worst.steps)
         # The next number where float32 makes the noise a little less.
         noise = max(wanted, _four_digits(noise, 1))
         plan = _changed(plan, noise_multiplier=noise)
@@ -318,14 +285,16 @@ def _sparse_vector_promise(plan: PrivacyPlan, rounds: np.ndarray) -> Promise:
         return _no_promise("update", config)
     index = max(protected, key=lambda index: rounds[index])
     # Rounds run in float32, where the budget may be a little more.
-    budget = max(config.epsilon_per_release, float(np.float32(config.epsilon_per_release)))
-    loss = sparse_vector_epsilon(budget, config.upload_fraction, plan.coordinates, int(rounds[index]))
+    budget = max(config.defense.epsilon_per_release, float(np.float32(config.defense.epsilon_per_release)))
+    loss = sparse_vector_epsilon(budget, config.federation.upload_fraction, plan.coordinates, int(rounds[index]))
     return Promise(loss, index, int(rounds[index]))
 
 
 def _with_release_budget(plan: PrivacyPlan, target: float) -> PrivacyPlan:
     config = plan.config
-    releases = sparse_vector_epsilon(1.0, config.upload_fraction, plan.coordinates, config.rounds).epsilon
+    releases = sparse_vector_epsilon(
+        1.0, config.federation.upload_fraction, plan.coordinates, config.federation.rounds
+    ).epsilon
     budget = float(f"{target / releases:.3e}")
     while _sparse_vector_promise(_changed(plan, epsilon_per_release=budget), _all_rounds(plan)).loss.epsilon > target:
         budget = _four_digits(budget, -1)
@@ -333,8 +302,8 @@ def _with_release_budget(plan: PrivacyPlan, target: float) -> PrivacyPlan:
 
 
 def _changed(plan: PrivacyPlan, **fields: Any) -> PrivacyPlan:
-    return plan._replace(config=dataclasses.replace(plan.config, **fields))
+    return plan._replace(config=replace(plan.config, **fields))
 
 
 def _all_rounds(plan: PrivacyPlan) -> np.ndarray:
-    return np.full(len(plan.sizes), plan.config.rounds)
+    return np.full(len(plan.sizes), plan.config.federation.rounds)

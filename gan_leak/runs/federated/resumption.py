@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
 from gan_leak.runs.hosts.processes import by_itself
 from gan_leak.runs.storage import checkpoints
 from gan_leak.runs.storage.directory import METRICS_NAME, metrics_records, write_atomic
@@ -58,7 +58,7 @@ def save_checkpoint(run: pathlib.Path, round: int, state: PyTree) -> None:
     checkpoints.save(directory, round, state, beside=beside)
 
 
-def plan(run: pathlib.Path, config: AttackConfig, passed_over: Mapping[str, str] | None = None) -> Resumption:
+def plan(run: pathlib.Path, config: RunConfig, passed_over: Mapping[str, str] | None = None) -> Resumption:
     """Finds the newest checkpoint with which metrics and evaluations are complete; changes nothing.
 
     passed_over: by name, checkpoints that cannot be used, and why. Raises ``RefusedError`` if there are finished
@@ -88,7 +88,7 @@ def plan(run: pathlib.Path, config: AttackConfig, passed_over: Mapping[str, str]
 
 
 def restore(
-    run: pathlib.Path, config: AttackConfig, template: PyTree, check_state: Callable[[PyTree], object]
+    run: pathlib.Path, config: RunConfig, template: PyTree, check_state: Callable[[PyTree], object]
 ) -> tuple[PyTree | None, tuple[str, ...]]:
     """The state to continue from, None for the beginning, and notices; the metrics hold then what belongs to it.
 
@@ -192,11 +192,11 @@ def _repairs(found: checkpoints.Found, metrics: bytes, sources: list[bytes | Non
     )
 
 
-def _check_no_checkpoint_is_missing(run: pathlib.Path, config: AttackConfig, sources: list[bytes | None]) -> None:
+def _check_no_checkpoint_is_missing(run: pathlib.Path, config: RunConfig, sources: list[bytes | None]) -> None:
     """Raises ``RefusedError`` if more was computed than a run computes before its first checkpoint."""
-    first = config.checkpoint_interval
+    first, last = config.checkpoint_interval, config.federation.rounds
     rounds = max(0 if data is None else data.count(b"\n") for data in sources)
-    if rounds > first or any(evaluation_path(run, round).exists() for round in range(first + 1, config.rounds + 1)):
+    if rounds > first or any(evaluation_path(run, round).exists() for round in range(first + 1, last + 1)):
         raise RefusedError(
             f"workdir={run}: the checkpoints are missing, of a run that was beyond round {first}; nothing was changed; "
             "restore them from a copy, or choose another --workdir to begin anew"

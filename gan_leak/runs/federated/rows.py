@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from gan_leak.config import AttackConfig, to_json
+from gan_leak.config import RunConfig
 from gan_leak.defenses import sparse_vector_charged, sparse_vector_epsilon
 from gan_leak.evaluation.criteria import summarise
 from gan_leak.evaluation.leakage import Leakage, measure_leakage
@@ -18,11 +17,7 @@ from gan_leak.runs.federated.measurement import InstrumentSource, build_comparis
 from gan_leak.runs.federated.privacy import MECHANISMS, NOTHING_COVERED, PrivacyPlan, Promise, promise_of
 from gan_leak.runs.federated.setup import Images, prepare_data
 from gan_leak.runs.inversion.model import Inversions, invert_all_classes
-
-# How often a run is looked at does not change what it does.
-_NOT_HYPERPARAMETERS = frozenset(
-    {"seed", "evaluation_interval", "evaluation_samples", "checkpoint_interval", "fail_if_not_measurable"}
-)
+from gan_leak.settings import encoded_values, replace, settings_of
 
 
 def interval(values: Iterable[float | None]) -> dict[str, Any]:
@@ -79,34 +74,31 @@ def reference_row(name: str, batch: BatchResult, reference: str) -> dict:
     return {"name": name, "role": "reference", **counts, "metrics": metrics}
 
 
-def differences_between(
-    paper: AttackConfig, used: AttackConfig, not_stated: Collection[str] = ()
-) -> dict[str, list[Any]]:
+def differences_between(paper: RunConfig, used: RunConfig, not_stated: Collection[str] = ()) -> dict[str, list[Any]]:
     """The hyper-parameters in which a configuration departs from the paper's: [the paper's, the one used] by name.
 
     not_stated: those that the paper leaves open; None takes the place of the paper's, and they are always named.
     """
-    left, right = to_json(paper), to_json(used)
+    left, right = encoded_values(paper), encoded_values(used)
     return {
-        field.name: [None if field.name in not_stated else left[field.name], right[field.name]]
-        for field in dataclasses.fields(AttackConfig)
-        if field.name not in _NOT_HYPERPARAMETERS
-        and (field.name in not_stated or left[field.name] != right[field.name])
+        name: [None if name in not_stated else left[name], right[name]]
+        for name, setting in settings_of(RunConfig).items()
+        if setting.effect == "training" and (name in not_stated or left[name] != right[name])
     }
 
 
-def privacy_entries(name: str, config: AttackConfig, batch: BatchResult) -> list[dict[str, Any]]:
+def privacy_entries(name: str, config: RunConfig, batch: BatchResult) -> list[dict[str, Any]]:
     """What the defense of a batch promises to the victim that is worst off, over a round and over the run."""
     plan = PrivacyPlan(config, tuple(batch.samples), batch.coordinates, 0.0)
     one = promise_of(plan, np.ones(len(batch.samples), int))
     whole = promise_of(plan)
     if one is None or whole is None:
         return []
-    note = _dp_sgd_note(config, whole) if config.defense == "dp_sgd" else _sparse_vector_note(config, whole, batch)
+    note = _dp_sgd_note(config, whole) if config.defense.kind == "dp_sgd" else _sparse_vector_note(config, whole, batch)
     return [
         {
             "name": name,
-            "mechanism": MECHANISMS[config.defense],
+            "mechanism": MECHANISMS[config.defense.kind],
             "epsilon_per_round": _number(one.loss.epsilon),
             "epsilon_total": _number(whole.loss.epsilon),
             "delta": whole.loss.delta,
@@ -116,22 +108,24 @@ def privacy_entries(name: str, config: AttackConfig, batch: BatchResult) -> list
     ]
 
 
-def _sparse_vector_note(config: AttackConfig, promise: Promise, batch: BatchResult) -> str:
-    most = sparse_vector_epsilon(1.0, config.upload_fraction, batch.coordinates).epsilon
+def _sparse_vector_note(config: RunConfig, promise: Promise, batch: BatchResult) -> str:
+    most = sparse_vector_epsilon(1.0, config.federation.upload_fraction, batch.coordinates).epsilon
     victim = promise.participant or 0
     releases = np.mean([[record["uploaded"][victim] for record in lane] for lane in batch.records])
-    charged = sparse_vector_charged(config.epsilon_per_release, round(float(releases)))
+    defense = config.defense
+    charged = sparse_vector_charged(defense.epsilon_per_release, round(float(releases)))
     return (
-        f"{config.epsilon_per_release:g} for each of at most {most:,.0f} releases a round; {charged:,.0f} charged "
+        f"{defense.epsilon_per_release:g} for each of at most {most:,.0f} releases a round; {charged:,.0f} charged "
         "a round for those made. Covers values within the bound only, as published."
     )
 
 
-def _dp_sgd_note(config: AttackConfig, promise: Promise) -> str:
+def _dp_sgd_note(config: RunConfig, promise: Promise) -> str:
     if promise.sampling_probability is None or promise.steps is None:
         return f"Covers {NOTHING_COVERED}."
+    defense = config.defense
     return (
-        f"Noise multiplier {config.noise_multiplier:g}, clipping norm {config.clipping_norm:g}, sampling "
+        f"Noise multiplier {defense.noise_multiplier:g}, clipping norm {defense.clipping_norm:g}, sampling "
         f"probability {promise.sampling_probability:.3g}, {promise.steps:,} steps; by {promise.loss.method}, a second "
         f"bound is {promise.loss.cross_check:.3g}."
     )
@@ -175,7 +169,7 @@ def leakage_at_accuracy(batch: BatchResult, accuracies: Sequence[float | None]) 
 def inversion_metrics(
     kind: str,
     models: int,
-    configs: Sequence[AttackConfig],
+    configs: Sequence[RunConfig],
     instrument_source: InstrumentSource,
     *,
     samples: int,
@@ -188,7 +182,7 @@ def inversion_metrics(
     training images, 0 = all. Nothing untrained is among what scores 0. Returns the pictures and the metrics, leakage as
     intervals over the classes and accuracy as one over the networks.
     """
-    configs = [dataclasses.replace(config, samples_per_participant=samples) for config in configs]
+    configs = [replace(config, samples_per_participant=samples) for config in configs]
     data = prepare_data(configs[0])
     train = Images(np.asarray(data.federation.images[0]), np.asarray(data.federation.labels[0]))
     found = invert_all_classes(kind, models, train, data.test, len(configs), epochs=epochs, steps=steps)
@@ -196,5 +190,5 @@ def inversion_metrics(
     for config in configs:
         data = prepare_data(config)
         references, _ = build_comparison(config, data, instrument_source(data), None)
-        measured.append(measure_leakage(references, found.pictures[:, config.target_class])._asdict())
+        measured.append(measure_leakage(references, found.pictures[:, config.attack.target_class])._asdict())
     return found, metrics_over(measured, model_accuracy=found.accuracies)

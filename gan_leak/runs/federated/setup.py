@@ -16,7 +16,7 @@ from gan_leak.collaboration import RoundHyperParameters, make_round, selective_u
 from gan_leak.collaboration.participant import local_sgd
 from gan_leak.collaboration.round import RoundFunction
 from gan_leak.collaboration.sharding import own_positions
-from gan_leak.config import AttackConfig, validate
+from gan_leak.config import RunConfig, validate
 from gan_leak.data import (
     Dataset,
     find_class,
@@ -32,6 +32,7 @@ from gan_leak.data import (
 from gan_leak.defenses import dp_sgd, sparse_vector_upload
 from gan_leak.evaluation.leakage import LEAST_IMAGES, NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
+from gan_leak.settings import numbers_for, program_of
 from gan_leak.types import FederationData, Model, RoundAttack, UploadTransform
 
 # Enough for stable medians and neighbours, few enough that a measurement takes a moment.
@@ -117,7 +118,7 @@ def class_number(dataset: str, text: str) -> int:
         raise ValueError(str(error) if str(error).startswith("dataset=") else f"target_class={error}") from error
 
 
-def prepare_data(config: AttackConfig, mesh: Mesh | None = None) -> AttackData:
+def prepare_data(config: RunConfig, mesh: Mesh | None = None) -> AttackData:
     """Loads the data set and deals it out.
 
     mesh: where all participants will stay on devices of several processes; then each process holds the images of its
@@ -126,72 +127,74 @@ def prepare_data(config: AttackConfig, mesh: Mesh | None = None) -> AttackData:
     Raises ValueError for anything about the data that does not fit the configuration.
     """
     validate(config)
+    settings, target, drawn = config.data, config.attack.target_class, config.federation.participants_per_round
     # Files may change from one call to the next, what comes with a package does not.
-    read = load if ":" in config.dataset else _load_bundled
-    dataset = read(config.dataset, image_size=config.image_size)
+    read = load if ":" in settings.dataset else _load_bundled
+    dataset = read(settings.dataset, image_size=settings.image_size)
     num_classes = len(dataset.class_names)
-    if config.target_class >= num_classes:
-        raise ValueError(f"target_class={config.target_class}: expected 0 to {num_classes - 1} for {config.dataset}")
-    participant_classes = parse_participant_classes(config.participant_classes, dataset.class_names)
-    if len(participant_classes) < 2 and config.partition != "centralised":
-        raise ValueError(f"participant_classes={config.participant_classes!r}: expected at least two participants")
-    if config.participants_per_round > len(participant_classes):
+    if target >= num_classes:
+        raise ValueError(f"target_class={target}: expected 0 to {num_classes - 1} for {settings.dataset}")
+    participant_classes = parse_participant_classes(settings.participant_classes, dataset.class_names)
+    if len(participant_classes) < 2 and settings.partition != "centralised":
+        raise ValueError(f"participant_classes={settings.participant_classes!r}: expected at least two participants")
+    if drawn > len(participant_classes):
         raise ValueError(
-            f"participants_per_round={config.participants_per_round}: expected at most {len(participant_classes)}, the "
-            "number of participants"
+            f"participants_per_round={drawn}: expected at most {len(participant_classes)}, the number of participants"
         )
-    candidates, judge_indices = split_off_judge_pool(dataset.train_labels, config.judge_samples)
+    candidates, judge_indices = split_off_judge_pool(dataset.train_labels, settings.judge_samples)
     owned = partition(
         dataset.train_labels,
-        scheme=config.partition,
+        scheme=settings.partition,
         participant_classes=participant_classes,
-        samples_per_participant=config.samples_per_participant,
-        adversary=config.adversary,
-        target_class=config.target_class,
-        dirichlet_concentration=config.dirichlet_concentration,
+        samples_per_participant=settings.samples_per_participant,
+        adversary=config.attack.adversary,
+        target_class=target,
+        dirichlet_concentration=settings.dirichlet_concentration,
         rng=np.random.default_rng(config.seed),
         candidates=candidates,
     )
     if not any(map(len, owned)):
-        raise ValueError(f"participant_classes={config.participant_classes!r}: expected a participant with images")
+        raise ValueError(f"participant_classes={settings.participant_classes!r}: expected a participant with images")
     smallest = min(len(indices) for indices in owned if len(indices))
-    if config.batch_size > smallest:
-        raise ValueError(f"batch_size={config.batch_size}: expected at most {smallest}, the data of one participant")
-    only = None if mesh is None or config.participants_per_round else own_positions(len(owned), mesh)
+    if config.federation.batch_size > smallest:
+        raise ValueError(
+            f"batch_size={config.federation.batch_size}: expected at most {smallest}, the data of one participant"
+        )
+    only = None if mesh is None or drawn else own_positions(len(owned), mesh)
     federation = gather(dataset.train_images, dataset.train_labels, owned, only=only)
     return _assemble(config, dataset, owned, candidates, judge_indices, federation)
 
 
 def _assemble(
-    config: AttackConfig,
+    config: RunConfig,
     dataset: Dataset,
     owned: tuple[np.ndarray, ...],
     candidates: np.ndarray,
     judge_indices: np.ndarray,
     federation: FederationData,
 ) -> AttackData:
-    labels = dataset.train_labels
+    labels, target = dataset.train_labels, config.attack.target_class
     victims = np.concatenate(
         [
             indices
             for index, indices in enumerate(owned)
-            if index != config.adversary or config.partition == "centralised"
+            if index != config.attack.adversary or config.data.partition == "centralised"
         ]
     )
-    private = victims[labels[victims] == config.target_class]
+    private = victims[labels[victims] == target]
     target_is_owned = len(private) > 0
     if not target_is_owned:
-        private = candidates[labels[candidates] == config.target_class][:_UNOWNED_PRIVATE_IMAGES]
+        private = candidates[labels[candidates] == target][:_UNOWNED_PRIVATE_IMAGES]
     unowned = np.setdiff1d(candidates, np.concatenate([*owned, private]))
-    unowned = unowned[labels[unowned] == config.target_class]
-    fresh, seen_by_judge, further = _fresh_images(dataset, config.target_class, unowned, judge_indices)
+    unowned = unowned[labels[unowned] == target]
+    fresh, seen_by_judge, further = _fresh_images(dataset, target, unowned, judge_indices)
     gallery = judge_indices[:: max(1, len(judge_indices) // _GALLERY_IMAGES)]
-    _check_counts(config, len(private), len(fresh), seen_by_judge, int(np.sum(labels[gallery] == config.target_class)))
-    own = owned[config.adversary]
+    _check_counts(config, len(private), len(fresh), seen_by_judge, int(np.sum(labels[gallery] == target)))
+    own = owned[config.attack.adversary]
     own_classes = {
         f"own class {dataset.class_names[label]}": _floats(dataset.train_images, own[labels[own] == label])
         for label in np.unique(labels[own])
-        if label != config.target_class
+        if label != target
     }
     present = np.isin(dataset.test_labels, np.unique(labels[np.concatenate(owned)]))
     return AttackData(
@@ -202,9 +205,7 @@ def _assemble(
         judge_pool=Images(dataset.train_images[judge_indices], labels[judge_indices]),
         gallery=Images(to_float(dataset.train_images[gallery]), labels[gallery]),
         own_classes=own_classes,
-        common_knowledge={}
-        if len(own)
-        else _common_knowledge(dataset, gallery[labels[gallery] != config.target_class]),
+        common_knowledge={} if len(own) else _common_knowledge(dataset, gallery[labels[gallery] != target]),
         test=Images(to_float(dataset.test_images[present]), dataset.test_labels[present]),
         judge_test=_judge_test(dataset, candidates),
         class_names=dataset.class_names,
@@ -231,15 +232,15 @@ def _fresh_images(
     return to_float(fresh), len(pool), to_float(dataset.train_images[further[:_MOST_FURTHER_IMAGES]])
 
 
-def _check_counts(config: AttackConfig, private: int, fresh: int, seen_by_judge: int, in_gallery: int) -> None:
+def _check_counts(config: RunConfig, private: int, fresh: int, seen_by_judge: int, in_gallery: int) -> None:
     """Refuses a target class with too few images: to be near to, to define and check a score of 1, to be told apart."""
-    target = f"target_class={config.target_class}"
+    target = f"target_class={config.attack.target_class}"
     if private < LEAST_IMAGES:
         raise ValueError(f"{target}: {private} private images in the federation, expected at least {LEAST_IMAGES}")
     if in_gallery < LEAST_IMAGES:
         raise ValueError(
-            f"judge_samples={config.judge_samples}: {in_gallery} images of {target} for the judge, expected at least "
-            f"{LEAST_IMAGES}"
+            f"judge_samples={config.data.judge_samples}: {in_gallery} images of {target} for the judge, expected at "
+            f"least {LEAST_IMAGES}"
         )
     if fresh < _LEAST_FRESH_IMAGES:
         raise ValueError(
@@ -265,7 +266,7 @@ def _floats(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return to_float(images[indices[:_PRIOR_IMAGES_PER_CLASS]])
 
 
-def build_experiment(config: AttackConfig, data: AttackData, mesh: Mesh | None = None) -> Experiment:
+def build_experiment(config: RunConfig, data: AttackData, mesh: Mesh | None = None) -> Experiment:
     """Builds the models, the attack and the round; the fake class is the output after the real classes.
 
     mesh: the devices over which the participants of a synchronous round are dealt out. Configurations that differ in
@@ -273,106 +274,58 @@ def build_experiment(config: AttackConfig, data: AttackData, mesh: Mesh | None =
 
     Raises ValueError for a target_epsilon, for which the noise has not been solved yet.
     """
-    if config.target_epsilon:
+    if config.defense.target_epsilon:
         raise ValueError(
-            f"target_epsilon={config.target_epsilon}: expected 0, with the noise that "
+            f"target_epsilon={config.defense.target_epsilon}: expected 0, with the noise that "
             "gan_leak.runs.federated.privacy solves for"
         )
     fake_class = len(data.class_names)
     _, height, width, channels = data.private.shape
-    functions = _functions(
-        (height, width, channels),
-        fake_class,
-        image_size=config.image_size,
-        convolution=config.performance.convolution,
-        participant_mapping=config.performance.participant_mapping,
-        defense=config.defense,
-        upload_criterion=config.upload_criterion,
-        attack=config.attack,
-        adversary=config.adversary,
-        generator_width=config.generator_width,
-        generator_steps=config.generator_steps,
-        generator_batch_size=config.generator_batch_size,
-        generator_optimizer=config.generator_optimizer,
-        fakes_per_round=config.fakes_per_round,
-        fake_memory_rounds=config.fake_memory_rounds,
-        schedule=config.schedule,
-        aggregation=config.aggregation,
-        local_epochs=config.local_epochs,
-        batch_size=config.batch_size,
-        mesh=mesh,
-    )
-    attack_numbers = GanAttackHyperParameters(
-        config.target_class, fake_class, config.generator_learning_rate, config.generator_averaging
-    )
-    hyperparameters = RoundHyperParameters(
-        learning_rate=config.learning_rate,
-        learning_rate_decay=config.learning_rate_decay,
-        upload_fraction=config.upload_fraction,
-        download_fraction=config.download_fraction,
-        upload_threshold=config.upload_threshold,
-        upload_bound=config.upload_bound,
-        update_count_decay=config.update_count_decay,
-        clipping_norm=config.clipping_norm,
-        noise_multiplier=config.noise_multiplier,
-        sensitivity=config.sensitivity,
-        epsilon_per_release=config.epsilon_per_release,
-        attack=attack_numbers if functions.attack else (),
-    )
-    return Experiment(*functions, hyperparameters)
+    functions = _functions((height, width, channels), fake_class, program_of(config), mesh)
+    attack_numbers = numbers_for(GanAttackHyperParameters, config, fake_class=fake_class) if functions.attack else ()
+    return Experiment(*functions, numbers_for(RoundHyperParameters, config, attack=attack_numbers))
 
 
 @functools.lru_cache(maxsize=16)
-def _functions(
-    image_shape: tuple[int, int, int],
-    fake_class: int,
-    *,
-    image_size: int,
-    convolution: str,
-    participant_mapping: str,
-    defense: str,
-    upload_criterion: str,
-    attack: str,
-    adversary: int,
-    generator_width: int,
-    generator_steps: int,
-    generator_batch_size: int,
-    generator_optimizer: str,
-    fakes_per_round: int,
-    fake_memory_rounds: int,
-    schedule: str,
-    aggregation: str,
-    local_epochs: int,
-    batch_size: int,
-    mesh: Mesh | None,
-) -> Functions:
-    channels = image_shape[-1]
+def _functions(image_shape: tuple[int, int, int], fake_class: int, program: RunConfig, mesh: Mesh | None) -> Functions:
+    """The functions of a run; program: see ``gan_leak.settings.program_of``."""
+    channels, image_size = image_shape[-1], program.data.image_size
+    convolution = program.performance.convolution
     classifier = classifier_for(image_size, fake_class + 1, channels, implementation=convolution)
-    transform = sparse_vector_upload() if defense == "sparse_vector" else selective_upload(upload_criterion)
-    round_attack = None
-    if attack != "none":
-        generator = dcgan_generator(image_size, channels, width=generator_width, implementation=convolution)
-        round_attack = gan_attack(
-            classifier,
-            generator,
-            image_shape,
-            generator_steps=generator_steps,
-            generator_batch_size=generator_batch_size,
-            generator_optimizer=generator_optimizer,
-            fakes_per_round=fakes_per_round if attack == "active" else 0,
-            fake_memory_rounds=fake_memory_rounds,
-        )
+    federation, defense = program.federation, program.defense.kind
+    transform = sparse_vector_upload() if defense == "sparse_vector" else selective_upload(federation.upload_criterion)
+    attack = _insider(program, classifier, image_shape) if program.attack.kind != "none" else None
     round_fn = make_round(
         classifier,
         transform,
-        schedule=schedule,
-        aggregation=aggregation,
-        local_epochs=local_epochs,
-        batch_size=batch_size,
+        schedule=federation.schedule,
+        aggregation=federation.aggregation,
+        local_epochs=federation.local_epochs,
+        batch_size=federation.batch_size,
         local_training=dp_sgd if defense == "dp_sgd" else local_sgd,
-        attack=round_attack,
-        adversary=adversary if round_attack else None,
-        participant_mapping=participant_mapping,
+        attack=attack,
+        adversary=program.attack.adversary if attack else None,
+        participant_mapping=program.performance.participant_mapping,
         mesh=mesh,
     )
-    return Functions(classifier, transform, round_attack, round_fn)
+    return Functions(classifier, transform, attack, round_fn)
+
+
+def _insider(program: RunConfig, classifier: Model, image_shape: tuple[int, int, int]) -> RoundAttack:
+    settings = program.attack
+    generator = dcgan_generator(
+        program.data.image_size,
+        image_shape[-1],
+        width=settings.generator_width,
+        implementation=program.performance.convolution,
+    )
+    return gan_attack(
+        classifier,
+        generator,
+        image_shape,
+        generator_steps=settings.generator_steps,
+        generator_batch_size=settings.generator_batch_size,
+        generator_optimizer=settings.generator_optimizer,
+        fakes_per_round=settings.fakes_per_round if settings.kind == "active" else 0,
+        fake_memory_rounds=settings.fake_memory_rounds,
+    )

@@ -12,13 +12,14 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gan_leak.config import AttackConfig, to_json
+from gan_leak.config import RunConfig
 from gan_leak.evaluation.criteria import STATISTICS
-from gan_leak.runs.federated.batch import LANE_FIELDS, batch_directory, take_lanes
+from gan_leak.runs.federated.batch import batch_directory, take_lanes
 from gan_leak.runs.federated.batch_files import BatchResult
 from gan_leak.runs.federated.privacy import PrivacyPlan, privacy_fields
 from gan_leak.runs.federated.rows import attack_row
 from gan_leak.runs.hosts.workers import Job
+from gan_leak.settings import replace, settings_of, value_of
 
 _COUNTS = ("rounds", "seeds", "diverged", "not_measurable")
 # The seeds of a cell share a program and are in memory together; what all runs are is kept in a table.
@@ -34,7 +35,7 @@ class Cell(NamedTuple):
     """
 
     swept: dict[str, Any]
-    lanes: tuple[AttackConfig, ...]
+    lanes: tuple[RunConfig, ...]
     privacy: Mapping[str, Any] = {}
 
     @property
@@ -48,7 +49,7 @@ def check_seeds(num_seeds: int, *, least: int) -> None:
         raise ValueError(f"num_seeds={num_seeds}: expected {least} to {MOST_SEEDS}")
 
 
-def make_cells(config: AttackConfig, values: Mapping[str, Sequence[Any]], num_seeds: int) -> list[Cell]:
+def make_cells(config: RunConfig, values: Mapping[str, Sequence[Any]], num_seeds: int) -> list[Cell]:
     """All combinations of the values by field, the last field varying fastest, each with ``num_seeds`` lanes.
 
     Fields of one value are set and not counted as varied. Raises ValueError for a field without values or with one
@@ -69,20 +70,20 @@ def make_cells(config: AttackConfig, values: Mapping[str, Sequence[Any]], num_se
     cells = []
     for combination in itertools.product(*values.values()):
         settings = dict(zip(values, combination, strict=True))
-        own = dataclasses.replace(config, **settings)
+        own = replace(config, **settings)
         lanes = tuple(dataclasses.replace(own, seed=config.seed + seed) for seed in range(num_seeds))
         cells.append(Cell({field: settings[field] for field in varied}, lanes))
     return cells
 
 
-def with_privacy(cell: Cell, plan_of: Callable[[AttackConfig], PrivacyPlan]) -> Cell:
+def with_privacy(cell: Cell, plan_of: Callable[[RunConfig], PrivacyPlan]) -> Cell:
     """The cell with the noise that its target of privacy asks for in every lane, and with what that promises.
 
     plan_of: the plan for a configuration, see ``gan_leak.runs.federated.privacy.plan_privacy``. Raises ValueError as
     it does.
     """
     # The other partitions give participants as many records whatever the seed.
-    by_seed = cell.lanes[0].partition == "dirichlet"
+    by_seed = cell.lanes[0].data.partition == "dirichlet"
     plans = [plan_of(lane) for lane in (cell.lanes if by_seed else cell.lanes[:1])]
     lanes = tuple(
         dataclasses.replace(plan.config, seed=lane.seed)
@@ -93,9 +94,10 @@ def with_privacy(cell: Cell, plan_of: Callable[[AttackConfig], PrivacyPlan]) -> 
     return cell._replace(lanes=lanes, privacy=worst)
 
 
-def shape_of(config: AttackConfig) -> str:
+def shape_of(config: RunConfig) -> str:
     """What configurations of one program have in common, as text."""
-    return json.dumps({name: value for name, value in to_json(config).items() if name not in LANE_FIELDS})
+    settings = settings_of(RunConfig).items()
+    return json.dumps({name: value_of(config, setting) for name, setting in settings if not setting.varies_in_batch})
 
 
 def make_jobs(cells: Sequence[Cell], directory: pathlib.Path, most_lanes: int) -> list[tuple[Job, list[int]]]:

@@ -1,9 +1,8 @@
-"""The training loop on the host: jitted chunks of rounds; between them metrics, progress, pictures and checkpoints."""
+"""The training loop on the host: jitted chunks of rounds; between them metrics, progress and checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
 import os
@@ -18,13 +17,9 @@ from jax.sharding import Mesh
 
 from gan_leak.collaboration import RoundInfo
 from gan_leak.collaboration.sharding import device_mesh
-from gan_leak.config import AttackConfig, to_json, validate
-from gan_leak.evaluation.fidelity import nearest_by_l1
-from gan_leak.evaluation.leakage import DEFINITIONS, References, measure_leakage
-from gan_leak.evaluation.measurability import score_text
+from gan_leak.config import RunConfig, validate
+from gan_leak.evaluation.leakage import References, measure_leakage
 from gan_leak.machine import usable_cores, use_cpu_devices
-from gan_leak.reports.figures import curves_figure, evolution_figure, reconstructions_figure
-from gan_leak.reports.run import render_report
 from gan_leak.runs.federated import resumption
 from gan_leak.runs.federated.measurement import (
     RunKeys,
@@ -42,8 +37,8 @@ from gan_leak.runs.federated.privacy import (
     plan_privacy,
     privacy_fields,
     privacy_meter,
-    privacy_summary,
 )
+from gan_leak.runs.federated.result import RunResult
 from gan_leak.runs.federated.setup import AttackData, Experiment, build_experiment, class_number, prepare_data
 from gan_leak.runs.hosts.interruption import on_interruption, uninterrupted
 from gan_leak.runs.hosts.processes import leads, share, together
@@ -61,11 +56,10 @@ from gan_leak.runs.storage.directory import (
     write_atomic,
 )
 from gan_leak.runs.storage.integrity import RefusedError, sha256
+from gan_leak.settings import replace
 from gan_leak.types import FederationState, ParticipantState, PyTree
 
 _KEPT_PER_EVALUATION = 60
-DIVERGED_STATUS = 1
-NOT_MEASURABLE_STATUS = 3
 
 
 class PreparedRun(NamedTuple):
@@ -74,7 +68,7 @@ class PreparedRun(NamedTuple):
     privacy: the defense with the noise that it runs with, None where there is none.
     """
 
-    config: AttackConfig
+    config: RunConfig
     data: AttackData
     experiment: Experiment
     directory: RunDirectory | None
@@ -94,9 +88,7 @@ class _Comparison(NamedTuple):
 _LazyComparison = Callable[[], _Comparison]
 
 
-def prepare(
-    config: AttackConfig, workdir: pathlib.Path, resume: bool, *, target_class: str | None = None
-) -> PreparedRun:
+def prepare(config: RunConfig, workdir: pathlib.Path, resume: bool, *, target_class: str | None = None) -> PreparedRun:
     """Checks the configuration and the data and opens the run directory; raises ValueError for bad input.
 
     target_class: number or name of the class, see ``gan_leak.data.find_class``, in the place of the configuration's.
@@ -104,11 +96,13 @@ def prepare(
     validate(config)
     _choose_devices(config)
     with together():
-        if config.schedule != "synchronous" and jax.process_count() > 1:
-            raise ValueError(f"schedule={config.schedule!r}: expected 'synchronous' where processes share a round")
-        mesh = device_mesh() if config.schedule == "synchronous" and jax.device_count() > 1 else None
+        if config.federation.schedule != "synchronous" and jax.process_count() > 1:
+            raise ValueError(
+                f"schedule={config.federation.schedule!r}: expected 'synchronous' where processes share a round"
+            )
+        mesh = device_mesh() if config.federation.schedule == "synchronous" and jax.device_count() > 1 else None
         if target_class is not None:
-            config = dataclasses.replace(config, target_class=class_number(config.dataset, target_class))
+            config = replace(config, target_class=class_number(config.data.dataset, target_class))
         data = prepare_data(config, mesh)
         plan = plan_privacy(config, data)
         experiment = build_experiment(plan.config, data, mesh)
@@ -116,16 +110,14 @@ def prepare(
     with together():
         inputs = {"dataset": data.fingerprint}
         kept = {"inputs": inputs, "privacy": privacy_fields(plan)}
-        # Whether to go on without a score does not change what a run computes.
-        lasting = dataclasses.replace(config, fail_if_not_measurable=False)
         check = functools.partial(resumption.plan, config=config)
-        directory = open_run(workdir, lasting, resume=resume, check=check, **kept) if leads() else None
-    return PreparedRun(config, data, experiment, directory, mesh, None if config.defense == "none" else plan)
+        directory = open_run(workdir, config, resume=resume, check=check, **kept) if leads() else None
+    return PreparedRun(config, data, experiment, directory, mesh, None if config.defense.kind == "none" else plan)
 
 
-def _choose_devices(config: AttackConfig) -> None:
+def _choose_devices(config: RunConfig) -> None:
     # An attack runs on one device at a time, and on one that has all cores it is faster.
-    side_by_side = config.schedule == "synchronous" and config.attack == "none"
+    side_by_side = config.federation.schedule == "synchronous" and config.attack.kind == "none"
     wanted = config.performance.cpu_devices or (len(usable_cores()) if side_by_side else 1)
     if wanted > 1:
         try:
@@ -136,32 +128,36 @@ def _choose_devices(config: AttackConfig) -> None:
                 raise
 
 
-def execute(prepared: PreparedRun) -> int:
-    """Trains, measures and reports; returns the exit status: 0, 1 if training diverged, or 3 (see below).
+def train(prepared: PreparedRun) -> RunResult:
+    """Trains and measures, and writes metrics, checkpoints, evaluations and reconstructions.npz.
+
+    The directory stays locked until ``close``, for the reports that go there.
 
     Where the leakage score cannot be measured, a line on standard error says why; with ``fail_if_not_measurable`` the
-    run ends with status 3 before it trains.
+    run ends before it trains.
 
     An interruption leaves a checkpoint of the last chunk whose metrics are written; see
     ``gan_leak.runs.hosts.interruption``.
     Raises ``RefusedError`` before training if the directory turns out to hold a state that cannot be continued.
     """
-    try:
-        with (
-            open(os.devnull, "w") as nowhere,
-            progress(prepared.config.rounds, initial=0, stream=None if leads() else nowhere) as display,
-        ):
-            return _run(prepared, display)
-    finally:
-        if prepared.directory is not None:
-            close_run(prepared.directory)
+    with (
+        open(os.devnull, "w") as nowhere,
+        progress(prepared.config.federation.rounds, initial=0, stream=None if leads() else nowhere) as display,
+    ):
+        return _run(prepared, display)
 
 
-def _run(prepared: PreparedRun, display: Progress) -> int:
+def close(prepared: PreparedRun) -> None:
+    """Releases the run directory, in the process that holds it."""
+    if prepared.directory is not None:
+        close_run(prepared.directory)
+
+
+def _run(prepared: PreparedRun, display: Progress) -> RunResult:
     config, data, experiment, directory, *_ = prepared
     keys = run_keys(config.seed)
     participants = len(data.federation.sizes)
-    by_cohorts = config.participants_per_round > 0
+    by_cohorts = config.federation.participants_per_round > 0
     state, initial = initial_state(experiment, keys.init, participants, by_cohorts=by_cohorts)
     comparison = functools.cache(functools.partial(_compare, prepared, keys, state.attack, display))
     try:
@@ -170,15 +166,14 @@ def _run(prepared: PreparedRun, display: Progress) -> int:
                 state = _restore(prepared, directory, state, initial, display)
     except ValueError as error:
         raise RefusedError(str(error)) from error
-    if config.fail_if_not_measurable and experiment.attack is not None:
+    result = RunResult(config, data.class_names, data.fingerprint, data.private, data.target_is_owned)
+    if config.evaluation.fail_if_not_measurable and experiment.attack is not None:
         references = comparison().references
         if references is not None and references.measurability.reason is not None:
-            return NOT_MEASURABLE_STATUS
+            return result._replace(is_trained=False)
     placement = _place(prepared, keys, share(state), initial)
-    notes = _train(prepared, keys, placement, comparison, display)
-    if directory is not None:
-        _finish(prepared, directory, notes, comparison(), display)
-    return DIVERGED_STATUS if notes else 0
+    result = result._replace(divergence=_train_rounds(prepared, keys, placement, comparison, display))
+    return result if directory is None else _collect(prepared, directory, result, comparison())
 
 
 def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial: ParticipantState | None) -> Placement:
@@ -188,7 +183,7 @@ def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial
         "run_directory": None if directory is None else directory.path,
     }
     if initial is not None:
-        size = config.participants_per_round
+        size = config.federation.participants_per_round
         return place_cohorts(experiment, keys, state, data.federation, initial, cohort_size=size, **common)
     most = config.performance.rounds_per_chunk
     return place_all(experiment, keys, state, data.federation, most=most, **common)
@@ -199,7 +194,7 @@ def _compare(prepared: PreparedRun, keys: RunKeys, untrained_attack: PyTree, dis
     if experiment.attack is None:
         return _Comparison(None, {}, math.nan)
     instruments = make_instrument_source(display.message)(data)
-    untrained = reconstruct(experiment.attack, keys.prior, untrained_attack, config.evaluation_samples)
+    untrained = reconstruct(experiment.attack, keys.prior, untrained_attack, config.evaluation.samples)
     references, measures = build_comparison(config, data, instruments, untrained)
     for note in references.measurability.notes():
         display.message(note)
@@ -235,9 +230,10 @@ def _restore(
     return state
 
 
-def _train(
+def _train_rounds(
     prepared: PreparedRun, keys: RunKeys, placement: Placement, comparison: _LazyComparison, display: Progress
-) -> tuple[str, ...]:
+) -> str | None:
+    """Runs what is left of the rounds; returns why training diverged, None if it did not."""
     config, directory = prepared.config, prepared.directory
     # The last state of which metrics.jsonl holds all records.
     state = placement.state
@@ -267,14 +263,14 @@ def _train(
 
     checkpoints.load_library()
     with on_interruption(leave):
-        while (done := int(state.round)) < config.rounds:
-            intervals = (config.evaluation_interval, config.checkpoint_interval)
+        while (done := int(state.round)) < config.federation.rounds:
+            intervals = (config.evaluation.interval, config.checkpoint_interval)
             ends = [_next_multiple(done, interval) for interval in intervals]
-            count = min(placement.most, config.rounds - done, *(end - done for end in ends))
+            count = min(placement.most, config.federation.rounds - done, *(end - done for end in ends))
             began = time.perf_counter()
             new_state, infos, cohort = placement.advance(state, count)
             seconds = (time.perf_counter() - began) / count
-            records = _records(done, count, infos, seconds, cohort, config.adversary)
+            records = _records(done, count, infos, seconds, cohort, config.attack.adversary)
             if spend is not None:
                 for record in records:
                     record["privacy"] = spend(cohort)
@@ -283,18 +279,18 @@ def _train(
                 with unbroken:
                     keep(records[: diverged[0] - done - 1])
                     save()
-                return (_divergence(diverged[0], config),)
+                return _divergence(diverged[0], config)
             done += count
-            if directory is not None and (done % config.evaluation_interval == 0 or done == config.rounds):
+            if directory is not None and (done % config.evaluation.interval == 0 or done == config.federation.rounds):
                 records[-1].update(_evaluate(prepared, directory, keys, new_state, comparison))
             with unbroken:
                 keep(records)
                 state = new_state
             _show(display, records[-1])
-            if done % config.checkpoint_interval == 0 or done == config.rounds:
+            if done % config.checkpoint_interval == 0 or done == config.federation.rounds:
                 with unbroken:
                     save()
-    return ()
+    return None
 
 
 def _meter(prepared: PreparedRun, keys: RunKeys, done: int) -> PrivacyMeter | None:
@@ -334,12 +330,12 @@ def _is_finite(record: Mapping[str, Any]) -> bool:
     return bool(np.all(np.isfinite([*record["losses"], *record["update_norms"], *attack.values()])))
 
 
-def _divergence(round: int, config: AttackConfig) -> str:
+def _divergence(round: int, config: RunConfig) -> str:
     return (
         f"Training diverged in round {round}: a loss or an update is not finite. Likely cause: too high a learning "
-        f"rate (learning_rate={config.learning_rate}, generator_learning_rate={config.generator_learning_rate}); "
-        "results up to the round before are kept."
-    ) + ("" if config.defense == "none" else " No promise of privacy covers what that round has shown.")
+        f"rate (learning_rate={config.federation.learning_rate}, "
+        f"generator_learning_rate={config.attack.generator_learning_rate}); results up to the round before are kept."
+    ) + ("" if config.defense.kind == "none" else " No promise of privacy covers what that round has shown.")
 
 
 def _evaluate(
@@ -354,7 +350,7 @@ def _evaluate(
     if experiment.attack is not None and (references := comparison().references) is not None:
         # The same latents every time, so that the pictures of two rounds can be compared.
         key = jax.random.clone(keys.latents)
-        images = reconstruct(experiment.attack, key, state.attack, config.evaluation_samples)
+        images = reconstruct(experiment.attack, key, state.attack, config.evaluation.samples)
         measured["leakage"] = _measured(references, images)
         path = resumption.evaluation_path(directory.path, int(state.round))
         path.parent.mkdir(exist_ok=True)
@@ -374,111 +370,34 @@ def _show(display: Progress, record: Mapping[str, Any]) -> None:
     )
 
 
-def _finish(
-    prepared: PreparedRun, directory: RunDirectory, notes: tuple[str, ...], compared: _Comparison, display: Progress
-) -> None:
-    """Writes reconstructions.npz, the figures and the report from what is on disk, and shows the summary."""
-    config, data = prepared.config, prepared.data
+def _collect(prepared: PreparedRun, directory: RunDirectory, result: RunResult, compared: _Comparison) -> RunResult:
+    """Writes reconstructions.npz, and completes the result from what is on disk."""
     records = read_metrics(directory)
     evaluated = [record["round"] for record in records if "leakage" in record]
     paths = {round: resumption.evaluation_path(directory.path, round) for round in evaluated}
     images_by_round = {round: np.load(path)["images"] for round, path in paths.items()}
-    figures: dict[str, bytes] = {}
-    if evaluated:
-        last = images_by_round[evaluated[-1]]
-        kept = [*(images_by_round[round][:_KEPT_PER_EVALUATION] for round in evaluated[:-1]), last]
-        rounds = [np.full(len(images), round) for images, round in zip(kept, evaluated, strict=True)]
-        labels = np.full(sum(map(len, kept)), config.target_class, np.int32)
-        archive = npz_bytes(images=np.concatenate(kept), labels=labels, rounds=np.concatenate(rounds).astype(np.int32))
-        write_atomic(directory.path / "reconstructions.npz", archive)
-        nearest, _ = nearest_by_l1(last[:30], data.private)
-        title = f"Class {data.class_names[config.target_class]}, round {evaluated[-1]}"
-        figures["reconstructions"] = reconstructions_figure(last[:30], data.private[nearest], title=title)
-        figures["evolution"] = evolution_figure(images_by_round, title="The same latents over the rounds")
-    if records:
-        figures["curves"] = curves_figure(records)
-    for name, picture in figures.items():
-        path = directory.path / "figures" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, picture)
     comparison = compared.measures
     if evaluated:
-        final = next(record["leakage"] for record in reversed(records) if "leakage" in record)
-        comparison = {"reconstructions": final, **comparison}
-    summary = _summary(compared.judge_test_accuracy, records, comparison)
-    if prepared.privacy is not None:
-        summary |= privacy_summary(privacy_fields(prepared.privacy), records)
-    limits = () if compared.references is None else compared.references.measurability.notes()
-    page = _render(prepared, directory, (*notes, *limits), summary, records, comparison, figures)
-    write_atomic(directory.path / "report.html", page.encode())
-    for line in _summary_lines(directory, notes, summary, comparison):
-        display.message(line)
-
-
-_CAPTIONS = {
-    "reconstructions": "Reconstructions of the target class, each below the nearest private image in L1.",
-    "evolution": "How the reconstructions of the same latents evolve over the rounds.",
-    "curves": "Accuracy of the shared model, leakage, and the local training loss over the rounds.",
-}
-
-
-def _render(
-    prepared: PreparedRun,
-    directory: RunDirectory,
-    notes: tuple[str, ...],
-    summary: Mapping[str, str],
-    records: list[dict[str, Any]],
-    comparison: Mapping[str, Mapping[str, Any]],
-    figures: Mapping[str, bytes],
-) -> str:
-    config, data = prepared.config, prepared.data
+        archive = _reconstructions(images_by_round, prepared.config.attack.target_class)
+        write_atomic(directory.path / "reconstructions.npz", archive)
+        last = next(record["leakage"] for record in reversed(records) if "leakage" in record)
+        comparison = {"reconstructions": last, **comparison}
     environment = read_config_file(directory.path)
-    for name in ("config", "privacy"):
-        environment.pop(name, None)
-    environment["data set SHA-256"] = data.fingerprint
-    if not data.target_is_owned:
-        notes += ("Nobody in this federation owns the target class: what scores here is not leakage.",)
-    return render_report(
-        title=f"GAN attack on {config.dataset}, class {data.class_names[config.target_class]}",
-        summary=summary,
-        config=to_json(config),
-        privacy={} if prepared.privacy is None else privacy_fields(prepared.privacy),
-        environment=environment,
+    return result._replace(
+        environment={name: value for name, value in environment.items() if name not in ("config", "privacy")},
         records=records,
+        images_by_round=images_by_round,
         comparison=comparison,
-        figures={_CAPTIONS[name]: picture for name, picture in figures.items()},
-        definitions=DEFINITIONS,
-        notes=notes,
+        judge_test_accuracy=compared.judge_test_accuracy,
+        limits=() if compared.references is None else compared.references.measurability.notes(),
+        privacy={} if prepared.privacy is None else privacy_fields(prepared.privacy),
     )
 
 
-def _summary(
-    judge_test_accuracy: float, records: list[dict[str, Any]], comparison: Mapping[str, Mapping[str, Any]]
-) -> dict[str, str]:
-    summary: dict[str, str] = {}
-    if "reconstructions" in comparison:
-        final = comparison["reconstructions"]
-        summary["leakage score"] = score_text(final["leakage_score"])
-        summary["judge accuracy"] = f"{final['judge_accuracy']:.3f}"
-        summary["nearest-neighbour share"] = f"{final['nearest_neighbour_share']:.3f}"
-        summary["diversity"] = f"{final['diversity']:.2f}"
-        summary["the judge's own test accuracy"] = f"{judge_test_accuracy:.4f}"
-    accuracies = [record["model_accuracy"] for record in records if record["model_accuracy"] is not None]
-    if accuracies:
-        summary["model accuracy"] = f"{accuracies[-1]:.3f}"
-    summary["rounds"] = str(records[-1]["round"] if records else 0)
-    return summary
-
-
-def _summary_lines(
-    directory: RunDirectory,
-    notes: tuple[str, ...],
-    summary: Mapping[str, str],
-    comparison: Mapping[str, Mapping[str, Any]],
-) -> list[str]:
-    path = directory.path
-    lines = [*notes, "", *(f"{name:32}{value}" for name, value in summary.items())]
-    for name, row in comparison.items():
-        lines.append(f"{'leakage score, ' + name:40}{score_text(row['leakage_score'])}")
-    written = [path / "report.html", path / "reconstructions.npz", path / "metrics.jsonl", path / "figures"]
-    return [*lines, "", "written:", *(f"  {item}" for item in written if item.exists())]
+def _reconstructions(images_by_round: Mapping[int, np.ndarray], target_class: int) -> bytes:
+    """The bytes of reconstructions.npz: some images of each evaluation, and all of the last."""
+    rounds = list(images_by_round)
+    images = [images_by_round[round][:_KEPT_PER_EVALUATION] for round in rounds[:-1]] + [images_by_round[rounds[-1]]]
+    counted = [np.full(len(kept), round) for kept, round in zip(images, rounds, strict=True)]
+    labels = np.full(sum(map(len, images)), target_class, np.int32)
+    return npz_bytes(images=np.concatenate(images), labels=labels, rounds=np.concatenate(counted).astype(np.int32))

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import jax
 
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig
 from gan_leak.machine import usable_cores
 from gan_leak.runs.federated.batch import run_batch
 from gan_leak.runs.federated.batch_files import finished_result
@@ -36,7 +36,7 @@ _SECONDS_TO_SAVE = 2.0
 class Job(NamedTuple):
     """A batch to run: its lanes, the directory that it is kept in, and what to call it on the way."""
 
-    configs: Sequence[AttackConfig]
+    configs: Sequence[RunConfig]
     directory: pathlib.Path
     name: str
 
@@ -60,8 +60,8 @@ def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str],
     def progress(done: int, line: str) -> None:
         nonlocal began, first
         if line:
-            left = (time.monotonic() - began) / (done - first) * (job.configs[0].rounds - done)
-            show(f"  {job.name}: round {done}/{job.configs[0].rounds}, {line}, {left:.0f} s left")
+            left = (time.monotonic() - began) / (done - first) * (job.configs[0].federation.rounds - done)
+            show(f"  {job.name}: round {done}/{job.configs[0].federation.rounds}, {line}, {left:.0f} s left")
         elif not first:
             # Where training begins: at round 0, or in the middle of a batch that is continued.
             began, first = time.monotonic(), done
@@ -110,7 +110,7 @@ def running(
 
         yield run_here
         return
-    for job in {job.configs[0].dataset: job for job in waiting.values()}.values():
+    for job in {job.configs[0].data.dataset: job for job in waiting.values()}.values():
         # Trained once, here, and found in the cache by all workers.
         instrument_source(prepare_data(job.configs[0]))
     context = multiprocessing.get_context("spawn")

@@ -7,7 +7,6 @@ line that a crash tore. Only one process at a time holds a run directory. A refu
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import importlib.metadata
 import io
@@ -18,25 +17,23 @@ import pathlib
 import platform
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import gan_leak
-from gan_leak.config import to_json
 from gan_leak.machine import usable_cores
 from gan_leak.runs.storage.disk import naming
 from gan_leak.runs.storage.integrity import DamagedError, RefusedError, is_leftover, leftovers, read_json, sealed_json
+from gan_leak.settings import encoded_values, settings_of, to_json, with_defaults
 
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 LOCK_NAME = "lock"
 _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 _SHOWN_DIFFERENCES = 4
-# What a target of privacy is solved for.
-_NOISE = ("noise_multiplier", "epsilon_per_release")
 # Top-level fields of a config.json that was written without a digest.
 _UNSEALED = ("config", "inputs", "versions", "backend", "device_kind", "device_count", "cpu_count")
 # How often folder and lock are opened anew because a refused process has removed what it had made of them.
@@ -249,7 +246,8 @@ def _begin_or_take_up(
 ) -> RunDirectory:
     environment = _environment()
     # Through JSON and back, so that what is compared is what a file holds.
-    wanted = json.loads(json.dumps(to_json(config), allow_nan=False))
+    lasting = with_defaults(config, lambda setting: setting.effect == "call")
+    wanted = json.loads(json.dumps(to_json(lasting), allow_nan=False))
     path = workdir / CONFIG_NAME
     if not path.exists():
         _remove_leftovers(workdir)
@@ -257,9 +255,9 @@ def _begin_or_take_up(
         write_atomic(path, sealed_json(path.name, {"config": wanted, **beside, **environment}, indent=2))
         return RunDirectory(workdir, False, (), descriptor)
     stored = read_config_file(workdir)
+    changed_settings = _differing({**_defaults_of_missing(stored["config"], config), **stored["config"]}, wanted)
     # How fast a run goes may change on the way; what it computes may not.
-    performance = _differing(*({"performance": config.pop("performance", {})} for config in (stored["config"], wanted)))
-    differing = _differing({**_defaults_of_missing(stored["config"], config), **stored["config"]}, wanted)
+    differing = [change for change in changed_settings if _decides_result(type(config), change[0])]
     if differing:
         shown = "; ".join(f"{name} was {old}, now {new}" for name, old, new in differing[:_SHOWN_DIFFERENCES])
         more = f"; and {len(differing) - _SHOWN_DIFFERENCES} more" if len(differing) > _SHOWN_DIFFERENCES else ""
@@ -271,34 +269,42 @@ def _begin_or_take_up(
     if changed := _differing(stored.pop("inputs", {}), inputs):
         name, old, new = changed[0]
         raise ValueError(f"workdir={workdir}: holds a run on another {name} (SHA-256 was {old}, now {new})")
-    _check_noise(workdir, stored.pop("privacy", {}), privacy)
+    noise = [name for name, setting in settings_of(type(config)).items() if setting.solved_for]
+    _check_noise(workdir, stored.pop("privacy", {}), privacy, noise)
     if check is not None:
         check(workdir)
     _remove_leftovers(workdir)
     stored.pop("config")
     changes = tuple(
         f"{name} was {old} when the run began, now {new}"
-        for name, old, new in [*performance, *_differing(stored, environment)]
+        for name, old, new in [*changed_settings, *_differing(stored, environment)]
     )
     return RunDirectory(workdir, True, changes, descriptor)
 
 
 def _defaults_of_missing(stored: dict[str, Any], config: Any) -> dict[str, Any]:
-    defaults = {
-        field.name: field.default
-        for field in dataclasses.fields(config)
-        if field.name not in stored and field.metadata.get("later")
-    }
-    encoded = to_json(dataclasses.replace(config, **defaults)) if defaults else {}
-    return {name: encoded[name] for name in defaults}
+    settings = settings_of(type(config)).items()
+    missing = [name for name, setting in settings if setting.later and name not in stored]
+    defaults = encoded_values(with_defaults(config, lambda setting: setting.name in missing))
+    return {name: defaults[name] for name in missing}
 
 
-def _check_noise(workdir: pathlib.Path, stored: Any, privacy: dict[str, Any]) -> None:
+def _decides_result(config_class: type, name: str) -> bool:
+    """Whether a run is another one where a value of this name in config.json is another."""
+    settings = settings_of(config_class)
+    if name in settings:
+        return settings[name].decides_result
+    # Of another version: an option of a part of which none decides a result does not either.
+    part = [setting for other, setting in settings.items() if other.rpartition(".")[0] == name.rpartition(".")[0] != ""]
+    return not part or any(setting.decides_result for setting in part)
+
+
+def _check_noise(workdir: pathlib.Path, stored: Any, privacy: dict[str, Any], noise: Sequence[str]) -> None:
     """Refuses to go on with another noise than a run began with, where other versions solve for another one."""
     if not isinstance(stored, dict):
         raise ValueError(f"workdir={workdir}: the section 'privacy' of {CONFIG_NAME} is damaged")
     for name, old, new in _differing(stored, privacy) if stored else ():
-        if name.rpartition(".")[2] in _NOISE and "absent" not in (old, new):
+        if name.rpartition(".")[2] in noise and "absent" not in (old, new):
             raise ValueError(
                 f"workdir={workdir}: holds a run with {name}={old}, for which this installation finds {new}; continue "
                 "it where it began or choose another --workdir"

@@ -11,7 +11,8 @@ import pytest
 from absl import flags as absl_flags
 
 from experiments.common import flags
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig, make_config
+from gan_leak.settings import settings_of
 
 ROOT = pathlib.Path(flags.__file__).parents[2]
 
@@ -20,21 +21,23 @@ BINARY = '''"""What the binary is for.
 Usage: python -m experiments.binary
 """
 import dataclasses, errno, sys, time
-from experiments import flags
+from experiments.common import flags
 from gan_leak.runs.storage.integrity import DamagedError
 from gan_leak.runs.hosts.interruption import on_interruption
+from gan_leak.settings import check_values, option
 
 @dataclasses.dataclass(frozen=True)
 class Inner:
-    mode: str = dataclasses.field(default="a", metadata={"help": "The inner mode.", "choices": ("a", "b")})
+    mode: str = option("a", "The inner mode.", choices=("a", "b"))
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    rounds: int = dataclasses.field(default=3, metadata={"help": "How many rounds."})
+    rounds: int = option(3, "How many rounds.")
     rate: float = 0.5
     inner: Inner = dataclasses.field(default_factory=Inner)
 
 def prepare(config, workdir, resume):
+    check_values(config)
     if config.rounds < 1:
         raise ValueError(f"rounds={config.rounds}:\\nexpected at least 1")
     if config.rounds == 99:
@@ -83,32 +86,32 @@ def call(binary, *arguments):
 
 def parse(*arguments):
     values = absl_flags.FlagValues()
-    flags.define_flags(AttackConfig, values)
+    flags.define_flags(RunConfig, values)
     values(["binary", *arguments])
-    return values, flags.config_from_flags(AttackConfig, values)
+    return values, flags.config_from_flags(RunConfig, values)
 
 
 def test_defaults_are_those_of_the_dataclass():
     values, config = parse()
-    assert config == AttackConfig()
+    assert config == make_config()
     assert (values.workdir, values.resume) == (None, False)
 
 
 def test_every_field_is_a_flag_with_its_help():
     values, _ = parse()
-    for field in dataclasses.fields(AttackConfig):
-        if not dataclasses.is_dataclass(field.default_factory):
-            assert values[field.name].help == field.metadata["help"]
+    for name, setting in settings_of(RunConfig).items():
+        assert setting.help
+        assert values[name].help.endswith(setting.help)
     for name in ("seed", "dataset", "workdir", "resume", "preset", "performance.convolution"):
         assert values[name].help
 
 
 def test_flags_set_fields_of_every_type():
     _, config = parse("--seed=7", "--upload_bound", "inf", "--learning_rate=1e-3", "--performance.convolution=lax")
-    assert (config.seed, config.upload_bound, config.learning_rate) == (7, math.inf, 1e-3)
+    assert (config.seed, config.federation.upload_bound, config.federation.learning_rate) == (7, math.inf, 1e-3)
     assert config.performance.convolution == "lax"
-    assert (
-        dataclasses.replace(config, seed=0, learning_rate=AttackConfig().learning_rate).rounds == AttackConfig().rounds
+    assert config == make_config(
+        **{"seed": 7, "upload_bound": math.inf, "learning_rate": 1e-3, "performance.convolution": "lax"}
     )
 
 
@@ -170,15 +173,16 @@ def test_presets_hold_presets_in_their_places(presets):
     assert flags.expand_presets(["--preset=top"]) == [
         *("--seed=2", "--rounds=1", "--seed=1", "--batch_size=1", "--batch_size=2", "--rounds=3")
     ]
-    config = flags.config_from_arguments(AttackConfig, ["--preset=top", "--dataset=npz:x"])
-    assert (config.rounds, config.seed, config.batch_size, config.dataset) == (3, 1, 2, "npz:x")
+    config = flags.config_from_arguments(RunConfig, ["--preset=top", "--dataset=npz:x"])
+    federation = config.federation
+    assert (federation.rounds, config.seed, federation.batch_size, config.data.dataset) == (3, 1, 2, "npz:x")
 
 
 def test_several_presets_override_each_other_in_their_order(presets):
     presets(one="--rounds=1\n--seed=1\n", two="--rounds=2\n")
     for arguments, rounds in {("--preset=one", "--preset=two"): 2, ("--preset=two", "--preset=one"): 1}.items():
-        config = flags.config_from_arguments(AttackConfig, list(arguments))
-        assert (config.rounds, config.seed) == (rounds, 1)
+        config = flags.config_from_arguments(RunConfig, list(arguments))
+        assert (config.federation.rounds, config.seed) == (rounds, 1)
 
 
 def test_a_preset_may_be_used_twice_but_not_within_itself(presets):
@@ -217,11 +221,11 @@ def test_a_preset_without_a_name_is_unknown(presets):
 
 def test_config_from_arguments_is_what_a_command_line_gives():
     arguments = ["--preset=figure6b", "--seed=7", "--performance.seed_mapping=vmap"]
-    config = flags.config_from_arguments(AttackConfig, arguments)
-    assert (config.upload_fraction, config.seed, config.performance.seed_mapping) == (0.1, 7, "vmap")
-    assert flags.config_from_arguments(AttackConfig, []) == AttackConfig()
+    config = flags.config_from_arguments(RunConfig, arguments)
+    assert (config.federation.upload_fraction, config.seed, config.performance.seed_mapping) == (0.1, 7, "vmap")
+    assert flags.config_from_arguments(RunConfig, []) == make_config()
     # Flags of one call do not reach the next, nor those of the process.
-    assert flags.config_from_arguments(AttackConfig, ["--rounds=5"]).seed == AttackConfig().seed
+    assert flags.config_from_arguments(RunConfig, ["--rounds=5"]).seed == make_config().seed
 
 
 @pytest.mark.parametrize(
@@ -235,7 +239,7 @@ def test_config_from_arguments_is_what_a_command_line_gives():
 )
 def test_config_from_arguments_refuses_what_a_command_line_would(arguments, named):
     with pytest.raises(ValueError, match=named) as raised:
-        flags.config_from_arguments(AttackConfig, arguments)
+        flags.config_from_arguments(RunConfig, arguments)
     assert "\n" not in str(raised.value)
 
 
@@ -244,7 +248,7 @@ def test_config_from_arguments_refuses_what_a_command_line_would(arguments, name
     [
         (["--round=3"], "error: Unknown command line flag 'round'"),
         (["--rounds=many"], "error: flag --rounds=many: "),
-        (["--inner.mode=c"], "error: flag --inner.mode=c: "),
+        (["--inner.mode=c"], "error: inner.mode='c': expected one of a, b"),
         (["--flagfile=absent.flags"], "absent.flags"),
         (["--preset=absent"], "error: preset=absent"),
         (["5"], "error: unexpected argument '5'"),

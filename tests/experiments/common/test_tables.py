@@ -92,9 +92,9 @@ def test_every_setting_with_several_defences_has_a_chart_of_its_own():
     alone = [drawn("pool1", Defense(), model_accuracy=0.9), drawn("fc1", defenses[1])]
     captions = [caption for caption in picture_files([*shallow, *deep, *alone]) if "over utility" in caption]
     assert captions == [
-        f"{measure} over utility, by defence, {split}; the numbers are strengths."
+        f"{measure} over utility for each defense, {split}; the numbers are strengths."
         for split in ("conv1", "ReLU2")
-        for measure in ("SSIM of what is drawn", "Share of images singled out")
+        for measure in ("SSIM of reconstructions", "Share of images singled out")
     ]
 
 

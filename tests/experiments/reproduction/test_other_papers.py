@@ -11,9 +11,10 @@ import pytest
 
 from experiments import gradient_inversion, reproduce, split_inference
 from experiments.common.flags import PRESETS, preset_text
-from experiments.reproduction import other_papers
-from experiments.reproduction.hitaj import read_claim
-from experiments.reproduction.other_papers import TABLES, TableRun, configurations_of, table_basis, table_entry
+from experiments.reproduction import execution, preparation, table_sections
+from experiments.reproduction.claims import read_claim
+from experiments.reproduction.other_papers import GRADIENT_INVERSION, SPLIT_INFERENCE, TABLES
+from experiments.reproduction.table_sections import TableRun, configurations_of, table_basis, table_section
 from gan_leak.evaluation.criteria import evaluate_criterion
 from gan_leak.models.grnn_generator import Generated, Generator
 from gan_leak.reports.reproduction_results import check_results
@@ -63,12 +64,12 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(inversion, "grnn_generator", generator)
     grey, colour = write_small(tmp_path / "grey.npz", 32, 1), write_small(tmp_path / "colour.npz", 32, 3)
     thin = write_small(tmp_path / "thin.npz", 28, 1)
-    configurations = other_papers.configurations_of
+    configurations = table_sections.configurations_of
 
     def shortened(run, table):
         found = {}
         for label, config in configurations(run, table).items():
-            if table.binary is split_inference:
+            if table.binary is SPLIT_INFERENCE:
                 few = {"epochs": 1, "attack_epochs": 1, "iterations": 2, "images": 2, "samples": 64}
                 few["dataset"] = thin if config.network == "mnist" else colour
                 # All attacks run in the test of the binary.
@@ -82,7 +83,7 @@ def small(tmp_path, monkeypatch):
                 found[label] = dataclasses.replace(config, **few)
         return found
 
-    monkeypatch.setattr(other_papers, "configurations_of", shortened)
+    monkeypatch.setattr(table_sections, "configurations_of", shortened)
     return colour
 
 
@@ -95,7 +96,8 @@ def small(tmp_path, monkeypatch):
 )
 def test_every_table_becomes_rows_verdicts_and_pictures(small, tmp_path, table):
     run = TableRun("quick", tmp_path / "tables", small)
-    entry, pictures = table_entry(run, table)
+    section = table_section(run, table)
+    entry, pictures = section.entry, section.pictures
     assert {row["role"] for row in entry["rows"]} == {"attack"}
     assert all(table.measure in row["metrics"] for row in entry["rows"])
     judged = {verdict["row"] for verdict in entry["verdicts"]}
@@ -105,20 +107,19 @@ def test_every_table_becomes_rows_verdicts_and_pictures(small, tmp_path, table):
     named = [preset for preset in table.settings.values() if f"--preset={preset}" in entry["setup"]]
     assert named == list(table.settings.values())
     # Read back, it is the same.
-    again, _ = table_entry(run, table)
-    assert again == entry
+    assert table_section(run, table).entry == entry
     assert entry["seconds"] > 0
 
 
 def test_a_table_is_a_section_of_the_reproduction_and_is_kept(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "check_table", lambda run, table: None)
+    monkeypatch.setattr(preparation, "check_table", lambda run, table: None)
     config = reproduce.ReproduceConfig(figures="grnn", workers=1)
     assert reproduce.execute(reproduce.prepare(config, tmp_path / "run", False)) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     check_results(results)
     assert [entry["figure"] for entry in results["figures"]] == ["grnn"]
     assert "GRNN" in (tmp_path / "run" / "report.html").read_text()
-    monkeypatch.setattr(reproduce, "table_entry", lambda *_: pytest.fail("a finished table was made again"))
+    monkeypatch.setattr(execution, "table_section", lambda *_: pytest.fail("a finished table was made again"))
     assert reproduce.execute(reproduce.prepare(config, tmp_path / "run", True)) == 0
 
 
@@ -139,7 +140,7 @@ def test_an_unknown_table_is_refused(tmp_path):
 
 @pytest.mark.parametrize("preset", NAMES)
 def test_claims_can_be_judged(preset):
-    claim = read_claim(preset, nearest=False)
+    claim = read_claim(preset)
     assert claim.claim.endswith(".")
     assert preset_text(claim.quick)
     names = sorted({*claim.reproduced_if.names, *claim.partly_if.names})
@@ -161,7 +162,7 @@ def test_every_preset_is_a_setting_or_stands_behind_one():
     """Nothing lies about that no table runs."""
     heads = {path.stem: path.read_text().splitlines()[0] for path in PRESETS.rglob("*.flags")}
     ours = {name for name, head in heads.items() if "experiments.gan_attack" not in head}
-    behind = {read_claim(preset, nearest=False).quick for preset in NAMES}
+    behind = {read_claim(preset).quick for preset in NAMES}
     apart = {"gradient_defenses", "he_defenses", "quick_he_defenses", "inverting_reshuffled"}
     assert ours == {*NAMES, *behind, *apart}
 
@@ -171,7 +172,7 @@ def test_every_preset_is_a_setting_or_stands_behind_one():
 def test_every_preset_is_a_setting_that_its_binary_accepts(table, scale, tmp_path):
     """Checked as a run would be, up to the data."""
     for config in configurations_of(TableRun(scale, tmp_path, "npz:x"), table).values():
-        if table.binary is split_inference:
+        if table.binary is SPLIT_INFERENCE:
             assert list(split_inference._settings(config, split.victim_for(config.network)))
         else:
             gradient_inversion.check(config)
@@ -180,12 +181,12 @@ def test_every_preset_is_a_setting_that_its_binary_accepts(table, scale, tmp_pat
 def test_other_images_make_another_section_in_another_directory(small, tmp_path):
     table = next(table for table in TABLES if table.number == "he_cifar10")
     run, colour = TableRun("quick", tmp_path, small), pathlib.Path(small.removeprefix("npz:"))
-    (label, config), *_ = other_papers.configurations_of(run, table).items()
-    before = table_basis(run, table), other_papers._workdir(run, table, label, config)
+    (label, config), *_ = table_sections.configurations_of(run, table).items()
+    before = table_basis(run, table), table_sections._workdir(run, table, label, config)
     with np.load(colour) as arrays:
         np.savez(colour, **{**arrays, "images": 255 - arrays["images"]})
-    other_papers._fingerprint.cache_clear()
-    after = table_basis(run, table), other_papers._workdir(run, table, label, config)
+    table_sections._fingerprint.cache_clear()
+    after = table_basis(run, table), table_sections._workdir(run, table, label, config)
     assert all(was != now for was, now in zip(before, after, strict=True))
 
 
@@ -194,15 +195,15 @@ def test_another_claim_makes_another_section(small, tmp_path, monkeypatch):
     run = TableRun("quick", tmp_path, small)
     before = table_basis(run, table)
     assert table_basis(run, table) == before
-    claim = read_claim("he_mnist", nearest=False)
-    monkeypatch.setattr(other_papers, "read_claim", lambda *_, **__: claim._replace(claim="Another."))
+    claim = read_claim("he_mnist")
+    monkeypatch.setattr(table_sections, "read_claim", lambda _: claim._replace(claim="Another."))
     assert table_basis(run, table) != before
 
 
 def test_the_binaries_of_the_tables_are_those_of_their_presets():
     for preset, table in NAMES.items():
-        assert table.binary.__name__ in preset_text(preset).splitlines()[0]
-    assert {table.binary for table in TABLES} == {gradient_inversion, split_inference}
+        assert table.binary.module in preset_text(preset).splitlines()[0]
+    assert {table.binary for table in TABLES} == {GRADIENT_INVERSION, SPLIT_INFERENCE}
     assert (
         configurations_of(TableRun("quick", pathlib.Path("x"), "npz:x"), TABLES[1])["He et al., CIFAR-10"].dataset
         == "npz:x"

@@ -1,6 +1,5 @@
 """Batches: every lane is the run of its configuration, nothing finished is done twice, nothing is mixed up."""
 
-import dataclasses
 import functools
 import json
 
@@ -12,12 +11,13 @@ import pytest
 from gan_leak import trees
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, make_rounds, selective_upload
-from gan_leak.config import PerformanceOptions
 from gan_leak.defenses import sparse_vector_upload
-from gan_leak.runs.federated import batch, setup, train
+from gan_leak.performance import PerformanceOptions
+from gan_leak.runs.federated import batch, setup
 from gan_leak.runs.federated.batch import batch_directory, check_batch, make_lanes, run_batch, stack_federations
 from gan_leak.runs.federated.measurement import make_instrument_source
 from gan_leak.runs.storage import checkpoints
+from gan_leak.settings import replace
 from reference.quick import small_run
 from reference.small import (
     FAKE_CLASS,
@@ -27,6 +27,7 @@ from reference.small import (
     linear_classifier,
     linear_generator,
 )
+from reference.whole_run import run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,10 +43,6 @@ def config(stripes):
 @pytest.fixture(scope="module")
 def instruments():
     return make_instrument_source(lambda text: None)
-
-
-def replace(config, **changes):
-    return dataclasses.replace(config, **changes)
 
 
 def no_instruments(data):
@@ -87,7 +84,7 @@ def test_every_lane_is_what_gan_attack_does_with_its_configuration(config, instr
     assert result.rounds == [2, 4]
     assert result.pictures.shape == (2, 2, 12, 32, 32, 1)
     for lane, single in enumerate(configs):
-        train.execute(train.prepare(single, tmp_path / f"single{lane}", False))
+        run(single, tmp_path / f"single{lane}")
         lines = (tmp_path / f"single{lane}" / "metrics.jsonl").read_text().splitlines()
         expected = [record for record in map(json.loads, lines) if "leakage" in record]
         images = np.load(tmp_path / f"single{lane}" / "reconstructions.npz")["images"].reshape(2, 12, 32, 32, 1)
@@ -498,4 +495,4 @@ def test_configurations_of_one_shape_share_their_functions(config, changes, shar
     data = setup.prepare_data(config)
     first, second = (setup.build_experiment(one, data) for one in (config, replace(config, **changes)))
     assert (first.round is second.round) == shared
-    assert second.hyperparameters.learning_rate == changes.get("learning_rate", config.learning_rate)
+    assert second.hyperparameters.learning_rate == changes.get("learning_rate", config.federation.learning_rate)

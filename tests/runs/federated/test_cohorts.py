@@ -1,13 +1,14 @@
 """Runs of which a few participants are drawn for each round: all drawn is all, and every stop resumes to the same."""
 
-import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
 
+from experiments.gan_attack import run_and_report
 from gan_leak.runs.federated import train
+from gan_leak.settings import replace
 from reference.quick import small_run, use_linear_networks
 
 PARTICIPANTS = 6
@@ -36,7 +37,7 @@ def config(stripes):
 
 
 def run(config, workdir, resume=False):
-    assert train.execute(train.prepare(config, workdir, resume)) == 0
+    assert run_and_report(train.prepare(config, workdir, resume)) == 0
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [{**json.loads(line), "seconds": None} for line in lines]
 
@@ -47,9 +48,9 @@ def saved(workdir):
 
 @pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
 def test_to_draw_everybody_is_to_have_everybody(config, tmp_path, schedule):
-    config = dataclasses.replace(config, schedule=schedule, participants_per_round=PARTICIPANTS, rounds=5)
+    config = replace(config, schedule=schedule, participants_per_round=PARTICIPANTS, rounds=5)
     drawn = run(config, tmp_path / "drawn")
-    all_of_them = run(dataclasses.replace(config, participants_per_round=0), tmp_path / "all")
+    all_of_them = run(replace(config, participants_per_round=0), tmp_path / "all")
     assert [record.pop("participants") for record in drawn] == [list(range(PARTICIPANTS))] * 5
     for ours, theirs in zip(drawn, all_of_them, strict=True):
         np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-4)
@@ -61,7 +62,7 @@ def test_the_attack_rests_where_the_adversary_is_not_drawn(config, tmp_path):
     records = run(config, tmp_path / "run")
     assert {len(record["participants"]) for record in records} == {2}
     assert {len(record["losses"]) for record in records} == {2}
-    took_part = [config.adversary in record["participants"] for record in records]
+    took_part = [config.attack.adversary in record["participants"] for record in records]
     assert 0 < sum(took_part) < len(records)
     assert [record["attack"] is not None for record in records] == took_part
     seen = {participant for record in records for participant in record["participants"]}
@@ -71,10 +72,9 @@ def test_the_attack_rests_where_the_adversary_is_not_drawn(config, tmp_path):
 
 
 def test_another_seed_draws_others(config, tmp_path):
-    config = dataclasses.replace(config, attack="none")
+    config = replace(config, attack="none")
     first, second = (
-        [record["participants"] for record in run(dataclasses.replace(config, seed=seed), tmp_path / str(seed))]
-        for seed in (0, 1)
+        [record["participants"] for record in run(replace(config, seed=seed), tmp_path / str(seed))] for seed in (0, 1)
     )
     assert first != second
 
@@ -142,5 +142,5 @@ def test_a_damaged_participant_of_the_newest_checkpoint_costs_the_rounds_since(c
 
 def test_more_than_there_are_cannot_be_drawn(config, tmp_path):
     with pytest.raises(ValueError, match="participants_per_round=7: expected at most 6, the number of participants"):
-        train.prepare(dataclasses.replace(config, participants_per_round=7), tmp_path / "run", False)
+        train.prepare(replace(config, participants_per_round=7), tmp_path / "run", False)
     assert not (tmp_path / "run").exists()

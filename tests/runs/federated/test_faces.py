@@ -1,28 +1,25 @@
 """Faces: forty people with ten images each, from who gets which of them to what is told from a handful."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from gan_leak.config import AttackConfig
+from gan_leak.config import make_config
 from gan_leak.evaluation.judge import FEW_PHOTOGRAPHS_TRAINING, garbage, judge_accuracy, load_or_train_judge
 from gan_leak.evaluation.leakage import gallery_representations, measure_leakage
 from gan_leak.runs.federated.measurement import Instruments, build_comparison
 from gan_leak.runs.federated.setup import prepare_data
+from gan_leak.settings import replace
 
 PEOPLE = 40
 TARGET = 3
 NONE = PEOPLE
-TWO_PARTICIPANTS = AttackConfig(
+TWO_PARTICIPANTS = make_config(
     dataset="orl_faces", image_size=64, participant_classes="0-19;20-39", target_class=TARGET, batch_size=32
 )
-ONE_PERSON_EACH = dataclasses.replace(
-    TWO_PARTICIPANTS, participant_classes="each 0-39;", adversary=PEOPLE, batch_size=1
-)
+ONE_PERSON_EACH = replace(TWO_PARTICIPANTS, participant_classes="each 0-39;", adversary=PEOPLE, batch_size=1)
 SETTINGS = pytest.mark.parametrize("config", [TWO_PARTICIPANTS, ONE_PERSON_EACH], ids=["two", "one person each"])
 
 
@@ -70,7 +67,7 @@ def test_an_adversary_without_images_knows_other_people_and_their_average():
 
 
 def test_a_person_whom_nobody_owns_has_private_images_all_the_same():
-    data = prepare_data(dataclasses.replace(TWO_PARTICIPANTS, participant_classes="0-2,4-19;20-39"))
+    data = prepare_data(replace(TWO_PARTICIPANTS, participant_classes="0-2,4-19;20-39"))
     assert not data.target_is_owned
     assert len(data.private) == 4
     assert not _known(data.private) & _known(data.federation.images.reshape(-1, 64, 64, 1))
@@ -93,7 +90,7 @@ def test_a_person_whom_nobody_owns_has_private_images_all_the_same():
 )
 def test_too_few_images_are_refused(config, changes, message):
     with pytest.raises(ValueError, match=message) as raised:
-        prepare_data(dataclasses.replace(config, **changes))
+        prepare_data(replace(config, **changes))
     assert "\n" not in str(raised.value)
 
 
@@ -104,7 +101,7 @@ def test_a_class_with_too_few_fresh_images_is_refused(tmp_path):
     np.savez(
         tmp_path / "few.npz", images=pictures[:12], labels=labels, test_images=pictures[12:], test_labels=test_labels
     )
-    config = AttackConfig(
+    config = make_config(
         dataset=f"npz:{tmp_path / 'few.npz'}", participant_classes="0;1", target_class=0, batch_size=1, judge_samples=6
     )
     with pytest.raises(ValueError, match="1 images that nobody owns and 3 for the judge, expected at least 5 together"):

@@ -1,13 +1,14 @@
 """Runs whose leakage cannot be measured: null and "not measurable" everywhere, never 0, and a status of its own."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from gan_leak.runs.federated import train
+from gan_leak.runs.federated.result import NOT_MEASURABLE_STATUS
+from gan_leak.settings import replace
 from reference.quick import small_run
+from reference.whole_run import run
 
 pytestmark = pytest.mark.usefixtures("linear_networks")
 
@@ -19,10 +20,6 @@ def config(tmp_path_factory):
     pictures = np.random.default_rng(0).integers(0, 255, (240, 32, 32), np.uint8)
     np.savez(path, images=pictures, labels=np.arange(240) % 4)
     return small_run(path, rounds=2)
-
-
-def run(config, workdir, resume=False):
-    return train.execute(train.prepare(config, workdir, resume))
 
 
 def test_a_run_without_a_score_says_so_and_goes_on(config, tmp_path, capsys):
@@ -42,8 +39,8 @@ def test_a_run_without_a_score_says_so_and_goes_on(config, tmp_path, capsys):
 
 def test_a_script_may_ask_to_fail_before_training(config, tmp_path, capsys):
     """And go on later without the flag, in the same directory."""
-    asked = dataclasses.replace(config, fail_if_not_measurable=True)
-    assert run(asked, tmp_path / "run") == train.NOT_MEASURABLE_STATUS == 3
+    asked = replace(config, fail_if_not_measurable=True)
+    assert run(asked, tmp_path / "run") == NOT_MEASURABLE_STATUS == 3
     assert "The leakage score is not measurable: " in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     assert run(config, tmp_path / "run", resume=True) == 0
@@ -59,4 +56,4 @@ def test_a_run_with_a_score_does_not_fail(stripes, tmp_path):
 
 
 def test_without_an_attack_there_is_nothing_to_measure(config, tmp_path):
-    assert run(dataclasses.replace(config, attack="none", fail_if_not_measurable=True), tmp_path / "run") == 0
+    assert run(replace(config, attack="none", fail_if_not_measurable=True), tmp_path / "run") == 0

@@ -1,6 +1,5 @@
 """What runs promise: the worst over participants, after every round, by cohorts, and with noise solved for a target."""
 
-import dataclasses
 import json
 import math
 
@@ -10,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gan_leak.config import AttackConfig, validate
+from gan_leak.config import make_config, validate
 from gan_leak.defenses import dp_sgd_epsilon, dp_sgd_schedule, sparse_vector_epsilon
+from gan_leak.reports.privacy import privacy_summary
 from gan_leak.runs.federated import train
 from gan_leak.runs.federated.measurement import run_keys
 from gan_leak.runs.federated.privacy import (
@@ -20,27 +20,29 @@ from gan_leak.runs.federated.privacy import (
     participations,
     privacy_fields,
     privacy_meter,
-    privacy_summary,
     promise_of,
     settle,
 )
 from gan_leak.runs.storage.integrity import DIGEST, sealed_json
+from gan_leak.settings import replace
 from reference.quick import small_run, use_linear_networks
+from reference.whole_run import run
 
-DP_SGD = AttackConfig(defense="dp_sgd", rounds=3, batch_size=10, local_epochs=2, adversary=1)
-SPARSE = AttackConfig(defense="sparse_vector", rounds=3, upload_bound=0.001, upload_fraction=0.1, adversary=1)
+DP_SGD = make_config(defense="dp_sgd", rounds=3, batch_size=10, local_epochs=2, adversary=1)
+SPARSE = make_config(defense="sparse_vector", rounds=3, upload_bound=0.001, upload_fraction=0.1, adversary=1)
 
 
 def plan(config, sizes, coordinates=1000):
-    return PrivacyPlan(config, tuple(sizes), coordinates, config.target_epsilon)
+    return PrivacyPlan(config, tuple(sizes), coordinates, config.defense.target_epsilon)
 
 
 def each_epsilon(config, sizes, rounds):
     """By participant, in a loop, with neither order nor shortcut."""
     found = []
     for size, count in zip(sizes, rounds, strict=True):
-        probability, steps = dp_sgd_schedule(size, config.batch_size, config.local_epochs)
-        found.append(dp_sgd_epsilon(config.noise_multiplier, probability, steps * count, config.delta).epsilon)
+        probability, steps = dp_sgd_schedule(size, config.federation.batch_size, config.federation.local_epochs)
+        noise, delta = config.defense.noise_multiplier, config.defense.delta
+        found.append(dp_sgd_epsilon(noise, probability, steps * count, delta).epsilon)
     return found
 
 
@@ -49,7 +51,7 @@ def each_epsilon(config, sizes, rounds):
 def test_the_promise_is_the_worst_over_participants(participants):
     """Of different sizes, and who took part in different numbers of rounds."""
     sizes, rounds = map(list, zip(*participants, strict=True))
-    config = dataclasses.replace(DP_SGD, attack="none")
+    config = replace(DP_SGD, attack="none")
     promise = promise_of(plan(config, sizes), np.array(rounds))
     expected = each_epsilon(config, sizes, rounds)
     assert promise.loss.epsilon == pytest.approx(max(expected), rel=1e-3)
@@ -65,7 +67,7 @@ def test_an_attacking_adversary_and_the_empty_are_left_out():
     assert promise.loss.epsilon == each_epsilon(DP_SGD, [40], [3])[0]
     assert promise.sampling_probability == pytest.approx(0.25)
     assert promise.steps == 3 * 2 * 4
-    assert promise_of(plan(dataclasses.replace(DP_SGD, attack="none"), sizes)).participant == 1
+    assert promise_of(plan(replace(DP_SGD, attack="none"), sizes)).participant == 1
 
 
 @pytest.mark.parametrize("config", [DP_SGD, SPARSE])
@@ -75,7 +77,7 @@ def test_where_only_the_adversary_owns_records_nothing_is_promised(config):
     assert (fields["epsilon"], fields["worst_participant"], fields["covers"]) == (None, None, NOTHING_COVERED)
     assert privacy_summary(fields)["covered"] == NOTHING_COVERED
     with pytest.raises(ValueError, match=r"target_epsilon=3\.0: expected a participant with records"):
-        settle(plan(dataclasses.replace(config, target_epsilon=3.0), (0, 10)))
+        settle(plan(replace(config, target_epsilon=3.0), (0, 10)))
 
 
 def test_the_sparse_vector_promises_its_sum():
@@ -88,16 +90,16 @@ def test_the_sparse_vector_promises_its_sum():
 
 
 def test_without_a_defense_there_is_no_promise():
-    assert promise_of(plan(AttackConfig(), (5, 5))) is None
-    assert privacy_fields(plan(AttackConfig(), (5, 5))) == {}
+    assert promise_of(plan(make_config(), (5, 5))) is None
+    assert privacy_fields(plan(make_config(), (5, 5))) == {}
     assert privacy_summary({}) == {}
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.001])
 def test_without_noise_epsilon_is_none_in_json_and_infinite_in_words(noise):
-    fields = privacy_fields(plan(dataclasses.replace(DP_SGD, noise_multiplier=noise), (40, 10)))
+    fields = privacy_fields(plan(replace(DP_SGD, noise_multiplier=noise), (40, 10)))
     assert fields["epsilon"] is None
-    assert privacy_summary(fields)["epsilon"] == "infinite, nothing is promised"
+    assert privacy_summary(fields)["epsilon"] == "infinite, no protection"
     json.dumps(fields, allow_nan=False)
 
 
@@ -114,7 +116,7 @@ def test_what_is_spent_grows_to_what_is_promised():
 
 def test_by_cohorts_the_rounds_of_each_are_counted():
     """The counts are those of the draws; the promise for the whole run holds for any draws."""
-    config = dataclasses.replace(DP_SGD, participants_per_round=2, rounds=300)
+    config = replace(DP_SGD, participants_per_round=2, rounds=300)
     key = run_keys(0).cohorts
     counts = participations(config, key, 5, 300)
     assert counts.sum() == 2 * 300
@@ -132,23 +134,23 @@ def test_by_cohorts_the_rounds_of_each_are_counted():
 @pytest.mark.parametrize("target", [0.7, 3.0, 12.0])
 def test_a_target_is_met_and_hardly_missed(target):
     """By the participant that is worst off at that noise, of several."""
-    config = dataclasses.replace(DP_SGD, target_epsilon=target)
+    config = replace(DP_SGD, target_epsilon=target)
     settled = settle(plan(config, (40, 10, 61, 200)))
-    assert settled.config.target_epsilon == 0.0
+    assert settled.config.defense.target_epsilon == 0.0
     assert settled.target_epsilon == target
-    noise = settled.config.noise_multiplier
+    noise = settled.config.defense.noise_multiplier
     assert promise_of(settled).loss.epsilon <= target
-    less = dataclasses.replace(settled.config, noise_multiplier=0.995 * noise)
+    less = replace(settled.config, noise_multiplier=0.995 * noise)
     assert promise_of(settled._replace(config=less)).loss.epsilon > target
-    assert settled.config == dataclasses.replace(DP_SGD, noise_multiplier=noise)
+    assert settled.config == replace(DP_SGD, noise_multiplier=noise)
     assert f"for target_epsilon={target:g}" in privacy_summary(privacy_fields(settled))["noise multiplier"]
 
 
 @pytest.mark.parametrize("target", [0.3, 7.0, 1e6])
 def test_a_target_is_met_by_the_sparse_vector_too(target):
     """C releases a round, each with the same budget."""
-    settled = settle(plan(dataclasses.replace(SPARSE, target_epsilon=target), (40, 10)))
-    budget = np.float32(settled.config.epsilon_per_release)
+    settled = settle(plan(replace(SPARSE, target_epsilon=target), (40, 10)))
+    budget = np.float32(settled.config.defense.epsilon_per_release)
     assert target * 0.998 < sparse_vector_epsilon(float(budget), 0.1, 1000, 3).epsilon <= target
 
 
@@ -168,7 +170,7 @@ def test_a_target_is_met_by_the_sparse_vector_too(target):
 )
 def test_conflicts_are_refused_in_one_line(changes, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        validate(dataclasses.replace(DP_SGD, **changes))
+        validate(replace(DP_SGD, **changes))
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
@@ -192,11 +194,7 @@ def config(stripes, monkeypatch):
 @pytest.fixture
 def quiet(config):
     """Without an attack, whose measurement takes most of the time."""
-    return dataclasses.replace(config, attack="none", evaluation_interval=4)
-
-
-def run(config, workdir, resume=False):
-    return train.execute(train.prepare(config, workdir, resume))
+    return replace(config, attack="none", evaluation_interval=4)
 
 
 def records_of(workdir):
@@ -205,8 +203,8 @@ def records_of(workdir):
 
 
 def expected_epsilon(config, rounds, size=40):
-    probability, steps = dp_sgd_schedule(size, config.batch_size, config.local_epochs)
-    return dp_sgd_epsilon(config.noise_multiplier, probability, steps * rounds, config.delta).epsilon
+    probability, steps = dp_sgd_schedule(size, config.federation.batch_size, config.federation.local_epochs)
+    return dp_sgd_epsilon(config.defense.noise_multiplier, probability, steps * rounds, config.defense.delta).epsilon
 
 
 def test_a_run_reports_its_promise_everywhere(config, tmp_path, capsys):
@@ -236,7 +234,7 @@ def test_a_run_reports_its_promise_everywhere(config, tmp_path, capsys):
 
 
 def test_an_undefended_run_promises_nothing(quiet, tmp_path):
-    assert run(dataclasses.replace(quiet, defense="none", rounds=1), tmp_path / "run") == 0
+    assert run(replace(quiet, defense="none", rounds=1), tmp_path / "run") == 0
     assert "privacy" not in json.loads((tmp_path / "run" / "config.json").read_text())
     assert "privacy" not in records_of(tmp_path / "run")[0]
     assert "What the defense promises" not in (tmp_path / "run" / "report.html").read_text()
@@ -246,7 +244,7 @@ def test_an_undefended_run_promises_nothing(quiet, tmp_path):
 def test_an_interrupted_run_counts_on(quiet, tmp_path, monkeypatch, cohorts):
     """Also by cohorts, where the counts are drawn again."""
     changes = {"participants_per_round": 2, "participant_classes": "0;2,3;1", "batch_size": 8} if cohorts else {}
-    config = dataclasses.replace(quiet, checkpoint_interval=1, **changes)
+    config = replace(quiet, checkpoint_interval=1, **changes)
     run(config, tmp_path / "whole")
     show = train._show
 
@@ -270,7 +268,7 @@ def test_an_interrupted_run_counts_on(quiet, tmp_path, monkeypatch, cohorts):
 
 def test_a_target_is_run_with_and_continued(quiet, tmp_path, monkeypatch):
     """The bits are those of a run with that noise as a flag."""
-    quiet = dataclasses.replace(quiet, noise_multiplier=1.0, target_epsilon=5.0)
+    quiet = replace(quiet, noise_multiplier=1.0, target_epsilon=5.0)
     run(quiet, tmp_path / "target")
     stored = json.loads((tmp_path / "target" / "config.json").read_text())
     assert stored["config"]["target_epsilon"] == 5.0
@@ -278,10 +276,10 @@ def test_a_target_is_run_with_and_continued(quiet, tmp_path, monkeypatch):
     noise = stored["privacy"]["noise_multiplier"]
     del stored[DIGEST]
     assert noise != 1.0
-    given = dataclasses.replace(quiet, noise_multiplier=noise, target_epsilon=0.0)
+    given = replace(quiet, noise_multiplier=noise, target_epsilon=0.0)
     run(given, tmp_path / "given")
     assert records_of(tmp_path / "target") == records_of(tmp_path / "given")
-    train.close_run(train.prepare(quiet, tmp_path / "target", True).directory)
+    train.close(train.prepare(quiet, tmp_path / "target", True))
     stored["privacy"]["noise_multiplier"] = noise * 2
     (tmp_path / "target" / "config.json").write_bytes(sealed_json("config.json", stored))
     with pytest.raises(ValueError, match=f"holds a run with noise_multiplier={noise * 2}") as error:
@@ -295,7 +293,7 @@ def test_a_target_is_run_with_and_continued(quiet, tmp_path, monkeypatch):
 
 def test_a_directory_from_before_the_promise_can_be_continued(quiet, tmp_path):
     """Neither the section nor the flag was there."""
-    quiet = dataclasses.replace(quiet, rounds=2)
+    quiet = replace(quiet, rounds=2)
     run(quiet, tmp_path / "run")
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     del stored["privacy"], stored["config"]["target_epsilon"], stored[DIGEST]
@@ -303,7 +301,7 @@ def test_a_directory_from_before_the_promise_can_be_continued(quiet, tmp_path):
     assert run(quiet, tmp_path / "run", resume=True) == 0
     assert "What the defense promises" in (tmp_path / "run" / "report.html").read_text()
     with pytest.raises(ValueError, match=r"target_epsilon was 0\.0, now 9\.0"):
-        train.prepare(dataclasses.replace(quiet, noise_multiplier=1.0, target_epsilon=9.0), tmp_path / "run", True)
+        train.prepare(replace(quiet, noise_multiplier=1.0, target_epsilon=9.0), tmp_path / "run", True)
 
 
 def test_a_run_that_diverges_tells_what_was_spent(quiet, tmp_path, monkeypatch, capsys):
@@ -322,7 +320,7 @@ def test_a_run_that_diverges_tells_what_was_spent(quiet, tmp_path, monkeypatch, 
 def test_the_sparse_vector_reports_too(quiet, tmp_path, capsys):
     """Of 5 classes of 1,024 pixels and a bias: a tenth of 5,125 coordinates, four times."""
     changes = {"defense": "sparse_vector", "upload_bound": 0.01, "upload_fraction": 0.1, "target_epsilon": 50.0}
-    assert run(dataclasses.replace(quiet, noise_multiplier=1.0, **changes), tmp_path / "run") == 0
+    assert run(replace(quiet, noise_multiplier=1.0, **changes), tmp_path / "run") == 0
     stored = json.loads((tmp_path / "run" / "config.json").read_text())["privacy"]
     assert stored["most_releases_per_upload"] == round(0.1 * 5 * 1025)
     assert 49.9 < stored["epsilon"] <= 50.0

@@ -14,6 +14,7 @@ from gan_leak.runs.federated import resumption, train
 from gan_leak.runs.storage import checkpoints
 from gan_leak.runs.storage.integrity import RefusedError, sealed_json
 from reference.quick import small_run
+from reference.whole_run import run
 
 ROUNDS = 9
 # Checkpoints of rounds 6 and 7, evaluations of rounds 2, 4 and 6.
@@ -28,10 +29,6 @@ def _linear_networks(linear_networks):
 @pytest.fixture(scope="module")
 def config(stripes):
     return small_run(stripes, samples_per_participant=40, rounds=ROUNDS, checkpoint_interval=3)
-
-
-def run(config, workdir, resume=False):
-    return train.execute(train.prepare(config, workdir, resume))
 
 
 def stop_after(last, config, workdir, resume=False):

@@ -1,13 +1,12 @@
 """From batches to rows: intervals as strict JSON, promises of privacy worked out by hand, accuracy against leakage."""
 
-import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
 
-from gan_leak.config import AttackConfig
+from gan_leak.config import make_config
 from gan_leak.defenses import dp_sgd_epsilon
 from gan_leak.evaluation.criteria import Verdict, decide, measurements, parse_criterion
 from gan_leak.evaluation.leakage import Leakage
@@ -23,6 +22,7 @@ from gan_leak.runs.federated.rows import (
     privacy_entries,
     reference_row,
 )
+from gan_leak.settings import replace
 
 METRICS = {name for name in Leakage._fields if name != "leakage_by_representation"}
 
@@ -144,8 +144,8 @@ def test_the_row_of_a_reference_is_over_the_same_lanes():
 
 
 def test_differences_are_those_that_change_what_is_run():
-    paper = AttackConfig(upload_bound=math.inf)
-    used = dataclasses.replace(
+    paper = make_config(upload_bound=math.inf)
+    used = replace(
         paper,
         learning_rate=0.5,
         upload_bound=0.001,
@@ -167,13 +167,13 @@ def test_differences_are_those_that_change_what_is_run():
 
 # What a defence promises.
 
-SPARSE = AttackConfig(
+SPARSE = make_config(
     defense="sparse_vector", epsilon_per_release=100.0, upload_fraction=0.1, upload_bound=1e-3, rounds=40
 )
 
 
 def test_without_a_defence_nothing_is_promised():
-    assert privacy_entries("6 (a)", AttackConfig(), batch_of([record(1, 0.5, 0.5)])) == []
+    assert privacy_entries("6 (a)", make_config(), batch_of([record(1, 0.5, 0.5)])) == []
 
 
 def test_sparse_vector_costs_its_budget_for_every_release_it_may_make():
@@ -190,7 +190,7 @@ def test_sparse_vector_costs_its_budget_for_every_release_it_may_make():
 def test_what_is_promised_is_promised_to_a_victim():
     """Participant 0, or 1 where 0 is the adversary."""
     lane = [record(40, 0.5, 0.5, (3, 8))]
-    config = dataclasses.replace(SPARSE, adversary=0, target_class=7)
+    config = replace(SPARSE, adversary=0, target_class=7)
     (entry,) = privacy_entries("", config, batch_of(lane))
     assert " 800 charged" in entry["note"]
     (entry,) = privacy_entries("", SPARSE, batch_of(lane))
@@ -199,18 +199,18 @@ def test_what_is_promised_is_promised_to_a_victim():
 
 def test_no_noise_is_no_promise():
     """Written as None, since strict JSON has no infinity."""
-    config = dataclasses.replace(SPARSE, epsilon_per_release=math.inf)
+    config = replace(SPARSE, epsilon_per_release=math.inf)
     (entry,) = strict(privacy_entries("", config, batch_of([record(40, 0.5, 0.5)])))
     assert (entry["epsilon_per_round"], entry["epsilon_total"]) == (None, None)
     assert "at most 100 releases" in entry["note"]
-    config = AttackConfig(defense="dp_sgd", noise_multiplier=0.0)
+    config = make_config(defense="dp_sgd", noise_multiplier=0.0)
     (entry,) = strict(privacy_entries("", config, batch_of([record(40, 0.5, 0.5)])))
     assert (entry["epsilon_per_round"], entry["epsilon_total"]) == (None, None)
 
 
 def test_dp_sgd_costs_its_steps():
     """1,000 records of the victim in lots of 64: 16 steps an epoch, sampled with probability 0.064."""
-    config = AttackConfig(
+    config = make_config(
         defense="dp_sgd", noise_multiplier=2.0, clipping_norm=1.0, batch_size=64, local_epochs=2, rounds=3, delta=1e-4
     )
     batch = batch_of([record(3, 0.5, 0.5)], samples=(1000, 77))

@@ -1,24 +1,24 @@
 """Sweeps: every combination is a cell once, cells of one shape come together, and rows belong to their cells."""
 
 import csv
-import dataclasses
 import io
 
 import numpy as np
 import pytest
 
-from gan_leak.config import AttackConfig
+from gan_leak.config import RunConfig, make_config
 from gan_leak.evaluation.leakage import Leakage
-from gan_leak.runs.federated.batch import LANE_FIELDS, batch_directory, check_batch
+from gan_leak.runs.federated.batch import batch_directory, check_batch
 from gan_leak.runs.federated.batch_files import BatchResult
 from gan_leak.runs.federated.sweep import as_csv, make_cells, make_jobs, rows_of
+from gan_leak.settings import replace, settings_of, values_of, with_defaults
 
 GRID = {"upload_fraction": [0.1, 1.0], "batch_size": [64], "generator_steps": [1, 2], "learning_rate": [0.01, 0.1, 1.0]}
 
 
 @pytest.fixture(scope="module")
 def cells():
-    return make_cells(AttackConfig(seed=5), GRID, 2)
+    return make_cells(make_config(seed=5), GRID, 2)
 
 
 def batch_of(scores):
@@ -44,10 +44,8 @@ def test_every_combination_is_a_cell_with_its_seeds(cells):
         assert list(cell.swept) == ["upload_fraction", "generator_steps", "learning_rate"]
         assert [lane.seed for lane in cell.lanes] == [5, 6]
         for lane in cell.lanes:
-            assert {name: getattr(lane, name) for name in cell.swept} == cell.swept
-            assert dataclasses.replace(lane, seed=0, **{name: getattr(AttackConfig(), name) for name in GRID}) == (
-                AttackConfig()
-            )
+            assert {name: values_of(lane)[name] for name in cell.swept} == cell.swept
+            assert with_defaults(lane, lambda setting: setting.name in {"seed", *GRID}) == make_config()
 
 
 @pytest.mark.parametrize("most_lanes", [1, 4, 5, 100])
@@ -60,9 +58,9 @@ def test_jobs_hold_every_cell_once_and_keep_shapes_together(cells, tmp_path, mos
         check_batch(job.configs)
         assert list(job.configs) == [lane for index in part for lane in cells[index].lanes]
         assert len(job.configs) <= max(most_lanes, 2)
-        shapes.append(job.configs[0].generator_steps)
+        shapes.append(job.configs[0].attack.generator_steps)
     assert shapes == sorted(shapes)
-    assert "generator_steps" not in LANE_FIELDS
+    assert not settings_of(RunConfig)["generator_steps"].varies_in_batch
     if most_lanes == 100:
         assert len(jobs) == 2
     assert [job.directory for job, _ in make_jobs(cells, tmp_path, most_lanes)] == [job.directory for job, _ in jobs]
@@ -104,8 +102,8 @@ def test_rows_and_table_hold_what_a_cell_promises(cells):
 
 def test_a_batch_runs_with_noise_and_not_with_a_target(tmp_path):
     """What is kept under the name of a batch does not hang on how its noise was found."""
-    config = AttackConfig(defense="dp_sgd")
-    wanted = dataclasses.replace(config, target_epsilon=3.0)
+    config = make_config(defense="dp_sgd")
+    wanted = replace(config, target_epsilon=3.0)
     with pytest.raises(ValueError, match=r"target_epsilon=3\.0: expected 0 in a batch"):
         check_batch([config, wanted])
     assert batch_directory(tmp_path, [wanted]) == batch_directory(tmp_path, [config])
@@ -121,4 +119,4 @@ def test_a_batch_runs_with_noise_and_not_with_a_target(tmp_path):
 )
 def test_a_grid_that_makes_no_sense_is_refused(values, seeds, named):
     with pytest.raises(ValueError, match=named):
-        make_cells(AttackConfig(), values, seeds)
+        make_cells(make_config(), values, seeds)

@@ -12,10 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan_leak.config import AttackConfig, PerformanceOptions, from_json
+from gan_leak.config import RunConfig
 from gan_leak.evaluation.judge import JudgeTraining
+from gan_leak.performance import PerformanceOptions
+from gan_leak.reports.run import report_files
 from gan_leak.runs.federated import measurement, train
+from gan_leak.runs.federated.result import DIVERGED_STATUS
+from gan_leak.settings import from_json, replace
 from reference.quick import small_run
+from reference.whole_run import run
 
 CLASSES = 4
 
@@ -34,10 +39,6 @@ def config(stripes):
     return small_run(stripes, samples_per_participant=0, checkpoint_interval=2)
 
 
-def run(config, workdir, resume=False):
-    return train.execute(train.prepare(config, workdir, resume))
-
-
 def measured(workdir):
     """The metrics of a run, without the time it took."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -53,14 +54,14 @@ def test_a_run_writes_all_that_it_promises(config, tmp_path, capsys):
     assert run(config, tmp_path / "run") == 0
     run_path = tmp_path / "run"
     saved = json.loads((run_path / "config.json").read_text())
-    assert from_json(AttackConfig, saved["config"]) == config
+    assert from_json(RunConfig, saved["config"]) == config
     assert {"jax", "python", "gan_leak"} <= set(saved["versions"])
     archive = np.load(run_path / "reconstructions.npz", allow_pickle=False)
     assert archive["images"].dtype == np.float32
-    assert archive["images"].shape == (2 * config.evaluation_samples, 32, 32, 1)
+    assert archive["images"].shape == (2 * config.evaluation.samples, 32, 32, 1)
     assert -1.0 <= archive["images"].min() < archive["images"].max() <= 1.0
     assert sorted(set(archive["rounds"].tolist())) == [2, 4]
-    assert set(archive["labels"].tolist()) == {config.target_class}
+    assert set(archive["labels"].tolist()) == {config.attack.target_class}
     records = measured(run_path)
     assert [record["round"] for record in records] == [1, 2, 3, 4]
     assert [("leakage" in record) for record in records] == [False, True, False, True]
@@ -74,6 +75,30 @@ def test_a_run_writes_all_that_it_promises(config, tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "leakage score" in shown
     assert str(run_path / "report.html") in shown
+
+
+def test_a_run_returns_what_it_found_and_draws_nothing(config, tmp_path):
+    prepared = train.prepare(config, tmp_path / "run", False)
+    result = train.train(prepared)
+    train.close(prepared)
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not written & {"report.html", "figures"}
+    assert {"reconstructions.npz", "metrics.jsonl", "config.json"} <= written
+    assert (result.config, result.divergence, result.is_trained) == (config, None, True)
+    assert [{**record, "seconds": None} for record in result.records] == measured(tmp_path / "run")
+    assert list(result.images_by_round) == [2, 4]
+    archive = np.load(tmp_path / "run" / "reconstructions.npz")
+    np.testing.assert_array_equal(np.concatenate(list(result.images_by_round.values())), archive["images"])
+    assert next(iter(result.comparison)) == "reconstructions"
+    assert result.comparison["reconstructions"] == result.records[-1]["leakage"]
+    assert 0.0 <= result.judge_test_accuracy <= 1.0
+    assert "versions" in result.environment
+    assert not {"config", "privacy"} & set(result.environment)
+    # The report is a function of the result, and written beside it.
+    assert list(report_files(result)) == [
+        *(f"figures/{name}.png" for name in ("reconstructions", "evolution", "curves")),
+        "report.html",
+    ]
 
 
 def sum_of_parameters(outputs):
@@ -102,7 +127,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypat
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_to_the_same_bits(config, tmp_path, signal_number):
     """SIGKILL at a random moment after the first checkpoint; SIGTERM leaves in order, with 143."""
-    config = dataclasses.replace(config, rounds=30, attack="none", evaluation_interval=30, checkpoint_interval=3)
+    config = replace(config, rounds=30, attack="none", evaluation_interval=30, checkpoint_interval=3)
     flags = [f"--{field}={value}" for field, value in dataclasses.asdict(config).items() if field != "performance"]
     command = [sys.executable, "-m", "experiments.gan_attack", f"--workdir={tmp_path / 'killed'}", *flags]
     # Compiled as in this process, so that bits can be compared.
@@ -118,27 +143,27 @@ def test_a_killed_run_resumes_to_the_same_bits(config, tmp_path, signal_number):
     assert run(config, tmp_path / "killed", resume=True) == 0
     run(config, tmp_path / "whole")
     assert measured(tmp_path / "killed") == measured(tmp_path / "whole")
-    assert len(measured(tmp_path / "killed")) == config.rounds
+    assert len(measured(tmp_path / "killed")) == config.federation.rounds
 
 
 def test_chunks_of_rounds_do_not_change_the_results(config, tmp_path):
     run(config, tmp_path / "one")
-    run(dataclasses.replace(config, performance=PerformanceOptions(rounds_per_chunk=3)), tmp_path / "three")
+    run(replace(config, performance=PerformanceOptions(rounds_per_chunk=3)), tmp_path / "three")
     assert results(tmp_path / "three") == results(tmp_path / "one")
 
 
 @pytest.mark.slow
 def test_the_stock_convolution_gives_the_same_run_to_float_tolerance(config, tmp_path):
-    config = dataclasses.replace(config, rounds=2)
+    config = replace(config, rounds=2)
     run(config, tmp_path / "matmul")
-    run(dataclasses.replace(config, performance=PerformanceOptions(convolution="lax")), tmp_path / "lax")
+    run(replace(config, performance=PerformanceOptions(convolution="lax")), tmp_path / "lax")
     losses = [[record["losses"] for record in measured(tmp_path / name)] for name in ("matmul", "lax")]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_divergence_stops_the_run_and_keeps_what_was_computed(config, tmp_path, capsys):
-    config = dataclasses.replace(config, learning_rate=1e30, rounds=50)
-    assert run(config, tmp_path / "run") == train.DIVERGED_STATUS
+    config = replace(config, learning_rate=1e30, rounds=50)
+    assert run(config, tmp_path / "run") == DIVERGED_STATUS
     shown = capsys.readouterr().err
     assert "Training diverged in round" in shown
     assert "learning_rate=1e+30" in shown
@@ -148,7 +173,7 @@ def test_divergence_stops_the_run_and_keeps_what_was_computed(config, tmp_path, 
 
 
 def test_without_the_attack_nothing_is_reconstructed(config, tmp_path):
-    assert run(dataclasses.replace(config, attack="none"), tmp_path / "run") == 0
+    assert run(replace(config, attack="none"), tmp_path / "run") == 0
     assert not (tmp_path / "run" / "reconstructions.npz").exists()
     assert (tmp_path / "run" / "report.html").exists()
 
@@ -166,14 +191,14 @@ def test_without_the_attack_nothing_is_reconstructed(config, tmp_path):
     ids=["passive", "federated averaging", "random order", "iid", "adversary without data", "class nobody owns"],
 )
 def test_every_setting_runs(config, tmp_path, changes):
-    assert run(dataclasses.replace(config, rounds=2, **changes), tmp_path / "run") == 0
+    assert run(replace(config, rounds=2, **changes), tmp_path / "run") == 0
     assert np.isfinite(measured(tmp_path / "run")[-1]["losses"]).all()
 
 
 def test_another_configuration_does_not_get_the_directory(config, tmp_path):
-    run(dataclasses.replace(config, rounds=2), tmp_path / "run")
+    run(replace(config, rounds=2), tmp_path / "run")
     with pytest.raises(ValueError, match="seed"):
-        train.prepare(dataclasses.replace(config, rounds=2, seed=5), tmp_path / "run", True)
+        train.prepare(replace(config, rounds=2, seed=5), tmp_path / "run", True)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +248,6 @@ def test_another_configuration_does_not_get_the_directory(config, tmp_path):
 )
 def test_bad_input_is_refused_before_anything_is_written(config, tmp_path, changes, named):
     with pytest.raises(ValueError, match=named.replace(".", r"\.")) as raised:
-        train.prepare(dataclasses.replace(config, **changes), tmp_path / "run", False)
+        train.prepare(replace(config, **changes), tmp_path / "run", False)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()

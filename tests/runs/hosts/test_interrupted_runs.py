@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from experiments.gan_attack import run_and_report
 from gan_leak.runs.federated import train
 from reference.quick import small_run
 
@@ -24,7 +25,7 @@ def config(stripes):
 
 
 def run(config, workdir, resume=False):
-    assert train.execute(train.prepare(config, workdir, resume)) == 0
+    assert run_and_report(train.prepare(config, workdir, resume)) == 0
 
 
 def results(workdir):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gan_leak.config import AttackConfig
+from gan_leak.config import make_config
 from gan_leak.machine import usable_cores
 from gan_leak.runs.hosts import workers
 from gan_leak.runs.hosts.interruption import interruptible, on_interruption
@@ -55,7 +55,7 @@ def no_judge(monkeypatch):
 
 
 def jobs_in(folder, names):
-    return [Job([AttackConfig(rounds=10)], folder / name, name) for name in names]
+    return [Job([make_config(rounds=10)], folder / name, name) for name in names]
 
 
 def processes(folder):

@@ -1,6 +1,5 @@
 """The run directory: nothing half written, nothing mixed up, one writer."""
 
-import dataclasses
 import json
 import math
 import os
@@ -14,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_leak.config import AttackConfig, PerformanceOptions, from_json, to_json
+from gan_leak.config import RunConfig, make_config
+from gan_leak.performance import PerformanceOptions
 from gan_leak.runs.storage import directory
 from gan_leak.runs.storage.integrity import sealed_json
+from gan_leak.settings import from_json, replace, to_json
 
-CONFIG = AttackConfig()
+CONFIG = make_config()
 REAL = st.floats(allow_nan=False)
 
 
@@ -45,7 +46,7 @@ def begun(workdir, config=CONFIG):
 @hypothesis.given(REAL, REAL, st.integers(), st.text(), st.integers())
 @hypothesis.settings(max_examples=50, deadline=None)
 def test_config_survives_strict_json_exactly(bound, rate, seed, dataset, chunk):
-    config = dataclasses.replace(
+    config = replace(
         CONFIG,
         upload_bound=bound,
         learning_rate=rate,
@@ -54,12 +55,12 @@ def test_config_survives_strict_json_exactly(bound, rate, seed, dataset, chunk):
         performance=PerformanceOptions(rounds_per_chunk=chunk),
     )
     text = json.dumps(to_json(config), allow_nan=False)
-    assert from_json(AttackConfig, json.loads(text)) == config
+    assert from_json(RunConfig, json.loads(text)) == config
 
 
 def test_infinity_is_text_in_json():
-    assert to_json(dataclasses.replace(CONFIG, upload_bound=math.inf))["upload_bound"] == "inf"
-    assert to_json(dataclasses.replace(CONFIG, upload_bound=-math.inf))["upload_bound"] == "-inf"
+    assert to_json(replace(CONFIG, upload_bound=math.inf))["upload_bound"] == "inf"
+    assert to_json(replace(CONFIG, upload_bound=-math.inf))["upload_bound"] == "-inf"
 
 
 @pytest.mark.parametrize(
@@ -80,18 +81,18 @@ def test_damaged_config_names_the_field(change, named):
     data = to_json(CONFIG)
     change(data)
     with pytest.raises(ValueError, match=named):
-        from_json(AttackConfig, data)
+        from_json(RunConfig, data)
 
 
 def test_not_a_number_is_refused():
     with pytest.raises(ValueError, match="learning_rate=nan"):
-        to_json(dataclasses.replace(CONFIG, learning_rate=math.nan))
+        to_json(replace(CONFIG, learning_rate=math.nan))
 
 
 def test_config_file_holds_all_that_reproduces_the_run(tmp_path, opened):
     run = opened(tmp_path / "deep" / "run")
     stored = json.loads((run.path / "config.json").read_text())
-    assert from_json(AttackConfig, stored["config"]) == CONFIG
+    assert from_json(RunConfig, stored["config"]) == CONFIG
     assert set(stored["versions"]) == {
         "python",
         "gan_leak",
@@ -138,7 +139,7 @@ def test_same_run_again_without_resume_is_refused(tmp_path):
 def test_another_configuration_is_refused_and_told(tmp_path, resume):
     begun(tmp_path)
     before = (tmp_path / "config.json").read_bytes()
-    other = dataclasses.replace(CONFIG, seed=7, upload_bound=0.5)
+    other = replace(CONFIG, seed=7, upload_bound=0.5)
     with pytest.raises(ValueError, match="another configuration") as refusal:
         directory.open_run(tmp_path, other, resume=resume)
     message = str(refusal.value)
@@ -162,9 +163,7 @@ def test_other_inputs_are_refused_on_resume(tmp_path, opened):
 
 def test_how_fast_a_run_goes_may_change_on_the_way(tmp_path, opened):
     begun(tmp_path)
-    run = opened(
-        tmp_path, resume=True, config=dataclasses.replace(CONFIG, performance=PerformanceOptions(convolution="lax"))
-    )
+    run = opened(tmp_path, resume=True, config=replace(CONFIG, performance=PerformanceOptions(convolution="lax")))
     assert run.differences == ('performance.convolution was "auto" when the run began, now "lax"',)
 
 
@@ -278,7 +277,7 @@ def test_a_refused_run_leaves_no_trace(tmp_path, monkeypatch):
     leftover = tmp_path / "run" / f".metrics.jsonl.{'0' * 32}.tmp"
     leftover.touch()
     before = contents(tmp_path)
-    other = dataclasses.replace(CONFIG, seed=7)
+    other = replace(CONFIG, seed=7)
 
     def refuse(path):
         raise ValueError("damaged")
@@ -325,8 +324,8 @@ def test_temporary_files_of_others_stay(tmp_path, opened):
 
 RACE = """
 import pathlib, sys
-from gan_leak.config import AttackConfig
-from gan_leak.runs import directory
+from gan_leak.config import make_config
+from gan_leak.runs.storage import directory
 
 workdir, refused = pathlib.Path(sys.argv[1]), sys.argv[2] == "refused"
 if refused:
@@ -335,7 +334,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for turn in range(100):
     try:
-        run = directory.open_run(workdir / str(turn), AttackConfig(), resume=True)
+        run = directory.open_run(workdir / str(turn), make_config(), resume=True)
     except ValueError as error:
         assert refused or "another process" in str(error), error
         print(turn, "no", flush=True)
@@ -381,9 +380,9 @@ def test_one_writer_at_a_time(tmp_path, opened):
 def test_lock_ends_with_its_process(tmp_path, opened):
     code = (
         "import os, pathlib, signal, sys\n"
-        "from gan_leak.config import AttackConfig\n"
-        "from gan_leak.runs import directory\n"
-        "directory.open_run(pathlib.Path(sys.argv[1]), AttackConfig(), resume=False)\n"
+        "from gan_leak.config import make_config\n"
+        "from gan_leak.runs.storage import directory\n"
+        "directory.open_run(pathlib.Path(sys.argv[1]), make_config(), resume=False)\n"
         "print('open', flush=True)\n"
         "signal.pause()\n"
     )

@@ -13,6 +13,7 @@ from gan_leak.runs.storage import checkpoints
 from gan_leak.runs.storage.directory import write_atomic
 from gan_leak.runs.storage.disk import naming, refusal
 from reference.quick import small_run
+from reference.whole_run import run
 
 
 def limited(function, size, from_call=1):
@@ -30,10 +31,6 @@ def limited(function, size, from_call=1):
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return call
-
-
-def run(config, workdir, resume=False):
-    return train.execute(train.prepare(config, workdir, resume))
 
 
 def results(workdir):

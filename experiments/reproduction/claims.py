@@ -1,0 +1,94 @@
+"""What is claimed of a preset, and when it counts as reproduced: ``claims.toml`` beside the presets, read strictly."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from experiments.common.flags import preset_path
+from gan_leak.evaluation.criteria import Criterion, parse_criterion
+
+CLAIMS_NAME = "claims.toml"
+_REQUIRED = ("claim", "reproduced_if", "partly_if", "quick")
+_OPTIONAL = ("nearest",)
+
+
+class Claim(NamedTuple):
+    """What is claimed of a preset before any run.
+
+    claim: the paper's claim in our words. reproduced_if, partly_if: the criteria of its verdict.
+    quick: the preset to put last for a short run.
+    nearest: the preset to put after this one for the nearest setting that works, empty if there is none.
+    """
+
+    claim: str
+    reproduced_if: Criterion
+    partly_if: Criterion
+    quick: str
+    nearest: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The numbers that the criteria ask for."""
+        return (*self.reproduced_if.names, *self.partly_if.names)
+
+    @property
+    def texts(self) -> list[str]:
+        """All that decides a verdict beside the numbers: claim and criteria as they are written."""
+        return [self.claim, self.reproduced_if.text, self.partly_if.text]
+
+
+def read_claim(preset: str) -> Claim:
+    """Read the claim of a preset from the ``claims.toml`` in its folder.
+
+    Raises ValueError, in one line, for an unknown preset, for one without a claim, and for a file in which any entry is
+    not that of a preset in its folder, lacks a key, has an unknown key, or holds a criterion that cannot be read.
+    """
+    path = preset_path(preset)
+    file = path.with_name(CLAIMS_NAME)
+    known = frozenset(found.stem for found in path.parent.glob("*.flags"))
+    claims = parse_claims(file.read_text(encoding="utf-8") if file.is_file() else "", str(file), known)
+    if path.stem not in claims:
+        raise ValueError(f"preset={preset}: expected an entry [{path.stem}] in {file}")
+    return claims[path.stem]
+
+
+@functools.cache
+def parse_claims(text: str, where: str, presets: frozenset[str]) -> Mapping[str, Claim]:
+    """Parse the text of a ``claims.toml``: claims by preset.
+
+    where: the file, for errors. presets: those that may have a claim. Raises ValueError as ``read_claim`` does.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{where}: expected TOML, {error}") from None
+    return {preset: _parse_claim(f"{where}: [{preset}]", preset, table, presets) for preset, table in tables.items()}
+
+
+def _parse_claim(where: str, preset: str, table: Any, presets: frozenset[str]) -> Claim:
+    if preset not in presets:
+        raise ValueError(f"{where}: unknown preset, expected one of {', '.join(sorted(presets))}")
+    if not isinstance(table, dict):
+        raise ValueError(f"{where}: expected a table")
+    for key in table:
+        if key not in (*_REQUIRED, *_OPTIONAL):
+            raise ValueError(f"{where}: unknown key {key}, expected {', '.join((*_REQUIRED, *_OPTIONAL))}")
+    for key in _REQUIRED:
+        if key not in table:
+            raise ValueError(f"{where}: key {key} is missing")
+    for key, value in table.items():
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{where}: {key}={value!r}: expected a text")
+    try:
+        criteria = parse_criterion(table["reproduced_if"]), parse_criterion(table["partly_if"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return Claim(table["claim"], *criteria, table["quick"], table.get("nearest", ""))
+
+
+def rows_named_by(claim: Claim) -> set[str]:
+    """The rows beside the one judged that the criteria of a claim name."""
+    return {name.split(".")[0] for name in claim.names if name.count(".") > 1}

@@ -1,0 +1,132 @@
+"""The sections of the tables: settings that their binaries run, judged by the claims of their presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments.common.flags import config_from_arguments
+from experiments.common.tables import Drawn, picture_files, recorded
+from experiments.reproduction.claims import Claim, read_claim
+from experiments.reproduction.other_papers import Binary, Table
+from experiments.reproduction.section_files import Section
+from experiments.reproduction.verdicts import judge
+from gan_leak.reports.galleries import interval_figure
+from gan_leak.reports.reproduction_results import NEAREST_VARIANT
+from gan_leak.runs.storage.directory import CONFIG_NAME, check_ours, close_run, read_config_file
+from gan_leak.runs.storage.integrity import RefusedError
+
+
+class TableRun(NamedTuple):
+    """What a reproduction asks of a table: the scale, the directory of its runs, and where CIFAR-10 is."""
+
+    scale: str
+    directory: pathlib.Path
+    cifar10: str
+
+
+def configurations_of(run: TableRun, table: Table) -> dict[str, Any]:
+    """Build the configuration of each setting, by label; at the quick scale with the preset that shortens it."""
+    found = {}
+    for label, preset in table.settings.items():
+        config = config_from_arguments(table.binary.config_class, _arguments(run, preset))
+        if config.dataset == "tfds:cifar10":
+            config = dataclasses.replace(config, dataset=run.cifar10)
+        found[label] = config
+    return found
+
+
+def check_table(run: TableRun, table: Table) -> None:
+    """Raise ValueError or OSError for data that cannot be read or do not fit, or a damaged directory of a run."""
+    for label, config in configurations_of(run, table).items():
+        workdir = _workdir(run, table, label, config)
+        if workdir.is_dir():
+            check_ours(workdir)
+        if (workdir / CONFIG_NAME).exists():
+            read_config_file(workdir)
+
+
+def table_basis(run: TableRun, table: Table) -> str:
+    """Give all that decides a section, as text: the settings, their data, and the claims that they are judged by."""
+    configurations = configurations_of(run, table)
+    configs = {label: dataclasses.asdict(recorded(config)) for label, config in configurations.items()}
+    data = {label: _fingerprint(table.binary, config) for label, config in configurations.items()}
+    claims = [read_claim(preset).texts for preset in table.settings.values()]
+    return json.dumps({"configs": configs, "data": data, "claims": claims})
+
+
+def table_section(run: TableRun, table: Table) -> Section:
+    """Run what is left of a table and judge its rows."""
+    seconds = 0.0
+    rows: list[dict[str, Any]] = []
+    verdicts: list[dict[str, Any]] = []
+    pictures: dict[str, bytes] = {}
+    claims = {label: read_claim(preset) for label, preset in table.settings.items()}
+    for label, config in configurations_of(run, table).items():
+        drawn = _run(table.binary, config, _workdir(run, table, label, config))
+        seconds += sum(entry.seconds for entry in drawn)
+        named = [entry.row | {"name": f"{label}: {entry.row['name']}"} for entry in drawn]
+        rows += named
+        pictures |= {f"{label}. {caption}": image for caption, image in picture_files(drawn).items()}
+        verdicts += _verdicts(claims[label], table.measure, named)
+    measured = [row for row in rows if table.measure in row["metrics"]]
+    pictures["Means of every row, with 95% intervals over images."] = interval_figure(measured, metric=table.measure)
+    commands = "; ".join(
+        f"python -m {table.binary.module} {' '.join(_arguments(run, preset))}" for preset in table.settings.values()
+    )
+    entry = {
+        "figure": table.number,
+        "title": table.title,
+        "claim": " ".join(dict.fromkeys(claim.claim for claim in claims.values())),
+        "setup": f"Each row is a setting of {commands}.",
+        "seconds": seconds,
+        "verdicts": verdicts,
+        "rows": rows,
+        "privacy": [],
+        "notes": [],
+        "error": None,
+    }
+    return Section(entry, {}, pictures, table_basis(run, table))
+
+
+def _arguments(run: TableRun, preset: str) -> list[str]:
+    shortened = [f"--preset={read_claim(preset).quick}"] if run.scale == "quick" else []
+    return [f"--preset={preset}", *shortened]
+
+
+@functools.cache
+def _fingerprint(binary: Binary, config: Any) -> str:
+    """The digest of a data set, after the check that it fits."""
+    return str(binary.load_data(config)[0].fingerprint)
+
+
+def _workdir(run: TableRun, table: Table, label: str, config: Any) -> pathlib.Path:
+    # Named by all that decides the result, so that changed settings or data begin anew.
+    text = json.dumps([dataclasses.asdict(recorded(config)), _fingerprint(table.binary, config)], sort_keys=True)
+    return run.directory / f"{table.settings[label]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _run(binary: Binary, config: Any, workdir: pathlib.Path) -> list[Drawn]:
+    try:
+        prepared = binary.prepare(config, workdir, (workdir / CONFIG_NAME).exists())
+    except ValueError as error:
+        # Flags and data are those of a preset, and have been checked: the error is about the directory.
+        raise RefusedError(str(error)) from error
+    try:
+        return binary.run_settings(prepared)
+    finally:
+        close_run(prepared.directory)
+
+
+def _verdicts(claim: Claim, measure: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A verdict on every row; where the claim compares with the first row of the run, on those after it."""
+    compares = any(name.startswith("first.") for name in claim.names)
+    return [
+        judge(row["name"], NEAREST_VARIANT, claim, row, {"first": rows[0]}, measure=measure)
+        for row in (rows[1:] if compares else rows)
+    ]

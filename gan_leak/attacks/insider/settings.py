@@ -1,0 +1,66 @@
+"""The settings of a run that say who attacks, after which class, and how."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gan_leak.attacks.insider.gan import GENERATOR_OPTIMIZERS
+from gan_leak.settings import Bounds, above, at_least, option
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig:
+    """The inside adversary and its generator."""
+
+    adversary: int = option(
+        1,
+        "Index of the adversary; victims come first in a turn order (Hitaj et al. 2017, section 7).",
+        bounds=at_least(0),
+    )
+    target_class: int = option(
+        3,
+        "Class that the adversary wants to see and owns no image of (Hitaj et al. 2017, section 9.3); its number from "
+        "0. On the command line also its name; 'index:3' and 'name:3' where a number is also a name.",
+        bounds=at_least(0),
+        kind="host",
+        per_lane=True,
+    )
+    kind: str = option(
+        "active",
+        "'active' trains on the fakes as the fake class, 'passive' only watches, 'none' leaves the attack out (Hitaj "
+        "et al. 2017, section 9.3).",
+        choices=("active", "passive", "none"),
+        name="attack",
+    )
+    generator_steps: int = option(5, "Generator updates in one adversary turn (open).", bounds=at_least(1))
+    generator_batch_size: int = option(64, "Latents in one generator update (open).", bounds=at_least(1), stated=False)
+    generator_width: int = option(
+        64,
+        "Channels of the generator's last hidden layer, doubled layer by layer before it (DCGAN code; open).",
+        bounds=at_least(1),
+        stated=False,
+    )
+    generator_optimizer: str = option(
+        "sgd",
+        "Generator optimiser, 'sgd' (Hitaj et al. 2017, section 8.4) or 'adam' (beta1 0.5).",
+        choices=GENERATOR_OPTIMIZERS,
+    )
+    generator_learning_rate: float = option(
+        0.02, "Learning rate of the generator (Hitaj et al. 2017, section 8.4).", bounds=above(0), kind="traced"
+    )
+    generator_averaging: float = option(
+        0.0,
+        "Reconstructions are drawn by an average of the generators of past rounds, of which this share survives each "
+        "round; 0 = by the last one (Hitaj et al. 2017); the average is ours, after Yazici et al. 2019.",
+        bounds=Bounds(0, 1),
+        kind="traced",
+    )
+    fakes_per_round: int = option(
+        500, "Generated images that join the adversary's data each round (open).", bounds=at_least(1), stated=False
+    )
+    fake_memory_rounds: int = option(
+        1,
+        "For how many rounds a fake stays in the adversary's data: 1 replaces all fakes each round, more accumulates "
+        "(open).",
+        bounds=at_least(1),
+    )

@@ -1,0 +1,61 @@
+"""The settings of a run that say who owns which images."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gan_leak.data.images import IMAGE_SIZES
+from gan_leak.data.partition import SCHEMES
+from gan_leak.settings import above, at_least, option
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The data set and its division among participants and the judge."""
+
+    dataset: str = option(
+        "mnist",
+        "Data set: 'mnist', 'orl_faces', 'tfds:<name>[/<config>]', 'npz:<path>' or 'folder:<path>'.",
+        kind="host",
+    )
+    image_size: int = option(
+        32,
+        "Side of the square images in pixels, 32 or 64 (Hitaj et al. 2017, section 8.1).",
+        choices=IMAGE_SIZES,
+    )
+    partition: str = option(
+        "by_class",
+        "Who owns what: 'by_class' (Hitaj et al. 2017, section 9.2), 'iid' or 'dirichlet', which all keep the target "
+        "class from the adversary; or 'centralised', one participant who is the adversary and owns everything (section "
+        "9.1).",
+        choices=SCHEMES,
+        kind="host",
+    )
+    participant_classes: str = option(
+        "0-4;5-9",
+        "Classes of each participant, participants separated by ';', classes by ','. A class is its number from 0 or "
+        "its name, 'a-b' a range of numbers; 'index:3' and 'name:3' where a number is also a name; a name with ',' or "
+        "';' is given by its number. An empty entry is a participant without data (Hitaj et al. 2017, section 9.2.1); "
+        "'each a-b' is a participant for every class. "
+        "With partition 'iid' or 'dirichlet' only the number of participants matters.",
+        kind="host",
+    )
+    dirichlet_concentration: float = option(
+        0.5,
+        "Concentration of the Dirichlet partition; smaller is less balanced.",
+        bounds=above(0),
+        kind="host",
+    )
+    samples_per_participant: int = option(
+        1000,
+        "Most training images of one participant; 0 = all there are (open; the paper uses all of MNIST).",
+        bounds=at_least(0),
+        kind="host",
+    )
+    judge_samples: int = option(
+        30000,
+        "Training images set aside for the judge, which no participant ever owns; at most half of the training set "
+        "is taken (ours).",
+        bounds=at_least(0),
+        kind="host",
+    )

@@ -1,0 +1,37 @@
+"""The settings of a run that say what is measured, and when."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gan_leak.settings import at_least, option
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How often and on how many reconstructions leakage is measured."""
+
+    interval: int = option(
+        20,
+        "Rounds between measurements of leakage.",
+        bounds=at_least(1),
+        kind="host",
+        effect="observation",
+        name="evaluation_interval",
+    )
+    samples: int = option(
+        500,
+        "Reconstructions drawn for one measurement of leakage.",
+        bounds=at_least(2),
+        kind="host",
+        effect="observation",
+        name="evaluation_samples",
+    )
+    fail_if_not_measurable: bool = option(
+        False,
+        "Exit with status 3 if the leakage score cannot be measured, as with very few private images; a single run "
+        "finds out before it trains.",
+        kind="host",
+        effect="call",
+        later=True,
+    )
