@@ -15,18 +15,23 @@ __version__ = "0.2.0"
 # them, and ``__getattr__`` makes each when its name is first used.
 if TYPE_CHECKING:
     from gan_leak.attacks import GanAttackHyperParameters as GanAttackHyperParameters
+    from gan_leak.attacks import GradientEvidence as GradientEvidence
     from gan_leak.attacks import GradientInversion as GradientInversion
+    from gan_leak.attacks import InversionTarget as InversionTarget
+    from gan_leak.attacks import ModelInversion as ModelInversion
+    from gan_leak.attacks import Procedure as Procedure
     from gan_leak.attacks import deep_leakage as deep_leakage
     from gan_leak.attacks import gan_attack as gan_attack
     from gan_leak.attacks import grnn as grnn
     from gan_leak.attacks import inverse_network as inverse_network
-    from gan_leak.attacks import invert as invert
     from gan_leak.attacks import inverting_gradients as inverting_gradients
     from gan_leak.attacks import model_inversion as model_inversion
-    from gan_leak.attacks import regularised_likelihood as regularised_likelihood
+    from gan_leak.attacks import regularized_likelihood as regularized_likelihood
+    from gan_leak.attacks import run_procedure as run_procedure
     from gan_leak.attacks import shadow_model as shadow_model
     from gan_leak.attacks.gradient.observation import gradient_of as gradient_of
     from gan_leak.attacks.gradient.observation import update_of as update_of
+    from gan_leak.attacks.optimizers import TrainingData as TrainingData
     from gan_leak.collaboration import RoundHyperParameters as RoundHyperParameters
     from gan_leak.collaboration import RoundInfo as RoundInfo
     from gan_leak.collaboration import init_federation as init_federation

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks.cases import Case
+from gan_leak.attacks.gradient.contract import GradientEvidence
 from gan_leak.attacks.gradient.deep_leakage import deep_leakage
 from gan_leak.attacks.gradient.grnn import grnn
-from gan_leak.attacks.gradient.observation import IterativeAttack, advance, gradient_of
-from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
-from gan_leak.models.gradient_networks import dlg_lenet, drawn_widely
+from gan_leak.attacks.gradient.observation import gradient_of
+from gan_leak.attacks.procedure import Procedure, advance
+from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
+from gan_leak.models.gradient_networks import dlg_lenet, with_uniform_init
 from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.models.layered import he_lenet, split_after
 from gan_leak.performance import PerformanceOptions
@@ -41,9 +43,9 @@ def _white_box(performance: PerformanceOptions, count: int = 10) -> Case:
         features = client.apply(params, jax.random.normal(jax.random.key(1), (count, *network.input_shape)))
 
         def one(params: Any, features: jax.Array) -> jax.Array:
-            view = SplitView(features, params)
-            search = regularised_likelihood(client, (28, 28, 1), total_variation=1.0)
-            return jax.lax.fori_loop(0, _STEPS, lambda _, at: search.step(at, view)[0], search.start()).values
+            view, key = SplitView(features, params), jax.random.key(2)
+            search = regularized_likelihood(client, (28, 28, 1), total_variation=1.0)
+            return search.extract(advance(key, search, search.init(key, view), view, _STEPS), view)
 
         return jax.vmap(one, in_axes=(None, 0)), (params, features)
 
@@ -64,21 +66,21 @@ def _floor(program: Callable[[str], tuple[Callable, tuple]]) -> tuple:
     return function, *arguments
 
 
-def _dlg(implementation: str) -> IterativeAttack:
+def _dlg(implementation: str) -> Procedure:
     return deep_leakage(_victim(implementation), (1, 32, 32, 3), _CLASSES)
 
 
-def _grnn(implementation: str) -> IterativeAttack:
+def _grnn(implementation: str) -> Procedure:
     return grnn(_victim(implementation), grnn_generator(_CLASSES, implementation=implementation), 1)
 
 
 def _victim(implementation: str) -> Any:
-    return drawn_widely(dlg_lenet(_CLASSES, implementation=implementation))
+    return with_uniform_init(dlg_lenet(_CLASSES, implementation=implementation))
 
 
 def _gradient_case(
     name: str,
-    attack_of: Callable[[str], IterativeAttack],
+    attack_of: Callable[[str], Procedure],
     performance: PerformanceOptions,
     rival: Callable[[], Callable[[], None]],
 ) -> Case:
@@ -88,8 +90,9 @@ def _gradient_case(
         labels = jax.nn.one_hot(jnp.array([3]), _CLASSES)
         images = jax.random.uniform(jax.random.key(1), (1, 32, 32, 3))
         view = GradientView(params, jax.jit(lambda params: gradient_of(model, params, images, labels))(params))
-        state = jax.jit(attack.start)(jax.random.key(2), view, labels)
-        return lambda state, view: advance(attack, state, view, labels, _STEPS), (state, view)
+        key, evidence = jax.random.key(2), GradientEvidence(view, labels)
+        state = jax.jit(attack.init)(key, evidence)
+        return lambda state, evidence: advance(key, attack, state, evidence, _STEPS), (state, evidence)
 
     function, arguments = program(performance.convolution)
     return Case(

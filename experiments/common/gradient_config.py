@@ -10,18 +10,11 @@ import numpy as np
 from experiments.common.tables import parse_numbers, weight_or_own
 from gan_leak.attacks.gradient.grnn import LOSSES
 from gan_leak.attacks.gradient.observation import reshuffled
+from gan_leak.attacks.gradient.registry import GRADIENT_ATTACKS
 from gan_leak.runs.inversion import gradient as inversion
 from gan_leak.runs.inversion.gradient_files import FLATTEN_ORDERS
 from gan_leak.settings import SEEDS, Bounds, above, at_least, between, check_values, option
 
-# By attack: iterations, and the weight of total variation.
-_DEFAULTS = {"dlg": (6000, 0.0), "idlg": (6000, 0.0), "inverting_gradients": (4800, 1e-4), "grnn": (1000, 1e-3)}
-# GRNN has its own for the ResNet-18 (released code).
-_RESIDUAL_TOTAL_VARIATION = 1e-6
-# L-BFGS remembers 200 batches: beyond this a participant takes more than 200 MB.
-_LARGEST_DLG_BATCH = 64
-# Beyond, the activations of the network, which are differentiated twice, take tens of gigabytes.
-_LARGEST_BATCH = 4096
 # Local steps are traced one after the other.
 _MOST_LOCAL_STEPS = 1000
 # Each has a key of its own, which all are drawn at once.
@@ -32,7 +25,7 @@ _MOST_UTILITY_STEPS = 1_000_000
 class GradientConfig:
     """Participants who each send one gradient, or the update of several steps, of a network of their own."""
 
-    attack: str = option("grnn", f"One of {', '.join(inversion.ATTACKS)}.", choices=tuple(inversion.ATTACKS))
+    attack: str = option("grnn", f"One of {', '.join(GRADIENT_ATTACKS)}.", choices=tuple(GRADIENT_ATTACKS))
     network: str = option("dlg_lenet", f"Whose gradient it is: one of {', '.join(inversion.NETWORKS)}.")
     initialisation: str = option(
         "wide", "Of the network: 'wide', U(-0.5, 0.5) as the authors of DLG and GRNN, or 'torch', the usual one."
@@ -65,11 +58,17 @@ class GradientConfig:
     )
     labels: str = option(
         "known",
-        "What inverting_gradients is told: 'known' labels (with --gradient the array 'labels' of the file), or "
+        "What inverting_gradients is given: 'known' labels (with --gradient the array 'labels' of the file), or "
         "'inferred' from the last layer where that is beyond doubt; idlg infers them.",
         choices=("known", "inferred"),
     )
-    iterations: int = option(0, "Iterations of the attack; 0 = its own (6000, 6000, 4800, 1000).", bounds=at_least(0))
+    iterations: int = option(
+        0,
+        "Iterations of the attack; 0 = its own ("
+        + ", ".join(f"{attack.name} {attack.iterations}" for attack in GRADIENT_ATTACKS.values())
+        + ").",
+        bounds=at_least(0),
+    )
     total_variation: float = option(-1.0, "Weight of total variation; -1 = the attack's own.")
     noise_size: int = option(128, "Of GRNN's generator.", bounds=at_least(1))
     loss: str = option("released", f"Of GRNN: one of {', '.join(LOSSES)}.", choices=tuple(LOSSES))
@@ -84,7 +83,7 @@ class GradientConfig:
     )
     utility_steps: int = option(
         0,
-        "Training steps on defended gradients that tell each defence's accuracy; 0 = none.",
+        "Training steps on defended gradients that tell each defense's accuracy; 0 = none.",
         bounds=between(0, _MOST_UTILITY_STEPS),
     )
     gradient: str = option(
@@ -120,16 +119,18 @@ class GradientConfig:
 def check(config: GradientConfig) -> None:
     """Raises ValueError in one line for flags that cannot be, alone or together."""
     check_values(config)
-    if config.local_steps > 1 and config.attack != "inverting_gradients":
+    attack = GRADIENT_ATTACKS[config.attack]
+    if config.local_steps > 1 and not attack.several_steps:
         raise ValueError(
             f"local_steps={config.local_steps}: expected 1 with {config.attack}, which imitates a gradient"
         )
-    most = {"idlg": (1, ", which infers one label"), "dlg": (_LARGEST_DLG_BATCH, ", which remembers 200 batches")}
     total_variation_of(config)
     for size in parse_numbers("batch_sizes", config.batch_sizes):
-        largest, reason = most.get(config.attack, (_LARGEST_BATCH, ""))
-        if size > largest:
-            raise ValueError(f"batch_sizes={size}: expected at most {largest} with {config.attack}{reason}")
+        if size > attack.largest_batch:
+            reason = f", {attack.largest_batch_reason}" if attack.largest_batch_reason else ""
+            raise ValueError(
+                f"batch_sizes={size}: expected at most {attack.largest_batch} with {config.attack}{reason}"
+            )
         if size % (config.local_batch_size or size):
             raise ValueError(f"local_batch_size={config.local_batch_size}: expected a divisor of {size}")
         if config.local_steps * (config.local_batch_size or size) < size:
@@ -176,23 +177,28 @@ def _check_matching(config: GradientConfig) -> None:
 
 def total_variation_of(config: GradientConfig) -> float:
     """The weight of total variation: the flag's or the attack's own; raises ValueError for one that is none."""
-    if config.attack in ("dlg", "idlg") and config.total_variation != -1.0:
+    attack = GRADIENT_ATTACKS[config.attack]
+    if attack.total_variation is None and config.total_variation != -1.0:
         raise ValueError(f"total_variation={config.total_variation}: expected -1 with {config.attack}, which has none")
-    residual = (config.attack, config.network) == ("grnn", "grnn_resnet18")
-    own = _RESIDUAL_TOTAL_VARIATION if residual else _DEFAULTS[config.attack][1]
-    return weight_or_own("total_variation", config.total_variation, own)
+    return weight_or_own("total_variation", config.total_variation, attack.default_total_variation(config.network))
 
 
 def iterations_of(config: GradientConfig) -> int:
     """The iterations of the attack: the flag's or its own."""
-    return config.iterations or _DEFAULTS[config.attack][0]
+    return config.iterations or GRADIENT_ATTACKS[config.attack].iterations
+
+
+def labels_are_inferred(config: GradientConfig) -> bool:
+    """Whether the labels that the attack is given are inferred from the gradient before it."""
+    labels = GRADIENT_ATTACKS[config.attack].labels
+    return labels == "inferred" or (labels == "given" and config.labels == "inferred")
 
 
 def observation_of(config: GradientConfig, shuffled: int | None = None) -> inversion.Observation:
     """How participants arrive at what they send; shuffled: the size of a batch whose images they shuffle."""
-    how = inversion.Observation(config.local_steps, config.local_learning_rate, config.local_batch_size)
+    observation = inversion.Observation(config.local_steps, config.local_learning_rate, config.local_batch_size)
     if shuffled is None:
-        return how
+        return observation
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 3), shuffled)
-    order = reshuffled(key, shuffled, steps=how.steps, batch_size=how.batch_size or shuffled)
-    return how._replace(order=tuple(np.asarray(order).tolist()))
+    order = reshuffled(key, shuffled, steps=observation.steps, batch_size=observation.batch_size or shuffled)
+    return observation._replace(order=tuple(np.asarray(order).tolist()))

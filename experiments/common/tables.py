@@ -1,8 +1,9 @@
-"""What the binaries share whose attacks draw single images: defences by name, rows that resume, tables and reports."""
+"""What the binaries share whose attacks draw single images: defenses by name, rows that resume, tables and reports."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import pathlib
 import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,11 +21,14 @@ from gan_leak.reports.reconstruction import pictures_figure, render_reconstructi
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.storage.directory import RunDirectory, close_run, npz_bytes, read_config_file, write_atomic
 from gan_leak.runs.storage.integrity import DamagedError, expect_kinds, read_npz, sealed_npz, set_aside
+from gan_leak.runs.storage.resumable import SavedProgress
 from gan_leak.settings import settings_of, values_of
+
+Weight = TypeVar("Weight", float, None)
 
 
 class Defense(NamedTuple):
-    """A defence and its strength, or none."""
+    """A defense and its strength, or none."""
 
     name: str = "none"
     strength: float = 0.0
@@ -36,7 +40,7 @@ class Defense(NamedTuple):
 class Drawn(NamedTuple):
     """A setting that ran: its row of the table, and originals and pictures [M, H, W, C] in [-1, 1].
 
-    undefended: the name of the setting without its defence, which settings have in common that differ in nothing else.
+    undefended: the name of the setting without its defense, which settings have in common that differ in nothing else.
     seconds: how long it took, in this call or an earlier one.
     """
 
@@ -48,8 +52,18 @@ class Drawn(NamedTuple):
     seconds: float
 
 
+class RowTask(NamedTuple):
+    """A row: what computes its arrays, and what makes the row and its pictures of them and the seconds that took."""
+
+    compute: Callable[[SavedProgress], Mapping[str, np.ndarray]]
+    draw: Callable[[dict[str, Any], float], Drawn]
+
+
 # A reconstruction under noise may have a low SSIM and still tell which image it is of.
-_LEAKAGE = {"ssim": "SSIM of reconstructions", "singled_out": "Share of images singled out"}
+_LEAKAGE = {"ssim": "SSIM of reconstructions", "re_identified": "Share of images re-identified"}
+
+# What version 0.2 calls re_identified in the rows that it saved.
+_FORMER_NAME = "singled_out"
 
 # What a strength may be, where it is not any number from 0.
 _STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -108,11 +122,11 @@ def parse_numbers(name: str, text: str) -> list[int]:
 
 
 def defended_name(undefended: str, defense: Defense) -> str:
-    """The name of a row: that of its setting, and the defence if there is one."""
+    """The name of a row: that of its setting, and the defense if there is one."""
     return undefended if defense.name == "none" else f"{undefended}, {defense}"
 
 
-def weight_or_own(name: str, weight: float, own: float) -> float:
+def weight_or_own(name: str, weight: float, own: Weight) -> float | Weight:
     """The weight that a flag gives, or, for -1, the attack's own; raises ValueError for a weight that is none."""
     if weight == -1.0:
         return own
@@ -165,7 +179,7 @@ def _read_row(path: pathlib.Path) -> dict[str, np.ndarray] | None:
         return None
     if not sealed:
         tell(f"{path}: of a version without digests; an altered number in it would not be noticed")
-    return arrays
+    return {name.replace(_FORMER_NAME, "re_identified"): values for name, values in arrays.items()}
 
 
 def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -> None:
@@ -180,6 +194,21 @@ def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -
     environment = read_config_file(directory.path)
     page = render_reconstructions(title, rows, pictures, environment)
     write_atomic(directory.path / "report.html", page.encode())
+
+
+def run_rows(directory: RunDirectory, title: str, tasks: Sequence[RowTask]) -> list[Drawn]:
+    """Every row with its pictures, from the directory where it is there; the table is written anew after each."""
+    drawn: list[Drawn] = []
+    for index, task in enumerate(tasks):
+        progress = SavedProgress(part_of_row(directory, index), tell)
+        saved, seconds = keep_row(directory, index, functools.partial(task.compute, progress))
+        drawn.append(task.draw(saved, seconds))
+        row = drawn[-1].row
+        tell_row(row)
+        for note in row.get("notes", ()):
+            tell(f"{row['name']}: {note}")
+        write_results(directory, title, drawn)
+    return drawn
 
 
 def run_and_report(directory: RunDirectory, run: Callable[[], Sequence[Drawn]]) -> int:
@@ -221,6 +250,6 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
 
 def tell_row(row: Mapping[str, Any]) -> None:
     """Shows a row that is finished in a line of progress."""
-    named = ("psnr", "ssim", "recovered", "singled_out", "distance")
+    named = ("psnr", "ssim", "recovered", "re_identified", "distance")
     words = [f"{label(name)} {number(row['metrics'][name]['mean'])}" for name in named if name in row["metrics"]]
     tell(f"{row['name']}: {', '.join(words)}")

@@ -1,25 +1,35 @@
 """Published attacks, one a file."""
 
+from gan_leak.attacks.gradient.contract import GradientAttack, GradientEvidence, GradientInversion, GradientTask
 from gan_leak.attacks.gradient.deep_leakage import deep_leakage
 from gan_leak.attacks.gradient.grnn import grnn
 from gan_leak.attacks.gradient.inverting_gradients import inverting_gradients
-from gan_leak.attacks.gradient.observation import GradientInversion, IterativeAttack, advance, invert
+from gan_leak.attacks.gradient.registry import GRADIENT_ATTACKS
 from gan_leak.attacks.insider.gan import GanAttackHyperParameters, gan_attack
 from gan_leak.attacks.model.model_inversion import (
+    InversionTarget,
+    ModelInversion,
     ModelInversionInfo,
     clip_to_range,
     gaussian_smoothing,
     model_inversion,
 )
+from gan_leak.attacks.procedure import Procedure, advance, run_procedure
 from gan_leak.attacks.split.inverse_network import inverse_network
-from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
+from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
 from gan_leak.attacks.split.shadow_model import shadow_model
 
 __all__ = [
+    "GRADIENT_ATTACKS",
     "GanAttackHyperParameters",
+    "GradientAttack",
+    "GradientEvidence",
     "GradientInversion",
-    "IterativeAttack",
+    "GradientTask",
+    "InversionTarget",
+    "ModelInversion",
     "ModelInversionInfo",
+    "Procedure",
     "advance",
     "clip_to_range",
     "deep_leakage",
@@ -27,9 +37,9 @@ __all__ = [
     "gaussian_smoothing",
     "grnn",
     "inverse_network",
-    "invert",
     "inverting_gradients",
     "model_inversion",
-    "regularised_likelihood",
+    "regularized_likelihood",
+    "run_procedure",
     "shadow_model",
 ]

@@ -1,4 +1,4 @@
-"""The loop that optimising attacks share, and the optimiser of the codes that they are compared with."""
+"""The step and the training that optimizing attacks share, and the optimizers of the released codes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import optax
 
 from gan_leak import trees
+from gan_leak.attacks.procedure import Procedure
 from gan_leak.types import Array, PyTree
 
 
 class Position(NamedTuple):
-    """Where a descent is: the values sought, and what the optimiser remembers."""
+    """Where a descent is: the values sought, and the state of the optimizer."""
 
     values: PyTree
     optimizer: PyTree
@@ -26,7 +27,7 @@ def descend(
     position: Position,
     project: Callable[[PyTree], PyTree] | None = None,
 ) -> tuple[Position, Array]:
-    """One step of an optimiser on ``objective(values) -> []``, then ``project`` -> (position, objective before it)."""
+    """One step of an optimizer on ``objective(values) -> []``, then ``project`` -> (position, objective before it)."""
     loss, gradients = jax.value_and_grad(objective)(position.values)
     updates, state = optimizer.update(gradients, position.optimizer, position.values)
     values = optax.apply_updates(position.values, updates)
@@ -128,49 +129,51 @@ def limited_memory_bfgs(*, memory: int = 100, learning_rate: float = 1.0) -> opt
     return optax.GradientTransformation(init, update)
 
 
-class Training(NamedTuple):
-    """Training of a network that goes epoch by epoch, so that a long one can be kept and continued.
+class TrainingData(NamedTuple):
+    """What a training reads. samples: a tree with a leading axis [N, ...]; context: what else the loss reads."""
 
-    ``start(key) -> position``; ``epoch(position, key, data) -> (position, mean loss [])``, data with a leading axis
-    [N, ...] on its leaves. For ``jit``.
-    """
-
-    start: Callable[[Array], Position]
-    epoch: Callable[[Position, Array, PyTree], tuple[Position, Array]]
+    samples: PyTree
+    context: PyTree = None
 
 
 def training(
     init: Callable[[Array], PyTree],
-    loss: Callable[[PyTree, PyTree], Array],
+    loss: Callable[[PyTree, PyTree, PyTree], Array],
+    optimizer: optax.GradientTransformation,
     *,
     samples: int,
     batch_size: int,
-    learning_rate: float,
-    epochs_between_halvings: int,
     shuffled: bool = True,
-) -> Training:
-    """Training of ``init(key)`` on ``loss(params, batch)`` by ``amsgrad``, in batches of ``samples`` in all.
+) -> Procedure:
+    """Training of ``init(key)`` on ``loss(params, batch, context) -> []``; a step is an epoch, the result the params.
 
-    The learning rate halves every so many epochs, as in all trainings of He, Zhang and Lee 2019 (released code). What
-    does not fill a last batch is left out, another part each epoch if ``shuffled``. Raises ValueError if there is not
-    one batch.
+    The evidence is ``TrainingData`` with ``samples`` samples, the info the mean loss [] of the epoch. Samples that do
+    not fill a last batch are left out, others in each epoch if ``shuffled``. Raises ValueError if there is not one
+    batch.
     """
-    steps = samples // batch_size
-    if not steps:
+    batches = samples // batch_size
+    if not batches:
         raise ValueError(f"batch_size={batch_size}: expected at most {samples}, the number of samples")
-    optimizer = amsgrad(optax.exponential_decay(learning_rate, epochs_between_halvings * steps, 0.5, staircase=True))
 
-    def start(key: Array) -> Position:
+    def start(key: Array, data: TrainingData) -> Position:
         params = init(key)
         return Position(params, optimizer.init(params))
 
-    def epoch(position: Position, key: Array, data: PyTree) -> tuple[Position, Array]:
+    def epoch(key: Array, position: Position, data: TrainingData) -> tuple[Position, Array]:
         def step(position: Position, indices: Array) -> tuple[Position, Array]:
-            batch = jax.tree.map(lambda leaf: leaf[indices], data)
-            return descend(lambda params: loss(params, batch), optimizer, position)
+            batch = jax.tree.map(lambda leaf: leaf[indices], data.samples)
+            return descend(lambda params: loss(params, batch, data.context), optimizer, position)
 
         order = jax.random.permutation(key, samples) if shuffled else jnp.arange(samples)
-        position, losses = jax.lax.scan(step, position, order[: steps * batch_size].reshape(steps, batch_size))
+        position, losses = jax.lax.scan(step, position, order[: batches * batch_size].reshape(batches, batch_size))
         return position, jnp.mean(losses)
 
-    return Training(start, epoch)
+    return Procedure(start, epoch, lambda position, data: position.values)
+
+
+def halving_amsgrad(
+    learning_rate: float, *, samples: int, batch_size: int, epochs_between_halvings: int
+) -> optax.GradientTransformation:
+    """``amsgrad`` whose rate halves every so many epochs: all trainings of He, Zhang and Lee 2019 (released code)."""
+    steps = epochs_between_halvings * (samples // batch_size)
+    return amsgrad(optax.exponential_decay(learning_rate, steps, 0.5, staircase=True))

@@ -41,7 +41,9 @@ RANGES: Mapping[str, tuple[float, float]] = {
         (0.0, 1.0),
     ),
     **dict.fromkeys(("class_recovered", "blank_recovered"), (0.0, 1.0)),
-    **dict.fromkeys(("singled_out", "control_singled_out", "class_singled_out", "singled_out_of_others"), (0.0, 1.0)),
+    **dict.fromkeys(
+        ("re_identified", "control_re_identified", "class_re_identified", "re_identified_of_others"), (0.0, 1.0)
+    ),
     **dict.fromkeys(
         ("ssim", "control_ssim", "class_ssim", "blank_ssim", "ssim_by_range", "ssim_of_others", "published_ssim"),
         (-1.0, 1.0),

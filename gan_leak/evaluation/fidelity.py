@@ -22,12 +22,12 @@ def nearest(images: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     return np.argmin(euclidean_distances(flatten(images), flatten(candidates)), axis=1)
 
 
-def singled_out(images: np.ndarray, originals: np.ndarray, labels: np.ndarray, known: tuple) -> np.ndarray:
+def re_identified(images: np.ndarray, originals: np.ndarray, labels: np.ndarray, known: tuple) -> np.ndarray:
     """Whether each image [M, H, W, C] correlates most with its very original, of all known images of its class -> [M].
 
     originals [M]: positions among the known images; labels [M]: their classes; known: images [N, H, W, C] and classes
-    [N]. Brightness and contrast do not count. What correlates with nothing, or with two images alike, singles out none;
-    nor can an image be singled out that is the only one of its class.
+    [N]. Brightness and contrast do not count. An image that correlates with
+    nothing, or equally with two images, is not re-identified; nor is one whose original is the only one of its class.
     """
     candidates, classes = known
     drawn = _centred(flatten(images))

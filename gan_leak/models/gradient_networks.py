@@ -1,7 +1,8 @@
 """The networks whose gradients are inverted: the sigmoid LeNets of DLG and GRNN, and GRNN's sigmoid ResNet-18.
 
-Sigmoids, because second derivatives of ReLU networks vanish. ``drawn_widely`` draws every parameter from U(-0.5, 0.5),
-as the authors do (Zhu, Liu and Han 2019, released code; Ren, Deng and Xie 2022); else networks start as in Torch.
+Sigmoids, because second derivatives of ReLU networks vanish. ``with_uniform_init`` draws every parameter from
+U(-0.5, 0.5), as the authors do (Zhu, Liu and Han 2019, released code; Ren, Deng and Xie 2022); otherwise networks start
+as in Torch.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def _numbered(steps: list[Layer], image_size: int, channels: int) -> Model:
     )
 
 
-def drawn_widely(model: Model) -> Model:
+def with_uniform_init(model: Model) -> Model:
     """The model with every parameter drawn from U(-0.5, 0.5)."""
 
     def init(key: Array) -> PyTree:

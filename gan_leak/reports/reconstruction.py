@@ -32,7 +32,7 @@ DEFINITIONS = {
     "recovered": "Share of images with an SSIM of at least 0.6, the rule of the released evaluation code of GRNN.",
     "control_psnr": "PSNR of the same reconstructions against other private images, which the attack has not seen. "
     "Each measure that begins with control is this baseline of the measure after it.",
-    "singled_out": "Share of reconstructions that correlate with their own image more than with any other of its "
+    "re_identified": "Share of reconstructions that correlate with their own image more than with any other of its "
     "class: among all test images in split inference, otherwise among the attacked images and a gallery of 2,000.",
     "class_psnr": "PSNR of the mean of the class in the place of the reconstruction: the baseline of an attack that "
     "learns only the class. Each measure that begins with class is this baseline of the measure after it.",

@@ -6,7 +6,8 @@ import math
 
 import jax
 
-from gan_leak.attacks.gradient.observation import IterativeAttack
+from gan_leak.attacks.gradient.contract import GradientEvidence
+from gan_leak.attacks.procedure import Procedure
 from gan_leak.collaboration import init_federation
 from gan_leak.config import RunConfig
 from gan_leak.machine import check_fits
@@ -59,7 +60,7 @@ def check_run(config: RunConfig, data: AttackData, experiment: Experiment, *, la
 
 
 def check_inversion(
-    name: str, attack: IterativeAttack, model: Model, batch: tuple[int, int, int, int], num_classes: int, *, lanes: int
+    name: str, attack: Procedure, model: Model, batch: tuple[int, int, int, int], num_classes: int, *, lanes: int
 ) -> None:
     """Raises ValueError, beginning with ``name``, if attacks on ``lanes`` gradients cannot fit into half of the memory.
 
@@ -68,7 +69,7 @@ def check_inversion(
     """
     key = jax.random.key(0)
     params = jax.eval_shape(model.init, key)
-    labels = jax.ShapeDtypeStruct((batch[0], num_classes), "float32")
-    state = jax.eval_shape(attack.start, key, GradientView(params, params), labels)
+    view, labels = GradientView(params, params), jax.ShapeDtypeStruct((batch[0], num_classes), "float32")
+    state = jax.eval_shape(lambda key, *evidence: attack.init(key, GradientEvidence(*evidence)), key, view, labels)
     images = _FLOAT * math.prod(batch)
     check_fits(f"{name}: {lanes} attacks need", lanes * (2 * bytes_of(params) + bytes_of(state) + images))

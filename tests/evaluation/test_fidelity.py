@@ -11,7 +11,7 @@ from gan_leak.evaluation.fidelity import (
     euclidean_distances,
     flatten,
     nearest_by_l1,
-    singled_out,
+    re_identified,
     structural_similarity,
 )
 
@@ -121,32 +121,32 @@ def test_ssim_equals_a_naive_float64_implementation(mnist_test, noise):
     np.testing.assert_allclose(structural_similarity(left, right), naive, atol=1e-3)
 
 
-def test_the_very_image_is_singled_out_whatever_its_brightness():
+def test_the_very_image_is_re_identified_whatever_its_brightness():
     known = _uniform(0, 30, 6, 6, 1)
     classes = np.arange(30) % 3
     places = np.array([4, 7, 20])
     dim = 0.1 * known[places] + 0.4
-    assert singled_out(dim, places, classes[places], (known, classes)).tolist() == [True, True, True]
+    assert re_identified(dim, places, classes[places], (known, classes)).tolist() == [True, True, True]
     # Held against another image of the class, and as what tells nothing.
-    assert not singled_out(dim, places + 3, classes[places], (known, classes)).any()
+    assert not re_identified(dim, places + 3, classes[places], (known, classes)).any()
     flat = np.full((3, 6, 6, 1), 0.1, np.float32)
-    assert not singled_out(flat, places, classes[places], (known, classes)).any()
+    assert not re_identified(flat, places, classes[places], (known, classes)).any()
     # A negative correlates with everything else more.
-    assert not singled_out(-dim, places, classes[places], (known, classes)).any()
+    assert not re_identified(-dim, places, classes[places], (known, classes)).any()
 
 
-def test_the_only_image_of_a_class_is_not_singled_out_nor_by_what_resembles_no_image():
+def test_the_only_image_of_a_class_is_not_re_identified_nor_by_what_resembles_no_image():
     known, classes = _uniform(5, 7, 6, 6, 1), np.array([0, 1, 1, 1, 2, 2, 2])
-    assert singled_out(known, np.arange(7), classes, (known, classes)).tolist() == [False] + [True] * 6
+    assert re_identified(known, np.arange(7), classes, (known, classes)).tolist() == [False] + [True] * 6
     # All negatives: each lies less far from its own than from its like, and resembles neither.
     opposite = np.stack([-known[1], -known[2]])
     pair = (np.stack([0.1 * known[1] + known[2], known[2]]), np.zeros(2, int))
-    assert not singled_out(opposite, np.arange(2), np.zeros(2, int), pair).any()
+    assert not re_identified(opposite, np.arange(2), np.zeros(2, int), pair).any()
 
 
-def test_of_two_equal_images_none_is_singled_out():
+def test_of_two_equal_images_none_is_re_identified():
     known = np.repeat(_uniform(1, 2, 6, 6, 1), [2, 1], axis=0)
-    found = singled_out(known, np.arange(3), np.zeros(3, int), (known, np.zeros(3, int)))
+    found = re_identified(known, np.arange(3), np.zeros(3, int), (known, np.zeros(3, int)))
     assert found.tolist() == [False, False, True]
 
 
@@ -160,4 +160,4 @@ def test_singling_out_equals_a_loop_over_correlation_coefficients():
         best = max(alike, key=lambda other: np.corrcoef(image.ravel(), known[other].ravel())[0, 1])
         expected.append(bool(best == place))
     assert 0 < sum(expected) < 12
-    assert singled_out(drawn, places, classes[places], (known, classes)).tolist() == expected
+    assert re_identified(drawn, places, classes[places], (known, classes)).tolist() == expected

@@ -13,7 +13,7 @@ import pytest
 from experiments import gradient_inversion
 from experiments.common.flags import config_from_arguments
 from gan_leak.attacks.gradient.observation import gradient_of
-from gan_leak.models.gradient_networks import dlg_lenet, drawn_widely
+from gan_leak.models.gradient_networks import dlg_lenet, with_uniform_init
 from gan_leak.runs.storage.directory import close_run
 from reference.quick import write_stripes
 
@@ -83,7 +83,7 @@ def test_an_attack_from_flags_to_report(stripes, tmp_path, flags):
 def own_gradient(path, change=lambda arrays: None):
     """A file with what a participant sent, and the image it was computed from."""
     model = dlg_lenet(4, image_size=32, channels=1)
-    params = drawn_widely(model).init(jax.random.key(0))
+    params = with_uniform_init(model).init(jax.random.key(0))
     image = np.zeros((1, 32, 32, 1), np.float32)
     image[0, 8:16, 4:28] = 0.9
     gradient = gradient_of(model, params, image, np.eye(4, dtype=np.float32)[[2]])
@@ -107,7 +107,7 @@ def test_a_gradient_of_one_s_own(stripes, tmp_path):
     assert np.corrcoef(saved["images"].ravel(), image.ravel())[0, 1] > 0.8
     (row,) = json.loads((tmp_path / "run" / "results.json").read_text())
     assert list(row["metrics"]) == ["distance"]
-    assert row["name"].endswith("labels told: 2")
+    assert row["name"].endswith("predicted labels: 2")
     assert (tmp_path / "run" / "report.html").read_text().count("data:image/png;base64,") == 1
 
 

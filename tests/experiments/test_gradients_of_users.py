@@ -10,7 +10,7 @@ import pytest
 from experiments import gradient_inversion
 from experiments.common.flags import config_from_arguments
 from gan_leak.attacks.gradient.observation import gradient_of
-from gan_leak.models.gradient_networks import dlg_lenet, drawn_widely
+from gan_leak.models.gradient_networks import dlg_lenet, with_uniform_init
 from gan_leak.runs.storage.directory import close_run
 from gan_leak.runs.storage.integrity import sealed_json
 
@@ -30,7 +30,7 @@ def digits(tmp_path_factory):
 def save_gradient(path, labels, *, wide=False, factor=1.0, change=lambda arrays: None):
     """What a participant with these labels sent, and its images."""
     model = dlg_lenet(10, image_size=32, channels=1)
-    params = (drawn_widely(model) if wide else model).init(jax.random.key(0))
+    params = (with_uniform_init(model) if wide else model).init(jax.random.key(0))
     images = np.zeros((len(labels), 32, 32, 1), np.float32)
     for place, image in enumerate(images):
         image[4 * place + 4 : 4 * place + 12, 4:28] = 0.9

@@ -5,20 +5,17 @@ A dummy batch is sought whose gradient is the one that was seen, by L-BFGS.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gan_leak.attacks.gradient.observation import (
-    GradientInversion,
-    IterativeAttack,
-    gradient_of,
-    scaled_distance,
-    squared_distance,
-)
+from gan_leak.attacks.gradient.contract import GradientAttack, GradientEvidence, GradientInversion, GradientTask
+from gan_leak.attacks.gradient.observation import gradient_of, scaled_distance, squared_distance
 from gan_leak.attacks.optimizers import Position, descend, limited_memory_bfgs
-from gan_leak.types import Array, GradientView, Model, PyTree
+from gan_leak.attacks.procedure import Procedure
+from gan_leak.types import Array, Model, PyTree
 
 
 class _Search(NamedTuple):
@@ -36,15 +33,15 @@ def deep_leakage(
     *,
     labels_known: bool = False,
     fit_scale: bool = False,
-) -> IterativeAttack:
-    """Seeks images of ``shape`` [B, H, W, C] and labels whose gradient is ``view.gradient``.
+) -> Procedure:
+    """Seek images of ``shape`` [B, H, W, C] and labels whose gradient is ``view.gradient``.
 
     Images and label logits start from N(0, 1); with ``labels_known``, as iDLG infers them, only images are sought. The
     distance is the sum of squared differences over all arrays that ``view.gradient`` holds. With ``fit_scale`` it is
     taken after the dummy's gradient is scaled to fit: for a sum, or an update of unknown rate. L-BFGS with rate 1, a
     history of 100 and no line search, as PyTorch's; a step is one of its inner iterations, of which the released code
-    has 20 in each of 300. Reads the dummy whose gradient came nearest, since L-BFGS without a line search may leave for
-    good.
+    has 20 in each of 300. The result is the dummy whose gradient came nearest, since L-BFGS without a line search may
+    diverge.
     """
     optimizer = limited_memory_bfgs()
     distance = scaled_distance if fit_scale else squared_distance
@@ -52,7 +49,8 @@ def deep_leakage(
     def labels_of(dummy: PyTree, labels: Array) -> Array:
         return labels if labels_known else jax.nn.softmax(dummy["logits"])
 
-    def start(key: Array, view: GradientView, labels: Array) -> _Search:
+    def init(key: Array, evidence: GradientEvidence) -> _Search:
+        view, labels = evidence
         key_images, key_labels = jax.random.split(key)
         dummy: PyTree = {"images": jax.random.normal(key_images, shape)}
         if not labels_known:
@@ -64,7 +62,9 @@ def deep_leakage(
             ratio = jnp.sqrt(squared_distance(view.gradient, nothing) / squared_distance(gradient, nothing))
         return _Search(Position(dummy, optimizer.init(dummy)), dummy, jnp.full((), jnp.inf, jnp.float32), ratio)
 
-    def step(search: _Search, view: GradientView, labels: Array) -> tuple[_Search, Array]:
+    def step(key: Array, search: _Search, evidence: GradientEvidence) -> tuple[_Search, Array]:
+        view, labels = evidence
+
         def objective(dummy: PyTree) -> Array:
             gradient = gradient_of(model, view.params, dummy["images"], labels_of(dummy, labels))
             value = distance(gradient, view.gradient)
@@ -76,8 +76,33 @@ def deep_leakage(
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), search.position.values, search.best)
         return _Search(position, best, jnp.where(better, value, search.least), search.ratio), value
 
-    def read(search: _Search, view: GradientView, labels: Array) -> GradientInversion:
+    def extract(search: _Search, evidence: GradientEvidence) -> GradientInversion:
         least = search.least if search.ratio is None else search.least * search.ratio**2
-        return GradientInversion(search.best["images"], labels_of(search.best, labels), least)
+        return GradientInversion(search.best["images"], labels_of(search.best, evidence.labels), least)
 
-    return IterativeAttack(start, step, read)
+    return Procedure(init, step, extract)
+
+
+def _build(task: GradientTask, *, labels_known: bool) -> Procedure:
+    return deep_leakage(task.model, task.shape, task.num_classes, labels_known=labels_known, fit_scale=task.fit_scale)
+
+
+DLG = GradientAttack(
+    name="dlg",
+    citation="Zhu, Liu and Han 2019, Deep Leakage from Gradients",
+    build=functools.partial(_build, labels_known=False),
+    iterations=6000,
+    labels="recovered",
+    # Beyond this a participant takes more than 200 MB.
+    largest_batch=64,
+    largest_batch_reason="which remembers 200 batches",
+)
+IDLG = GradientAttack(
+    name="idlg",
+    citation="Zhao, Mopuri and Bilen 2020, iDLG: Improved Deep Leakage from Gradients",
+    build=functools.partial(_build, labels_known=True),
+    iterations=6000,
+    labels="inferred",
+    largest_batch=1,
+    largest_batch_reason="which infers one label",
+)

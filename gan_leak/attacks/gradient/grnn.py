@@ -8,16 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_leak.attacks.gradient.observation import (
-    GradientInversion,
-    IterativeAttack,
-    gradient_of,
-    scaled_distance,
-    squared_distance,
-)
+from gan_leak.attacks.gradient.contract import GradientAttack, GradientEvidence, GradientInversion, GradientTask
+from gan_leak.attacks.gradient.observation import gradient_of, scaled_distance, squared_distance
 from gan_leak.attacks.optimizers import Position, descend
 from gan_leak.attacks.priors import squared_total_variation
-from gan_leak.models.grnn_generator import Generated, Generator
+from gan_leak.attacks.procedure import Procedure
+from gan_leak.models.grnn_generator import Generated, Generator, grnn_generator
 from gan_leak.types import Array, GradientView, Model, PyTree
 
 LOSSES = ("released", "squared")
@@ -38,8 +34,8 @@ def grnn(
     total_variation: Array | float = 1e-3,
     loss: str = "released",
     fit_scale: bool = False,
-) -> IterativeAttack:
-    """Seeks a batch whose gradient is ``view.gradient``, as the output of a generator for noise that is kept.
+) -> Procedure:
+    """Seek a batch whose gradient is ``view.gradient``, as the output of a generator for noise that is kept.
 
     loss: 'released' is ||d||^2 + ||d|| + total_variation * TV for the difference d of the gradients, all arrays that
     ``view.gradient`` holds together, which is what the released code computes under the names of a mean squared error
@@ -55,17 +51,17 @@ def grnn(
         measure = scaled_distance if fit_scale else squared_distance
         return measure(gradient_of(model, view.params, *generated), view.gradient)
 
-    def start(key: Array, view: GradientView, labels: Array) -> _Training:
+    def init(key: Array, evidence: GradientEvidence) -> _Training:
         key_noise, key_generator = jax.random.split(key)
         params = generator.init(key_generator)
         return _Training(
             jax.random.normal(key_noise, (batch_size, noise_size)), Position(params, optimizer.init(params))
         )
 
-    def step(training: _Training, view: GradientView, labels: Array) -> tuple[_Training, Array]:
+    def step(key: Array, training: _Training, evidence: GradientEvidence) -> tuple[_Training, Array]:
         def objective(params: PyTree) -> Array:
             generated = generator.apply(params, training.noise)
-            squared = distance(generated, view)
+            squared = distance(generated, evidence.view)
             # The norm has no gradient at zero, where nothing is left to do.
             norm = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
             prior = total_variation * 2.0 * jnp.mean(squared_total_variation(generated.images))
@@ -74,8 +70,33 @@ def grnn(
         position, value = descend(objective, optimizer, training.position)
         return training._replace(position=position), value
 
-    def read(training: _Training, view: GradientView, labels: Array) -> GradientInversion:
+    def extract(training: _Training, evidence: GradientEvidence) -> GradientInversion:
         generated = generator.apply(training.position.values, training.noise)
-        return GradientInversion(*generated, distance(generated, view))
+        return GradientInversion(*generated, distance(generated, evidence.view))
 
-    return IterativeAttack(start, step, read)
+    return Procedure(init, step, extract)
+
+
+def _build(task: GradientTask) -> Procedure:
+    batch_size, image_size, _, channels = task.shape
+    return grnn(
+        task.model,
+        grnn_generator(task.num_classes, image_size=image_size, channels=channels, noise_size=task.noise_size),
+        batch_size,
+        noise_size=task.noise_size,
+        total_variation=task.total_variation,
+        loss=task.loss,
+        fit_scale=task.fit_scale,
+    )
+
+
+GRNN = GradientAttack(
+    name="grnn",
+    citation="Ren, Deng and Xie 2022, GRNN: Generative Regression Neural Network",
+    build=_build,
+    iterations=1000,
+    labels="recovered",
+    total_variation=1e-3,
+    # Its own for the ResNet-18 (released code).
+    network_total_variation={"grnn_resnet18": 1e-6},
+)

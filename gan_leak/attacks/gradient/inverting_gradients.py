@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_leak.attacks.gradient.observation import GradientInversion, IterativeAttack, cosine_distance, gradient_of
+from gan_leak.attacks.gradient.contract import GradientAttack, GradientEvidence, GradientInversion, GradientTask
+from gan_leak.attacks.gradient.observation import cosine_distance, gradient_of
 from gan_leak.attacks.optimizers import Position, descend
 from gan_leak.attacks.priors import absolute_total_variation
-from gan_leak.types import Array, GradientView, Model, PyTree
+from gan_leak.attacks.procedure import Procedure
+from gan_leak.types import Array, Model, PyTree
 
 
 def inverting_gradients(
@@ -24,10 +26,10 @@ def inverting_gradients(
     update: Callable[[PyTree, Array, Array], PyTree] | None = None,
     epochs: int = 1,
     epoch_prior: Array | float = 1.0,
-) -> IterativeAttack:
-    """Seeks images of ``shape`` [B, H, W, C] whose gradient, with the labels given, points where the one seen does.
+) -> Procedure:
+    """Seek images of ``shape`` [B, H, W, C] whose gradient, with the labels given, points where the one seen does.
 
-    Minimises 1 - cos + total_variation * TV by Adam on the sign of the gradient, its rate a tenth from 3/8, 5/8 and 7/8
+    Minimizes 1 - cos + total_variation * TV by Adam on the sign of the gradient, its rate a tenth from 3/8, 5/8 and 7/8
     of the iterations on, and clips to [0, 1] after each (released code). ``update(params, images, labels)``:
     what was seen as a function of a batch, if it is not one gradient but the update of several steps
     (``gan_leak.attacks.gradient.observation.update_of``). The images start from N(0, 1).
@@ -45,25 +47,27 @@ def inverting_gradients(
     )
     seen = update or (lambda params, images, labels: gradient_of(model, params, images, labels))
 
-    def distance(images: Array, view: GradientView, labels: Array) -> Array:
+    def distance(images: Array, evidence: GradientEvidence) -> Array:
+        view, labels = evidence
         return cosine_distance(seen(view.params, images, labels), view.gradient)
 
-    def start(key: Array, view: GradientView, labels: Array) -> Position:
+    def init(key: Array, evidence: GradientEvidence) -> Position:
         images = jax.random.normal(key, (epochs * shape[0], *shape[1:]))
         return Position(images, optimizer.init(images))
 
-    def step(position: Position, view: GradientView, labels: Array) -> tuple[Position, Array]:
+    def step(key: Array, position: Position, evidence: GradientEvidence) -> tuple[Position, Array]:
         def objective(images: Array) -> Array:
-            value = distance(images, view, labels) + total_variation * jnp.mean(absolute_total_variation(images))
+            value = distance(images, evidence) + total_variation * jnp.mean(absolute_total_variation(images))
             return value if epochs == 1 else value + epoch_prior * _apart(images, epochs)
 
         return descend(objective, optimizer, position, lambda images: jnp.clip(images, 0.0, 1.0))
 
-    def read(position: Position, view: GradientView, labels: Array) -> GradientInversion:
+    def extract(position: Position, evidence: GradientEvidence) -> GradientInversion:
+        labels = evidence.labels
         images = position.values if epochs == 1 else _matched_mean(position.values, labels, epochs)
-        return GradientInversion(images, labels[: shape[0]], distance(position.values, view, labels))
+        return GradientInversion(images, labels[: shape[0]], distance(position.values, evidence))
 
-    return IterativeAttack(start, step, read)
+    return Procedure(init, step, extract)
 
 
 def _apart(images: Array, epochs: int) -> Array:
@@ -86,3 +90,26 @@ def _matched_mean(images: Array, labels: Array, epochs: int) -> Array:
 
     matched = [by_epoch[0], *(in_order_of_first(epoch) for epoch in range(1, epochs))]
     return jnp.mean(jnp.stack(matched), axis=0)
+
+
+def _build(task: GradientTask) -> Procedure:
+    return inverting_gradients(
+        task.model,
+        task.shape,
+        iterations=task.iterations,
+        total_variation=task.total_variation,
+        update=task.update,
+        epochs=task.epochs,
+    )
+
+
+INVERTING_GRADIENTS = GradientAttack(
+    name="inverting_gradients",
+    citation="Geiping, Bauermeister, Dröge and Moeller 2020, Inverting Gradients",
+    build=_build,
+    iterations=4800,
+    labels="given",
+    distance="cosine",
+    total_variation=1e-4,
+    several_steps=True,
+)

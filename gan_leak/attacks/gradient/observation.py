@@ -2,50 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gan_leak import trees
 from gan_leak.types import Array, GradientView, Model, PyTree
-
-
-class GradientInversion(NamedTuple):
-    """A recovered batch: images [B, H, W, C] and labels [B, K], which sum to one; how far its gradient still is []."""
-
-    images: Array
-    labels: Array
-    distance: Array
-
-
-class IterativeAttack(NamedTuple):
-    """An attack on one gradient that goes step by step, so that a long one can be kept and continued.
-
-    ``start(key, view, labels) -> state``; ``step(state, view, labels) -> (state, objective before it [])``;
-    ``read(state, view, labels) -> GradientInversion``. labels [B, K] are what the adversary knows or infers; attacks
-    that recover them do not look. All for ``jit`` and ``vmap``.
-    """
-
-    start: Callable[[Array, GradientView, Array], PyTree]
-    step: Callable[[PyTree, GradientView, Array], tuple[PyTree, Array]]
-    read: Callable[[PyTree, GradientView, Array], GradientInversion]
-
-
-def advance(
-    attack: IterativeAttack, state: PyTree, view: GradientView, labels: Array, iterations: Array | int
-) -> PyTree:
-    """The state after so many more steps; ``iterations`` may be traced."""
-    return jax.lax.fori_loop(0, iterations, lambda _, state: attack.step(state, view, labels)[0], state)
-
-
-def invert(
-    key: Array, attack: IterativeAttack, view: GradientView, labels: Array, iterations: Array | int
-) -> GradientInversion:
-    """An attack from start to end."""
-    return attack.read(advance(attack, attack.start(key, view, labels), view, labels, iterations), view, labels)
 
 
 def soft_cross_entropy(model: Model, params: PyTree, images: Array, labels: Array) -> Array:

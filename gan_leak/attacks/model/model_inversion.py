@@ -6,13 +6,14 @@ Hitaj et al. 2017, section 9.1, run it against a trained classifier as the attac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gan_leak.attacks.procedure import Procedure
 from gan_leak.types import Array, Model, ModelView, PyTree
 
 
@@ -71,62 +72,84 @@ def gaussian_smoothing(standard_deviation: float) -> Callable[[Array], Array]:
     return process
 
 
+class InversionTarget(NamedTuple):
+    """What a model inversion reads: the model, the class int [], and the image [H, W, C] in [-1, 1] to start from."""
+
+    view: ModelView
+    target_class: Array | int
+    start: Array
+
+
+class ModelInversion(NamedTuple):
+    """The image [H, W, C] of the lowest cost on the path, the start included, and what is known of it."""
+
+    image: Array
+    info: ModelInversionInfo
+
+
 def model_inversion(
-    view: ModelView,
     classifier: Model,
     *,
-    target_class: Array | int,
-    start: Array,
-    steps: Array | int = 5000,
     learning_rate: Array | float = 0.4,
     patience: int = 100,
     confidence: Array | float = 0.99,
     process: Callable[[Array], Array] = clip_to_range,
-) -> tuple[Array, ModelInversionInfo]:
-    """The picture that the model takes for the target class with the most confidence, sought by gradient descent.
+) -> Procedure:
+    """Seek the image that the model takes for the target class with the most confidence, by gradient descent.
 
-    Minimises c(x) = 1 - softmax(classifier(x))[target_class] by x <- process(x - learning_rate * gradient of c). Stops
-    after ``steps`` (alpha in the paper), or when c is not below the largest of its last ``patience`` (beta) values, or
-    when the target has at least ``confidence`` (the paper's gamma, which is a cost there: 1 - confidence). Returns the
-    image [H, W, C] of the lowest cost on the path, the start included, and what is known of it.
+    The evidence is an ``InversionTarget``, the result a ``ModelInversion``. Minimizes
+    c(x) = 1 - softmax(classifier(x))[target_class] by x <- process(x - learning_rate * gradient of c). It is finished
+    when c is not below the largest of its last ``patience`` (beta) values, or when the target has at least
+    ``confidence`` (the paper's gamma, which is a cost there: 1 - confidence). The number of steps is alpha in the
+    paper, which has 5000.
 
-    start: float image [H, W, C] in [-1, 1]. The paper's zero image is black, which is -1 here. The gradient is
-    proportional to the target's confidence: for a class that the network rules out at the start, it all but vanishes.
-    A higher rate or another start may help there.
+    start: the paper's zero image is black, which is -1 here. The gradient is proportional to the target's confidence:
+    for a class that the network rules out at the start, it all but vanishes. A higher rate or another start may help.
     learning_rate: the paper's lambda is 0.1 for pixels in [0, 1]. Twice the range makes the gradient half as large and
     the distance twice as long, so 0.4 takes the very same steps here.
     patience: static. Until that many values exist, cost alone does not stop the descent.
     process: image [H, W, C] -> image [H, W, C], applied after every step. Fredrikson et al. denoise and sharpen here
     for one of their three models; see ``gaussian_smoothing``.
 
-    A pure function, for ``jit`` and for ``vmap`` over target classes, starts or models: a lane that has finished waits,
-    unchanged, for the others. All numbers but ``patience`` may be traced. Nothing is random.
+    For ``vmap`` over target classes, starts or models: a lane that has finished stays unchanged. All numbers but
+    ``patience`` may be traced. Nothing is random.
 
     Raises ValueError for numbers out of range and a start that is no image in [-1, 1], unless they are traced. A traced
     target class beyond the classifier's outputs gives a confidence of NaN and returns the start.
     """
-    _check_numbers(target_class, steps, learning_rate, patience, confidence)
-    _check_start(start)
-    _check_outputs(view, classifier, target_class, start)
-    start = jnp.asarray(start)
-    evaluate = jax.value_and_grad(lambda image: _confidence(classifier, view.params, image, target_class))
+    _check_numbers(
+        {
+            "learning_rate": (learning_rate, lambda number: 0 < number < np.inf, "a positive finite number"),
+            "patience": (patience, lambda number: number >= 1, "at least 1"),
+            "confidence": (confidence, lambda number: 0 < number <= 1, "a number in (0, 1]"),
+        }
+    )
 
-    def goes_on(path: _Path) -> Array:
-        return ~path.finished & (path.steps < steps)
+    def evaluate(image: Array, target: InversionTarget) -> tuple[Array, Array]:
+        params, target_class = target.view.params, target.target_class
+        return jax.value_and_grad(lambda image: _confidence(classifier, params, image, target_class))(image)
 
-    def step(path: _Path) -> _Path:
+    def init(key: Array, target: InversionTarget) -> _Path:
+        _check_target(target, classifier)
+        start = jnp.asarray(target.start)
+        value, gradient = evaluate(start, target)
+        recent = jnp.full(patience, -jnp.inf, value.dtype).at[0].set(value)
+        return _Path(start, gradient, start, value, recent, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+
+    def step(key: Array, path: _Path, target: InversionTarget) -> tuple[_Path, Array]:
         # The cost falls along the gradient of the confidence.
         image = process(path.image + learning_rate * path.gradient)
-        return _advance(path, image, *evaluate(image), enough=confidence)
+        new_path = _extended(path, image, *evaluate(image, target), enough=confidence)
+        return new_path, 1 - new_path.best_confidence
 
-    value, gradient = evaluate(start)
-    recent = jnp.full(patience, -jnp.inf, value.dtype).at[0].set(value)
-    first = _Path(start, gradient, start, value, recent, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-    last = jax.lax.while_loop(goes_on, step, first)
-    return last.best_image, ModelInversionInfo(1 - last.best_confidence, last.best_confidence, last.steps)
+    def extract(path: _Path, target: InversionTarget) -> ModelInversion:
+        info = ModelInversionInfo(1 - path.best_confidence, path.best_confidence, path.steps)
+        return ModelInversion(path.best_image, info)
+
+    return Procedure(init, step, extract, lambda path: path.finished)
 
 
-def _advance(path: _Path, image: Array, confidence: Array, gradient: Array, *, enough: Array | float) -> _Path:
+def _extended(path: _Path, image: Array, confidence: Array, gradient: Array, *, enough: Array | float) -> _Path:
     """The path one picture on: the best of it, the window of its confidences, and whether it ends here."""
     # Confidences are compared and not costs: that of a tiny confidence is rounded to 1 and would seem to stand still.
     improved = confidence > jnp.min(path.recent_confidences)
@@ -150,29 +173,19 @@ def _confidence(classifier: Model, params: PyTree, image: Array, target_class: A
     return probabilities.at[target_class].get(mode="fill", fill_value=jnp.nan)
 
 
-def _check_numbers(
-    target_class: Array | int,
-    steps: Array | int,
-    learning_rate: Array | float,
-    patience: int,
-    confidence: Array | float,
-) -> None:
-    if patience < 1:
-        raise ValueError(f"patience={patience}: expected at least 1")
-    # In NumPy, since under jit even a comparison of constants is traced.
-    for name, value, accepts, expected in (
-        ("target_class", target_class, lambda number: number >= 0, "at least 0"),
-        ("steps", steps, lambda number: number >= 1, "at least 1"),
-        ("learning_rate", learning_rate, lambda number: 0 < number < np.inf, "a positive finite number"),
-        ("confidence", confidence, lambda number: 0 < number <= 1, "a number in (0, 1]"),
-    ):
+def _check_numbers(numbers: Mapping[str, tuple[Array | float, Callable[[Any], Any], str]]) -> None:
+    """Raises ValueError for a number that is not single or, if it is not traced, not accepted."""
+    for name, (value, accepts, expected) in numbers.items():
         if jnp.shape(value) != ():
             raise ValueError(f"{name}.shape={jnp.shape(value)}: expected a single number; vmap takes several")
+        # In NumPy, since under jit even a comparison of constants is traced.
         if not isinstance(value, jax.core.Tracer) and not accepts(np.asarray(value)):
             raise ValueError(f"{name}={value}: expected {expected}")
 
 
-def _check_start(start: Array) -> None:
+def _check_target(target: InversionTarget, classifier: Model) -> None:
+    view, target_class, start = target
+    _check_numbers({"target_class": (target_class, lambda number: number >= 0, "at least 0")})
     if start.ndim != 3:
         raise ValueError(f"start.shape={start.shape}: expected [H, W, C]")
     if not jnp.issubdtype(start.dtype, jnp.floating):
@@ -181,9 +194,6 @@ def _check_start(start: Array) -> None:
         values = np.asarray(start)
         if not np.all(np.abs(values) <= 1):
             raise ValueError(f"start from {values.min()} to {values.max()}: expected values in [-1, 1]")
-
-
-def _check_outputs(view: ModelView, classifier: Model, target_class: Array | int, start: Array) -> None:
     outputs = jax.eval_shape(classifier.apply, view.params, start[None]).shape[-1]
     if not isinstance(target_class, jax.core.Tracer) and np.asarray(target_class) >= outputs:
         raise ValueError(f"target_class={target_class}: expected 0 to {outputs - 1}, one of the classifier's outputs")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from gan_leak.attacks.optimizers import Training, training
+from gan_leak.attacks.optimizers import halving_amsgrad, training
+from gan_leak.attacks.procedure import Procedure
 from gan_leak.types import Array, Model, PyTree
 
 
@@ -18,22 +19,18 @@ def inverse_network(
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     epochs_between_halvings: int = 10,
-) -> Training:
-    """Learns inputs [N, H, W, C] from what the client answered, features [N, ...]; its data are (inputs, features).
+) -> Procedure:
+    """Train ``decoder`` to recover inputs [N, H, W, C] from the features [N, ...] that the client returned for them.
 
-    Mean squared error, AMSGrad with epsilon 1e-3, in the order given (released code; the paper says SGD and Xavier).
+    The samples of its ``TrainingData`` are (inputs, features); a step is an epoch. Mean squared error, AMSGrad with
+    epsilon 1e-3, in the order given (released code; the paper says SGD and Xavier).
     """
 
-    def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
+    def loss(params: PyTree, batch: tuple[Array, Array], context: None) -> Array:
         inputs, features = batch
         return jnp.mean((decoder.apply(params, features) - inputs) ** 2)
 
-    return training(
-        decoder.init,
-        loss,
-        samples=samples,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        epochs_between_halvings=epochs_between_halvings,
-        shuffled=False,
+    optimizer = halving_amsgrad(
+        learning_rate, samples=samples, batch_size=batch_size, epochs_between_halvings=epochs_between_halvings
     )
+    return training(decoder.init, loss, optimizer, samples=samples, batch_size=batch_size, shuffled=False)

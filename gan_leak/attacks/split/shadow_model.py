@@ -9,35 +9,32 @@ from __future__ import annotations
 import jax.numpy as jnp
 import optax
 
-from gan_leak.attacks.optimizers import Training, training
+from gan_leak.attacks.optimizers import halving_amsgrad, training
+from gan_leak.attacks.procedure import Procedure
 from gan_leak.types import Array, Model, PyTree
 
 
 def shadow_model(
     shadow: Model,
     cloud: Model,
-    cloud_params: PyTree,
     *,
     samples: int,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     epochs_between_halvings: int = 10,
-) -> Training:
-    """Trains ``shadow`` so that the frozen cloud layers classify its features; its data are (inputs, labels).
+) -> Procedure:
+    """Train ``shadow`` so that the frozen layers of the cloud classify its features.
 
-    inputs [N, H, W, C], labels [N]: what the cloud has itself. Cross-entropy, AMSGrad with epsilon 1e-3.
+    The samples of its ``TrainingData`` are the cloud's own (inputs [N, H, W, C], labels [N]), its context the
+    parameters of the cloud; a step is an epoch. Cross-entropy, AMSGrad with epsilon 1e-3.
     """
 
-    def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
+    def loss(params: PyTree, batch: tuple[Array, Array], cloud_params: PyTree) -> Array:
         inputs, labels = batch
         logits = cloud.apply(cloud_params, shadow.apply(params, inputs))
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
-    return training(
-        shadow.init,
-        loss,
-        samples=samples,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        epochs_between_halvings=epochs_between_halvings,
+    optimizer = halving_amsgrad(
+        learning_rate, samples=samples, batch_size=batch_size, epochs_between_halvings=epochs_between_halvings
     )
+    return training(shadow.init, loss, optimizer, samples=samples, batch_size=batch_size)

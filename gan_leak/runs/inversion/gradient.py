@@ -12,29 +12,17 @@ import numpy as np
 import optax
 
 from gan_leak import trees
-from gan_leak.attacks.gradient.deep_leakage import deep_leakage
-from gan_leak.attacks.gradient.grnn import grnn
-from gan_leak.attacks.gradient.inverting_gradients import inverting_gradients
-from gan_leak.attacks.gradient.observation import GradientInversion, IterativeAttack, advance, gradient_of, update_of
+from gan_leak.attacks.gradient.contract import GradientEvidence, GradientInversion, GradientTask
+from gan_leak.attacks.gradient.observation import gradient_of, update_of
+from gan_leak.attacks.gradient.registry import GRADIENT_ATTACKS
+from gan_leak.attacks.procedure import Procedure
 from gan_leak.data import Dataset, to_float
 from gan_leak.defenses import gradient_defenses
-from gan_leak.evaluation.fidelity import (
-    class_means,
-    group_psnr,
-    match,
-    nearest,
-    peak_signal_to_noise,
-    root_mean_square_error,
-    singled_out,
-    uniform_similarity,
-)
 from gan_leak.models import mnist_classifier
-from gan_leak.models.gradient_networks import dlg_lenet, drawn_widely, grnn_lenet, grnn_resnet18
-from gan_leak.models.grnn_generator import grnn_generator
-from gan_leak.runs.storage.resumable import Course, in_parts
+from gan_leak.models.gradient_networks import dlg_lenet, grnn_lenet, grnn_resnet18, with_uniform_init
+from gan_leak.runs.storage.resumable import Lanes, SavedProgress, lane_keys, run_in_parts
 from gan_leak.types import Array, GradientView, Model, PyTree, Upload, UploadTransform
 
-ATTACKS = ("dlg", "idlg", "inverting_gradients", "grnn")
 NETWORKS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18", "mnist_classifier")
 INITIALISATIONS = ("wide", "torch")
 # How the batches of several local steps are matched: in the order of the images, in the client's, or in none.
@@ -46,10 +34,6 @@ DEFENSES: dict[str, Callable[[Any], UploadTransform]] = {
     "pruning": gradient_defenses.prune_smallest,
     "quantisation": lambda bits: gradient_defenses.quantise(int(bits)),
 }
-# A picture that is this alike counts as recovered: the rule in the released evaluation code of GRNN's group.
-SUCCESS = 0.6
-# Measures that are also taken against images that the attack has not seen.
-CONTROLS = ("psnr", "ssim", "recovered", "singled_out", "label_right", "identified")
 _MOST_GALLERY_IMAGES = 2000
 _TESTED_AT_A_TIME = 2000
 
@@ -81,37 +65,6 @@ class Observation(NamedTuple):
     order: tuple[int, ...] | None = None
 
 
-class Measures(NamedTuple):
-    """How near each matched picture comes to its original [E, B].
-
-    recovered: an SSIM of at least 0.6. singled_out: whether it correlates more with the original than with any other
-    image of its class, of all that are attacked and the gallery. label_right: whether the label is told. identified:
-    whether the nearest image of the gallery is of the right class.
-    """
-
-    psnr: np.ndarray
-    ssim: np.ndarray
-    recovered: np.ndarray
-    singled_out: np.ndarray
-    label_right: np.ndarray
-    identified: np.ndarray
-    rmse: np.ndarray
-    group_psnr: np.ndarray
-
-
-class Result(NamedTuple):
-    """What an attack drew, in the order of the originals [E, B, H, W, C], and how near it comes.
-
-    other_measures: the same pictures held against images that the attack has not seen. baselines: by name what
-    pictures score that nobody needs an attack for [E, B]: the mean of the gallery's images of the class, and black.
-    """
-
-    images: np.ndarray
-    measures: Measures
-    other_measures: Measures
-    baselines: dict[str, np.ndarray]
-
-
 def network_for(name: str, initialisation: str, num_classes: int, image_size: int, channels: int) -> Model:
     """A victim network on images in [0, 1]. Raises ValueError for an unknown one and for a size that does not fit."""
     if initialisation not in INITIALISATIONS:
@@ -127,7 +80,7 @@ def network_for(name: str, initialisation: str, num_classes: int, image_size: in
         model = make(num_classes, **sizes)
     else:
         raise ValueError(f"network={name}: expected one of {', '.join(NETWORKS)}")
-    return drawn_widely(model) if initialisation == "wide" else model
+    return with_uniform_init(model) if initialisation == "wide" else model
 
 
 def victims_from(dataset: Dataset, *, batch_size: int, images: int, channels: int, seed: int) -> Victims:
@@ -175,16 +128,34 @@ def defended(transform: UploadTransform, key: Array, gradient: PyTree) -> PyTree
 
 
 def observe(
-    key: Array, model: Model, images: Array, labels: Array, how: Observation, transform: UploadTransform | None
+    key: Array, model: Model, images: Array, labels: Array, observation: Observation, transform: UploadTransform | None
 ) -> GradientView:
     """A fresh model and what one participant with these images [B, H, W, C] and labels [B, K] sends back."""
     key_model, key_defense = jax.random.split(key)
     params = model.init(key_model)
-    seen = update_by(model, how)(params, images, labels)
+    seen = update_by(model, observation)(params, images, labels)
     return GradientView(params, seen if transform is None else defended(transform, key_defense, seen))
 
 
-def update_by(model: Model, how: Observation) -> Callable[[PyTree, Array, Array], PyTree]:
+def observe_all(
+    key: Array, model: Model, images: Array, labels: Array, observation: Observation, transform: UploadTransform | None
+) -> GradientView:
+    """``observe`` for each participant, with a leading axis; images [E, B, H, W, C], labels [E, B, K].
+
+    A participant's network does not depend on the transform.
+    """
+    keys = jax.random.split(key, len(labels))
+
+    @jax.jit
+    def observed(keys: Array, images: Array, labels: Array) -> GradientView:
+        return jax.lax.map(
+            lambda entry: observe(entry[0], model, entry[1], entry[2], observation, transform), (keys, images, labels)
+        )
+
+    return observed(keys, images, labels)
+
+
+def update_by(model: Model, observation: Observation) -> Callable[[PyTree, Array, Array], PyTree]:
     """What a participant sends as a function of parameters and batch."""
 
     def update(params: PyTree, images: Array, labels: Array) -> PyTree:
@@ -193,185 +164,87 @@ def update_by(model: Model, how: Observation) -> Callable[[PyTree, Array, Array]
             params,
             images,
             labels,
-            learning_rate=how.learning_rate,
-            steps=how.steps,
-            batch_size=how.batch_size or len(images),
-            order=None if how.order is None else jnp.asarray(how.order, jnp.int32),
+            learning_rate=observation.learning_rate,
+            steps=observation.steps,
+            batch_size=observation.batch_size or len(images),
+            order=None if observation.order is None else jnp.asarray(observation.order, jnp.int32),
         )
 
     return update
 
 
 @functools.lru_cache(maxsize=8)
-def attack_for(
-    name: str,
+def procedure_for(
+    attack: str,
     model: Model,
     shape: tuple[int, int, int, int],
     num_classes: int,
     *,
     iterations: int,
-    total_variation: float,
-    noise_size: int,
-    loss: str,
-    how: Observation,
+    total_variation: float = 0.0,
+    noise_size: int = 128,
+    loss: str = "released",
+    observation: Observation,
     matching: str = "ordered",
     fit_scale: bool = False,
-) -> IterativeAttack:
-    """One of ``ATTACKS`` on batches of ``shape`` [B, H, W, C], with the settings that concern it.
+) -> Procedure:
+    """One of ``GRADIENT_ATTACKS`` on batches of ``shape`` [B, H, W, C], the same object for the same arguments.
 
-    how: what the adversary takes for granted of the participant. matching 'epoch_mean' needs no order of it.
+    observation: what the adversary assumes of the participant. matching: 'epoch_mean' needs no order of it.
     """
-    if name == "grnn":
-        generator = grnn_generator(num_classes, image_size=shape[1], channels=shape[3], noise_size=noise_size)
-        return grnn(
-            model,
-            generator,
-            shape[0],
-            noise_size=noise_size,
-            total_variation=total_variation,
-            loss=loss,
-            fit_scale=fit_scale,
-        )
-    if name == "inverting_gradients":
-        batch = how.batch_size or shape[0]
-        return inverting_gradients(
-            model,
-            shape,
-            iterations=iterations,
-            total_variation=total_variation,
-            update=update_by(model, how._replace(batch_size=batch)) if how.steps > 1 else None,
-            epochs=how.steps * batch // shape[0] if matching == "epoch_mean" else 1,
-        )
-    return deep_leakage(model, shape, num_classes, labels_known=name == "idlg", fit_scale=fit_scale)
-
-
-@functools.lru_cache(maxsize=8)
-def _programs(attack: IterativeAttack, lanes: int) -> tuple[Callable, Callable, Callable]:
-    """The three parts of an attack over a leading axis, compiled once for all rows of a table."""
-
-    @jax.jit
-    def begin(keys: Array, views: GradientView, labels: Array) -> PyTree:
-        return jax.lax.map(lambda lane: attack.start(*lane), (keys, views, labels), batch_size=lanes)
-
-    @jax.jit
-    def go_on(states: PyTree, views: GradientView, labels: Array, steps: Array) -> PyTree:
-        return jax.lax.map(
-            lambda lane: advance(attack, lane[0], lane[1], lane[2], steps), (states, views, labels), batch_size=lanes
-        )
-
-    @jax.jit
-    def read(states: PyTree, views: GradientView, labels: Array) -> GradientInversion:
-        return jax.lax.map(lambda lane: attack.read(*lane), (states, views, labels), batch_size=lanes)
-
-    return begin, go_on, read
+    batch = observation.batch_size or shape[0]
+    several = observation.steps > 1
+    task = GradientTask(
+        model,
+        shape,
+        num_classes,
+        iterations=iterations,
+        total_variation=total_variation,
+        update=update_by(model, observation._replace(batch_size=batch)) if several else None,
+        epochs=observation.steps * batch // shape[0] if matching == "epoch_mean" else 1,
+        fit_scale=fit_scale,
+        noise_size=noise_size,
+        loss=loss,
+    )
+    return GRADIENT_ATTACKS[attack].build(task)
 
 
 def run_attack(
     key: Array,
-    attack: IterativeAttack,
-    views: GradientView,
-    labels: Array,
+    procedure: Procedure,
+    evidence: GradientEvidence,
     *,
     iterations: int,
     restarts: int,
     lanes: int,
-    course: Course,
+    progress: SavedProgress,
 ) -> GradientInversion:
     """Attacks every participant, ``lanes`` at a time in one program; of the restarts the nearest gradient counts.
 
-    views, labels [E, B, K]: with a leading axis of participants.
+    evidence: with a leading axis of participants E.
     """
-    participants = len(labels)
-    keys = jax.random.split(key, participants * restarts)
-    views, labels = jax.tree.map(lambda leaf: jnp.repeat(leaf, restarts, axis=0), (views, labels))
-    begin, go_on, read = _programs(attack, lanes)
-    states = in_parts(
-        lambda: begin(keys, views, labels),
-        lambda states, done, steps: go_on(states, views, labels, steps),
-        total=iterations,
+    participants = len(evidence.labels)
+    found = run_in_parts(
+        lane_keys(key, participants * restarts),
+        procedure,
+        jax.tree.map(lambda leaf: jnp.repeat(leaf, restarts, axis=0), evidence),
+        steps=iterations,
         unit="iteration",
-        course=course,
+        progress=progress,
+        lanes=Lanes(at_a_time=lanes),
     )
-    found = read(states, views, labels)
     distances = jnp.where(jnp.isnan(found.distance), jnp.inf, found.distance).reshape(participants, restarts)
     best = jnp.argmin(distances, axis=1) + restarts * jnp.arange(participants)
     return trees.take(found, best)
 
 
-def shown(found: GradientInversion) -> np.ndarray:
-    """The images that were found, as far as they can be shown: in [0, 1], grey where they are not finite."""
-    return np.clip(np.nan_to_num(np.asarray(found.images), nan=0.5, posinf=1.0, neginf=0.0), 0.0, 1.0)
-
-
-def measure(found: GradientInversion, victims: Victims) -> Result:
-    """Matches what was found, with a leading axis of participants, to the originals, and measures each pair."""
-    images = shown(found)
-    told = np.argmax(np.asarray(found.labels), axis=-1)
-    own, order = _compared(images, told, victims.images, victims.labels, victims)
-    others, _ = _compared(images, told, victims.other_images, victims.other_labels, victims)
-    drawn = np.stack([pictures[places] for pictures, places in zip(images, order, strict=True)])
-    return Result(drawn, own, others, _baselines(victims))
-
-
-def _baselines(victims: Victims) -> dict[str, np.ndarray]:
-    shape = victims.labels.shape
-    originals = victims.images.reshape(-1, *victims.images.shape[2:])
-    means = class_means(victims.labels.ravel(), victims.gallery_images, victims.gallery_labels)
-    found = {}
-    for name, pictures in (("class", means), ("blank", np.zeros_like(originals))):
-        for measure, values in zip(("psnr", "ssim", "recovered"), _likeness(pictures, originals), strict=True):
-            found[f"{name}_{measure}"] = values.reshape(shape)
-    known, places = _known(victims.images, victims.labels, victims)
-    found["class_singled_out"] = singled_out(means, places.ravel(), victims.labels.ravel(), known).reshape(shape)
-    return found
-
-
-def _known(
-    originals: np.ndarray, labels: np.ndarray, victims: Victims
-) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Originals and gallery with their labels, among which an image is singled out, and where the originals stand."""
-    images = np.concatenate([originals.reshape(-1, *originals.shape[2:]), victims.gallery_images])
-    classes = np.concatenate([labels.ravel(), victims.gallery_labels])
-    return (images, classes), np.arange(labels.size).reshape(labels.shape)
-
-
-def _likeness(pictures: np.ndarray, originals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """PSNR, SSIM and whether it is recovered, of each pair of images [M, H, W, C] in [0, 1]."""
-    left, right = 2.0 * pictures - 1.0, 2.0 * originals - 1.0
-    similarity = uniform_similarity(left, right)
-    return peak_signal_to_noise(left, right), similarity, similarity >= SUCCESS
-
-
-def _compared(
-    images: np.ndarray, told: np.ndarray, originals: np.ndarray, labels: np.ndarray, victims: Victims
-) -> tuple[Measures, list[np.ndarray]]:
-    measured, orders = [], []
-    known, places = _known(originals, labels, victims)
-    for drawn, answers, real, truth, place in zip(images, told, originals, labels, places, strict=True):
-        order = np.argsort(match(drawn, real))
-        left, right = 2.0 * drawn[order] - 1.0, 2.0 * real - 1.0
-        identities = victims.gallery_labels[nearest(drawn[order], victims.gallery_images)]
-        measured.append(
-            Measures(
-                *_likeness(drawn[order], real),
-                singled_out(drawn[order], place, truth, known),
-                answers[order] == truth,
-                identities == truth,
-                root_mean_square_error(left, right),
-                group_psnr(left, right),
-            )
-        )
-        orders.append(order)
-    return Measures(*map(np.stack, zip(*measured, strict=True))), orders
-
-
 def utility(
     key: Array, model: Model, transform: UploadTransform | None, dataset: Dataset, *, channels: int, steps: int
 ) -> float:
-    """Accuracy on test images after training on gradients that went through the defence.
+    """Accuracy on test images after training on gradients that went through the defense.
 
     Each step takes the gradient of 32 training images, as one participant sends it, and applies it by Adam with rate
-    1e-3, from the usual initialisation.
+    1e-3, from the usual initialization.
     """
     num_classes = len(dataset.class_names)
     key_model, key_steps = jax.random.split(key)
@@ -396,7 +269,7 @@ def utility(
         return jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key_steps, steps))[0][0]
 
     params = train(params, jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
-    answer = jax.jit(lambda params, images: jnp.argmax(model.apply(params, prepared(images)), axis=1))
+    predict = jax.jit(lambda params, images: jnp.argmax(model.apply(params, prepared(images)), axis=1))
     batches = range(0, len(dataset.test_images), _TESTED_AT_A_TIME)
-    answers = [np.asarray(answer(params, dataset.test_images[at : at + _TESTED_AT_A_TIME])) for at in batches]
-    return float(np.mean(np.concatenate(answers) == dataset.test_labels))
+    predictions = [np.asarray(predict(params, dataset.test_images[at : at + _TESTED_AT_A_TIME])) for at in batches]
+    return float(np.mean(np.concatenate(predictions) == dataset.test_labels))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gan_leak.attacks.gradient.contract import GradientAttack
 from gan_leak.attacks.gradient.flatten_order import chw_to_hwc, infer_flatten_order
 from gan_leak.data import read_archive
 from gan_leak.types import GradientView, Model
@@ -143,7 +144,7 @@ def named_shapes(model: Model) -> dict[str, tuple[int, ...]]:
 
 
 def told_of_gradient(
-    attack: str, brought: BroughtGradient, distance: float, scale: np.ndarray | None
+    attack: GradientAttack, brought: BroughtGradient, distance: float, scale: np.ndarray | None
 ) -> dict[str, Any]:
     """What a row says of a gradient that was brought along: how much of it was matched, how well, and what to know.
 
@@ -151,8 +152,9 @@ def told_of_gradient(
     """
     told_scale = brought.scale if scale is None else float(scale)
     square = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(brought.view.gradient))
-    relative = distance if attack == "inverting_gradients" else (distance / square) ** 0.5
-    matched = relative <= (_MATCHED_COSINE if attack == "inverting_gradients" else _MATCHED_DIFFERENCE)
+    cosine = attack.distance == "cosine"
+    relative = distance if cosine else (distance / square) ** 0.5
+    matched = relative <= (_MATCHED_COSINE if cosine else _MATCHED_DIFFERENCE)
     notes = [*brought.notes]
     if brought.matched["arrays"] < brought.matched["of_arrays"]:
         notes.append(

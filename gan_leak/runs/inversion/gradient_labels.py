@@ -13,6 +13,7 @@ from gan_leak import trees
 from gan_leak.attacks.gradient.label_counts import infer_label_counts, infer_scale
 from gan_leak.attacks.gradient.label_order import infer_label_order
 from gan_leak.attacks.gradient.observation import infer_distinct_labels, infer_label, infer_label_from_bias
+from gan_leak.runs.inversion.gradient_files import BroughtGradient
 from gan_leak.types import Array, GradientView, PyTree
 
 # Whose last layer has no negative input.
@@ -96,3 +97,23 @@ def infer_labels(network: str, num_classes: int, view: GradientView, batch_size:
     kernel, bias = (np.asarray(last(ndim, view.params)) for ndim in (2, 1))
     kernel_gradient = np.asarray(last(2, view.gradient))
     return infer_label_counts(kernel, bias, kernel_gradient / steps, np.asarray(bias_gradient) / steps, batch_size)
+
+
+def infer_labels_of_all(
+    network: str, num_classes: int, views: GradientView, batch_size: int, *, steps: int = 1
+) -> np.ndarray:
+    """``infer_labels`` for views with a leading axis of participants -> [E, B]."""
+    participants = len(jax.tree.leaves(views)[0])
+    return np.stack(
+        [
+            infer_labels(network, num_classes, trees.take(views, index), batch_size, steps=steps)
+            for index in range(participants)
+        ]
+    )
+
+
+def divided_by_inferred_scale(brought: BroughtGradient, num_classes: int, batch_size: int) -> BroughtGradient:
+    """The gradient of a mean over the batch, where the last layer tells how many times that a user's gradient is."""
+    scale = infer_gradient_scale(num_classes, brought.view, batch_size)
+    gradient = jax.tree.map(lambda leaf: leaf / (scale or 1.0), brought.view.gradient)
+    return brought._replace(view=brought.view._replace(gradient=gradient), scale=scale)

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gan_leak.attacks import model_inversion
+from gan_leak.attacks.model.model_inversion import InversionTarget, ModelInversion, model_inversion
+from gan_leak.attacks.optimizers import TrainingData, training
 from gan_leak.models import classifier_for, mlp_classifier
 from gan_leak.runs.federated.measurement import model_accuracy
 from gan_leak.runs.federated.setup import Images
+from gan_leak.runs.storage.resumable import UNSAVED, Keys, Lanes, lane_keys, run_in_parts
 from gan_leak.types import Array, Model, ModelView, PyTree
 
 _BATCH = 100
@@ -32,32 +34,17 @@ class Inversions(NamedTuple):
 
 
 def train_classifier(key: Array, model: Model, data: Images, *, epochs: int) -> PyTree:
-    """Trains a classifier centrally by Adam on images [N, H, W, C] and labels [N]."""
-    optimizer = optax.adam(_LEARNING_RATE)
-    images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
-    batch_size = min(_BATCH, len(labels))
+    """The parameters of a classifier, trained centrally by Adam on images [N, H, W, C] and labels [N]."""
+    samples = len(data.labels)
 
-    def loss(params: PyTree, picked: Array) -> Array:
-        logits = model.apply(params, images[picked])
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels[picked]))
+    def loss(params: PyTree, batch: tuple[Array, Array], context: None) -> Array:
+        images, labels = batch
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(model.apply(params, images), labels))
 
-    def step(carry: tuple, picked: Array) -> tuple[tuple, None]:
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params, picked), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    @jax.jit
-    def epoch(key: Array, carry: tuple) -> tuple:
-        steps = len(labels) // batch_size
-        order = jax.random.permutation(key, len(labels))[: steps * batch_size]
-        return jax.lax.scan(step, carry, order.reshape(steps, batch_size))[0]
-
-    key_init, key_epochs = jax.random.split(key)
-    params = model.init(key_init)
-    carry = (params, optimizer.init(params))
-    for index in range(epochs):
-        carry = epoch(jax.random.fold_in(key_epochs, index), carry)
-    return carry[0]
+    procedure = training(model.init, loss, optax.adam(_LEARNING_RATE), samples=samples, batch_size=min(_BATCH, samples))
+    examples = TrainingData((data.images, data.labels))
+    keys = Keys(*jax.random.split(key))
+    return run_in_parts(keys, procedure, examples, steps=epochs, unit="epoch", progress=UNSAVED)
 
 
 def invert_all_classes(
@@ -74,22 +61,27 @@ def invert_all_classes(
         model = classifier_for(height, num_classes + 1, channels)
     else:
         raise ValueError(f"kind={kind!r}: expected 'mlp' or 'cnn'")
-    start = jnp.full(train.images.shape[1:], -1.0)
-
-    @jax.jit
-    def invert(params: PyTree) -> tuple[Array, Array]:
-        def one(target_class: Array) -> tuple[Array, Array]:
-            view = ModelView(params)
-            image, info = model_inversion(view, model, target_class=target_class, start=start, steps=steps)
-            return image, info.confidence
-
-        return jax.vmap(one)(jnp.arange(num_classes))
-
-    pictures, confidences, accuracies = [], [], []
+    start, procedure = jnp.full(train.images.shape[1:], -1.0), model_inversion(model)
+    found: list[ModelInversion] = []
+    accuracies = []
     for seed in range(seeds):
-        params = train_classifier(jax.random.key(seed), model, train, epochs=epochs)
-        image, confidence = invert(params)
-        pictures.append(np.asarray(image))
-        confidences.append(np.asarray(confidence))
+        key = jax.random.key(seed)
+        params = train_classifier(key, model, train, epochs=epochs)
+        found.append(
+            run_in_parts(
+                # Nothing is random.
+                lane_keys(key, num_classes),
+                procedure,
+                InversionTarget(ModelView(params), jnp.arange(num_classes), start),
+                steps=steps,
+                unit="step",
+                progress=UNSAVED,
+                lanes=Lanes(evidence=InversionTarget._make((None, 0, None))),
+            )
+        )
         accuracies.append(model_accuracy(model, params, *test))
-    return Inversions(np.stack(pictures), np.stack(confidences), tuple(accuracies))
+    pictures, confidences = (
+        np.stack([np.asarray(values) for values in column])
+        for column in zip(*((entry.image, entry.info.confidence) for entry in found), strict=True)
+    )
+    return Inversions(pictures, confidences, tuple(accuracies))

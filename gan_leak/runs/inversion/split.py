@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,41 +12,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gan_leak.attacks.optimizers import Position, Training, training
-from gan_leak.attacks.split.inverse_network import inverse_network
-from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
-from gan_leak.attacks.split.shadow_model import shadow_model
+from gan_leak.attacks.optimizers import TrainingData, halving_amsgrad, training
+from gan_leak.attacks.procedure import Procedure
 from gan_leak.data import Dataset, to_float
 from gan_leak.defenses.feature_noise import FeatureDefense
-from gan_leak.evaluation.fidelity import class_means, peak_signal_to_noise, singled_out, uniform_similarity
+from gan_leak.evaluation.fidelity import class_means, peak_signal_to_noise, re_identified, uniform_similarity
 from gan_leak.models.layered import (
     LayeredModel,
     SplitModel,
     he_cifar10,
     he_lenet,
-    inverse_network_for,
-    shadow_network_for,
     split_after,
     whole,
 )
-from gan_leak.runs.storage.resumable import Course, in_parts
-from gan_leak.types import Array, Model, PyTree, SplitView
+from gan_leak.runs.storage.resumable import Keys, SavedProgress, read_tree, run_in_parts, write_tree
+from gan_leak.types import Array, Model, PyTree
 
-QUERIES = ("same set", "same distribution", "random noise")
-SHADOWS = (
-    "same set, same structure",
-    "other set, same structure",
-    "same set, other structure",
-    "other set, other structure",
-)
-
-QUERY_FREE_ITERATIONS = 500
 NUM_CLASSES = 10
 BATCH_SIZE = 32
 
 
-class Likelihood(NamedTuple):
-    """The numbers of one regularised likelihood (released code; He, Zhang and Lee 2019)."""
+class WhiteBoxHyperParameters(NamedTuple):
+    """The hyperparameters of one regularized likelihood (released code; He, Zhang and Lee 2019)."""
 
     iterations: int
     learning_rate: float
@@ -56,7 +44,7 @@ class Likelihood(NamedTuple):
 class Victim(NamedTuple):
     """A network under attack, how its inputs are made of images in [-1, 1], and the paper's splits.
 
-    likelihoods: by split; another split takes ``other``.
+    white_box: by split; another split takes ``other``.
     """
 
     name: str
@@ -64,8 +52,8 @@ class Victim(NamedTuple):
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     splits: tuple[str, ...]
-    likelihoods: dict[str, Likelihood]
-    other: Likelihood
+    white_box: dict[str, WhiteBoxHyperParameters]
+    other: WhiteBoxHyperParameters
 
 
 class SplitData(NamedTuple):
@@ -87,7 +75,7 @@ class SplitData(NamedTuple):
 class Outcome(NamedTuple):
     """What an attack drew [M, H, W, C], in [-1, 1], and for each picture its PSNR and SSIM, the latter in two forms.
 
-    singled_out: whether it correlates most with the very image, of all test images of its class. Names with control:
+    re_identified: whether it correlates most with the very image, of all test images of its class. Names with control:
     the same held against an image that the attack has not seen. With class: of the class's mean in the place of what
     was drawn.
     """
@@ -96,13 +84,13 @@ class Outcome(NamedTuple):
     psnr: np.ndarray
     ssim: np.ndarray
     ssim_by_range: np.ndarray
-    singled_out: np.ndarray
+    re_identified: np.ndarray
     control_psnr: np.ndarray
     control_ssim: np.ndarray
-    control_singled_out: np.ndarray
+    control_re_identified: np.ndarray
     class_psnr: np.ndarray
     class_ssim: np.ndarray
-    class_singled_out: np.ndarray
+    class_re_identified: np.ndarray
 
 
 def victim_for(name: str) -> Victim:
@@ -115,14 +103,14 @@ def victim_for(name: str) -> Victim:
             (0.5,),
             ("conv1", "ReLU2"),
             {
-                "conv1": Likelihood(5000, 1e-2, 0.0),
-                "ReLU2": Likelihood(5000, 1e-2, 1.0),
+                "conv1": WhiteBoxHyperParameters(5000, 1e-2, 0.0),
+                "ReLU2": WhiteBoxHyperParameters(5000, 1e-2, 1.0),
             },
-            Likelihood(5000, 1e-2, 1.0),
+            WhiteBoxHyperParameters(5000, 1e-2, 1.0),
         )
     if name == "cifar10":
-        ten = Likelihood(5000, 1e-2, 10.0)
-        none = Likelihood(5000, 1e-2, 0.0)
+        ten = WhiteBoxHyperParameters(5000, 1e-2, 10.0)
+        none = WhiteBoxHyperParameters(5000, 1e-2, 0.0)
         return Victim(
             name,
             he_cifar10(),
@@ -132,10 +120,12 @@ def victim_for(name: str) -> Victim:
             {
                 **dict.fromkeys(("conv11", "ReLU11", "conv12", "ReLU12", "pool1", "conv21", "ReLU21"), none),
                 **dict.fromkeys(("conv22", "ReLU22", "pool2"), ten),
-                **dict.fromkeys(("conv31", "ReLU31", "conv32", "ReLU32", "pool3"), Likelihood(5000, 1e-2, 1e3)),
-                "fc1": Likelihood(5000, 1e-3, 1e4),
+                **dict.fromkeys(
+                    ("conv31", "ReLU31", "conv32", "ReLU32", "pool3"), WhiteBoxHyperParameters(5000, 1e-2, 1e3)
+                ),
+                "fc1": WhiteBoxHyperParameters(5000, 1e-3, 1e4),
             },
-            Likelihood(5000, 1e-2, 1e3),
+            WhiteBoxHyperParameters(5000, 1e-2, 1e3),
         )
     raise ValueError(f"network={name!r}: expected mnist or cifar10")
 
@@ -146,7 +136,7 @@ def as_inputs(victim: Victim, images: np.ndarray) -> np.ndarray:
 
 
 def as_images(victim: Victim, inputs: Any) -> np.ndarray:
-    """The inverse of ``as_inputs``, cut to [-1, 1]; what is not a number becomes the mean colour."""
+    """The inverse of ``as_inputs``, cut to [-1, 1]; what is not a number becomes the mean color."""
     mean, deviation = (np.array(values, np.float32) for values in (victim.mean, victim.deviation))
     units = np.nan_to_num(np.asarray(inputs), nan=0.0) * deviation + mean
     return np.clip(2.0 * units - 1.0, -1.0, 1.0)
@@ -203,172 +193,61 @@ def train_victim(
     data: SplitData,
     *,
     epochs: int,
-    course: Course,
+    progress: SavedProgress,
     batch_size: int = BATCH_SIZE,
     learning_rate: float = 1e-3,
 ) -> PyTree:
     """Trains the whole network: cross-entropy, AMSGrad with epsilon 1e-3, its rate halved every 20 epochs."""
-    model = whole(victim.network)
+    model, samples = whole(victim.network), len(data.own[1])
 
-    def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
+    def loss(params: PyTree, batch: tuple[Array, Array], context: None) -> Array:
         inputs, labels = batch
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(model.apply(params, inputs), labels))
 
-    made = training(
-        model.init,
-        loss,
-        samples=len(data.own[1]),
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        epochs_between_halvings=20,
-    )
-    return _trained(key, lambda context: made, None, data.own, epochs=epochs, course=course)
+    optimizer = halving_amsgrad(learning_rate, samples=samples, batch_size=batch_size, epochs_between_halvings=20)
+    procedure = training(model.init, loss, optimizer, samples=samples, batch_size=batch_size)
+    return train(key, procedure, TrainingData(data.own), epochs=epochs, progress=progress)
 
 
-def _trained(
-    key: Array, make: Callable[[PyTree], Training], context: PyTree, data: PyTree, *, epochs: int, course: Course
+def load_or_train_victim(
+    key: Array, victim: Victim, data: SplitData, path: pathlib.Path, *, epochs: int, tell: Callable[[str], None]
 ) -> PyTree:
-    """The parameters after so many epochs of ``make(context)`` on ``data``."""
-    key_init, key_fit = jax.random.split(key)
-    # Once, and not with every call; keys as numbers, since a loop may not take one of many.
-    data, seeds = jax.device_put(data), jax.random.key_data(jax.random.split(key_fit, epochs))
-
-    @jax.jit
-    def begin(key: Array, context: PyTree) -> Position:
-        return make(context).start(key)
-
-    @jax.jit
-    def go_on(position: Position, context: PyTree, data: PyTree, done: Array, steps: Array) -> Position:
-        made = make(context)
-
-        def epoch(number: Array, position: Position) -> Position:
-            return made.epoch(position, jax.random.wrap_key_data(seeds[number]), data)[0]
-
-        return jax.lax.fori_loop(done, done + steps, epoch, position)
-
-    trained = in_parts(
-        lambda: begin(key_init, context),
-        lambda position, done, steps: go_on(position, context, data, done, steps),
-        total=epochs,
-        unit="epoch",
-        course=course,
-    )
-    return trained.values
+    """The parameters in a file, or those that ``train_victim`` gives, which are saved there."""
+    params = read_tree(path, jax.eval_shape(victim.network.init, key), tell)
+    part = path.with_suffix(".part.npz")
+    if params is None:
+        tell(f"training the victim on {len(data.own[1])} images ...")
+        params = train_victim(key, victim, data, epochs=epochs, progress=SavedProgress(part, tell))
+        write_tree(path, params)
+    part.unlink(missing_ok=True)
+    return params
 
 
-def answers(key: Array, model: Callable[[Array, Any], Array], inputs: np.ndarray, batch_size: int = 500) -> np.ndarray:
-    """What ``model(key, inputs [B, ...])`` says to inputs [N, ...], batch by batch, each with a key of its own."""
-    said: np.ndarray | None = None
+def train(key: Array, procedure: Procedure, data: TrainingData, *, epochs: int, progress: SavedProgress) -> PyTree:
+    """The parameters after so many epochs of a training (``gan_leak.attacks.optimizers.training``)."""
+    return run_in_parts(Keys(*jax.random.split(key)), procedure, data, steps=epochs, unit="epoch", progress=progress)
+
+
+def predict_in_batches(
+    key: Array, model: Callable[[Array, Any], Array], inputs: np.ndarray, batch_size: int = 500
+) -> np.ndarray:
+    """The outputs of ``model(key, inputs [B, ...])`` for inputs [N, ...]; each batch has a key of its own."""
+    outputs: np.ndarray | None = None
     for start in range(0, len(inputs), batch_size):
         part = np.asarray(model(jax.random.fold_in(key, start), inputs[start : start + batch_size]))
-        if said is None:
+        if outputs is None:
             # In place, since features of all images of CIFAR-10 fill a third of a machine's memory.
-            said = np.empty((len(inputs), *part.shape[1:]), part.dtype)
-        said[start : start + len(part)] = part
-    if said is None:
+            outputs = np.empty((len(inputs), *part.shape[1:]), part.dtype)
+        outputs[start : start + len(part)] = part
+    if outputs is None:
         raise ValueError("inputs: none, expected at least one")
-    return said
+    return outputs
 
 
 def accuracy(key: Array, model: Callable[[Array, Any], Array], tested: tuple[np.ndarray, np.ndarray]) -> float:
     """Share of inputs whose label ``model(key, inputs)`` gives."""
     inputs, labels = tested
-    return float(np.mean(np.argmax(answers(key, model, inputs), axis=1) == labels))
-
-
-def white_box(
-    client: Model, params: PyTree, features: Array, shape: tuple[int, ...], numbers: Likelihood, course: Course
-) -> Array:
-    """The inputs [M, H, W, C] behind features [M, ...], all in one program."""
-    begin, go_on = _searches(client, tuple(shape), len(features), numbers._replace(iterations=0))
-    found = in_parts(
-        begin,
-        lambda positions, done, steps: go_on(positions, params, features, steps),
-        total=numbers.iterations,
-        unit="iteration",
-        course=course,
-    )
-    return found.values
-
-
-@functools.lru_cache(maxsize=16)
-def _searches(
-    client: Model, shape: tuple[int, int, int], count: int, numbers: Likelihood
-) -> tuple[Callable[[], Position], Callable[..., Position]]:
-    search = regularised_likelihood(
-        client,
-        shape,
-        learning_rate=numbers.learning_rate,
-        total_variation=numbers.total_variation,
-        magnitude=numbers.magnitude,
-    )
-
-    @jax.jit
-    def begin() -> Position:
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), search.start())
-
-    @jax.jit
-    def go_on(positions: Position, params: PyTree, features: Array, steps: Array) -> Position:
-        def step(position: Position, seen: Array) -> Position:
-            return search.step(position, SplitView(seen, params))[0]
-
-        return jax.lax.fori_loop(0, steps, lambda _, positions: jax.vmap(step)(positions, features), positions)
-
-    return begin, go_on
-
-
-def black_box(
-    key: Array,
-    victim: Victim,
-    split: str,
-    query: Callable[[Array, Any], Array],
-    data: SplitData,
-    knowledge: str,
-    features: Array,
-    *,
-    epochs: int,
-    course: Course,
-) -> Array:
-    """The inputs behind features, by an inverse network that was taught by queries; knowledge: one of ``QUERIES``.
-
-    ``query(key, inputs) -> features``, as the client sends them.
-    """
-    decoder = inverse_network_for(victim.name, split)
-    inputs = {"same set": data.own[0], "same distribution": data.others[0]}.get(knowledge)
-    key, key_noise, key_query = jax.random.split(key, 3)
-    if inputs is None:
-        inputs = np.asarray(jax.random.normal(key_noise, data.own[0].shape))
-    made = inverse_network(decoder, samples=len(inputs))
-    taught = (inputs, answers(key_query, query, inputs))
-    params = _trained(key, lambda context: made, None, taught, epochs=epochs, course=course)
-    return jax.jit(decoder.apply)(params, features)
-
-
-def query_free(
-    key: Array,
-    victim: Victim,
-    split: str,
-    parts: SplitModel,
-    params: PyTree,
-    data: SplitData,
-    knowledge: str,
-    features: Array,
-    *,
-    epochs: int,
-    course: Course,
-    iterations: int = QUERY_FREE_ITERATIONS,
-) -> Array:
-    """The inputs behind features, by inverting a shadow of the client; knowledge: one of ``SHADOWS``."""
-    whose, structure = knowledge.split(", ")
-    shadow = parts.client if structure == "same structure" else shadow_network_for(victim.name, split)
-    known = data.own if whose == "same set" else data.others
-
-    def make(params: PyTree) -> Training:
-        return shadow_model(shadow, parts.cloud, params, samples=len(known[1]))
-
-    own = _trained(key, make, params, known, epochs=epochs, course=course)
-    numbers = Likelihood(iterations, 0.1, 2.0)
-    return white_box(shadow, own, features, victim.network.input_shape, numbers, course._replace(keep=None))
+    return float(np.mean(np.argmax(predict_in_batches(key, model, inputs), axis=1) == labels))
 
 
 def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:
@@ -380,12 +259,14 @@ def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:
         return (
             peak_signal_to_noise(images, tested[places]),
             uniform_similarity(images, tested[places]),
-            singled_out(images, places, labels[places], (tested, labels)),
+            re_identified(images, places, labels[places], (tested, labels)),
         )
 
-    psnr, ssim, singled = compared(drawn, data.chosen)
+    psnr, ssim, recognized = compared(drawn, data.chosen)
     by_range = uniform_similarity(drawn, tested[data.chosen], by_range=True)
-    return Outcome(drawn, psnr, ssim, by_range, singled, *compared(drawn, data.unseen), *compared(means, data.chosen))
+    return Outcome(
+        drawn, psnr, ssim, by_range, recognized, *compared(drawn, data.unseen), *compared(means, data.chosen)
+    )
 
 
 def defended(defense: FeatureDefense, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:

@@ -1,17 +1,19 @@
-"""Long computations in parts: each tells how far it is and is kept, so that another call goes on from there."""
+"""Long procedures in parts: each part is reported and saved, so that another call continues from there."""
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gan_leak.attacks.procedure import Procedure, advance
 from gan_leak.runs.hosts.interruption import on_interruption, uninterrupted
 from gan_leak.runs.storage.directory import npz_bytes, write_atomic
 from gan_leak.runs.storage.integrity import DamagedError, read_npz, sealed_npz, set_aside
@@ -20,54 +22,140 @@ from gan_leak.types import Array, PyTree
 _SECONDS_OF_A_PART = 20.0
 
 
-class Course(NamedTuple):
-    """What a long computation leaves on its way: lines of progress, and a file from which another call goes on.
+class SavedProgress(NamedTuple):
+    """Where a long procedure saves what it has reached (None: nowhere), and what shows its lines of progress.
 
-    Whoever names the file removes it; None keeps nothing.
+    The caller deletes the file when the result is safe.
     """
 
-    keep: pathlib.Path | None
+    path: pathlib.Path | None
     tell: Callable[[str], None]
 
 
-def in_parts(
-    begin: Callable[[], PyTree],
-    go_on: Callable[[PyTree, Array, Array], PyTree],
-    *,
-    total: int,
-    unit: str,
-    course: Course,
-) -> PyTree:
-    """The state after ``total`` steps from ``begin()``, in calls of about 20 s; an interruption loses one at most.
+# Nothing is saved or shown.
+UNSAVED = SavedProgress(None, lambda line: None)
 
-    ``go_on(state, done, steps)`` takes so many steps more; ``begin`` can be traced. unit: what a step is called.
+
+class Keys(NamedTuple):
+    """The key of ``Procedure.init``, and that from which the keys of the steps are derived (``advance``)."""
+
+    init: Array
+    steps: Array
+
+
+def lane_keys(key: Array, count: int) -> Keys:
+    """Keys [count] of as many lanes."""
+    return Keys(jax.random.split(key, count), jax.random.split(jax.random.fold_in(key, count), count))
+
+
+class Lanes(NamedTuple):
+    """How a procedure runs over a leading axis of keys, states and evidence.
+
+    evidence: which of the evidence has that axis, as ``in_axes`` of ``vmap``; must be hashable. at_a_time: lanes that
+    share a program, which all of the evidence must have an axis for; None: all of them.
     """
-    shapes = {"done": jax.ShapeDtypeStruct((), np.int64), "state": jax.eval_shape(begin)}
-    kept = None if course.keep is None else read_tree(course.keep, shapes, course.tell)
-    done = 0 if kept is None else int(kept["done"])
-    state = begin() if kept is None else jax.tree.map(jnp.asarray, kept["state"])
-    steps, compiled, written = 1, False, done
 
-    def keep() -> None:
+    evidence: Any = 0
+    at_a_time: int | None = None
+
+
+class Programs(NamedTuple):
+    """The compiled parts of a procedure: ``init(key, evidence)``, ``advance(key, state, evidence, first, steps)``,
+    ``extract(state, evidence)`` and ``finished(state) -> bool []``.
+    """
+
+    init: Callable[[Array, PyTree], PyTree]
+    advance: Callable[[Array, PyTree, PyTree, Array, Array], PyTree]
+    extract: Callable[[PyTree, PyTree], PyTree]
+    finished: Callable[[PyTree], Array | bool]
+
+
+@functools.lru_cache(maxsize=16)
+def compile_procedure(procedure: Procedure, lanes: Lanes | None = None) -> Programs:
+    """The programs of a procedure, which are compiled once as long as it is the same object."""
+
+    def spread(function: Callable[..., PyTree], *axes: Any) -> Callable[..., PyTree]:
+        if lanes is None:
+            return function
+        if lanes.at_a_time is None:
+            return jax.vmap(function, in_axes=axes)
+        return lambda *arguments: jax.lax.map(lambda lane: function(*lane), arguments, batch_size=lanes.at_a_time)
+
+    of_evidence = None if lanes is None else lanes.evidence
+    finished = procedure.finished
+
+    @jax.jit
+    def go_on(key: Array, state: PyTree, evidence: PyTree, first: Array, steps: Array) -> PyTree:
+        def of_lane(key: Array, state: PyTree, evidence: PyTree) -> PyTree:
+            return advance(key, procedure, state, evidence, steps, first=first)
+
+        return spread(of_lane, 0, 0, of_evidence)(key, state, evidence)
+
+    return Programs(
+        jax.jit(spread(procedure.init, 0, of_evidence)),
+        go_on,
+        jax.jit(spread(procedure.extract, 0, of_evidence)),
+        (lambda state: False) if finished is None else jax.jit(lambda state: jnp.all(spread(finished, 0)(state))),
+    )
+
+
+def run_in_parts(
+    keys: Keys,
+    procedure: Procedure,
+    evidence: PyTree,
+    *,
+    steps: int,
+    unit: str,
+    progress: SavedProgress,
+    lanes: Lanes | None = None,
+) -> PyTree:
+    """The result after ``steps`` steps, in calls of about 20 s; an interruption loses one call at most.
+
+    keys, evidence: with a leading axis where ``lanes`` says so. unit: what a step is called in lines of progress. A
+    saved file is continued if its arrays have the shapes and types of this procedure's state.
+    """
+    # Once, and not with every call.
+    evidence = jax.device_put(evidence)
+    programs = compile_procedure(procedure, lanes)
+    state = _reached(keys, programs, evidence, steps=steps, unit=unit, progress=progress)
+    return programs.extract(state, evidence)
+
+
+def _reached(
+    keys: Keys, programs: Programs, evidence: PyTree, *, steps: int, unit: str, progress: SavedProgress
+) -> PyTree:
+    """The state after all steps, or where it is finished."""
+    shapes = {
+        "done": jax.ShapeDtypeStruct((), np.int64),
+        "state": jax.eval_shape(programs.init, keys.init, evidence),
+    }
+    saved = None if progress.path is None else read_tree(progress.path, shapes, progress.tell)
+    done = 0 if saved is None else int(saved["done"])
+    state = programs.init(keys.init, evidence) if saved is None else jax.tree.map(jnp.asarray, saved["state"])
+    count, compiled, written = 1, False, done
+
+    def save() -> None:
         nonlocal written
-        if course.keep is not None and done > written:
-            write_tree(course.keep, {"done": np.int64(done), "state": state})
+        if progress.path is not None and done > written:
+            write_tree(progress.path, {"done": np.int64(done), "state": state})
             written = done
 
-    with on_interruption(keep):
-        while done < total:
+    with on_interruption(save):
+        while done < steps and not programs.finished(state):
             began = time.monotonic()
-            steps = min(steps, total - done)
-            new_state = jax.block_until_ready(go_on(state, jnp.int32(done), jnp.int32(steps)))
+            count = min(count, steps - done)
+            new_state = jax.block_until_ready(
+                programs.advance(keys.steps, state, evidence, jnp.int32(done), jnp.int32(count))
+            )
             seconds = time.monotonic() - began
             with uninterrupted():
-                state, done = new_state, done + steps
+                state, done = new_state, done + count
                 if seconds > _SECONDS_OF_A_PART / 4:
-                    keep()
+                    save()
             # The first call compiles, so that its time says little.
             if compiled:
-                course.tell(f"  {unit} {done}/{total}, {seconds / steps * (total - done):.0f} s left")
-            steps = max(1, min(10 * steps, round(steps * _SECONDS_OF_A_PART / seconds)))
+                progress.tell(f"  {unit} {done}/{steps}, {seconds / count * (steps - done):.0f} s left")
+            count = max(1, min(10 * count, round(count * _SECONDS_OF_A_PART / seconds)))
             compiled = True
     return state
 
@@ -79,10 +167,10 @@ def write_tree(path: pathlib.Path, tree: PyTree) -> None:
     write_atomic(path, sealed_npz(path.name, archive))
 
 
-def read_tree(path: pathlib.Path, shapes: PyTree, say: Callable[[str], None]) -> PyTree | None:
-    """The tree that a file holds, if there is one and its arrays have these shapes and types.
+def read_tree(path: pathlib.Path, shapes: PyTree, tell: Callable[[str], None]) -> PyTree | None:
+    """The tree that a file holds, if there is one and its arrays have these shapes and types; None otherwise.
 
-    A damaged file is renamed, and ``say`` is told.
+    A damaged file is renamed, which ``tell`` reports.
     """
     if not os.path.lexists(path):
         return None
@@ -90,10 +178,10 @@ def read_tree(path: pathlib.Path, shapes: PyTree, say: Callable[[str], None]) ->
     try:
         saved, sealed = read_npz(path)
     except DamagedError as error:
-        say(f"{error}: renamed to {set_aside(path).name} and computed again")
+        tell(f"{error}: renamed to {set_aside(path).name} and computed again")
         return None
     if not sealed:
-        say(f"{path}: of a version without digests; an altered number in it would not be noticed")
+        tell(f"{path}: of a version without digests; an altered number in it would not be noticed")
     names = [f"leaf_{place}" for place in range(len(expected))]
     if set(saved) != set(names):
         return None

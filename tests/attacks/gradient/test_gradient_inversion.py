@@ -7,24 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_leak.attacks.gradient.contract import GradientEvidence
 from gan_leak.attacks.gradient.deep_leakage import deep_leakage
 from gan_leak.attacks.gradient.grnn import grnn
 from gan_leak.attacks.gradient.inverting_gradients import inverting_gradients
 from gan_leak.attacks.gradient.observation import (
-    advance,
     check_view,
     cosine_distance,
     gradient_of,
     infer_distinct_labels,
     infer_label,
     infer_label_from_bias,
-    invert,
     squared_distance,
     update_of,
 )
 from gan_leak.attacks.optimizers import Position, descend, limited_memory_bfgs
+from gan_leak.attacks.procedure import advance, run_procedure
 from gan_leak.models import count_parameters
-from gan_leak.models.gradient_networks import dlg_lenet, drawn_widely, grnn_lenet, grnn_resnet18
+from gan_leak.models.gradient_networks import dlg_lenet, grnn_lenet, grnn_resnet18, with_uniform_init
 from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.types import GradientView
 from reference.small import CLASSES, IMAGE_SHAPE, largest_difference, linear_classifier
@@ -59,7 +59,9 @@ def test_deep_leakage_finds_the_image_of_a_linear_model(known):
     view = GradientView(PARAMS, gradient_of(MODEL, PARAMS, images, labels))
 
     attack = deep_leakage(MODEL, images.shape, CLASSES, labels_known=known)
-    run = jax.jit(jax.vmap(lambda key, view: invert(key, attack, view, labels, 300), in_axes=(0, None)))
+    run = jax.jit(
+        jax.vmap(lambda key, view: run_procedure(key, attack, GradientEvidence(view, labels), 300), in_axes=(0, None))
+    )
 
     def nearest(number, view):
         starts = run(jax.random.split(jax.random.key(number), 8), view)
@@ -122,7 +124,7 @@ def test_inverting_gradients_finds_the_image_of_a_linear_model():
     images, labels = batch(1)
     view = GradientView(PARAMS, gradient_of(MODEL, PARAMS, images, labels))
     attack = inverting_gradients(MODEL, images.shape, iterations=2000, learning_rate=0.05, total_variation=0.0)
-    run = jax.jit(lambda key, view: invert(key, attack, view, labels, 2000))
+    run = jax.jit(lambda key, view: run_procedure(key, attack, GradientEvidence(view, labels), 2000))
     found = run(jax.random.key(3), view)
     np.testing.assert_allclose(found.images, images, atol=2e-2)
     assert float(found.distance) < 1e-4
@@ -135,10 +137,11 @@ def test_inverting_gradients_weighs_and_slows_down_as_it_should():
     images, labels = batch(1)
     view = GradientView(PARAMS, gradient_of(MODEL, PARAMS, images, labels))
     attack = inverting_gradients(MODEL, images.shape, iterations=8, learning_rate=1e-3, total_variation=0.7)
-    position = attack.start(jax.random.key(3), view, labels)
+    evidence = GradientEvidence(view, labels)
+    position = attack.init(jax.random.key(3), evidence)
     longest = []
     for _ in range(8):
-        moved, objective = attack.step(position, view, labels)
+        moved, objective = attack.step(jax.random.key(4), position, evidence)
         across, along = jnp.diff(position.values, axis=2), jnp.diff(position.values, axis=1)
         variation = jnp.mean(jnp.abs(across)) + jnp.mean(jnp.abs(along))
         distance = cosine_distance(gradient_of(MODEL, PARAMS, position.values, labels), view.gradient)
@@ -181,7 +184,7 @@ def test_the_label_of_one_image_is_exact(label):
 
 
 def test_sums_over_inputs_tell_a_label_through_noise_that_hides_it_in_the_bias():
-    model = drawn_widely(dlg_lenet(4, image_size=16, channels=1))
+    model = with_uniform_init(dlg_lenet(4, image_size=16, channels=1))
 
     def told(key):
         key_model, key_image, key_noise = jax.random.split(key, 3)
@@ -226,7 +229,7 @@ def test_a_gradient_of_another_model_or_without_numbers_is_refused():
 @functools.cache
 def seen_by_grnn():
     model = dlg_lenet(4, image_size=16, channels=1)
-    params = drawn_widely(model).init(jax.random.key(5))
+    params = with_uniform_init(model).init(jax.random.key(5))
     image = jnp.zeros((1, 16, 16, 1)).at[0, 4:12, 6:10].set(1.0)
     label = jax.nn.one_hot(jnp.array([2]), 4)
     return model, image, label, GradientView(params, gradient_of(model, params, image, label))
@@ -236,7 +239,7 @@ def test_grnn_draws_the_image_and_tells_the_label():
     model, image, label, view = seen_by_grnn()
     generator = grnn_generator(4, image_size=16, channels=1)
     method = grnn(model, generator, 1)
-    attack = jax.jit(lambda key, view: invert(key, method, view, label, 1000))
+    attack = jax.jit(lambda key, view: run_procedure(key, method, GradientEvidence(view, label), 1000))
     found = attack(jax.random.key(1), view)
     assert int(jnp.argmax(found.labels)) == 2
     error = float(jnp.mean((found.images - image) ** 2))
@@ -247,7 +250,7 @@ def test_grnn_draws_the_image_and_tells_the_label():
     assert float(jnp.mean((elsewhere.images - image) ** 2)) > 5 * error
 
 
-def test_an_attack_may_be_told_in_parts():
+def test_an_attack_in_parts_is_the_whole_attack():
     """What a long run keeps is all that it needs."""
     model, image, label, view = seen_by_grnn()
     for attack in (
@@ -255,10 +258,15 @@ def test_an_attack_may_be_told_in_parts():
         deep_leakage(model, image.shape, 4),
         inverting_gradients(model, image.shape, iterations=30),
     ):
-        go_on = jax.jit(functools.partial(advance, attack))
-        state = attack.start(jax.random.key(2), view, label)
-        whole = go_on(state, view, label, jnp.int32(12))
-        parts = go_on(go_on(state, view, label, jnp.int32(5)), view, label, jnp.int32(7))
+        evidence = GradientEvidence(view, label)
+        state = attack.init(jax.random.key(2), evidence)
+
+        @jax.jit
+        def further(state, steps, first, attack=attack, evidence=evidence):
+            return advance(jax.random.key(3), attack, state, evidence, steps, first=first)
+
+        whole = further(state, jnp.int32(12), jnp.int32(0))
+        parts = further(further(state, jnp.int32(5), jnp.int32(0)), jnp.int32(7), jnp.int32(5))
         assert largest_difference(whole, parts) == 0
 
 
@@ -267,10 +275,12 @@ def test_attacks_that_recover_labels_do_not_look_at_them():
     model, image, label, view = seen_by_grnn()
     hidden = jnp.full_like(label, jnp.nan)
     for attack in (grnn(model, grnn_generator(4, image_size=16, channels=1), 1), deep_leakage(model, image.shape, 4)):
-        run = jax.jit(lambda labels, attack=attack: invert(jax.random.key(2), attack, view, labels, 3))
+        run = jax.jit(
+            lambda labels, attack=attack: run_procedure(jax.random.key(2), attack, GradientEvidence(view, labels), 3)
+        )
         assert largest_difference(run(label), run(hidden)) == 0
     told = deep_leakage(model, image.shape, 4, labels_known=True)
-    assert jnp.isnan(invert(jax.random.key(2), told, view, hidden, 3).labels).all()
+    assert jnp.isnan(run_procedure(jax.random.key(2), told, GradientEvidence(view, hidden), 3).labels).all()
 
 
 @pytest.mark.parametrize("loss", ["released", "squared"])
@@ -278,14 +288,15 @@ def test_the_objective_of_grnn_by_hand(loss):
     model, _, label, view = seen_by_grnn()
     generator = grnn_generator(4, image_size=16, channels=1)
     attack = grnn(model, generator, 1, total_variation=0.3, loss=loss)
-    training = jax.jit(attack.start)(jax.random.key(1), view, label)
+    evidence = GradientEvidence(view, label)
+    training = jax.jit(attack.init)(jax.random.key(1), evidence)
     drawn, labels = jax.jit(generator.apply)(training.position.values, training.noise)
     differences = jax.tree.map(jnp.subtract, gradient_of(model, view.params, drawn, labels), view.gradient)
     squared = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(differences))
     along, across = (float(jnp.mean(jnp.diff(drawn, axis=axis) ** 2)) for axis in (1, 2))
     norm = squared**0.5 if loss == "released" else 0.0
     expected = squared + norm + 0.3 * 2 * (along + across)
-    assert float(jax.jit(attack.step)(training, view, label)[1]) == pytest.approx(expected, rel=1e-4)
+    assert float(jax.jit(attack.step)(jax.random.key(2), training, evidence)[1]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_unknown_loss_is_refused():
@@ -302,7 +313,7 @@ def test_an_unknown_loss_is_refused():
     ],
 )
 def test_networks_have_the_published_sizes(network, parameters):
-    params = drawn_widely(network(100)).init(jax.random.key(0))
+    params = with_uniform_init(network(100)).init(jax.random.key(0))
     assert count_parameters(params) == parameters
     values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
     assert -0.5 <= values.min() < -0.49

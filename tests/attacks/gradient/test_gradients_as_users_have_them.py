@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_leak.attacks.gradient.contract import GradientEvidence
 from gan_leak.attacks.gradient.deep_leakage import deep_leakage
 from gan_leak.attacks.gradient.flatten_order import chw_to_hwc, infer_flatten_order
 from gan_leak.attacks.gradient.grnn import grnn
@@ -18,12 +19,12 @@ from gan_leak.attacks.gradient.observation import (
     cosine_distance,
     fitted_scale,
     gradient_of,
-    invert,
     reshuffled,
     scaled_distance,
     squared_distance,
     update_of,
 )
+from gan_leak.attacks.procedure import run_procedure
 from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.runs.inversion.gradient import network_for
 from gan_leak.runs.inversion.gradient_files import FLATTENINGS
@@ -37,6 +38,10 @@ LABELS = jax.nn.one_hot(jnp.array([3]), CLASSES)
 GRADIENT = gradient_of(MODEL, PARAMS, IMAGES, LABELS)
 # A gradient whose array is missing, or stands for nothing (None).
 SENT = ({"kernel": GRADIENT["kernel"]}, {"kernel": GRADIENT["kernel"], "bias": None})
+
+
+def seen(sent):
+    return GradientEvidence(GradientView(PARAMS, sent), LABELS)
 
 
 def test_distances_are_taken_over_what_was_sent():
@@ -61,14 +66,14 @@ def test_a_view_may_lack_arrays_but_not_all_and_not_parameters():
 @pytest.mark.parametrize("sent", SENT, ids=["missing", "none"])
 def test_deep_leakage_finds_the_image_without_the_bias(sent):
     attack = deep_leakage(MODEL, IMAGES.shape, CLASSES, labels_known=True)
-    run = jax.jit(jax.vmap(lambda key: invert(key, attack, GradientView(PARAMS, sent), LABELS, 200)))
+    run = jax.jit(jax.vmap(lambda key: run_procedure(key, attack, seen(sent), 200)))
     starts = run(jax.random.split(jax.random.key(3), 8))
     np.testing.assert_allclose(starts.images[jnp.argmin(starts.distance)], IMAGES, atol=1e-3)
 
 
 def test_inverting_gradients_finds_the_image_without_the_bias():
     attack = inverting_gradients(MODEL, IMAGES.shape, iterations=1000, learning_rate=0.05, total_variation=0.0)
-    found = jax.jit(lambda key: invert(key, attack, GradientView(PARAMS, SENT[0]), LABELS, 1000))(jax.random.key(3))
+    found = jax.jit(lambda key: run_procedure(key, attack, seen(SENT[0]), 1000))(jax.random.key(3))
     np.testing.assert_allclose(found.images, IMAGES, atol=3e-2)
 
 
@@ -78,12 +83,14 @@ def test_grnn_matches_what_was_sent():
     image = jax.random.uniform(jax.random.key(1), (1, 16, 16, 1))
     sent = {"kernel": gradient_of(model, params, image, LABELS)["kernel"]}
     attack = grnn(model, grnn_generator(CLASSES, image_size=16, channels=1), 1, loss="squared", total_variation=0.0)
-    view = GradientView(params, sent)
-    training = attack.start(jax.random.key(2), view, LABELS)
-    found = attack.read(training, view, LABELS)
+    evidence = GradientEvidence(GradientView(params, sent), LABELS)
+    training = attack.init(jax.random.key(2), evidence)
+    found = attack.extract(training, evidence)
     drawn = gradient_of(model, params, found.images, found.labels)["kernel"]
     assert float(found.distance) == pytest.approx(float(jnp.sum((drawn - sent["kernel"]) ** 2)), rel=1e-5)
-    assert float(attack.step(training, view, LABELS)[1]) == pytest.approx(float(found.distance), rel=1e-4)
+    assert float(attack.step(jax.random.key(3), training, evidence)[1]) == pytest.approx(
+        float(found.distance), rel=1e-4
+    )
 
 
 def linear_classifier_of(size):
@@ -109,7 +116,7 @@ def test_deep_leakage_that_fits_the_scale_does_not_care_for_it():
     """Steps and what is found are the same for a gradient of any size, but for the distance, which is its square's."""
     attack = deep_leakage(MODEL, IMAGES.shape, CLASSES, fit_scale=True)
     found = [
-        jax.jit(lambda key, sent: invert(key, attack, GradientView(PARAMS, sent), LABELS, 20))(
+        jax.jit(lambda key, sent: run_procedure(key, attack, seen(sent), 20))(
             jax.random.key(3), jax.tree.map(lambda leaf, scale=scale: scale * leaf, GRADIENT)
         )
         for scale in (1.0, 8.0)
@@ -147,22 +154,22 @@ def test_images_of_all_epochs_are_matched_whatever_their_order():
     images = jax.random.uniform(jax.random.key(0), (4, *IMAGE_SHAPE))
     labels = jax.nn.one_hot(jnp.array([0, 0, 1, 1]), CLASSES)
     held = jnp.concatenate([images, images[jnp.array([1, 0, 2, 3])], images[jnp.array([1, 0, 3, 2])]])
-    view = GradientView(PARAMS, GRADIENT)
 
     def update(params, images, labels):
         return update_of(MODEL, params, images, labels, learning_rate=0.1, steps=6, batch_size=2)
 
     labels = jnp.tile(labels, (3, 1))
     attack = inverting_gradients(MODEL, images.shape, update=update, epochs=3, total_variation=0.0, epoch_prior=2.0)
-    position = attack.start(jax.random.key(1), view, labels)
+    evidence = GradientEvidence(GradientView(PARAMS, GRADIENT), labels)
+    position = attack.init(jax.random.key(1), evidence)
     assert position.values.shape == (12, *IMAGE_SHAPE)
-    found = attack.read(position._replace(values=held), view, labels)
+    found = attack.extract(position._replace(values=held), evidence)
     np.testing.assert_allclose(found.images, images, atol=1e-6)
     # The objective: a distance, and how far the means of the epochs are from their mean.
     values = position.values
     means = np.asarray(values).reshape(3, 4, *IMAGE_SHAPE).mean(axis=1)
     distance = cosine_distance(update(PARAMS, values, labels), GRADIENT)
-    objective = attack.step(position, view, labels)[1]
+    objective = attack.step(jax.random.key(2), position, evidence)[1]
     np.testing.assert_allclose(objective, distance + 2.0 * np.var(means, axis=0).mean(), rtol=1e-4)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gan_leak.attacks import clip_to_range, gaussian_smoothing, model_inversion
+from gan_leak.attacks import InversionTarget, clip_to_range, gaussian_smoothing, model_inversion, run_procedure
 from gan_leak.collaboration import init_federation, selective_upload
 from gan_leak.models import mlp_classifier
 from gan_leak.models.flax import stateless_model
@@ -27,12 +27,18 @@ def linear_view(seed=0):
     return ModelView(LINEAR.init(jax.random.key(seed)))
 
 
+def inversion(view, classifier, *, target_class, start, steps=5000, **numbers):
+    """The attack from start to end."""
+    procedure = model_inversion(classifier, **numbers)
+    return run_procedure(jax.random.key(0), procedure, InversionTarget(view, target_class, start), steps)
+
+
 @functools.cache
 def inverter(classifier=LINEAR, mapped=False, **static):
     """The attack, compiled: (view, target_class, numbers) -> (image, info); mapped, for target classes [T]."""
 
     def attack(view, target_class, numbers):
-        return model_inversion(view, classifier, target_class=target_class, **numbers, **static)
+        return inversion(view, classifier, target_class=target_class, **numbers, **static)
 
     return jax.jit(jax.vmap(attack, in_axes=(None, 0, None)) if mapped else attack)
 
@@ -62,7 +68,7 @@ def one_weight_a_pixel(weights):
 def test_one_step_by_hand():
     """From grey both classes have 1/2, where the gradient of the cost is -1/4 of the weights."""
     model, view = one_weight_a_pixel([0.5, -1.0, 0.0, 2.0])
-    image, info = model_inversion(
+    image, info = inversion(
         view, model, target_class=0, start=jnp.zeros((2, 2, 1)), steps=1, learning_rate=0.8, confidence=1.0
     )
     np.testing.assert_allclose(image.ravel(), [0.1, -0.2, 0.0, 0.4], atol=1e-7)
@@ -76,7 +82,7 @@ def test_one_step_by_hand():
 def test_a_linear_model_is_inverted_to_a_corner(target, corner):
     """Every pixel ends black or white by the sign of its weight, one without weight as it began; then nothing moves."""
     model, view = one_weight_a_pixel([0.5, -1.0, 0.0, 0.75])
-    image, info = model_inversion(
+    image, info = inversion(
         view, model, target_class=target, start=jnp.zeros((2, 2, 1)), learning_rate=4.0, patience=7, confidence=1.0
     )
     assert image.ravel().tolist() == corner
@@ -181,13 +187,13 @@ def test_compiled_equals_not_compiled():
     """The same picture and the same number of steps."""
     model, view = small_mlp()
     compiled = invert(view, 1, model, steps=12)
-    plain = model_inversion(view, model, target_class=1, **SETTINGS | {"steps": 12})
+    plain = inversion(view, model, target_class=1, **SETTINGS | {"steps": 12})
     assert largest_difference(compiled, plain) < 1e-5
 
 
 def test_all_numbers_are_traced():
     """One compilation serves every class, start, rate, number of steps and confidence."""
-    attack = jax.jit(lambda view, numbers: model_inversion(view, LINEAR, patience=5, **numbers))
+    attack = jax.jit(lambda view, numbers: inversion(view, LINEAR, patience=5, **numbers))
     for target, start, rate, steps, confidence in ((0, BLACK, 0.1, 3, 0.9), (3, GREY, 0.2, 9, 0.99)):
         numbers = {"target_class": target, "start": start, "learning_rate": rate, "steps": steps}
         attack(linear_view(), numbers | {"confidence": confidence})
@@ -271,7 +277,7 @@ def test_smoothing_is_a_gaussian_blur():
         ({"target_class": -1}, "target_class=-1: expected at least 0"),
         ({"target_class": 5}, "target_class=5: expected 0 to 4, one of the classifier's outputs"),
         ({"target_class": jnp.arange(2)}, r"target_class.shape=\(2,\): expected a single number; vmap takes several"),
-        ({"steps": 0}, "steps=0: expected at least 1"),
+        ({"steps": -1}, "steps=-1: expected at least 0"),
         ({"patience": 0}, "patience=0: expected at least 1"),
         ({"learning_rate": 0.0}, "learning_rate=0.0: expected a positive finite number"),
         ({"learning_rate": np.nan}, "learning_rate=nan: expected a positive finite number"),
@@ -288,9 +294,9 @@ def test_bad_input_is_refused(changes, message):
     """In one line with the name, the value and what is expected, inside jit as well."""
     arguments = {"target_class": 0} | SETTINGS | changes
     with pytest.raises(ValueError, match=f"^{message}$"):
-        model_inversion(linear_view(), LINEAR, **arguments)
+        inversion(linear_view(), LINEAR, **arguments)
     with pytest.raises(ValueError, match=f"^{message}"):  # JAX adds a note of its own
-        jax.jit(lambda view: model_inversion(view, LINEAR, **arguments))(linear_view())
+        jax.jit(lambda view: inversion(view, LINEAR, **arguments))(linear_view())
 
 
 @pytest.mark.parametrize("deviation", [0.0, -1.0, np.inf, np.nan])

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_leak.attacks.optimizers import Position, amsgrad, descend, training
+from gan_leak.attacks.optimizers import Position, TrainingData, amsgrad, descend, halving_amsgrad, training
 from gan_leak.attacks.priors import absolute_total_variation, squared_total_variation
 from gan_leak.attacks.split.inverse_network import inverse_network
-from gan_leak.attacks.split.regularised_likelihood import regularised_likelihood
+from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
 from gan_leak.attacks.split.shadow_model import shadow_model
 from gan_leak.types import Model, SplitView
 
@@ -30,12 +30,12 @@ def images(count, seed=0):
 
 def found(client, params, features, iterations, **weights):
     """What the white box finds behind features [N, F], and the objective before its last step [N]."""
-    search = regularised_likelihood(client, SHAPE, **weights)
+    search = regularized_likelihood(client, SHAPE, **weights)
 
     def one(features):
-        view = SplitView(features, params)
-        last, path = jax.lax.scan(lambda at, _: search.step(at, view), search.start(), length=iterations)
-        return last.values, path[-1]
+        view, key = SplitView(features, params), jax.random.key(0)
+        last, path = jax.lax.scan(lambda at, _: search.step(key, at, view), search.init(key, view), length=iterations)
+        return search.extract(last, view), path[-1]
 
     return jax.jit(jax.vmap(one))(features)
 
@@ -103,14 +103,15 @@ def test_a_descent_keeps_to_its_range_and_hides_no_divergence():
     assert np.isnan(position.values)
 
 
-def taught(key, made, data, epochs):
+def taught(key, procedure, samples, epochs, context=None):
     """(params, mean loss of each epoch) of a training."""
+    data = TrainingData(samples, context)
     key_init, key_epochs = jax.random.split(key)
     keys = jax.random.split(key_epochs, epochs)
     last, losses = jax.jit(
-        lambda start, data: jax.lax.scan(lambda position, key: made.epoch(position, key, data), start, keys)
-    )(made.start(key_init), data)
-    return last.values, losses
+        lambda start, data: jax.lax.scan(lambda position, key: procedure.step(key, position, data), start, keys)
+    )(procedure.init(key_init, data), data)
+    return procedure.extract(last, data), losses
 
 
 def test_an_inverse_network_learns_the_way_back_and_only_from_its_pairs():
@@ -138,8 +139,8 @@ def test_a_shadow_learns_to_serve_the_cloud_which_stays_as_it_was():
     key_client, key_cloud = jax.random.split(key)
     params, cloud_params, inputs = client.init(key_client), cloud.init(key_cloud), images(256)
     labels = jnp.argmax(cloud.apply(cloud_params, client.apply(params, inputs)), axis=1)
-    made = shadow_model(client, cloud, cloud_params, samples=256, learning_rate=1e-2)
-    shadow, losses = taught(jax.random.key(4), made, (inputs, labels), 40)
+    made = shadow_model(client, cloud, samples=256, learning_rate=1e-2)
+    shadow, losses = taught(jax.random.key(4), made, (inputs, labels), 40, cloud_params)
     right = jnp.argmax(cloud.apply(cloud_params, client.apply(shadow, inputs)), axis=1) == labels
     assert float(right.mean()) > 0.9
     assert float(losses[-1]) < 0.5 * float(losses[0])
@@ -157,8 +158,8 @@ def test_the_inversion_of_a_shadow_finds_the_image_and_that_of_another_cloud_s_d
     seen = images(20, seed=9)
 
     def likeness(known):
-        made = shadow_model(client, cloud, known, samples=2048, learning_rate=1e-2)
-        shadow, _ = taught(jax.random.key(7), made, (inputs, labels), 20)
+        made = shadow_model(client, cloud, samples=2048, learning_rate=1e-2)
+        shadow, _ = taught(jax.random.key(7), made, (inputs, labels), 20, known)
         drawn, _ = found(client, shadow, client.apply(params, seen), 2000)
         pairs = zip(drawn, seen, strict=True)
         return float(np.median([np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in pairs]))
@@ -170,16 +171,16 @@ def test_the_inversion_of_a_shadow_finds_the_image_and_that_of_another_cloud_s_d
 def test_rates_halve_and_training_needs_a_batch():
     """Of two samples in two batches of one: an epoch is two steps on slopes of one size, as long as the rate is."""
 
-    def loss(params, batch):
+    def loss(params, batch, context):
         return 1e6 * params * jnp.mean(batch)
 
-    made = training(
-        lambda key: jnp.array(0.0), loss, samples=2, batch_size=1, learning_rate=0.8, epochs_between_halvings=2
-    )
-    position, walked = made.start(jax.random.key(0)), []
+    optimizer = halving_amsgrad(0.8, samples=2, batch_size=1, epochs_between_halvings=2)
+    procedure = training(lambda key: jnp.array(0.0), loss, optimizer, samples=2, batch_size=1)
+    data = TrainingData(jnp.ones(2))
+    position, walked = procedure.init(jax.random.key(0), data), []
     for epoch in range(5):
         before = float(position.values)
-        position, _ = made.epoch(position, jax.random.key(epoch), jnp.ones(2))
+        position, _ = procedure.step(jax.random.key(epoch), position, data)
         walked.append(before - float(position.values))
     np.testing.assert_allclose(walked, [1.6, 1.6, 0.8, 0.8, 0.4], rtol=0.05)
     with pytest.raises(ValueError, match="batch_size=8: expected at most 5, the number of samples"):

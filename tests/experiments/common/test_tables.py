@@ -22,7 +22,7 @@ IMAGES = np.zeros((2, 8, 8, 1), np.float32)
 
 
 def drawn(undefended, defense, **measures):
-    measures = {"ssim": [0.1, 0.2], "singled_out": [1.0, 0.0], **measures}
+    measures = {"ssim": [0.1, 0.2], "re_identified": [1.0, 0.0], **measures}
     row = measured_row(defended_name(undefended, defense), "attack", measures)
     return Drawn(row, IMAGES, IMAGES, undefended, defense, 0.0)
 
@@ -85,6 +85,15 @@ def test_a_row_of_a_version_without_digests_is_used_and_said_to_be(tmp_path, cap
     assert "000.npz: of a version without digests" in "".join(capfd.readouterr())
 
 
+def test_a_row_saved_under_the_former_name_of_a_measure_is_read(tmp_path):
+    directory = types.SimpleNamespace(path=tmp_path)
+    saved = {"images": IMAGES, "singled_out": np.ones(2), "control_singled_out": np.zeros(2)}
+    keep_row(directory, 0, lambda: saved)
+    kept, _ = keep_row(directory, 0, lambda: pytest.fail("computed again"))
+    assert list(kept) == ["images", "re_identified", "control_re_identified"]
+    np.testing.assert_array_equal(kept["re_identified"], saved["singled_out"])
+
+
 def test_every_setting_with_several_defences_has_a_chart_of_its_own():
     defenses = (Defense(), Defense("dropout", 0.5), Defense("dropout", 0.9))
     shallow = [drawn("conv1", defense, model_accuracy=0.9) for defense in defenses]
@@ -94,7 +103,7 @@ def test_every_setting_with_several_defences_has_a_chart_of_its_own():
     assert captions == [
         f"{measure} over utility for each defense, {split}; the numbers are strengths."
         for split in ("conv1", "ReLU2")
-        for measure in ("SSIM of reconstructions", "Share of images singled out")
+        for measure in ("SSIM of reconstructions", "Share of images re-identified")
     ]
 
 

@@ -5,23 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_leak.attacks.gradient.contract import GradientEvidence, GradientInversion
 from gan_leak.attacks.gradient.inverting_gradients import inverting_gradients
-from gan_leak.attacks.gradient.observation import GradientInversion, gradient_of, invert
+from gan_leak.attacks.gradient.observation import gradient_of
+from gan_leak.attacks.procedure import run_procedure
 from gan_leak.data import Dataset
 from gan_leak.defenses.gradient_defenses import add_gaussian
 from gan_leak.runs.inversion import gradient as inversion
 from gan_leak.runs.inversion.gradient import (
     Observation,
     Victims,
-    measure,
     observe,
     run_attack,
     utility,
     victims_from,
 )
 from gan_leak.runs.inversion.gradient_labels import infer_labels
+from gan_leak.runs.inversion.gradient_measures import measure
 from gan_leak.runs.storage import resumable as parts
-from gan_leak.runs.storage.resumable import Course
+from gan_leak.runs.storage.resumable import SavedProgress
 from gan_leak.types import GradientView
 from reference.small import CLASSES, IMAGE_SHAPE, largest_difference, linear_classifier
 
@@ -99,8 +101,8 @@ def test_a_picture_is_identified_by_the_nearest_of_the_gallery():
     assert result.baselines["class_recovered"].tolist() == [[False], [True]]
     np.testing.assert_allclose(result.baselines["blank_psnr"], [[np.inf], [0.0]], atol=1e-6)
     assert result.baselines["blank_recovered"].tolist() == [[True], [False]]
-    # Of one colour, nothing is singled out.
-    assert not result.baselines["class_singled_out"].any()
+    # Of one color, nothing is re-identified.
+    assert not result.baselines["class_re_identified"].any()
     assert all(values.shape == (2, 1) for values in result.baselines.values())
 
 
@@ -112,10 +114,10 @@ def test_pictures_under_noise_single_out_their_image_and_no_other_nor_does_the_m
     noise = 0.3 * rng.normal(size=images.shape)
     result = measure(GradientInversion(images + noise, np.ones((20, 1, 1)), np.zeros(20)), victims)
     assert not result.measures.recovered.all()
-    assert result.measures.singled_out.all()
+    assert result.measures.re_identified.all()
     # One in sixty by chance.
-    assert result.other_measures.singled_out.mean() < 0.2
-    assert result.baselines["class_singled_out"].mean() < 0.2
+    assert result.other_measures.re_identified.mean() < 0.2
+    assert result.baselines["class_re_identified"].mean() < 0.2
 
 
 def views(count, batch=1):
@@ -132,12 +134,11 @@ def attack_all(tmp_path, iterations, *, count=5, restarts=1, lanes=2, tell=lambd
     return run_attack(
         jax.random.key(3),
         attack,
-        view,
-        labels,
+        GradientEvidence(view, labels),
         iterations=iterations,
         restarts=restarts,
         lanes=lanes,
-        course=Course(tmp_path / "part.npz", tell),
+        progress=SavedProgress(tmp_path / "part.npz", tell),
     )
 
 
@@ -148,7 +149,8 @@ def test_lanes_and_chunks_change_nothing(tmp_path):
     view, labels = views(5)
     attack = inverting_gradients(MODEL, (1, *IMAGE_SHAPE), iterations=40, total_variation=0.0)
     keys = jax.random.split(jax.random.key(3), 5)
-    alone = invert(keys[3], attack, jax.tree.map(lambda leaf: leaf[3], view), labels[3], 40)
+    evidence = GradientEvidence(jax.tree.map(lambda leaf: leaf[3], view), labels[3])
+    alone = run_procedure(keys[3], attack, evidence, 40)
     assert largest_difference(alone, jax.tree.map(lambda leaf: leaf[3], together)) < 1e-5
 
 
@@ -209,19 +211,11 @@ def test_an_update_of_several_steps_is_attacked_as_what_it_is():
     labels = jax.nn.one_hot(jnp.array([0, 3]), CLASSES)
     view = observe(jax.random.key(1), MODEL, images, labels, taken, None)
 
-    def error(how):
-        attack = inversion.attack_for(
-            "inverting_gradients",
-            MODEL,
-            images.shape,
-            CLASSES,
-            iterations=3000,
-            total_variation=0.0,
-            noise_size=0,
-            loss="",
-            how=how,
+    def error(observation):
+        attack = inversion.procedure_for(
+            "inverting_gradients", MODEL, images.shape, CLASSES, iterations=3000, observation=observation
         )
-        found = jax.jit(lambda key: invert(key, attack, view, labels, 3000))(jax.random.key(3))
+        found = jax.jit(lambda key: run_procedure(key, attack, GradientEvidence(view, labels), 3000))(jax.random.key(3))
         return float(jnp.abs(found.images - images).mean())
 
     assert error(taken) < 1e-3

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from gan_leak.data import Dataset
-from gan_leak.runs.inversion import split
+from gan_leak.runs.inversion import split, split_attacks
 from gan_leak.runs.inversion.split import as_images, as_inputs, parts_of, split_data, victim_for
-from gan_leak.runs.storage.resumable import Course
+from gan_leak.runs.storage.resumable import UNSAVED
 from reference.small import largest_difference
 
 VICTIM = victim_for("mnist")
-COURSE = Course(None, lambda line: None)
 
 
 def dataset(count=80):
@@ -96,16 +95,16 @@ def test_the_white_box_reads_no_layer_of_the_cloud():
     parts = parts_of(VICTIM, "conv1")
     inputs = data.tested[0][data.chosen[:2]]
     features = parts.client.apply(params, inputs)
-    numbers = split.Likelihood(20, 1e-2, 0.0)
+    numbers = split.WhiteBoxHyperParameters(20, 1e-2, 0.0)
     found, blind = (
-        split.white_box(parts.client, seen, features, (28, 28, 1), numbers, COURSE)
+        split_attacks.white_box(parts.client, seen, features, (28, 28, 1), numbers, UNSAVED)
         for seen in (params, hidden(params, {"conv2", "fc1", "fc2", "fc3"}))
     )
     assert np.isfinite(found).all()
     assert largest_difference(found, blind) == 0
     # What it does read, it needs.
     unseen = hidden(params, {"conv1"})
-    assert np.isnan(split.white_box(parts.client, unseen, features, (28, 28, 1), numbers, COURSE)).all()
+    assert np.isnan(split_attacks.white_box(parts.client, unseen, features, (28, 28, 1), numbers, UNSAVED)).all()
 
 
 @pytest.mark.parametrize("knowledge", ["same set, same structure", "other set, other structure"])
@@ -114,7 +113,7 @@ def test_the_query_free_attack_reads_no_layer_of_the_client(knowledge):
     parts = parts_of(VICTIM, "conv1")
     features = parts.client.apply(params, data.tested[0][data.chosen[:2]])
     found, blind = (
-        split.query_free(
+        split_attacks.query_free(
             jax.random.key(1),
             VICTIM,
             "conv1",
@@ -124,7 +123,7 @@ def test_the_query_free_attack_reads_no_layer_of_the_client(knowledge):
             knowledge,
             features,
             epochs=1,
-            course=COURSE,
+            progress=UNSAVED,
             iterations=5,
         )
         for seen in (params, hidden(params, {"conv1"}))
@@ -133,7 +132,7 @@ def test_the_query_free_attack_reads_no_layer_of_the_client(knowledge):
     assert largest_difference(found, blind) == 0
 
 
-def test_the_black_box_sees_answers_only():
+def test_the_black_box_sees_features_only():
     """The client's network enters as a function that answers, and every image asked is one of its own choice."""
     data, params = prepared()
     asked = []
@@ -145,8 +144,8 @@ def test_the_black_box_sees_answers_only():
     features = query(jax.random.key(0), data.tested[0][:2])
 
     def attack(number, knowledge):
-        return split.black_box(
-            jax.random.key(number), VICTIM, "conv1", query, data, knowledge, features, epochs=1, course=COURSE
+        return split_attacks.black_box(
+            jax.random.key(number), VICTIM, "conv1", query, data, knowledge, features, epochs=1, progress=UNSAVED
         )
 
     found = attack(1, "same distribution")
@@ -164,16 +163,16 @@ def test_a_picture_of_another_image_scores_less():
     outcome = split.measure(VICTIM, inputs, data)
     assert np.isinf(outcome.psnr).all()
     np.testing.assert_allclose(outcome.ssim, 1.0)
-    assert outcome.singled_out.all()
+    assert outcome.re_identified.all()
     # One in eight by chance, as there are eight of a class.
-    assert outcome.control_singled_out.mean() < 0.5
+    assert outcome.control_re_identified.mean() < 0.5
     assert (outcome.control_ssim < 0.3).all()
     # One who draws the mean of the class scores what stands beside it.
     means = split.measure(VICTIM, data.class_means, data)
     np.testing.assert_array_equal(means.psnr, outcome.class_psnr)
     np.testing.assert_array_equal(means.ssim, outcome.class_ssim)
-    np.testing.assert_array_equal(means.singled_out, outcome.class_singled_out)
-    assert means.class_singled_out.sum() <= 2
+    np.testing.assert_array_equal(means.re_identified, outcome.class_re_identified)
+    assert means.class_re_identified.sum() <= 2
 
 
 def test_a_picture_that_is_not_a_number_counts_as_grey():
@@ -186,9 +185,9 @@ def test_a_picture_that_is_not_a_number_counts_as_grey():
     assert all(np.isfinite(values).all() for values in grey)
 
 
-def test_every_batch_of_answers_has_a_key_of_its_own():
+def test_every_batch_has_a_key_of_its_own():
     inputs = np.zeros((12, 3), np.float32)
-    said = split.answers(
+    said = split.predict_in_batches(
         jax.random.key(0), lambda key, inputs: inputs + jax.random.normal(key, inputs.shape), inputs, batch_size=5
     )
     assert said.shape == (12, 3)

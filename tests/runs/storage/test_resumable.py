@@ -1,94 +1,141 @@
-"""Long computations in parts: the same in any parts, kept on the way, and nothing of another kind is taken up."""
-
-import functools
+"""Procedures in parts: the same in any parts, saved on the way, and nothing of another kind is continued."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_leak.attacks.procedure import Procedure, run_procedure
 from gan_leak.runs.storage import resumable as parts
-from gan_leak.runs.storage.resumable import Course, in_parts, read_tree, write_tree
+from gan_leak.runs.storage.resumable import (
+    UNSAVED,
+    Keys,
+    Lanes,
+    SavedProgress,
+    lane_keys,
+    read_tree,
+    run_in_parts,
+    write_tree,
+)
+
+KEYS = Keys(jax.random.key(1), jax.random.key(2))
 
 
-def begin():
+def init(key, evidence):
     return {"value": jnp.float32(0.0), "steps": jnp.zeros((), jnp.int32)}
 
 
-@jax.jit
-def go_on(state, done, steps):
-    """Adds the numbers of the steps, so that a step left out, taken twice or numbered wrongly shows."""
-
-    def step(number, state):
-        return {"value": 0.5 * state["value"] + number, "steps": state["steps"] + 1}
-
-    return jax.lax.fori_loop(done, done + steps, step, state)
+def step(key, state, evidence):
+    """Adds a number that depends on the step's key, so that a step left out, taken twice or out of place shows."""
+    value = 0.5 * state["value"] + jax.random.uniform(key) * evidence
+    return {"value": value, "steps": state["steps"] + 1}, value
 
 
-def expected(total):
-    return functools.reduce(lambda value, number: 0.5 * value + number, range(total), 0.0)
+PROCEDURE = Procedure(init, step, lambda state, evidence: state)
+# Ends by itself after seven steps.
+SEVEN = PROCEDURE._replace(finished=lambda state: state["steps"] >= 7)
+
+
+def expected(steps, key=KEYS.steps, evidence=1.0):
+    value = 0.0
+    for number in range(steps):
+        value = 0.5 * value + float(jax.random.uniform(jax.random.fold_in(key, number))) * evidence
+    return value
+
+
+def run(path, *, steps=40, procedure=PROCEDURE, tell=lambda line: None):
+    progress = SavedProgress(path, tell)
+    return run_in_parts(KEYS, procedure, jnp.float32(1.0), steps=steps, unit="step", progress=progress)
 
 
 @pytest.fixture
-def always_kept(monkeypatch):
-    """Every part counts as long enough to be kept."""
+def always_saved(monkeypatch):
+    """Every part counts as long enough to be saved."""
     monkeypatch.setattr(parts, "_SECONDS_OF_A_PART", 1e-9)
 
 
-@pytest.mark.parametrize("total", [1, 2, 11, 12, 40])
-def test_parts_are_the_whole(tmp_path, total):
+@pytest.fixture
+def dies(monkeypatch):
+    """``dies(count)``: the run is interrupted in the part after so many -> the numbers of the first steps of parts."""
+    compile_procedure, numbers = parts.compile_procedure, []
+
+    def make(count):
+        numbers.clear()
+
+        def compiled(procedure, lanes):
+            programs = compile_procedure(procedure, lanes)
+
+            def advance(key, state, evidence, first, steps):
+                numbers.append(int(first))
+                if len(numbers) > count:
+                    raise KeyboardInterrupt
+                return programs.advance(key, state, evidence, first, steps)
+
+            return programs._replace(advance=advance)
+
+        monkeypatch.setattr(parts, "compile_procedure", compiled)
+        return numbers
+
+    return make
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 11, 12, 40])
+def test_parts_are_the_whole(tmp_path, steps):
     lines = []
-    state = in_parts(begin, go_on, total=total, unit="step", course=Course(tmp_path / "kept.npz", lines.append))
-    assert int(state["steps"]) == total
-    assert float(state["value"]) == pytest.approx(expected(total))
-    assert not (tmp_path / "kept.npz").exists()
+    state = run(tmp_path / "saved.npz", steps=steps, tell=lines.append)
+    assert int(state["steps"]) == steps
+    assert float(state["value"]) == pytest.approx(expected(steps))
+    assert not (tmp_path / "saved.npz").exists()
     assert all(line.startswith("  step ") for line in lines)
 
 
-def test_whoever_is_interrupted_goes_on_from_what_was_kept(tmp_path, always_kept):
-    path, numbers = tmp_path / "kept.npz", []
+def test_each_lane_is_what_it_is_alone():
+    """In one program, two at a time, and with evidence in common."""
+    keys, evidence = lane_keys(jax.random.key(3), 5), jnp.arange(5.0)
+    for lanes, given in ((Lanes(), evidence), (Lanes(at_a_time=2), evidence), (Lanes(evidence=None), evidence[3])):
+        found = run_in_parts(keys, PROCEDURE, given, steps=12, unit="step", progress=UNSAVED, lanes=lanes)
+        assert found["value"].shape == (5,)
+        assert float(found["value"][3]) == pytest.approx(expected(12, keys.steps[3], 3.0))
 
-    def dies_after(count, state, done, steps):
-        numbers.append(int(done))
-        if len(numbers) > count:
-            raise KeyboardInterrupt
-        return go_on(state, done, steps)
 
-    course = Course(path, lambda line: None)
+@pytest.mark.parametrize("lanes", [None, Lanes(), Lanes(at_a_time=2)])
+def test_a_finished_procedure_takes_no_step(lanes, dies):
+    keys, evidence = (KEYS, jnp.float32(1.0)) if lanes is None else (lane_keys(KEYS.init, 3), jnp.ones(3))
+    numbers = dies(100)
+    found = run_in_parts(keys, SEVEN, evidence, steps=10**6, unit="step", progress=UNSAVED, lanes=lanes)
+    assert np.all(np.asarray(found["steps"]) == 7)
+    assert numbers == [0, 1]
+    assert int(run_procedure(jax.random.key(0), SEVEN, 1.0, 5)["steps"]) == 5
+    assert int(run_procedure(jax.random.key(0), SEVEN, 1.0, 50)["steps"]) == 7
+
+
+def test_an_interrupted_run_continues_from_what_was_saved(tmp_path, always_saved, dies):
+    path = tmp_path / "saved.npz"
+    numbers = dies(3)
     with pytest.raises(KeyboardInterrupt):
-        in_parts(begin, functools.partial(dies_after, 3), total=40, unit="step", course=course)
+        run(path)
     reached = numbers[-1]
     assert 0 < reached < 40
-    numbers.clear()
-    state = in_parts(begin, functools.partial(dies_after, 100), total=40, unit="step", course=course)
+    numbers = dies(100)
+    state = run(path)
     assert numbers[0] == reached
     assert float(state["value"]) == pytest.approx(expected(40))
     # What is finished is only read.
-    numbers.clear()
-    again = in_parts(begin, functools.partial(dies_after, 0), total=40, unit="step", course=course)
-    assert float(again["value"]) == float(state["value"])
+    numbers = dies(0)
+    assert float(run(path)["value"]) == float(state["value"])
     assert not numbers
 
 
-def test_an_interruption_loses_one_part_at_most_however_short_they_are(tmp_path):
-    numbers = []
-
-    def interrupt(state, done, steps):
-        numbers.append(int(done))
-        if len(numbers) == 3:
-            raise KeyboardInterrupt
-        return go_on(state, done, steps)
-
-    course = Course(tmp_path / "kept.npz", lambda line: None)
+def test_an_interruption_loses_one_part_at_most_however_short_they_are(tmp_path, dies):
+    numbers = dies(2)
     with pytest.raises(KeyboardInterrupt):
-        in_parts(begin, interrupt, total=400, unit="step", course=course)
-    assert int(np.load(course.keep)["leaf_0"]) == numbers[-1] > 0
+        run(tmp_path / "saved.npz", steps=400)
+    assert int(np.load(tmp_path / "saved.npz")["leaf_0"]) == numbers[-1] > 0
 
 
-def test_nothing_is_kept_where_no_file_is_named(tmp_path, always_kept, monkeypatch):
+def test_nothing_is_saved_where_no_file_is_named(always_saved, monkeypatch):
     monkeypatch.setattr(parts, "write_tree", lambda *_: pytest.fail("written"))
-    state = in_parts(begin, go_on, total=20, unit="step", course=Course(None, lambda line: None))
-    assert int(state["steps"]) == 20
+    assert int(run(None, steps=20)["steps"]) == 20
 
 
 @pytest.mark.parametrize(
@@ -100,11 +147,10 @@ def test_nothing_is_kept_where_no_file_is_named(tmp_path, always_kept, monkeypat
     ],
     ids=["fewer", "another shape", "another type"],
 )
-def test_what_another_program_kept_is_not_taken_up(tmp_path, other):
-    path = tmp_path / "kept.npz"
+def test_the_file_of_another_procedure_is_not_continued(tmp_path, other):
+    path = tmp_path / "saved.npz"
     write_tree(path, other)
-    state = in_parts(begin, go_on, total=12, unit="step", course=Course(path, lambda line: None))
-    assert float(state["value"]) == pytest.approx(expected(12))
+    assert float(run(path, steps=12)["value"]) == pytest.approx(expected(12))
 
 
 def test_a_tree_survives_its_file(tmp_path):
@@ -116,16 +162,11 @@ def test_a_tree_survives_its_file(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["one bit", "cut short", "a folder"])
-def test_a_damaged_file_is_renamed_and_its_part_computed_again(tmp_path, always_kept, damage):
-    path, lines = tmp_path / "kept.npz", []
-
-    def dies_late(state, done, steps):
-        if done > 3:
-            raise KeyboardInterrupt
-        return go_on(state, done, steps)
-
+def test_a_damaged_file_is_renamed_and_its_part_computed_again(tmp_path, always_saved, dies, damage):
+    path, lines = tmp_path / "saved.npz", []
+    dies(4)
     with pytest.raises(KeyboardInterrupt):
-        in_parts(begin, dies_late, total=40, unit="step", course=Course(path, lines.append))
+        run(path)
     data = bytearray(path.read_bytes())
     if damage == "a folder":
         path.unlink()
@@ -133,7 +174,7 @@ def test_a_damaged_file_is_renamed_and_its_part_computed_again(tmp_path, always_
     else:
         data[len(data) // 2] ^= 1
         path.write_bytes(data if damage == "one bit" else data[:-20])
-    state = in_parts(begin, go_on, total=40, unit="step", course=Course(path, lines.append))
-    assert float(state["value"]) == pytest.approx(expected(40))
-    assert any("kept.npz: " in line and "renamed to kept.npz.damaged and computed again" in line for line in lines)
-    assert (tmp_path / "kept.npz.damaged").exists()
+    dies(100)
+    assert float(run(path, tell=lines.append)["value"]) == pytest.approx(expected(40))
+    assert any("saved.npz: " in line and "renamed to saved.npz.damaged and computed again" in line for line in lines)
+    assert (tmp_path / "saved.npz.damaged").exists()

@@ -1,0 +1,203 @@
+"""The attacks on split inference by name: what each adversary knows, and how it draws the inputs behind features.
+
+A new attack is its procedure in ``gan_leak.attacks.split``, a function here, and one entry of ``SPLIT_ATTACKS``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gan_leak.attacks.optimizers import TrainingData
+from gan_leak.attacks.procedure import Procedure
+from gan_leak.attacks.split.inverse_network import inverse_network
+from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
+from gan_leak.attacks.split.shadow_model import shadow_model
+from gan_leak.models.layered import SplitModel, inverse_network_for, shadow_network_for
+from gan_leak.runs.inversion.split import SplitData, Victim, WhiteBoxHyperParameters, predict_in_batches, train
+from gan_leak.runs.storage.resumable import Lanes, SavedProgress, lane_keys, run_in_parts
+from gan_leak.types import Array, Model, PyTree, SplitView
+
+QUERIES = ("same set", "same distribution", "random noise")
+SHADOWS = (
+    "same set, same structure",
+    "other set, same structure",
+    "same set, other structure",
+    "other set, other structure",
+)
+_QUERY_FREE = WhiteBoxHyperParameters(500, 0.1, 2.0)
+
+
+class SplitTask(NamedTuple):
+    """One row of attacks on split inference. An entry of ``SPLIT_ATTACKS`` passes on what its adversary knows.
+
+    split: the layer after which the network is cut; parts, params: its sides and the parameters of both. query: what
+    the client returns for inputs, ``(key, inputs [B, ...]) -> features``. features: those to invert [M, ...].
+    knowledge: one of the attack's. epochs: of a training. iterations: of a descent, 0 for the attack's own.
+    total_variation: its weight in the white box, None for that of the split.
+    """
+
+    victim: Victim
+    split: str
+    parts: SplitModel
+    params: PyTree
+    data: SplitData
+    query: Callable[[Array, Any], Array]
+    features: Array
+    knowledge: str
+    epochs: int
+    iterations: int = 0
+    total_variation: float | None = None
+
+
+class SplitAttack(NamedTuple):
+    """One published attack on split inference.
+
+    knowledge: what the adversary may know, a row each. check: ``check(victim name, split)`` raises ValueError for a
+    split that the attack has no network for. run: the inputs [M, H, W, C] behind the features of a task.
+    """
+
+    name: str
+    citation: str
+    knowledge: tuple[str, ...]
+    check: Callable[[str, str], object]
+    run: Callable[[Array, SplitTask, SavedProgress], Array]
+
+
+def white_box(
+    client: Model,
+    params: PyTree,
+    features: Array,
+    shape: tuple[int, ...],
+    hyperparameters: WhiteBoxHyperParameters,
+    progress: SavedProgress,
+) -> Array:
+    """The inputs [M, H, W, C] behind features [M, ...], all in one program."""
+    return run_in_parts(
+        # Nothing is random.
+        lane_keys(jax.random.key(0), len(features)),
+        _likelihood(client, tuple(shape), hyperparameters._replace(iterations=0)),
+        SplitView(features, params),
+        steps=hyperparameters.iterations,
+        unit="iteration",
+        progress=progress,
+        lanes=Lanes(evidence=SplitView._make((0, None))),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _likelihood(client: Model, shape: tuple[int, int, int], hyperparameters: WhiteBoxHyperParameters) -> Procedure:
+    # The same object each time, so that what is compiled for it serves again.
+    return regularized_likelihood(
+        client,
+        shape,
+        learning_rate=hyperparameters.learning_rate,
+        total_variation=hyperparameters.total_variation,
+        magnitude=hyperparameters.magnitude,
+    )
+
+
+def black_box(
+    key: Array,
+    victim: Victim,
+    split: str,
+    query: Callable[[Array, Any], Array],
+    data: SplitData,
+    knowledge: str,
+    features: Array,
+    *,
+    epochs: int,
+    progress: SavedProgress,
+) -> Array:
+    """The inputs behind features, by an inverse network that was taught by queries; knowledge: one of ``QUERIES``.
+
+    ``query(key, inputs) -> features``, as the client sends them.
+    """
+    decoder = inverse_network_for(victim.name, split)
+    inputs = {"same set": data.own[0], "same distribution": data.others[0]}.get(knowledge)
+    key, key_noise, key_query = jax.random.split(key, 3)
+    if inputs is None:
+        inputs = np.asarray(jax.random.normal(key_noise, data.own[0].shape))
+    procedure = inverse_network(decoder, samples=len(inputs))
+    pairs = TrainingData((inputs, predict_in_batches(key_query, query, inputs)))
+    params = train(key, procedure, pairs, epochs=epochs, progress=progress)
+    return jax.jit(decoder.apply)(params, features)
+
+
+def query_free(
+    key: Array,
+    victim: Victim,
+    split: str,
+    parts: SplitModel,
+    params: PyTree,
+    data: SplitData,
+    knowledge: str,
+    features: Array,
+    *,
+    epochs: int,
+    progress: SavedProgress,
+    iterations: int = 0,
+) -> Array:
+    """The inputs behind features, by inverting a shadow of the client; knowledge: one of ``SHADOWS``."""
+    whose, structure = knowledge.split(", ")
+    shadow = parts.client if structure == "same structure" else shadow_network_for(victim.name, split)
+    known = data.own if whose == "same set" else data.others
+    procedure = shadow_model(shadow, parts.cloud, samples=len(known[1]))
+    own = train(key, procedure, TrainingData(known, params), epochs=epochs, progress=progress)
+    hyperparameters = _QUERY_FREE._replace(iterations=iterations or _QUERY_FREE.iterations)
+    return white_box(shadow, own, features, victim.network.input_shape, hyperparameters, progress._replace(path=None))
+
+
+def _run_white_box(key: Array, task: SplitTask, progress: SavedProgress) -> Array:
+    hyperparameters = task.victim.white_box.get(task.split, task.victim.other)
+    weight = hyperparameters.total_variation if task.total_variation is None else task.total_variation
+    hyperparameters = hyperparameters._replace(
+        iterations=task.iterations or hyperparameters.iterations, total_variation=weight
+    )
+    shape = task.victim.network.input_shape
+    return white_box(task.parts.client, task.params, task.features, shape, hyperparameters, progress)
+
+
+def _run_black_box(key: Array, task: SplitTask, progress: SavedProgress) -> Array:
+    return black_box(
+        key,
+        task.victim,
+        task.split,
+        task.query,
+        task.data,
+        task.knowledge,
+        task.features,
+        epochs=task.epochs,
+        progress=progress,
+    )
+
+
+def _run_query_free(key: Array, task: SplitTask, progress: SavedProgress) -> Array:
+    return query_free(
+        key,
+        task.victim,
+        task.split,
+        task.parts,
+        task.params,
+        task.data,
+        task.knowledge,
+        task.features,
+        epochs=task.epochs,
+        progress=progress,
+        iterations=task.iterations,
+    )
+
+
+_PAPER = "He, Zhang and Lee 2019, Model Inversion Attacks against Collaborative Inference"
+SPLIT_ATTACKS: dict[str, SplitAttack] = {
+    attack.name: attack
+    for attack in (
+        SplitAttack("white_box", f"{_PAPER}, section 4", ("",), lambda victim, split: None, _run_white_box),
+        SplitAttack("black_box", f"{_PAPER}, section 5", QUERIES, inverse_network_for, _run_black_box),
+        SplitAttack("query_free", f"{_PAPER}, section 6", SHADOWS, shadow_network_for, _run_query_free),
+    )
+}
