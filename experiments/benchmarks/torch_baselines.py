@@ -94,10 +94,8 @@ def generator_steps(image_size: int, outputs: int, batch_size: int, width: int, 
     """Steps of the generator against a frozen classifier."""
     import torch
 
-    classifier, generator = (
-        torch_classifier(image_size, outputs).requires_grad_(False),
-        torch_generator(image_size, width),
-    )
+    classifier = torch_classifier(image_size, outputs).requires_grad_(False)
+    generator = torch_generator(image_size, width)
     parameters = list(generator.parameters())
 
     def run() -> None:

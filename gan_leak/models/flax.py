@@ -40,7 +40,7 @@ def stateless_model(module: nn.Module, example_shape: tuple[int, ...]) -> Model:
 
     example_shape: the shape of one input, without the batch axis.
     """
-    return _wrap(module, jnp.zeros((1, *example_shape)), arguments={}, constants={})
+    return _wrap(module, example_shape, arguments={}, constants={})
 
 
 def as_model(
@@ -78,14 +78,20 @@ def as_model(
         constants = _without_parameters(variables)
     elif constants:
         constants = _without_parameters(init_all())
-    model = _wrap(module, example, arguments=arguments, constants=constants)
+    model = _wrap(module, example_shape, arguments=arguments, constants=constants)
     _check(module, model, shapes.get("params", {}), example)
     return model
 
 
-def _wrap(module: nn.Module, example: Array, *, arguments: Mapping[str, Any], constants: Mapping[str, PyTree]) -> Model:
+def _wrap(
+    module: nn.Module,
+    example_shape: tuple[int, ...],
+    *,
+    arguments: Mapping[str, Any],
+    constants: Mapping[str, PyTree],
+) -> Model:
     def init(key: Array) -> PyTree:
-        return module.init(key, example, **arguments).get("params", {})
+        return module.init(key, jnp.zeros((1, *example_shape)), **arguments).get("params", {})
 
     def apply(params: PyTree, inputs: Array) -> Array:
         return cast(Array, module.apply({"params": params, **constants}, inputs, **arguments))

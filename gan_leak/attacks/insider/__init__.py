@@ -10,7 +10,9 @@ An insider's attack is a step of the adversary's turn. Its state is that of the 
 ...     classifier, generator, (32, 32, 1), generator_steps=1, generator_batch_size=4, fakes_per_round=8
 ... )
 >>> transform = selective_upload("largest")
->>> state = init_federation(jax.random.key(0), classifier, transform, participants=2, attack=attack)
->>> jax.eval_shape(lambda key: attack.reconstruct(key, state.attack, 5), jax.random.key(1)).shape
+>>> state = jax.eval_shape(
+...     lambda key: init_federation(key, classifier, transform, participants=2, attack=attack), jax.random.key(0)
+... )
+>>> jax.eval_shape(lambda key, state: attack.reconstruct(key, state, 5), jax.random.key(1), state.attack).shape
 (5, 32, 32, 1)
 """

@@ -173,7 +173,7 @@ def test_senseless_numbers_are_refused(tmp_path, round, keep):
 KILLED_SAVE = """
 import os, pathlib, signal, sys, threading
 import jax.numpy as jnp
-from gan_leak.runs import checkpoints
+from gan_leak.runs.storage import checkpoints
 
 directory, moment = pathlib.Path(sys.argv[1]), sys.argv[2]
 checkpoints.save(directory, 1, {"x": jnp.arange(1_000_000.0)})
