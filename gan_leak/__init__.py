@@ -64,9 +64,12 @@ if TYPE_CHECKING:
     from gan_leak.models import dcgan_generator as dcgan_generator
     from gan_leak.models import evaluation_arguments as evaluation_arguments
     from gan_leak.models import mlp_classifier as mlp_classifier
+    from gan_leak.types import Aggregator as Aggregator
+    from gan_leak.types import AggregatorApply as AggregatorApply
     from gan_leak.types import Contribution as Contribution
     from gan_leak.types import FederationData as FederationData
     from gan_leak.types import FederationState as FederationState
+    from gan_leak.types import FlatServer as FlatServer
     from gan_leak.types import GradientView as GradientView
     from gan_leak.types import InsiderView as InsiderView
     from gan_leak.types import LocalData as LocalData
@@ -74,8 +77,12 @@ if TYPE_CHECKING:
     from gan_leak.types import Model as Model
     from gan_leak.types import ModelView as ModelView
     from gan_leak.types import ParticipantState as ParticipantState
+    from gan_leak.types import Received as Received
     from gan_leak.types import RoundAttack as RoundAttack
+    from gan_leak.types import Sent as Sent
+    from gan_leak.types import ServerAttack as ServerAttack
     from gan_leak.types import ServerState as ServerState
+    from gan_leak.types import ServerView as ServerView
     from gan_leak.types import SplitView as SplitView
     from gan_leak.types import TransformInfo as TransformInfo
     from gan_leak.types import Upload as Upload

@@ -231,14 +231,15 @@ def flat_class(name: str, config_class: type, change: Callable[[Setting], Settin
     for setting in settings_of(config_class).values():
         if "." not in setting.name:
             changed = change(setting)
-            fields.append((setting.name, changed.type, option(changed.default, **_metadata(changed))))
+            field = dataclasses.field(default=changed.default, metadata={"setting": changed})
+            fields.append((setting.name, changed.type, field))
     for field in dataclasses.fields(config_class):
         part = _types(config_class)[field.name]
         if dataclasses.is_dataclass(part) and not field.metadata.get("flat"):
-            fields.append((field.name, part, _same(field)))
+            fields.append((field.name, part, field))
     for another in more:
         types = _types(another)
-        fields += [(field.name, types[field.name], _same(field)) for field in dataclasses.fields(another)]
+        fields += [(field.name, types[field.name], field) for field in dataclasses.fields(another)]
     return dataclasses.make_dataclass(name, fields, frozen=True)
 
 
@@ -315,18 +316,6 @@ def _types(config_class: Any) -> dict[str, Any]:
     return typing.get_type_hints(config_class)
 
 
-def _metadata(setting: Setting) -> dict[str, Any]:
-    """The attributes of a setting that ``option`` takes."""
-    attributes = {field.name: getattr(setting, field.name) for field in dataclasses.fields(setting)}
-    return {name: value for name, value in attributes.items() if name not in ("path", "type", "default")}
-
-
-def _same(field: dataclasses.Field[Any]) -> Any:
-    if field.default is dataclasses.MISSING:
-        return dataclasses.field(default_factory=field.default_factory, metadata=field.metadata)
-    return dataclasses.field(default=field.default, metadata=field.metadata)
-
-
 def _with_paths(config: Any, paths: Mapping[tuple[str, ...], Any]) -> Any:
     own: dict[str, Any] = {}
     parts: dict[str, dict[tuple[str, ...], Any]] = {}
@@ -367,9 +356,11 @@ def _flattened(config_class: type, data: Any, prefix: str = "") -> dict[str, Any
 
 
 def _decode_value(setting: Setting, value: Any) -> Any:
-    if setting.type is float and value in ("inf", "-inf"):
+    if setting.type is float and isinstance(value, str) and value in ("inf", "-inf"):
         return float(value)
     # bool is a subclass of int, so that type() and not isinstance() tells them apart.
-    if type(value) is setting.type or (setting.type is float and type(value) is int):
-        return setting.type(value)
+    if type(value) is setting.type:
+        return value
+    if setting.type is float and type(value) is int:
+        return float(value)
     raise ValueError(f"{setting.name}={value!r}: expected {setting.type.__name__}")

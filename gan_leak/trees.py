@@ -32,6 +32,11 @@ def take(tree: PyTree, index: Array | np.ndarray | slice | tuple[slice, ...] | i
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
+def expand(tree: PyTree) -> PyTree:
+    """The pytree with a leading axis of length one on every leaf."""
+    return jax.tree.map(lambda leaf: leaf[None], tree)
+
+
 def put(tree: PyTree, index: Array | int, entry: PyTree) -> PyTree:
     """The pytree with entry ``index`` of the leading axis of every leaf replaced."""
     return jax.tree.map(lambda leaf, new: leaf.at[index].set(new), tree, entry)

@@ -6,7 +6,8 @@ Axis legend, used in every shape comment of the package:
     R rounds          D flat parameters                        Z latent   K classes
     H, W, C           image height, width and channels
 
-Images are float32 in [-1, 1], NHWC. Keys are typed (``jax.random.key``), come first and are consumed once.
+Inputs are float32 [..., H, W, C] or [..., F]; images are inputs [..., H, W, C] in [-1, 1]. Keys are typed
+(``jax.random.key``), come first and are consumed once.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ PyTree = Any
 class Model(NamedTuple):
     """A network as two pure functions; the library behind them stays inside ``gan_leak.models``.
 
-    A classifier has ``init(key) -> params`` and ``apply(params, images[B, H, W, C]) -> logits[B, K]``; a generator has
-    ``init(key) -> params`` and ``apply(params, latents[B, Z]) -> images[B, H, W, C]``.
+    A classifier has ``init(key) -> params`` and ``apply(params, inputs[B, ...]) -> logits[B, K]``; a generator has
+    ``init(key) -> params`` and ``apply(params, latents[B, Z]) -> inputs[B, ...]``.
     """
 
     init: Callable[[Array], PyTree]
@@ -34,21 +35,21 @@ class Model(NamedTuple):
 class FederationData(NamedTuple):
     """Who owns which samples, padded to one length so that participants share an axis.
 
-    images: float32 [P, N, H, W, C]; labels: int32 [P, N]; sizes: int32 [P]. Sample ``n`` of participant ``p`` is real
-    exactly where ``n < sizes[p]``; the rest is padding that no result may depend on. participants: int32 [P], who they
-    are, where these are some of a larger federation; -1 is nobody. None: all of it, 0 to P - 1.
+    inputs: float32 [P, N, ...]; labels: int32 [P, N]; sizes: int32 [P]. Sample ``n`` of participant ``p`` is real
+    exactly where ``n < sizes[p]``; the rest is padding that no result may depend on. participants: int32 [P], their
+    numbers in a larger federation of which these are some; -1 marks padding; None means participants 0 to P - 1.
     """
 
-    images: Array
+    inputs: Array
     labels: Array
     sizes: Array
     participants: Array | None = None
 
 
 class LocalData(NamedTuple):
-    """What one participant trains on in one turn: images [N, H, W, C], labels [N], mask bool [N] (True = real)."""
+    """What one participant trains on in one turn: inputs [N, ...], labels [N], mask bool [N] (True = real)."""
 
-    images: Array
+    inputs: Array
     labels: Array
     mask: Array
 
@@ -56,7 +57,7 @@ class LocalData(NamedTuple):
 class LocalTraining(Protocol):
     """How a participant learns from its own data in one turn -> (params, optimizer_steps, mean loss).
 
-    data: images [N, H, W, C], labels [N], mask [N], of which no result may depend on what the mask hides.
+    data: inputs [N, ...], labels [N], mask [N], of which no result may depend on what the mask hides.
     ``hyperparameters`` holds the traced numbers; ``optimizer_steps`` counts over the whole run.
     """
 
@@ -75,9 +76,16 @@ class LocalTraining(Protocol):
 
 
 class ServerState(NamedTuple):
-    """The parameter server: the shared parameters and how often each has been uploaded (float32 [D])."""
+    """The parameter server between rounds: the shared parameters and how often each was uploaded (float32 [D])."""
 
     params: PyTree
+    update_counts: Array
+
+
+class FlatServer(NamedTuple):
+    """The parameter server inside a round: params float32 [D] and update_counts float32 [D]."""
+
+    params: Array
     update_counts: Array
 
 
@@ -94,12 +102,18 @@ class ParticipantState(NamedTuple):
 
 
 class FederationState(NamedTuple):
-    """Everything that the next round needs. ``participants`` carries a leading P axis on every leaf."""
+    """Everything that the next round needs. ``participants`` carries a leading P axis on every leaf.
+
+    attack, server_attack: the states of the insider and of the adversary at the server; aggregation: that of the
+    aggregator. Each is () where there is none.
+    """
 
     server: ServerState
     participants: ParticipantState
     attack: PyTree
     round: Array
+    aggregation: PyTree = ()
+    server_attack: PyTree = ()
 
 
 class Upload(NamedTuple):
@@ -136,10 +150,85 @@ class UploadTransform(NamedTuple):
     apply: UploadTransformApply
 
 
+class Received(NamedTuple):
+    """What the server sees of uploads that arrive in plain.
+
+    uploads: values and mask [P, D]. weights: int32 [P], the sample counts; None if the participants do not send them.
+    """
+
+    uploads: Upload
+    weights: Array | None
+
+
+class AggregatorApply(Protocol):
+    def __call__(
+        self,
+        key: Array,
+        server: FlatServer,
+        uploads: Upload,
+        weights: Array,
+        state: PyTree,
+        *,
+        hyperparameters: Any,
+        merged: Array | None = None,
+        **extra: Any,
+    ) -> tuple[FlatServer, PyTree, PyTree, PyTree]: ...
+
+
+class Aggregator(NamedTuple):
+    """How the server merges the uploads of a round into the shared parameters, and what it sees of them.
+
+    ``init(params) -> state``; ``apply(key, server, uploads, weights, state, *, hyperparameters, merged=None, **extra)
+    -> (server, state, visible, info)``. uploads: values and mask [P, D]. weights: int32 [P], the sample counts.
+    ``hyperparameters`` holds the traced numbers. merged: bool [P], which uploads join the shared parameters; None means
+    all. ``visible`` is all that the server sees of the uploads, merged or not: ``Received`` where they arrive in plain;
+    of a secure sum, the masked words and the sum.
+
+    sequential: whether the aggregator also serves schedules in which turns follow each other. There it merges one
+    upload at a time (P = 1), and every leaf of its ``visible`` must have the leading P axis.
+    """
+
+    init: Callable[[PyTree], PyTree]
+    apply: AggregatorApply
+    sequential: bool = False
+
+
 class InsiderView(NamedTuple):
     """All that an inside adversary sees at its turn: its local parameters just after download."""
 
     params: PyTree
+
+
+class ServerView(NamedTuple):
+    """All that an adversary at the server sees of one round, and nothing else.
+
+    - round: int32 [], the number of rounds before this one.
+    - participants: int32 [P], the numbers of those who took part. Padding has -1 or, where a mesh added it, a number
+      that no participant has, and uploads nothing.
+    - sent: the parameters that each participant was sent, with a leading P axis on every leaf. ``trees.ravel`` of one
+      entry gives the order of the flat coordinates D.
+    - downloaded: bool [P, D], which of these coordinates the participant took. It kept its own value of the others,
+      which the server does not see.
+    - visible: what the aggregator shows of the uploads, see ``Aggregator``.
+    - params: the shared parameters after the round.
+    """
+
+    round: Array
+    participants: Array
+    sent: PyTree
+    downloaded: Array
+    visible: PyTree
+    params: PyTree
+
+
+class Sent(NamedTuple):
+    """What an adversary at the server sends to one participant.
+
+    merged: bool [], whether the upload that comes back joins the shared parameters; None: it always does.
+    """
+
+    params: PyTree
+    merged: Array | None = None
 
 
 class ModelView(NamedTuple):
@@ -170,9 +259,9 @@ class SplitView(NamedTuple):
 
 
 class Contribution(NamedTuple):
-    """What an adversary adds to its own local data in one round: images [F, H, W, C], labels [F], mask bool [F]."""
+    """What an adversary adds to its own local data in one round: inputs [F, ...], labels [F], mask bool [F]."""
 
-    images: Array
+    inputs: Array
     labels: Array
     mask: Array
 
@@ -182,10 +271,29 @@ class RoundAttack(NamedTuple):
 
     ``init(key) -> state``;
     ``step(key, state, view, hyperparameters) -> (state, contribution, info)``;
-    ``reconstruct(key, state, count) -> images[count, H, W, C]``; ``count`` is static.
+    ``reconstruct(key, state, count) -> inputs[count, ...]``; ``count`` is static.
     The fields of ``hyperparameters`` are traced, so that one compilation serves a sweep.
     """
 
     init: Callable[[Array], PyTree]
     step: Callable[[Array, PyTree, InsiderView, Any], tuple[PyTree, Contribution, PyTree]]
+    reconstruct: Callable[[Array, PyTree, int], Array]
+
+
+class ServerAttack(NamedTuple):
+    """An attack by the server, which sees the uploads of a round and decides what each participant is sent.
+
+    - ``init(key, params) -> state``, from the initial shared parameters.
+    - ``broadcast(key, state, params, participant, hyperparameters) -> Sent``: what one participant is sent, given the
+      shared parameters of that moment and its number (int32 []). A passive attack returns ``Sent(params)``. An attack
+      that isolates a participant sends it a model of its own, with ``merged`` False for it and True for the others.
+    - ``step(key, state, view, hyperparameters) -> (state, info)``, once after each round, whatever the schedule.
+    - ``reconstruct(key, state, count) -> inputs[count, ...]``; ``count`` is static.
+
+    The fields of ``hyperparameters`` are traced, so that one compilation serves a sweep.
+    """
+
+    init: Callable[[Array, PyTree], PyTree]
+    broadcast: Callable[[Array, PyTree, PyTree, Array, Any], Sent]
+    step: Callable[[Array, PyTree, ServerView, Any], tuple[PyTree, PyTree]]
     reconstruct: Callable[[Array, PyTree, int], Array]

@@ -1,4 +1,4 @@
-"""Every upload transform and every round attack keeps the contract of gan_leak.types, whatever its method."""
+"""Every transform and every attack in a round keeps the contract of gan_leak.types, whatever its method."""
 
 import inspect
 import subprocess
@@ -15,7 +15,19 @@ from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, selective_upload
 from gan_leak.collaboration.selection import chain, largest_fraction, random_above_threshold, truncate
 from gan_leak.defenses import sparse_vector_upload
-from gan_leak.types import Contribution, InsiderView, RoundAttack, TransformInfo, Upload, UploadTransform
+from gan_leak.types import (
+    Contribution,
+    InsiderView,
+    Received,
+    RoundAttack,
+    Sent,
+    ServerAttack,
+    ServerView,
+    TransformInfo,
+    Upload,
+    UploadTransform,
+)
+from reference.server_attacks import Victim, isolating_attack, reading_attack
 from reference.small import (
     FAKE_CLASS,
     IMAGE_SHAPE,
@@ -53,6 +65,12 @@ ATTACKS = {
     "active": (small_gan_attack(fakes_per_round=4, fake_memory_rounds=2), GAN_NUMBERS),
     "passive": (small_gan_attack(fakes_per_round=0), GAN_NUMBERS),
     "adam": (small_gan_attack(fakes_per_round=4, generator_optimizer="adam"), GAN_NUMBERS),
+}
+
+PARTICIPANTS = 3
+SERVER_ATTACKS = {
+    "reading": (reading_attack(PARTICIPANTS), ()),
+    "isolating": (isolating_attack(PARTICIPANTS), Victim(1)),
 }
 
 NUMBERS = RoundHyperParameters(0.1, 0.0, 0.4, 1.0, 0.2, 0.7)
@@ -140,6 +158,52 @@ def test_round_attacks_return_contributions(name):
     images = attack.reconstruct(jax.random.key(4), new_state, 5)
     assert (images.shape, images.dtype) == ((5, *IMAGE_SHAPE), jnp.float32)
     assert np.abs(images).max() <= 1
+
+
+@pytest.mark.parametrize("name", SERVER_ATTACKS)
+def test_server_attacks_have_one_signature(name):
+    """init(key, params); broadcast(...) for one participant; step(...) once a round; reconstruct(key, state, count)."""
+    attack, _ = SERVER_ATTACKS[name]
+    assert isinstance(attack, ServerAttack)
+    assert list(inspect.signature(attack.init).parameters) == ["key", "params"]
+    assert list(inspect.signature(attack.broadcast).parameters) == [
+        "key",
+        "state",
+        "params",
+        "participant",
+        "hyperparameters",
+    ]
+    assert list(inspect.signature(attack.step).parameters) == ["key", "state", "view", "hyperparameters"]
+    assert list(inspect.signature(attack.reconstruct).parameters) == ["key", "state", "count"]
+
+
+@pytest.mark.parametrize("name", SERVER_ATTACKS)
+def test_server_attacks_send_parameters_and_carry_their_state(name):
+    """What is sent has the shapes of the parameters; a state to carry; finite info; the same bits for the same key."""
+    attack, hyperparameters = SERVER_ATTACKS[name]
+    params = linear_classifier().init(jax.random.key(0))
+    state = attack.init(jax.random.key(1), params)
+    sent = attack.broadcast(jax.random.key(2), state, params, jnp.int32(1), hyperparameters)
+    assert type(sent) is Sent
+    assert avals(sent.params) == avals(params)
+    assert sent.merged is None or avals(sent.merged) == ((), jnp.bool_)
+    uploads = jax.random.normal(jax.random.key(3), (PARTICIPANTS, 85))
+    mask = jnp.ones(uploads.shape, bool)
+    view = ServerView(
+        jnp.int32(0),
+        jnp.arange(PARTICIPANTS),
+        jax.tree.map(lambda leaf: jnp.stack([leaf] * PARTICIPANTS), params),
+        mask,
+        Received(Upload(uploads, mask), None),
+        params,
+    )
+    step = jax.jit(attack.step)
+    result = step(jax.random.key(4), state, view, hyperparameters)
+    new_state, info = result
+    assert avals(new_state) == avals(state)
+    assert all(leaf.shape == () and jnp.isfinite(leaf) for leaf in jax.tree.leaves(info))
+    assert same_bits(step(jax.random.key(4), state, view, hyperparameters), result)
+    assert attack.reconstruct(jax.random.key(5), new_state, 2).shape == (2, 16)
 
 
 IMPORT_PROBE = """

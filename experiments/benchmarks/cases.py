@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from experiments.benchmarks import torch_baselines as rivals
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
-from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, selective_upload
+from gan_leak.collaboration import RoundHyperParameters, add, average, init_federation, make_round, selective_upload
 from gan_leak.collaboration.participant import masked_cross_entropy
-from gan_leak.collaboration.sharding import deal_out, device_mesh
+from gan_leak.collaboration.sharding import device_mesh, shard
 from gan_leak.defenses import sparse_vector_upload
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.performance import PerformanceOptions
@@ -153,7 +153,7 @@ def local_round(
         model,
         transform,
         schedule=schedule,
-        aggregation="average" if synchronous else "add",
+        aggregator=average() if synchronous else add(),
         batch_size=batch_size,
         participant_mapping=performance.participant_mapping,
         mesh=mesh,
@@ -165,7 +165,7 @@ def local_round(
     )
     state = jax.jit(lambda key: init_federation(key, model, transform, participants))(jax.random.key(0))
     if mesh is not None:
-        state, data = deal_out(state, data, mesh)
+        state, data = shard(state, data, mesh)
     last = samples % batch_size or batch_size
     flops = samples // batch_size * _step_flops(image_size, batch_size)
     flops += _step_flops(image_size, last) if last < batch_size else 0

@@ -6,7 +6,7 @@
 >>> classifier, transform = mlp_classifier(3, image_size=4, hidden=()), selective_upload("largest")
 >>> data = FederationData(jnp.zeros((2, 6, 4, 4, 1)), jnp.zeros((2, 6), int), sizes=jnp.array([6, 4]))
 >>> state = init_federation(jax.random.key(0), classifier, transform, participants=2)
->>> one_round = make_round(classifier, transform, schedule="synchronous", aggregation="average", batch_size=2)
+>>> one_round = make_round(classifier, transform, schedule="synchronous", aggregator=average(), batch_size=2)
 >>> rounds = jax.jit(make_rounds(one_round, 3))
 >>> state, info = rounds(jax.random.key(1), state, data, RoundHyperParameters(learning_rate=0.1), 3)
 >>> info.turns.samples
@@ -15,6 +15,7 @@ Array([[6, 4],
        [6, 4]], dtype=int32)
 """
 
+from gan_leak.collaboration.aggregation import AGGREGATORS, add, average
 from gan_leak.collaboration.round import (
     RoundHyperParameters,
     RoundInfo,
@@ -24,4 +25,14 @@ from gan_leak.collaboration.round import (
 )
 from gan_leak.collaboration.selection import selective_upload
 
-__all__ = ["RoundHyperParameters", "RoundInfo", "init_federation", "make_round", "make_rounds", "selective_upload"]
+__all__ = [
+    "AGGREGATORS",
+    "RoundHyperParameters",
+    "RoundInfo",
+    "add",
+    "average",
+    "init_federation",
+    "make_round",
+    "make_rounds",
+    "selective_upload",
+]

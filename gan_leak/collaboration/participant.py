@@ -40,11 +40,19 @@ def join(data: LocalData, contribution: Contribution) -> LocalData:
     return LocalData(*(jnp.concatenate(pair) for pair in zip(data, contribution, strict=True)))
 
 
-def masked_cross_entropy(model: Model, params: PyTree, images: Array, labels: Array, mask: Array) -> Array:
+def masked_cross_entropy(model: Model, params: PyTree, inputs: Array, labels: Array, mask: Array) -> Array:
     """Mean negative log-likelihood over the samples that the mask marks; 0 where it marks none."""
-    log_probabilities = jax.nn.log_softmax(model.apply(params, images))
+    log_probabilities = jax.nn.log_softmax(model.apply(params, inputs))
     losses = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
     return jnp.sum(jnp.where(mask, losses, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def zero_padding(inputs: Array, mask: Array) -> Array:
+    """Inputs [B, ...] with zeros wherever the mask [B] is False.
+
+    A masked loss is not enough: in the gradient, zero times what fills the padding may be NaN.
+    """
+    return jnp.where(mask.reshape(-1, *[1] * (inputs.ndim - 1)), inputs, 0.0)
 
 
 def _shuffle(key: Array, mask: Array, length: int) -> Array:
@@ -71,7 +79,7 @@ def local_sgd(
 ) -> tuple[PyTree, Array, Array]:
     """Minibatch SGD over shuffled local data -> (params, optimizer_steps, mean loss over the samples seen).
 
-    data: images [N, H, W, C], labels [N], mask [N]. ``hyperparameters`` has learning_rate and learning_rate_decay.
+    data: inputs [N, ...], labels [N], mask [N]. ``hyperparameters`` has learning_rate and learning_rate_decay.
     The last batch of an epoch may be partial; its mean is over its real samples. A participant takes only as many steps
     as its real samples fill; without samples it takes none.
     """
@@ -83,10 +91,9 @@ def local_sgd(
         order, params, optimizer_steps, total_loss = carry
         batch = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
         mask = index * batch_size + jnp.arange(batch_size) < samples
-        # A masked loss is not enough: in the gradient, zero times whatever fills the padding may be NaN.
-        images = jnp.where(mask[:, None, None, None], data.images[batch], 0.0)
+        inputs = zero_padding(data.inputs[batch], mask)
         loss, gradients = jax.value_and_grad(
-            lambda weights: masked_cross_entropy(model, weights, images, data.labels[batch], mask)
+            lambda weights: masked_cross_entropy(model, weights, inputs, data.labels[batch], mask)
         )(params)
         rate = torch_learning_rate(hyperparameters, optimizer_steps)
         params = jax.tree.map(lambda weight, gradient: weight - rate * gradient, params, gradients)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,14 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from gan_leak import trees
+from gan_leak.collaboration.aggregation import add
 from gan_leak.collaboration.participant import TurnInfo, init_participant, join, local_sgd, train_and_upload
 from gan_leak.collaboration.schedule import SCHEDULES, turn_order
-from gan_leak.collaboration.server import AGGREGATIONS, add_upload, download, init_server, merge_uploads
+from gan_leak.collaboration.server import flatten, init_server
+from gan_leak.collaboration.server_seat import Exchange, broadcast, fold_in_server, server_keys
 from gan_leak.collaboration.sharding import over_devices
+from gan_leak.collaboration.turns import Insider, begin_turn, check_insider, identities_of, local_data, position_of
 from gan_leak.types import (
+    Aggregator,
     Array,
     FederationData,
     FederationState,
+    FlatServer,
     InsiderView,
     LocalData,
     LocalTraining,
@@ -24,7 +30,9 @@ from gan_leak.types import (
     ParticipantState,
     PyTree,
     RoundAttack,
+    ServerAttack,
     ServerState,
+    ServerView,
     UploadTransform,
 )
 
@@ -36,8 +44,8 @@ class RoundHyperParameters(NamedTuple):
 
     upload_threshold and upload_bound are in units of parameters; clipping_norm and noise_multiplier are those of
     DP-SGD; sensitivity and epsilon_per_release those of the sparse vector technique: by how much one coordinate of an
-    update may change, in units of parameters, and the budget of one released coordinate (inf: no noise). ``attack``
-    holds the numbers of the attack, or ().
+    update may change, in units of parameters, and the budget of one released coordinate (inf: no noise). ``attack`` and
+    ``server_attack`` hold the numbers of the insider's attack and of the server's, or ().
     """
 
     learning_rate: Array | float
@@ -52,13 +60,19 @@ class RoundHyperParameters(NamedTuple):
     sensitivity: Array | float = 0.002
     epsilon_per_release: Array | float = float("inf")
     attack: Any = ()
+    server_attack: Any = ()
 
 
 class RoundInfo(NamedTuple):
-    """What is logged of a round: ``turns`` with a leading P axis, in participant order, and the attack's own info."""
+    """What is logged of a round: ``turns`` with a leading P axis, in participant order, and the info of each attack.
+
+    aggregation: the info of the aggregator, in a sequential schedule with a leading P axis as well.
+    """
 
     turns: TurnInfo
     attack: PyTree
+    aggregation: PyTree = ()
+    server_attack: PyTree = ()
 
 
 RoundFunction = Callable[
@@ -67,31 +81,33 @@ RoundFunction = Callable[
 
 
 def init_federation(
-    key: Array, model: Model, transform: UploadTransform, participants: int, attack: RoundAttack | None = None
+    key: Array,
+    model: Model,
+    transform: UploadTransform,
+    participants: int,
+    attack: RoundAttack | None = None,
+    *,
+    aggregator: Aggregator | None = None,
+    server_attack: ServerAttack | None = None,
 ) -> FederationState:
-    """The federation before its first round: server and participants share one initialisation."""
+    """The federation before its first round: server and participants share one initialization.
+
+    ``attack``, ``aggregator`` and ``server_attack`` as in ``make_round``.
+    """
+    key_server = fold_in_server(key)
     key_model, key_attack = jax.random.split(key)
     params = model.init(key_model)
     states = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (participants, *leaf.shape)), init_participant(params, transform)
     )
-    attack_state = attack.init(key_attack) if attack else ()
-    return FederationState(init_server(params), states, attack_state, jnp.zeros((), jnp.int32))
-
-
-def local_data(data: FederationData, position: Array | int) -> LocalData:
-    """The share of the participant at one position: images [N, H, W, C], labels [N], mask [N]."""
-    images, labels, size, _ = trees.take(data, position)
-    return LocalData(images, labels, jnp.arange(labels.shape[0]) < size)
-
-
-def _identities(data: FederationData) -> Array:
-    return jnp.arange(data.sizes.shape[0]) if data.participants is None else data.participants
-
-
-def _position(data: FederationData, adversary: int) -> Array | int:
-    """Where the adversary is; 0 if it is not among these participants."""
-    return adversary if data.participants is None else jnp.argmax(data.participants == adversary)
+    return FederationState(
+        init_server(params),
+        states,
+        attack.init(key_attack) if attack else (),
+        jnp.zeros((), jnp.int32),
+        (aggregator or add()).init(params),
+        server_attack.init(key_server, params) if server_attack else (),
+    )
 
 
 def _map_participants(fun: Callable, mapping: str, *arguments: PyTree) -> PyTree:
@@ -105,29 +121,49 @@ def _map_participants(fun: Callable, mapping: str, *arguments: PyTree) -> PyTree
     return trees.stack([fun(*trees.take(arguments, index)) for index in range(count)])
 
 
-def _check_adversary(adversary: int | None, data: FederationData) -> None:
-    participants = data.sizes.shape[0]
-    # Of those drawn from a larger federation the adversary need not be one.
-    if adversary is not None and data.participants is None and not 0 <= adversary < participants:
-        raise ValueError(f"adversary={adversary}: expected 0 to {participants - 1}, one of the participants")
-
-
 def _zeros(shapes: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _turn_keys(key: Array, participant: Array | int) -> tuple[Array, Array, Array]:
-    # Keyed by participant, not by position, so that a schedule changes the order of turns and nothing else.
-    key_download, key_attack, key_train = jax.random.split(jax.random.fold_in(key, participant), 3)
-    return key_download, key_attack, key_train
+class _Moved(NamedTuple):
+    """What a round moves: the server, the participants and the states of the insider and of the aggregator."""
+
+    server: FlatServer
+    participants: ParticipantState
+    attack: PyTree
+    aggregation: PyTree
 
 
-def _begin_turn(
-    key: Array, server: ServerState, participant: Array | int, own: ParticipantState, hyperparameters: Any
-) -> tuple[PyTree, Array, Array]:
-    """What the participant has downloaded, and its keys for an attack and for training."""
-    key_download, key_attack, key_train = _turn_keys(key, participant)
-    return download(key_download, server, own.params, hyperparameters.download_fraction), key_attack, key_train
+def _finish(
+    server_attack: ServerAttack | None,
+    key: Array,
+    before: FederationState,
+    moved: _Moved,
+    unravel: Callable[[Array], PyTree],
+    identities: Array,
+    exchange: Exchange | None,
+    hyperparameters: Any,
+) -> tuple[FederationState, PyTree]:
+    """The state after the round, and the info of an adversary at the server, which takes its step here."""
+    params = unravel(moved.server.params)
+    attack_state, info = before.server_attack, ()
+    if server_attack is not None and exchange is not None:
+        sent = jax.vmap(unravel)(exchange.sent)
+        view = ServerView(before.round, identities, sent, exchange.downloaded, exchange.visible, params)
+        attack_state, info = server_attack.step(key, attack_state, view, hyperparameters.server_attack)
+    state = FederationState(
+        ServerState(params, moved.server.update_counts),
+        moved.participants,
+        moved.attack,
+        before.round + 1,
+        moved.aggregation,
+        attack_state,
+    )
+    return state, info
+
+
+def _as_sent(server: FlatServer, sent: Array | None) -> FlatServer:
+    return server if sent is None else FlatServer(sent, server.update_counts)
 
 
 def make_round(
@@ -135,12 +171,13 @@ def make_round(
     transform: UploadTransform,
     *,
     schedule: str,
-    aggregation: str = "add",
+    aggregator: Aggregator | None = None,
     local_epochs: int = 1,
     batch_size: int = 64,
     local_training: LocalTraining = local_sgd,
     attack: RoundAttack | None = None,
     adversary: int | None = None,
+    server_attack: ServerAttack | None = None,
     participant_mapping: str = "auto",
     mesh: jax.sharding.Mesh | None = None,
 ) -> RoundFunction:
@@ -150,25 +187,28 @@ def make_round(
     model it just downloaded and adds the contribution to its local data. Sequential schedules scan over turns;
     ``synchronous`` runs all participants from the same server state by ``participant_mapping`` ('vmap', 'map', 'loop',
     or 'auto'), which never changes a result beyond float tolerance; nor does a ``mesh``, over whose devices the
-    participants of a synchronous round are dealt out (``gan_leak.collaboration.sharding``). ``local_training`` is plain
+    participants of a synchronous round are sharded (``gan_leak.collaboration.sharding``). ``local_training`` is plain
     SGD or another way to learn from local data, such as ``gan_leak.defenses.dp_sgd``.
 
-    Raises ValueError for an unknown schedule, aggregation or mapping, for averaging or a mesh in a sequential schedule,
-    for an attack without an adversary, and, when called, for an adversary that is none of the participants and for
-    participants that cannot be dealt out evenly.
+    ``aggregator`` merges the uploads, one by one in a sequential schedule and all at once in a synchronous one; None
+    adds them. ``server_attack`` is an adversary at the server: it decides what each participant is sent, and takes one
+    step after the round on what the aggregator lets it see. ``init_federation`` must be given the same two.
+
+    Raises ValueError for an unknown schedule or mapping, for a mesh or an aggregator of whole rounds in a sequential
+    schedule, for an attack without an adversary, and, when called, for an adversary that is none of the participants
+    and for participants that cannot be sharded evenly.
 
     Where the data are those of some participants of a larger federation, ``state`` holds theirs too, in the same order;
     a participant draws the same random numbers in a round whoever else takes part. Without the adversary among them the
-    attack rests, and its info is zero.
+    attack is skipped, and its info is zeros.
     """
+    aggregator = aggregator or add()
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule={schedule!r}: allowed are {', '.join(map(repr, SCHEDULES))}")
-    if aggregation not in AGGREGATIONS:
-        raise ValueError(f"aggregation={aggregation!r}: allowed are {', '.join(map(repr, AGGREGATIONS))}")
-    if aggregation == "average" and schedule != "synchronous":
-        raise ValueError(f"aggregation='average' with schedule={schedule!r}: averaging needs schedule='synchronous'")
+    if not aggregator.sequential and schedule != "synchronous":
+        raise ValueError(f"schedule={schedule!r}: an aggregator that merges whole rounds needs schedule='synchronous'")
     if mesh is not None and schedule != "synchronous":
-        raise ValueError(f"mesh={mesh} with schedule={schedule!r}: dealing turns out needs schedule='synchronous'")
+        raise ValueError(f"mesh={mesh} with schedule={schedule!r}: sharding needs schedule='synchronous'")
     if participant_mapping not in PARTICIPANT_MAPPINGS:
         raise ValueError(f"participant_mapping={participant_mapping!r}: allowed are {PARTICIPANT_MAPPINGS}")
     if (attack is None) != (adversary is None):
@@ -188,75 +228,103 @@ def make_round(
             local_training=local_training,
         )
 
+    insider = None if attack is None or adversary is None else Insider(attack, adversary)
     if schedule == "synchronous":
-        return _synchronous_round(train, aggregation, attack, adversary, participant_mapping, mesh)
-    return _sequential_round(train, schedule, attack, adversary)
+        return _synchronous_round(train, aggregator, insider, server_attack, participant_mapping, mesh)
+    return _sequential_round(train, schedule, aggregator, insider, server_attack)
 
 
 def _sequential_round(
-    train: Callable, schedule: str, attack: RoundAttack | None, adversary: int | None
+    train: Callable,
+    schedule: str,
+    aggregator: Aggregator,
+    insider: Insider | None,
+    server_attack: ServerAttack | None,
 ) -> RoundFunction:
-    def attack_step(key: Array, participant: Array, attack_state: PyTree, view: InsiderView, numbers: PyTree) -> tuple:
-        assert attack is not None
+    def insider_step(key: Array, participant: Array, attack_state: PyTree, view: InsiderView, numbers: PyTree) -> tuple:
+        assert insider is not None
+        step = insider.attack.step
 
         def skip() -> tuple:
-            _, contribution, info = _zeros(jax.eval_shape(attack.step, key, attack_state, view, numbers))
+            _, contribution, info = _zeros(jax.eval_shape(step, key, attack_state, view, numbers))
             return attack_state, contribution, info
 
-        return jax.lax.cond(participant == adversary, lambda: attack.step(key, attack_state, view, numbers), skip)
+        return jax.lax.cond(participant == insider.participant, lambda: step(key, attack_state, view, numbers), skip)
 
     def round_fn(
         key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
     ) -> tuple[FederationState, RoundInfo]:
-        _check_adversary(adversary, data)
+        check_insider(insider, data)
         key_order, key_turns = jax.random.split(key)
         order = turn_order(key_order, schedule, data.sizes.shape[0])
-        identities = _identities(data)
+        identities, keys = identities_of(data), server_keys(key_turns)
+        server, unravel = flatten(state.server)
 
-        def turn(carry: tuple, position: Array) -> tuple[tuple, PyTree]:
-            server, participants, attack_state = carry
+        def turn(moved: _Moved, position: Array) -> tuple[_Moved, PyTree]:
+            server, participants, attack_state, aggregation = moved
             participant = identities[position]
             own = trees.take(participants, position)
-            downloaded, key_attack, key_train = _begin_turn(key_turns, server, participant, own, hyperparameters)
+            sent, merged = server.params, None
+            if server_attack is not None:
+                sent, merged = broadcast(
+                    server_attack, keys.broadcast, state, unravel(server.params), participant, hyperparameters
+                )
+            begun = begin_turn(key_turns, server._replace(params=sent), participant, own, hyperparameters)
             samples = local_data(data, position)
             attack_info: PyTree = ()
-            if attack is not None:
-                attack_state, contribution, attack_info = attack_step(
-                    key_attack, participant, attack_state, InsiderView(downloaded), hyperparameters.attack
+            if insider is not None:
+                attack_state, contribution, attack_info = insider_step(
+                    begun.key_attack, participant, attack_state, InsiderView(begun.params), hyperparameters.attack
                 )
                 samples = join(samples, contribution)
-            own, upload, info = train(key_train, own, downloaded, samples, hyperparameters)
-            server = add_upload(server, upload, hyperparameters.update_count_decay)
-            return (server, trees.put(participants, position, own), attack_state), (info, attack_info)
+            own, upload, info = train(begun.key_train, own, begun.params, samples, hyperparameters)
+            server, aggregation, visible, aggregation_info = aggregator.apply(
+                jax.random.fold_in(keys.aggregation, position),
+                server,
+                trees.expand(upload),
+                trees.expand(info.samples),
+                aggregation,
+                hyperparameters=hyperparameters,
+                merged=trees.expand(merged),
+            )
+            exchange = None if server_attack is None else Exchange(sent, begun.downloaded, trees.take(visible, 0))
+            moved = _Moved(server, trees.put(participants, position, own), attack_state, aggregation)
+            return moved, (info, attack_info, aggregation_info, exchange)
 
-        carry = (state.server, state.participants, state.attack)
-        (server, participants, attack_state), infos = jax.lax.scan(turn, carry, order)
-        turns, attack_infos = trees.take(infos, jnp.argsort(order))
-        attack_info = () if adversary is None else trees.take(attack_infos, _position(data, adversary))
-        return (
-            FederationState(server, participants, attack_state, state.round + 1),
-            RoundInfo(turns, attack_info),
+        moved, turns = jax.lax.scan(turn, _Moved(server, state.participants, state.attack, state.aggregation), order)
+        infos, attack_infos, aggregation_infos, exchange = trees.take(turns, jnp.argsort(order))
+        attack_info = () if insider is None else trees.take(attack_infos, position_of(data, insider.participant))
+        state, server_info = _finish(
+            server_attack, keys.attack, state, moved, unravel, identities, exchange, hyperparameters
         )
+        return state, RoundInfo(infos, attack_info, aggregation_infos, server_info)
 
     return round_fn
 
 
 def _synchronous_round(
     train: Callable,
-    aggregation: str,
-    attack: RoundAttack | None,
-    adversary: int | None,
+    aggregator: Aggregator,
+    insider: Insider | None,
+    server_attack: ServerAttack | None,
     mapping: str,
     mesh: jax.sharding.Mesh | None,
 ) -> RoundFunction:
+    def turn(
+        key: Array,
+        server: FlatServer,
+        hyperparameters: Any,
+        participant: Array,
+        own: ParticipantState,
+        samples: LocalData,
+        sent: Array | None,
+    ) -> tuple:
+        begun = begin_turn(key, _as_sent(server, sent), participant, own, hyperparameters)
+        result = train(begun.key_train, own, begun.params, samples, hyperparameters)
+        return *result, None if server_attack is None else begun.downloaded
+
     def honest_turns(shared: tuple, each: tuple) -> tuple:
-        key, server, hyperparameters = shared
-
-        def turn(participant: Array, own: ParticipantState, samples: LocalData) -> tuple:
-            downloaded, _, key_train = _begin_turn(key, server, participant, own, hyperparameters)
-            return train(key_train, own, downloaded, samples, hyperparameters)
-
-        return _map_participants(turn, mapping, *each)
+        return _map_participants(functools.partial(turn, *shared), mapping, *each)
 
     if mesh is not None:
         honest_turns = over_devices(honest_turns, mesh)
@@ -264,51 +332,73 @@ def _synchronous_round(
     def round_fn(
         key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
     ) -> tuple[FederationState, RoundInfo]:
-        _check_adversary(adversary, data)
+        check_insider(insider, data)
         # As in a sequential round, whose first half draws the order.
         _, key_turns = jax.random.split(key)
-        identities = _identities(data)
-        # In the adversary's place among the others is somebody without data, who does nothing.
-        sizes = data.sizes if adversary is None else jnp.where(identities == adversary, 0, data.sizes)
-        samples = LocalData(data.images, data.labels, jnp.arange(data.labels.shape[1])[None] < sizes[:, None])
-        shared = (key_turns, state.server, hyperparameters)
-        results = honest_turns(shared, (identities, state.participants, samples))
+        identities, keys = identities_of(data), server_keys(key_turns)
+        server, unravel = flatten(state.server)
+        sent: Any = None
+        merged = None
+        if server_attack is not None:
+            sent, merged = jax.vmap(
+                lambda participant: broadcast(
+                    server_attack, keys.broadcast, state, state.server.params, participant, hyperparameters
+                )
+            )(identities)
+        # Among the others, the adversary has no data and does nothing; its turn follows.
+        sizes = data.sizes if insider is None else jnp.where(identities == insider.participant, 0, data.sizes)
+        samples = LocalData(data.inputs, data.labels, jnp.arange(data.labels.shape[1])[None] < sizes[:, None])
+        shared = (key_turns, server, hyperparameters)
+        results = honest_turns(shared, (identities, state.participants, samples, sent))
         attack_state, attack_info = state.attack, ()
-        if attack is not None and adversary is not None:
-            attack_state, attack_info, results = _adversary_turn(
-                train, attack, adversary, key_turns, state, data, hyperparameters, results
-            )
-        states, uploads, turns = results
-        server = merge_uploads(
-            state.server, uploads, turns.samples, hyperparameters.update_count_decay, aggregation=aggregation
+        if insider is not None:
+            attack_state, attack_info, results = _insider_turn(train, insider, shared, state, data, sent, results)
+        states, uploads, turns, downloaded = results
+        server, aggregation, visible, aggregation_info = aggregator.apply(
+            keys.aggregation,
+            server,
+            uploads,
+            turns.samples,
+            state.aggregation,
+            hyperparameters=hyperparameters,
+            merged=merged,
         )
-        return FederationState(server, states, attack_state, state.round + 1), RoundInfo(turns, attack_info)
+        exchange = None if server_attack is None else Exchange(sent, downloaded, visible)
+        moved = _Moved(server, states, attack_state, aggregation)
+        state, server_info = _finish(
+            server_attack, keys.attack, state, moved, unravel, identities, exchange, hyperparameters
+        )
+        return state, RoundInfo(turns, attack_info, aggregation_info, server_info)
 
     return round_fn
 
 
-def _adversary_turn(
+def _insider_turn(
     train: Callable,
-    attack: RoundAttack,
-    adversary: int,
-    key: Array,
+    insider: Insider,
+    shared: tuple,
     state: FederationState,
     data: FederationData,
-    hyperparameters: Any,
+    sent: Array | None,
     results: tuple,
 ) -> tuple[PyTree, PyTree, tuple]:
     """The attack's state and info, and the results of all turns, with the adversary's put in if it takes part."""
-    position = _position(data, adversary)
+    key, server, hyperparameters = shared
+    attack, adversary = insider
+    position = position_of(data, adversary)
 
     def turn(results: tuple) -> tuple:
         own = trees.take(state.participants, position)
-        downloaded, key_attack, key_train = _begin_turn(key, state.server, adversary, own, hyperparameters)
+        own_server = _as_sent(server, trees.take(sent, position))
+        begun = begin_turn(key, own_server, adversary, own, hyperparameters)
         attack_state, contribution, info = attack.step(
-            key_attack, state.attack, InsiderView(downloaded), hyperparameters.attack
+            begun.key_attack, state.attack, InsiderView(begun.params), hyperparameters.attack
         )
         samples = join(local_data(data, position), contribution)
-        result = train(key_train, own, downloaded, samples, hyperparameters)
-        return attack_state, info, trees.put(results, position, result)
+        *others, downloaded = results
+        result = train(begun.key_train, own, begun.params, samples, hyperparameters)
+        # What it downloads does not depend on its data: that of its empty turn among the others is right.
+        return attack_state, info, (*trees.put(tuple(others), position, result), downloaded)
 
     if data.participants is None:
         return turn(results)

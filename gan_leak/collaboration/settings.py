@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from gan_leak.collaboration.aggregation import AGGREGATORS
 from gan_leak.collaboration.schedule import SCHEDULES
 from gan_leak.collaboration.selection import CRITERIA
-from gan_leak.collaboration.server import AGGREGATIONS
 from gan_leak.settings import Bounds, above, at_least, option
 
 _SHARE = Bounds(0, 1, lowest_included=False, highest_included=True)
@@ -41,7 +41,7 @@ class FederationConfig:
         "add",
         "How the server merges uploads: 'add' (Shokri and Shmatikov 2015) or 'average', weighted by samples (McMahan "
         "et al. 2017; synchronous only).",
-        choices=AGGREGATIONS,
+        choices=tuple(AGGREGATORS),
     )
     local_epochs: int = option(
         1, "Passes over the local data in one turn (Hitaj et al. 2017, Algorithm 1).", bounds=at_least(1)
@@ -101,5 +101,7 @@ class FederationConfig:
 
 def check_federation(config: FederationConfig) -> None:
     """Raises ValueError for settings that exclude each other."""
-    if config.aggregation == "average" and config.schedule != "synchronous":
-        raise ValueError(f"aggregation='average': expected with schedule 'synchronous', not {config.schedule!r}")
+    if config.schedule != "synchronous" and not AGGREGATORS[config.aggregation]().sequential:
+        raise ValueError(
+            f"aggregation={config.aggregation!r}: expected with schedule 'synchronous', not {config.schedule!r}"
+        )

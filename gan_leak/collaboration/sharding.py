@@ -1,6 +1,6 @@
-"""Participants, or whole runs, dealt out over the devices of a mesh: each device runs its share.
+"""Participants, or whole runs, sharded over the devices of a mesh: each device runs its share.
 
-Inside a device they are mapped as on a single one; between devices travels only what the server merges.
+Inside a device they are mapped as on a single one; only what the server merges travels between devices.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def rows_between(array: np.ndarray, start: int, stop: int, *, fill: int = 0) -> 
     )
 
 
-def deal_out(state: FederationState, data: FederationData, mesh: Mesh) -> tuple[FederationState, FederationData]:
+def shard(state: FederationState, data: FederationData, mesh: Mesh) -> tuple[FederationState, FederationData]:
     """Places each participant's state and data on its device, and everything else on all of them.
 
-    To come out even, participants are added who are nobody and have no data, and so upload and count nothing. Of
-    devices of several processes each process reads only the rows of its own participants (``own_positions``).
+    Padding participants without data fill up the last devices; they upload and count nothing. With several processes,
+    each process reads only the rows of its own participants (``own_positions``).
     """
     by_participant = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
 
@@ -75,12 +75,17 @@ def deal_out(state: FederationState, data: FederationData, mesh: Mesh) -> tuple[
 
         return jax.make_array_from_callback((rows, *array.shape[1:]), by_participant, part)
 
-    server, attack, round = replicate((state.server, state.attack, state.round), mesh)
+    shared = replicate(_without_participants(state), mesh)
     identities = None if data.participants is None else spread(data.participants, fill=-1)
     return (
-        FederationState(server, jax.tree.map(spread, state.participants), attack, round),
-        FederationData(spread(data.images), spread(data.labels), spread(data.sizes), identities),
+        shared._replace(participants=jax.tree.map(spread, state.participants)),
+        FederationData(spread(data.inputs), spread(data.labels), spread(data.sizes), identities),
     )
+
+
+def _without_participants(state: FederationState) -> FederationState:
+    nothing: Any = ()
+    return state._replace(participants=nothing)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -98,7 +103,7 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def own_positions(participants: int, mesh: Mesh) -> list[int]:
-    """The participants whose devices belong to this process, in the order in which ``deal_out`` deals."""
+    """The participants whose devices belong to this process, in the order in which ``shard`` places them."""
     each = -(-participants // mesh.size)
     own: list[int] = []
     for place, device in enumerate(mesh.devices.flat):
@@ -107,19 +112,19 @@ def own_positions(participants: int, mesh: Mesh) -> list[int]:
     return own
 
 
-def gather(state: FederationState, participants: int) -> FederationState:
-    """The state of a federation without those whom ``deal_out`` added, as NumPy arrays, in every process.
+def unshard(state: FederationState, participants: int) -> FederationState:
+    """The state of a federation without the padding that ``shard`` added, as NumPy arrays, in every process.
 
-    So it can be kept and dealt out again over any number of devices.
+    It can be kept, and sharded again over any number of devices.
     """
     everyone = multihost_utils.process_allgather(state.participants, tiled=True)
-    server, attack, round = jax.device_get((state.server, state.attack, state.round))
-    return FederationState(server, trees.take(everyone, slice(participants)), attack, round)
+    shared = jax.device_get(_without_participants(state))
+    return shared._replace(participants=trees.take(everyone, slice(participants)))
 
 
 def round_places(mesh: Mesh) -> tuple[FederationState, NamedSharding]:
-    """Where the results of a round are to lie: states as ``deal_out`` laid them, what is logged on every device."""
+    """Where the results of a round are placed: states as ``shard`` places them, what is logged on every device."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     by_participant = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
-    places: Any = FederationState._make([everywhere, by_participant, everywhere, everywhere])
-    return places, everywhere
+    places: Any = FederationState._make([everywhere] * len(FederationState._fields))
+    return places._replace(participants=by_participant), everywhere

@@ -30,15 +30,16 @@ _ORL_TRAIN_IMAGES = 8
 MOST_CLASSES = 2**16
 _MNIST_NAMES = tuple(str(digit) for digit in range(10))
 _ORL_NAMES = tuple(f"person {person}" for person in range(1, bundled.ORL_PEOPLE + 1))
-_NPZ_ARRAYS = ("images", "labels", "test_images", "test_labels")
+_NPZ_ARRAYS = ("images", "labels", "owners", "test_images", "test_labels", "test_owners")
 
 
 class Dataset(NamedTuple):
     """Labelled square images in a training and a test part.
 
     train_images, test_images: uint8 [N, S, S, C], C 1 or 3; train_labels, test_labels: int32 [N], indices into
-    class_names. fingerprint: SHA-256 (hex) of the shapes and bytes of the four arrays. notes: what the reader of a run
-    should know of how they were read, a line each.
+    class_names. fingerprint: SHA-256 (hex) of the shapes and bytes of these arrays, and of those of the owners if there
+    are any. notes: what the reader of a run should know of how they were read, a line each. train_owners, test_owners:
+    int64 [N], whom each image belongs to, such as its writer or speaker; None if the source does not tell.
     """
 
     name: str
@@ -49,13 +50,21 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    train_owners: np.ndarray | None = None
+    test_owners: np.ndarray | None = None
 
 
 class _Samples(NamedTuple):
-    """Images uint8 [N, S, S, C] and labels int [N]."""
+    """Images uint8 [N, S, S, C], labels int [N] and owners int [N], None where they are unknown."""
 
     images: np.ndarray
     labels: np.ndarray
+    owners: np.ndarray | None = None
+
+    def take(self, indices: np.ndarray) -> _Samples:
+        """The samples at these indices."""
+        owners = None if self.owners is None else self.owners[indices]
+        return _Samples(self.images[indices], self.labels[indices], owners)
 
 
 def load(name: str, *, image_size: int = 32, data_dir: str | None = None) -> Dataset:
@@ -65,7 +74,8 @@ def load(name: str, *, image_size: int = 32, data_dir: str | None = None) -> Dat
     'tfds:<name>[/<config>]' reads the features 'image' and 'label' of the splits 'train' and 'test' as TensorFlow
     Datasets prepared them in ``data_dir`` (None = its own default), and prepares them if TensorFlow is installed.
     'npz:<path>' reads ``images`` (uint8 [N, H, W] or [N, H, W, C]) and ``labels`` (0..K-1), and optionally
-    ``test_images`` and ``test_labels``. 'folder:<path>' reads one sub-folder of pictures a class, in natural order of
+    ``test_images`` and ``test_labels``; and of both parts, optionally, ``owners`` and ``test_owners`` (an integer for
+    each image). 'folder:<path>' reads one sub-folder of pictures a class, in natural order of
     their names: 2 before 10. Without a test part, every fifth sample of each class is the test part.
 
     Raises ValueError on an unknown name, a missing extra, unreadable, altered or unsuitable data, and data that do not
@@ -158,7 +168,9 @@ def _load_npz(name: str, path: Path, image_size: int) -> Dataset:
     arrays = _read_npz(name, path, _NPZ_ARRAYS, functools.partial(_check_headers, image_size=image_size))
     class_names = _npz_names(name, arrays["labels"])
     train, *test = (
-        _Samples(_fitted(arrays[f"{prefix}images"], image_size), arrays[f"{prefix}labels"])
+        _Samples(
+            _fitted(arrays[f"{prefix}images"], image_size), arrays[f"{prefix}labels"], arrays.get(f"{prefix}owners")
+        )
         for prefix in ("", "test_")
         if f"{prefix}images" in arrays
     )
@@ -180,7 +192,7 @@ def _read_npz(
 
 def _check_headers(headers: Mapping[str, ArrayHeader], *, image_size: int) -> None:
     """Raises ValueError for arrays that make no data set, as their headers tell before they are unpacked."""
-    parts = [""] if {"test_images", "test_labels"}.isdisjoint(headers) else ["", "test_"]
+    parts = [""] if {"test_images", "test_labels", "test_owners"}.isdisjoint(headers) else ["", "test_"]
     needed = 0
     for prefix in parts:
         for key in (f"{prefix}images", f"{prefix}labels"):
@@ -194,6 +206,8 @@ def _check_headers(headers: Mapping[str, ArrayHeader], *, image_size: int) -> No
                 "expected uint8 [N, H, W] or [N, H, W, C] with C 1 or 3"
             )
         _check_labels(headers, f"{prefix}labels", shape[0])
+        if f"{prefix}owners" in headers:
+            _check_owners(headers[f"{prefix}owners"], f"{prefix}owners", shape[0])
         needed += images.size + _working_bytes(shape[0], image_size, shape[-1])
     check_fits("its images need", needed)
 
@@ -206,6 +220,15 @@ def _check_labels(headers: Mapping[str, ArrayHeader], key: str = "labels", count
         raise ValueError(
             f"{key} are {dtype} {list(shape)}, expected integers [{'N' if count is None else count}], one for each "
             "image"
+        )
+
+
+def _check_owners(header: ArrayHeader, key: str, count: int) -> None:
+    fits = np.issubdtype(header.dtype, np.integer) and np.can_cast(header.dtype, np.int64)
+    if not fits or header.shape != (count,):
+        raise ValueError(
+            f"{key} are {header.dtype} {list(header.shape)}, expected integers of at most int64 [{count}], one for "
+            "each image"
         )
 
 
@@ -321,8 +344,7 @@ def _dataset(name: str, train: _Samples, test: _Samples | None, class_names: tup
     """Check what every source promises and put it together, splitting off a test part where there is none."""
     if test is None:
         train_indices, test_indices = stratified_split(train.labels)
-        test = _Samples(train.images[test_indices], train.labels[test_indices])
-        train = _Samples(train.images[train_indices], train.labels[train_indices])
+        train, test = train.take(train_indices), train.take(test_indices)
     if not len(test.labels):
         raise ValueError(
             f"dataset={name!r}: no class has {_TEST_EVERY} images, expected enough to split off a test part"
@@ -347,6 +369,8 @@ def _dataset(name: str, train: _Samples, test: _Samples | None, class_names: tup
             test.labels.astype(np.int32),
             class_names,
             fingerprint="",
+            train_owners=None if train.owners is None else train.owners.astype(np.int64),
+            test_owners=None if test.owners is None else test.owners.astype(np.int64),
         )
     )
 
@@ -356,4 +380,10 @@ def _with_fingerprint(dataset: Dataset) -> Dataset:
     for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
         digest.update(str(array.shape).encode())
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+    owners = {"train_owners": dataset.train_owners, "test_owners": dataset.test_owners}
+    for name, kept in owners.items():
+        # Data sets without owners keep the fingerprint that they have always had.
+        if kept is not None:
+            digest.update(f"{name} {kept.shape}".encode())
+            digest.update(kept.astype(kept.dtype.newbyteorder("<"), copy=False).data)
     return dataset._replace(fingerprint=digest.hexdigest())

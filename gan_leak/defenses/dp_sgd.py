@@ -28,7 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gan_leak.collaboration.participant import masked_cross_entropy, torch_learning_rate
+from gan_leak.collaboration.participant import masked_cross_entropy, torch_learning_rate, zero_padding
 from gan_leak.machine import has_core_for_each_device
 from gan_leak.types import Array, LocalData, Model, PyTree
 
@@ -84,18 +84,17 @@ def clipped_gradient_sum(
     count = jnp.sum(chosen)
     order = jnp.pad(jnp.nonzero(chosen, size=chosen.size, fill_value=0)[0], (0, -chosen.size % microbatch_size))
 
-    def example(image: Array, label: Array, real: Array) -> tuple[Array, PyTree, Array]:
+    def example(single: Array, label: Array, real: Array) -> tuple[Array, PyTree, Array]:
         loss, gradient = jax.value_and_grad(
-            lambda weights: masked_cross_entropy(model, weights, image[None], label[None], real[None])
+            lambda weights: masked_cross_entropy(model, weights, single[None], label[None], real[None])
         )(params)
         return loss, gradient, clipping_scale(gradient, clipping_norm)
 
     def microbatch(index: Array, carry: tuple) -> tuple:
         samples = jax.lax.dynamic_slice(order, (index * microbatch_size,), (microbatch_size,))
         real = index * microbatch_size + jnp.arange(microbatch_size) < count
-        # In the gradient of a filler, zero times whatever sample it points to may be NaN.
-        images = jnp.where(real[:, None, None, None], data.images[samples], 0.0)
-        losses, gradients, scales = jax.vmap(example)(images, data.labels[samples], real)
+        inputs = zero_padding(data.inputs[samples], real)
+        losses, gradients, scales = jax.vmap(example)(inputs, data.labels[samples], real)
         # One product with the scales: written as scaling and then summing, it takes five times as long on a CPU.
         total = jax.tree.map(lambda left, right: left + jnp.tensordot(scales, right, axes=1), carry[0], gradients)
         return total, carry[1] + jnp.sum(losses)

@@ -1,7 +1,7 @@
-"""What all pictures share: colors, tiles, grids of labeled rows, panels with axes, and PNG bytes.
+"""Shared parts of all pictures: colors, tiles, grids of labeled rows, panels with axes, and PNG bytes.
 
 Matplotlib is imported inside the functions and used without pyplot: no global state, no display. The colors are
-those of Okabe and Ito (2008), told apart under every common color blindness.
+those of Okabe and Ito (2008), distinguishable with every common color blindness.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def grid_png(rows: Sequence[Row], title: str, column_labels: Sequence[str] = ())
 
     write(_MARGIN, _MARGIN, heading, _TITLE_POINTS, va="top", fontweight="bold")
     for column, head in enumerate(heads):
-        # A line at a time, or columns whose letters reach up and down differently would not stand on one height.
+        # One line at a time: otherwise labels with different letters would have different heights.
         for above, line in enumerate(reversed(head.splitlines())):
             x = left + column * pitch + (pitch - TILE_GAP) // 2
             write(x, top - TILE_GAP - above * line_height, line, _LABEL_POINTS, ha="center")
@@ -145,7 +145,7 @@ def wrapped(text: str, pixels: float, points: float, weight: str = "normal") -> 
 
 
 def draw_axes(axes: Any) -> None:
-    """Gives a panel its pale grid and takes away the lines that frame nothing."""
+    """Draws the pale grid of a panel and hides its upper and right border."""
     axes.grid(True, color="#E2E2E2", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8.5, color="#888888")
@@ -154,18 +154,18 @@ def draw_axes(axes: Any) -> None:
 
 
 def write_nothing_measured(axes: Any) -> None:
-    """Says in the middle of a panel why it is empty."""
+    """Writes in the middle of an empty panel that nothing was measured."""
     style = {"ha": "center", "va": "center", "color": "#666666", "backgroundcolor": "w"}
     axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, **style)
 
 
 def is_number(value: Any) -> bool:
-    """Tells whether there is a value, and a finite one."""
+    """Returns whether a value is a finite number."""
     return value is not None and bool(np.isfinite(value))
 
 
 def or_gap(value: Any) -> float:
-    """Gives the value, or NaN, which no curve passes through."""
+    """Returns the value, or NaN, which interrupts a curve."""
     return float(value) if is_number(value) else float("nan")
 
 
@@ -202,6 +202,6 @@ def _text_pixels(lines: Iterable[str], points: float, weight: str = "normal") ->
     from matplotlib.textpath import text_to_path
 
     font = FontProperties(size=points, weight=weight)
-    # As plain text: a pair of dollars is no mathematics.
+    # As plain text: dollar signs do not begin a formula.
     widths = [text_to_path.get_text_width_height_descent(line, font, ismath=False)[0] for line in lines if line.strip()]
     return int(np.ceil(max(widths, default=0.0) * _GRID_DPI / 72))

@@ -1,7 +1,7 @@
-"""The pictures of a run, as PNG bytes: what was reconstructed, how it came about, and the curves over the rounds.
+"""The pictures of a run, as PNG bytes: reconstructions, their evolution, and curves over the rounds.
 
 Matplotlib is imported inside the functions and used without pyplot: no global state, no display. The colors are
-those of Okabe and Ito (2008), told apart under every common color blindness.
+those of Okabe and Ito (2008), distinguishable with every common color blindness.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def reconstructions_figure(
 
 
 def evolution_figure(images_by_round: Mapping[int, np.ndarray], *, most_columns: int = 10, title: str = "") -> bytes:
-    """Draws what fixed latents became over the rounds, one row a round and one column a latent, as PNG.
+    """Draws the reconstructions of fixed latents, one row for each round and one column for each latent, as PNG.
 
     images_by_round: float [m, H, W, C] in [-1, 1] for each round, C 1 or 3, all of one shape. The first
     ``most_columns`` latents and at most 12 evenly chosen rounds are drawn, among them the first and the last.
@@ -102,8 +102,8 @@ def evolution_figure(images_by_round: Mapping[int, np.ndarray], *, most_columns:
 def curves_figure(records: Sequence[Mapping[str, Any]], *, title: str = "Training and leakage") -> bytes:
     """Draws accuracy and leakage over the rounds, and below them every participant's training loss, as PNG.
 
-    records: one a round, as in metrics.jsonl. A value that an evaluation could not tell (None, NaN) is a gap in its
-    curve; rounds without an evaluation are none.
+    records: one a round, as in metrics.jsonl. A missing value of an evaluation (None, NaN) is a gap in its curve; a
+    round without an evaluation is not.
 
     Raises ValueError if there is no record.
     """
@@ -175,12 +175,12 @@ def _draw_losses(axes: Any, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _median_curve(rounds: Sequence[int], losses: np.ndarray) -> _Curve:
-    """The median over those who took part in a round: where others do in every round, nobody has a curve."""
+    """The median over the participants of each round; with cohorts, participants have no curves of their own."""
     return _Curve("median", BLUE, "-", ".", 1.8, list(zip(rounds, map(_median, losses.T), strict=True)))
 
 
 def _loss_curves(rounds: Sequence[int], losses: np.ndarray) -> Iterator[_Curve]:
-    """Yields a curve for each participant; a crowd too large to name gets thin gray ones under its median."""
+    """Yields a curve for each participant; more participants than colors get thin gray curves under their median."""
     points = [list(zip(rounds, row, strict=True)) for row in losses.tolist()]
     if len(losses) <= len(SERIES_COLORS):
         for index, (color, style) in enumerate(zip(SERIES_COLORS, SERIES_STYLES, strict=True)):

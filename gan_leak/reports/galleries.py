@@ -1,4 +1,4 @@
-"""Pictures of many runs beside each other, as PNG bytes: tables of images, leakage by accuracy, intervals over seeds.
+"""Pictures of several runs, as PNG bytes: tables of images, leakage by accuracy, intervals over seeds.
 
 Matplotlib is imported inside the functions, as in ``drawing``.
 """
@@ -86,10 +86,10 @@ def picture_table(
 def leakage_against_accuracy_figure(
     series: Mapping[str, Sequence[Sequence[tuple[float | None, float | None]]]], *, title: str = ""
 ) -> bytes:
-    """Draws the leakage score over the accuracy that the model had at that moment, a thin line for each seed, as PNG.
+    """Draws the leakage score against the accuracy of the model at each evaluation, a line for each seed, as PNG.
 
     series: for each setting, for each seed the pairs (model accuracy, leakage score) in the order of the rounds. A pair
-    with None or NaN is left out. A vertical line marks the 80% from which the paper saw good pictures.
+    with None or NaN is left out. A vertical line marks the 80% from which the paper reports good pictures.
 
     Raises ValueError if there is no setting.
     """
@@ -138,9 +138,9 @@ def interval_figure(rows: Sequence[Mapping[str, Any]], *, metric: str = "leakage
     """Draws a metric of each row as its mean, its 95% interval and a small dot for every seed, as PNG.
 
     rows: as in the results of a reproduction, each with "name", "role" (attack, control or reference) and "metrics",
-    where the metric has "mean", "low", "high" and "values". What is missing or not a number is not drawn. A row that
-    has nothing says "n/a", or "not measurable" if its leakage cannot be measured. An interval that reaches beyond the
-    range of the metric ends in an arrow.
+    where the metric has "mean", "low", "high" and "values". What is missing or not a number is not drawn. A row
+    without a number shows "n/a", or "not measurable" if its leakage cannot be measured. An interval that reaches beyond
+    the range of the metric ends in an arrow.
 
     Raises ValueError if there is no row, or a role is none of these.
     """

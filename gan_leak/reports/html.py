@@ -1,4 +1,4 @@
-"""What all reports share: one self-contained HTML page, its style, and the parts that it is built of.
+"""Shared parts of all reports: one self-contained HTML page, its style, and its elements.
 
 Every function takes plain text and escapes it, except where a parameter is called ``sections`` or ends in ``content``.
 """
@@ -118,7 +118,7 @@ figcaption { color: var(--soft); font-size: .92rem; margin: .6rem auto 0; max-wi
 
 def page(title: str, sections: Sequence[str], style: str = "") -> str:
     """Writes a whole page, without scripts and without anything fetched from elsewhere; style: rules of its own."""
-    # The policy makes the browser refuse what the page promises not to do.
+    # The policy makes the browser block scripts and requests.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     written = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -138,7 +138,7 @@ def section(heading: str, content: str, identifier: str = "", aside_content: str
 
 
 def summary_cards(summary: Mapping[str, str]) -> str:
-    """Writes the few figures of the headline, a card each."""
+    """Writes the numbers of the headline, a card for each."""
     cards = "".join(card(name, escape(number(value))) for name, value in summary.items())
     return f'<dl class="summary">\n{cards}</dl>\n' if cards else ""
 
@@ -156,7 +156,7 @@ def table(heads: Sequence[str], content: str, kind: str) -> str:
 
 
 def notes_panel(notes: Sequence[str]) -> str:
-    """Writes what the reader must know first."""
+    """Writes the notes of a report."""
     items = "".join(f"<li>{escape(note)}</li>\n" for note in notes)
     return f'<aside class="notes">\n<h2>Notes</h2>\n<ul>\n{items}</ul>\n</aside>\n' if items else ""
 
@@ -210,7 +210,7 @@ def cell(value: Any) -> str:
 
 
 def label(name: str) -> str:
-    """Gives a metric's name as people read it."""
+    """Returns the name of a metric as tables and headings show it."""
     head, separator, rest = name.partition(": ")
     return _LABELS.get(head, head.replace("_", " ")) + separator.replace(":", "") + rest.replace("_", " ")
 
@@ -240,7 +240,7 @@ def number(value: Any) -> str:
 
 
 def exact(value: Any) -> str:
-    """Writes a setting so that it could be given again."""
+    """Writes a setting in full, so that it can be given again."""
     if isinstance(value, str):
         return value
     try:

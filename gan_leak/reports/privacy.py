@@ -40,7 +40,7 @@ def privacy_summary(fields: Mapping[str, Any], records: Sequence[Mapping[str, An
 
 
 def _epsilon_text(epsilon: float | None) -> str:
-    return "infinite, no protection" if epsilon is None else f"{_rounded_up(epsilon):g}"
+    return "infinite, no guarantee" if epsilon is None else f"{_rounded_up(epsilon):g}"
 
 
 def _rounded_up(value: float) -> float:

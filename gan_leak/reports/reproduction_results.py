@@ -1,4 +1,4 @@
-"""What the results of a reproduction look like as plain JSON data, checked before anything is made of them."""
+"""The format of the results of a reproduction as JSON data, and its check."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Check: TypeAlias = Callable[[Any, str], None]
 def check_results(results: Any) -> None:
     """Checks the results of a reproduction.
 
-    Keys that are not known are left alone, so that results may carry more than a report shows.
+    Unknown keys are allowed: results may hold more than a report shows.
 
     Raises ValueError with one line that names the place, the value and what was expected there: for a missing key, a
     value of another type, a role, verdict or format that is not known, two figures or two rows of one name, and a

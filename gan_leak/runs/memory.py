@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
 
 from gan_leak.attacks.gradient.contract import GradientEvidence
 from gan_leak.attacks.procedure import Procedure
-from gan_leak.collaboration import init_federation
 from gan_leak.config import RunConfig
 from gan_leak.machine import check_fits
-from gan_leak.runs.federated.setup import AttackData, Experiment
+from gan_leak.runs.federated.setup import AttackData, Experiment, start_federation
 from gan_leak.types import GradientView, Model, PyTree
 
 _FLOAT = 4
@@ -30,10 +30,7 @@ def check_run(config: RunConfig, data: AttackData, experiment: Experiment, *, la
     """
     participants = len(data.federation.sizes)
     together = config.federation.participants_per_round or participants
-    state = jax.eval_shape(
-        lambda key: init_federation(key, experiment.classifier, experiment.transform, together, experiment.attack),
-        jax.random.key(0),
-    )
+    state = jax.eval_shape(functools.partial(start_federation, experiment, participants=together), jax.random.key(0))
     needed = {
         f"participant_classes: the states of {together} participants": bytes_of((state.server, state.participants)),
         f"samples_per_participant: the images of {participants} participants": bytes_of(data.federation),

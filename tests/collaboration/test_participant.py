@@ -61,7 +61,7 @@ def test_one_step_by_hand():
     trained, steps, loss = jitted_sgd()(jax.random.key(0), params, jnp.int32(4), data, 0.5, 0.25)
     push = 0.5 / (1 + 4 * 0.25) * (np.eye(CLASSES)[2] - 1 / CLASSES)
     np.testing.assert_allclose(trained["bias"], push, atol=1e-6)
-    np.testing.assert_allclose(trained["kernel"], np.outer(data.images.reshape(-1), push), atol=1e-6)
+    np.testing.assert_allclose(trained["kernel"], np.outer(data.inputs.reshape(-1), push), atol=1e-6)
     assert int(steps) == 5
     assert float(loss) == pytest.approx(math.log(CLASSES), abs=1e-6)
 
@@ -84,7 +84,7 @@ def observe_training(data, epochs, batch_size, key):
         )
     )()
     jax.effects_barrier()
-    names = {np.asarray(image).tobytes(): number for number, image in enumerate(data.images)}
+    names = {np.asarray(image).tobytes(): number for number, image in enumerate(data.inputs)}
     real, batches, left = int(data.mask.sum()), [], 0
     for images in seen:
         left = left or real
@@ -104,7 +104,7 @@ def test_local_sgd_equals_the_twin(epochs, batch_size):
     federation.check_batches(renumbered, len(real), settings)
     expected, expected_steps, expected_loss = federation.local_sgd(
         trees.ravel(params_and_steps()[0])[0],
-        np.asarray(data.images),
+        np.asarray(data.inputs),
         np.asarray(data.labels),
         0,
         batches,
@@ -132,7 +132,7 @@ def test_padding_changes_nothing(padding, batch_size):
     """No result depends on the images or labels that the mask hides, bit for bit, even where they are not numbers."""
     data = local_data()
     hidden = ~MASK
-    images = jnp.where(hidden[:, None, None, None], padding, data.images)
+    images = jnp.where(hidden[:, None, None, None], padding, data.inputs)
     labels = jnp.where(hidden, 10**6, data.labels)
     sgd, start = jitted_sgd(2, batch_size), params_and_steps()
     expected = sgd(jax.random.key(0), *start, data)
@@ -146,7 +146,7 @@ def test_training_depends_on_every_real_sample():
     sgd = jitted_sgd(2, 4)
     expected = sgd(jax.random.key(0), *start, data)
     for number in np.flatnonzero(MASK):
-        moved = data._replace(images=data.images.at[number].add(0.1))
+        moved = data._replace(inputs=data.inputs.at[number].add(0.1))
         assert not same_bits(sgd(jax.random.key(0), *start, moved), expected)
         relabelled = data._replace(labels=data.labels.at[number].set((data.labels[number] + 1) % CLASSES))
         assert not same_bits(sgd(jax.random.key(0), *start, relabelled), expected)
@@ -155,7 +155,7 @@ def test_training_depends_on_every_real_sample():
 def test_without_samples_nothing_is_learned():
     """No steps, no change, loss zero; even where the padding is not a number."""
     data = local_data(np.zeros(9, bool))
-    data = data._replace(images=jnp.full_like(data.images, jnp.nan))
+    data = data._replace(inputs=jnp.full_like(data.inputs, jnp.nan))
     params, steps = params_and_steps(steps=7)
     trained, new_steps, loss = jitted_sgd(2, 4)(jax.random.key(0), params, steps, data)
     assert same_bits(trained, params)
@@ -169,7 +169,7 @@ def test_loss_is_the_mean_over_samples_not_over_batches():
     params, steps = params_and_steps()
     loss = jitted_sgd(2, 4)(jax.random.key(0), params, steps, data, 0.0)[2]
     flat = np.asarray(trees.ravel(params)[0])
-    images, labels = np.asarray(data.images)[MASK], np.asarray(data.labels)[MASK]
+    images, labels = np.asarray(data.inputs)[MASK], np.asarray(data.labels)[MASK]
     assert float(loss) == pytest.approx(federation.loss_and_gradient(flat, images, labels, CLASSES)[0], abs=1e-6)
 
 
@@ -202,8 +202,8 @@ def test_join_appends_the_contribution():
     fakes = Contribution(jnp.ones((2, *IMAGE_SHAPE)), jnp.array([4, 4]), jnp.array([True, False]))
     joined = join(data, fakes)
     assert joined.mask.tolist() == [*MASK.tolist(), True, False]
-    assert same_bits(joined.images[:9], data.images)
-    assert same_bits(joined.images[9:], fakes.images)
+    assert same_bits(joined.inputs[:9], data.inputs)
+    assert same_bits(joined.inputs[9:], fakes.inputs)
     assert joined.labels.tolist() == [*data.labels.tolist(), 4, 4]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gan_leak import trees
-from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, selective_upload
+from gan_leak.collaboration import AGGREGATORS, RoundHyperParameters, init_federation, make_round, selective_upload
 from gan_leak.collaboration.selection import chain
 from gan_leak.types import TransformInfo, UploadTransform
 from reference.federation import Federation, Settings, Turn
@@ -32,7 +32,7 @@ class Observer:
     def __init__(self, data):
         self.numbers = [
             {np.asarray(image).tobytes(): number for number, image in enumerate(images[:size])}
-            for images, size in zip(data.images, data.sizes, strict=True)
+            for images, size in zip(data.inputs, data.sizes, strict=True)
         ]
         self.turns, self.batches, self.start = [], [], None
 
@@ -95,7 +95,7 @@ def watched_round(criterion, schedule, aggregation, epochs, batch_size):
         model,
         transform,
         schedule=schedule,
-        aggregation=aggregation,
+        aggregator=AGGREGATORS[aggregation](),
         local_epochs=epochs,
         batch_size=batch_size,
         participant_mapping="map",
@@ -119,7 +119,7 @@ def run_beside_twin(settings, schedule, aggregation="add", **wrong):
     hyperparameters = hyperparameters_of(settings)._replace(**wrong)
     flatten = jax.vmap(lambda params: trees.ravel(params)[0])
     twin = Federation(trees.ravel(state.server.params)[0], len(SIZES))
-    owned = [(np.asarray(DATA.images[p, :n]), np.asarray(DATA.labels[p, :n])) for p, n in enumerate(SIZES)]
+    owned = [(np.asarray(DATA.inputs[p, :n]), np.asarray(DATA.labels[p, :n])) for p, n in enumerate(SIZES)]
     weights = [size / sum(SIZES) if aggregation == "average" else 1.0 for size in SIZES]
     orders = []
     for number in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Dealing participants out over devices changes where they run, and nothing else."""
+"""Sharding participants over devices changes where they run, and nothing else."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gan_leak.collaboration import init_federation, make_round, selective_upload
-from gan_leak.collaboration.sharding import deal_out, device_mesh, gather, own_positions, rows_between
+from gan_leak.collaboration.sharding import device_mesh, own_positions, rows_between, shard, unshard
 from reference.small import federation_data, largest_difference, linear_classifier
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -29,15 +29,15 @@ def results():
 
 
 def test_rounds_on_many_devices_equal_rounds_on_one(results):
-    """Participants that do not come out even, with and without an attack, added and averaged; and whole runs."""
+    """Participants that do not come out even, with and without attacks, added and averaged; and whole runs."""
     *compared, _ = results
-    assert len(compared) == 5
+    assert len(compared) == 7
     for what, difference, moved in compared:
         assert difference < 1e-5, what
         assert moved > 1e-2, what
 
 
-def test_participants_that_cannot_be_dealt_out_evenly_are_refused(results):
+def test_participants_that_cannot_be_sharded_evenly_are_refused(results):
     assert results[-1][0] == "entries=5: expected a multiple of 2, the number of devices"
 
 
@@ -54,11 +54,11 @@ def test_on_one_device_everybody_belongs_to_this_process_and_comes_back():
     state = init_federation(jax.random.key(0), model, transform, 2)
     mesh = device_mesh(jax.devices()[:1])
     assert own_positions(2, mesh) == [0, 1]
-    dealt, shares = deal_out(state, data._replace(participants=np.array([4, 9], np.int32)), mesh)
+    placed, shares = shard(state, data._replace(participants=np.array([4, 9], np.int32)), mesh)
     assert shares.participants.tolist() == [4, 9]
-    assert largest_difference(gather(dealt, 2), state) == 0
+    assert largest_difference(unshard(placed, 2), state) == 0
 
 
-def test_turns_in_order_cannot_be_dealt_out():
-    with pytest.raises(ValueError, match="with schedule='round_robin': dealing turns out needs"):
+def test_turns_in_order_cannot_be_sharded():
+    with pytest.raises(ValueError, match="with schedule='round_robin': sharding needs"):
         make_round(linear_classifier(), selective_upload("largest"), schedule="round_robin", mesh=device_mesh())

@@ -233,10 +233,10 @@ def test_check_adversary_ignorance():
 def test_gather_pads_to_the_longest():
     images = np.array([0, 255, 51, 102], np.uint8).reshape(4, 1, 1, 1)
     data = gather(images, np.array([3, 1, 2, 0]), (np.array([1, 2]), np.array([3]), np.array([], int)))
-    assert data.images.dtype == np.float32
+    assert data.inputs.dtype == np.float32
     assert data.labels.dtype == data.sizes.dtype == np.int32
-    assert data.images.shape == (3, 2, 1, 1, 1)
-    np.testing.assert_allclose(data.images[..., 0, 0, 0], [[1, -0.6], [-0.2, 0], [0, 0]], atol=1e-7)
+    assert data.inputs.shape == (3, 2, 1, 1, 1)
+    np.testing.assert_allclose(data.inputs[..., 0, 0, 0], [[1, -0.6], [-0.2, 0], [0, 0]], atol=1e-7)
     np.testing.assert_array_equal(data.labels, [[1, 2], [0, 0], [0, 0]])
     np.testing.assert_array_equal(data.sizes, [2, 1, 0])
 

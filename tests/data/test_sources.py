@@ -69,6 +69,27 @@ def test_npz_with_a_test_part_keeps_it_and_resizes(check, tmp_path):
     assert load(name, image_size=64).fingerprint == dataset.fingerprint != load(name).fingerprint
 
 
+def test_npz_owners_follow_their_images(tmp_path):
+    """Through the split of a source without a test part, and for the parts that name them where there is one."""
+    labels, owners = np.array([0, 1] * 6 + [1] * 3), np.arange(15, dtype=np.uint8) + 100
+    whole = load(write_npz(tmp_path / "a.npz", images=ramp(15, 32, 32), labels=labels, owners=owners))
+    for images, kept in ((whole.train_images, whole.train_owners), (whole.test_images, whole.test_owners)):
+        assert kept.dtype == np.int64
+        assert kept.tolist() == (images[:, 0, 0, 0].astype(int) + 100).tolist()
+    arrays = {"images": ramp(4, 32, 32), "labels": np.arange(4) % 2, "test_images": ramp(2, 32, 32)}
+    arrays["test_labels"] = np.arange(2)
+    without = load(write_npz(tmp_path / "b.npz", **arrays))
+    assert without.train_owners is without.test_owners is None
+    tested = load(write_npz(tmp_path / "c.npz", **arrays, test_owners=np.array([-5, 2**62])))
+    assert tested.train_owners is None
+    assert tested.test_owners.tolist() == [-5, 2**62]
+    trained = load(write_npz(tmp_path / "d.npz", **arrays, owners=np.array([7, 7, 8, 9])))
+    assert trained.train_owners.tolist() == [7, 7, 8, 9]
+    assert trained.test_owners is None
+    # Only owners tell these apart.
+    assert len({without.fingerprint, tested.fingerprint, trained.fingerprint}) == 3
+
+
 GOOD_IMAGES, GOOD_LABELS = ramp(10, 8, 8), np.arange(10) % 2
 
 
@@ -86,6 +107,13 @@ GOOD_IMAGES, GOOD_LABELS = ramp(10, 8, 8), np.arange(10) % 2
         ({"images": GOOD_IMAGES, "labels": GOOD_LABELS + 1}, "labels have"),
         ({"images": GOOD_IMAGES, "labels": GOOD_LABELS - 1}, "labels have"),
         ({"images": GOOD_IMAGES, "labels": GOOD_LABELS * 2}, "labels have"),
+        ({"images": GOOD_IMAGES, "labels": GOOD_LABELS, "owners": GOOD_LABELS[:9]}, "owners are int64 [9], expected"),
+        ({"images": GOOD_IMAGES, "labels": GOOD_LABELS, "owners": GOOD_LABELS * 1.0}, "owners are float64 [10]"),
+        (
+            {"images": GOOD_IMAGES, "labels": GOOD_LABELS, "owners": GOOD_LABELS.astype(np.uint64)},
+            "owners are uint64 [10], expected integers of at most int64 [10], one for each image",
+        ),
+        ({"images": GOOD_IMAGES, "labels": GOOD_LABELS, "test_owners": GOOD_LABELS}, "test_images is missing"),
         ({"images": GOOD_IMAGES[:8], "labels": GOOD_LABELS[:8]}, "no class has 5 images"),
         ({"images": GOOD_IMAGES, "labels": GOOD_LABELS, "test_images": GOOD_IMAGES}, "test_labels is missing"),
         (

@@ -95,7 +95,7 @@ def test_one_step_by_hand():
     trained, steps, loss = jitted_dp_sgd(1, 1)(
         jax.random.key(0), params, jnp.int32(4), data, RoundHyperParameters(0.5, 0.25, clipping_norm=0.5)
     )
-    image = np.asarray(data.images).reshape(-1)
+    image = np.asarray(data.inputs).reshape(-1)
     push = np.eye(CLASSES)[2] - 1 / CLASSES
     norm = math.sqrt((push**2).sum() * (1 + (image**2).sum()))
     assert norm > 0.5
@@ -148,7 +148,7 @@ def test_a_diverged_gradient_is_not_clipped_to_a_number(value):
 def test_a_diverged_example_shows_in_the_update_and_the_loss(value):
     """One image that is not a number: every parameter becomes NaN, whatever the clipping norm."""
     data = local_data()
-    data = data._replace(images=data.images.at[3, 1, 1].set(value))
+    data = data._replace(inputs=data.inputs.at[3, 1, 1].set(value))
     for norm in (0.1, math.inf):
         numbers = RoundHyperParameters(0.1, clipping_norm=norm)
         trained, _, loss = jitted_dp_sgd(1, 16)(jax.random.key(0), PARAMS, jnp.int32(0), data, numbers)
@@ -164,7 +164,7 @@ def test_padding_changes_nothing(padding, batch_size):
     mask = MASK.copy()
     mask[0] = False
     data, hidden = local_data(mask), ~mask
-    images = jnp.where(hidden[:, None, None, None], padding, data.images)
+    images = jnp.where(hidden[:, None, None, None], padding, data.inputs)
     labels = jnp.where(hidden, 10**6, data.labels)
     numbers = RoundHyperParameters(0.3, noise_multiplier=0.5)
     train = jitted_dp_sgd(2, batch_size)
@@ -178,7 +178,7 @@ def test_padding_changes_nothing(padding, batch_size):
 def test_without_samples_nothing_is_learned():
     """No steps, no noise, no change, loss zero; even where the padding is not a number."""
     data = local_data(np.zeros(9, bool))
-    data = data._replace(images=jnp.full_like(data.images, jnp.nan))
+    data = data._replace(inputs=jnp.full_like(data.inputs, jnp.nan))
     numbers = RoundHyperParameters(0.3, noise_multiplier=1.0)
     trained, steps, loss = jitted_dp_sgd(2)(jax.random.key(0), PARAMS, jnp.int32(7), data, numbers)
     assert same_bits(trained, PARAMS)
@@ -227,7 +227,7 @@ def test_a_probability_of_one_takes_everyone():
 def gradients_moved(size, batch_size, trials):
     """One epoch over identical samples, in steps too small to change the gradient -> by how many gradients it moved."""
     data = local_data(np.arange(24) < size)
-    data = data._replace(images=jnp.ones_like(data.images), labels=jnp.full_like(data.labels, 2))
+    data = data._replace(inputs=jnp.ones_like(data.inputs), labels=jnp.full_like(data.labels, 2))
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
     numbers = RoundHyperParameters(1e-4, clipping_norm=math.inf)
     keys = jax.random.split(jax.random.key(2), trials)

@@ -10,14 +10,24 @@ import jax.numpy as jnp
 
 from gan_leak import trees
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
-from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, selective_upload
-from gan_leak.collaboration.sharding import deal_out, device_mesh
+from gan_leak.collaboration import (
+    AGGREGATORS,
+    RoundHyperParameters,
+    average,
+    init_federation,
+    make_round,
+    make_rounds,
+    selective_upload,
+)
+from gan_leak.collaboration.sharding import device_mesh, shard
 from gan_leak.runs.federated.batch import make_lanes
+from reference.server_attacks import Victim, isolating_attack, reading_attack
 from reference.small import FAKE_CLASS, IMAGE_SHAPE, federation_data, largest_difference, linear_classifier
 from reference.small import linear_generator as generator
 
 SIZES = (7, 0, 4, 5, 6)
 ROUNDS = 2
+SERVER_ATTACKS = (("reading", 8), ("isolating", 2))
 
 
 def compare(mapping, attacked, aggregation, devices):
@@ -36,13 +46,13 @@ def compare(mapping, attacked, aggregation, devices):
     def rounds(mesh):
         state, shares = start, data
         if mesh is not None:
-            state, shares = deal_out(start, data, mesh)
+            state, shares = shard(start, data, mesh)
         round_fn = jax.jit(
             make_round(
                 model,
                 transform,
                 schedule="synchronous",
-                aggregation=aggregation,
+                aggregator=AGGREGATORS[aggregation](),
                 batch_size=3,
                 attack=attack,
                 adversary=adversary,
@@ -83,11 +93,47 @@ def compare_lanes(mapping, devices):
     return largest_difference(sharded, alone), largest_difference(alone.server, start.server)
 
 
+def compare_server_attack(kind, devices):
+    """Two rounds with an adversary at the server, on a mesh of some devices and on none."""
+    sizes, model, transform = (1, 0, 1, 1, 1), linear_classifier(), selective_upload("largest")
+    attack, numbers = {
+        "reading": (reading_attack(len(sizes)), ()),
+        "isolating": (isolating_attack(len(sizes)), Victim(2)),
+    }[kind]
+    data = federation_data(sizes, length=2)
+    start = init_federation(jax.random.key(0), model, transform, len(sizes), server_attack=attack)
+
+    def rounds(mesh):
+        state, shares = (start, data) if mesh is None else shard(start, data, mesh)
+        round_fn = make_round(
+            model,
+            transform,
+            schedule="synchronous",
+            aggregator=average(),
+            batch_size=2,
+            server_attack=attack,
+            participant_mapping="map",
+            mesh=mesh,
+        )
+        run = jax.jit(make_rounds(round_fn, ROUNDS))
+        hyperparameters = RoundHyperParameters(0.5, server_attack=numbers)
+        state, info = run(jax.random.key(1), state, shares, hyperparameters, ROUNDS)
+        return jax.device_get((state.server, state.server_attack, info.server_attack))
+
+    alone = rounds(None)
+    found = alone[1] if kind == "reading" else alone[1].found
+    inputs = data.inputs[:, 0].reshape(len(sizes), -1) * data.sizes[:, None]
+    assert largest_difference(found.inputs, inputs) < 2e-5
+    sharded = rounds(device_mesh(jax.devices()[:devices]))
+    return largest_difference(sharded, alone), largest_difference(alone[0], start.server)
+
+
 def main():
     """Each mapping, aggregation and attack at least once, on few devices and on more than there are participants."""
     choices = [("map", True, "add", 2), ("map", False, "average", 8), ("vmap", True, "average", 4)]
     results = [[str(choice), *compare(*choice)] for choice in choices]
     results += [[f"lanes, {choice}", *compare_lanes(*choice)] for choice in (("map", 2), ("vmap", 3))]
+    results += [[f"server attack, {kind}", *compare_server_attack(kind, n)] for kind, n in SERVER_ATTACKS]
     try:
         mesh = device_mesh(jax.devices()[:2])
         round_fn = make_round(linear_classifier(), selective_upload("largest"), schedule="synchronous", mesh=mesh)

@@ -27,7 +27,7 @@ class GanAttackHyperParameters(NamedTuple):
 
 
 class GanAttackState(NamedTuple):
-    """The generator, the average that draws reconstructions, the optimiser, and fakes [M, F, H, W, C], mask [M, F]."""
+    """The generator, the average that draws reconstructions, the optimizer, and fakes [M, F, ...], mask [M, F]."""
 
     generator: PyTree
     averaged_generator: PyTree
@@ -94,7 +94,7 @@ def _train_generator(
 def gan_attack(
     classifier: Model,
     generator: Model,
-    image_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     *,
     generator_steps: int,
     generator_batch_size: int,
@@ -129,7 +129,7 @@ def gan_attack(
             params,
             params,
             optimizer.init(params),
-            jnp.zeros((*shape, *image_shape)),
+            jnp.zeros((*shape, *input_shape)),
             jnp.zeros(shape, bool),
             jnp.zeros((), jnp.int32),
         )
@@ -153,7 +153,7 @@ def gan_attack(
             drawn = sample_images(generator, params, key_fakes, fakes_per_round, generator_batch_size)
             fakes, fakes_mask = fakes.at[slot].set(drawn), fakes_mask.at[slot].set(True)
         labels = jnp.full(fakes_mask.size, hyperparameters.fake_class, jnp.int32)
-        contribution = Contribution(fakes.reshape(-1, *image_shape), labels, fakes_mask.reshape(-1))
+        contribution = Contribution(fakes.reshape(-1, *input_shape), labels, fakes_mask.reshape(-1))
         averaged = _average(state, params, hyperparameters.generator_averaging)
         new_state = GanAttackState(params, averaged, optimizer_state, fakes, fakes_mask, state.steps + 1)
         return new_state, contribution, GanAttackInfo(total / generator_steps, jnp.exp(-last))

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gan_leak import trees
-from gan_leak.collaboration import RoundHyperParameters, init_federation, make_rounds
+from gan_leak.collaboration import RoundHyperParameters, make_rounds
 from gan_leak.collaboration.round import RoundFunction
 from gan_leak.collaboration.sharding import device_mesh, over_devices
 from gan_leak.config import RunConfig
@@ -44,7 +44,7 @@ from gan_leak.runs.federated.measurement import (
     reconstruct,
     run_keys,
 )
-from gan_leak.runs.federated.setup import AttackData, Experiment, build_experiment, prepare_data
+from gan_leak.runs.federated.setup import AttackData, Experiment, build_experiment, prepare_data, start_federation
 from gan_leak.runs.hosts.interruption import on_interruption, uninterrupted
 from gan_leak.runs.storage import checkpoints
 from gan_leak.settings import encoded_values, settings_of, value_of
@@ -152,17 +152,13 @@ def _prepare(
         assert experiment.attack is not None
         keys = run_keys(config.seed)
         participants = data.federation.sizes.shape[0]
-        state = _init(experiment, keys.init, participants)
+        state = start_federation(experiment, keys.init, participants)
         untrained = reconstruct(experiment.attack, keys.prior, state.attack, config.evaluation.samples)
         references, comparison = build_comparison(config, data, instrument_source(data), untrained)
         lanes.append(Lane(config, data, keys, references, comparison))
         states.append(state)
     assert experiment is not None
     return lanes, experiment, trees.stack(states)
-
-
-def _init(experiment: Experiment, key: Array, participants: int) -> FederationState:
-    return init_federation(key, experiment.classifier, experiment.transform, participants, experiment.attack)
 
 
 def stack_federations(federations: Sequence[FederationData]) -> FederationData:
@@ -174,7 +170,7 @@ def stack_federations(federations: Sequence[FederationData]) -> FederationData:
         return np.pad(array, [(0, 0), (0, longest - array.shape[1]), *[(0, 0)] * (array.ndim - 2)])
 
     return FederationData(
-        jnp.asarray(np.stack([padded(federation.images) for federation in federations])),
+        jnp.asarray(np.stack([padded(federation.inputs) for federation in federations])),
         jnp.asarray(np.stack([padded(federation.labels) for federation in federations])),
         jnp.asarray(np.stack([np.asarray(federation.sizes) for federation in federations])),
     )

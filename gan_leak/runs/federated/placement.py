@@ -15,13 +15,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gan_leak import trees
-from gan_leak.collaboration import RoundInfo, init_federation, make_rounds
+from gan_leak.collaboration import RoundInfo, make_rounds
 from gan_leak.collaboration.round import RoundFunction
 from gan_leak.collaboration.schedule import draw_cohort
-from gan_leak.collaboration.sharding import deal_out, gather, replicate, round_places
+from gan_leak.collaboration.sharding import replicate, round_places, shard, unshard
 from gan_leak.runs.federated import resumption
 from gan_leak.runs.federated.measurement import RunKeys
-from gan_leak.runs.federated.setup import Experiment
+from gan_leak.runs.federated.setup import Experiment, start_federation
 from gan_leak.runs.hosts.processes import by_itself, share
 from gan_leak.runs.storage import participant_files
 from gan_leak.types import Array, FederationData, FederationState, ParticipantState
@@ -49,11 +49,9 @@ def initial_state(
     By cohorts, the place of the participants' states is taken by the table of
     ``gan_leak.runs.storage.participant_files``, and what a participant has before its first turn comes second.
     """
-    state = jax.jit(
-        lambda key: init_federation(
-            key, experiment.classifier, experiment.transform, 1 if by_cohorts else participants, experiment.attack
-        )
-    )(key)
+    state = jax.jit(functools.partial(start_federation, experiment, participants=1 if by_cohorts else participants))(
+        key
+    )
     if not by_cohorts:
         return state, None
     initial = trees.take(jax.device_get(state.participants), 0)
@@ -74,14 +72,14 @@ def place_all(
     participants = len(data.sizes)
     run, key = _rounds(experiment.round, most, keys, mesh)
     if mesh is not None:
-        state, data = deal_out(state, data, mesh)
+        state, data = shard(state, data, mesh)
 
     def advance(state: FederationState, count: int) -> tuple[FederationState, RoundInfo, None]:
         state, infos = jax.block_until_ready(run(key, state, data, experiment.hyperparameters, count))
         return state, _of_turns(infos, participants), None
 
     def save(state: FederationState) -> None:
-        kept = state if mesh is None else gather(state, participants)
+        kept = state if mesh is None else unshard(state, participants)
         if run_directory is not None:
             by_itself(resumption.save_checkpoint, run_directory, int(kept.round), kept)
 
@@ -118,9 +116,9 @@ def place_cohorts(
         drawn = trees.take(data, cohort)._replace(participants=cohort)
         full = state._replace(participants=share(states))
         if mesh is not None:
-            full, drawn = deal_out(full, drawn, mesh)
+            full, drawn = shard(full, drawn, mesh)
         full, infos = jax.block_until_ready(run(key, full, drawn, experiment.hyperparameters, count))
-        states = gather(full, cohort_size).participants
+        states = unshard(full, cohort_size).participants
         if directory is not None:
             participant_files.write_states(directory, table, cohort, states, round + 1)
         table = participant_files.advance_table(table, cohort, round + 1)

@@ -184,7 +184,7 @@ def inversion_metrics(
     """
     configs = [replace(config, samples_per_participant=samples) for config in configs]
     data = prepare_data(configs[0])
-    train = Images(np.asarray(data.federation.images[0]), np.asarray(data.federation.labels[0]))
+    train = Images(np.asarray(data.federation.inputs[0]), np.asarray(data.federation.labels[0]))
     found = invert_all_classes(kind, models, train, data.test, len(configs), epochs=epochs, steps=steps)
     measured = []
     for config in configs:

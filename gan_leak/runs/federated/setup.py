@@ -12,7 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
-from gan_leak.collaboration import RoundHyperParameters, make_round, selective_upload
+from gan_leak.collaboration import (
+    AGGREGATORS,
+    RoundHyperParameters,
+    init_federation,
+    make_round,
+    selective_upload,
+)
 from gan_leak.collaboration.participant import local_sgd
 from gan_leak.collaboration.round import RoundFunction
 from gan_leak.collaboration.sharding import own_positions
@@ -33,7 +39,7 @@ from gan_leak.defenses import dp_sgd, sparse_vector_upload
 from gan_leak.evaluation.leakage import LEAST_IMAGES, NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.settings import numbers_for, program_of
-from gan_leak.types import FederationData, Model, RoundAttack, UploadTransform
+from gan_leak.types import Aggregator, Array, FederationData, FederationState, Model, RoundAttack, UploadTransform
 
 # Enough for stable medians and neighbours, few enough that a measurement takes a moment.
 _GALLERY_IMAGES = 4000
@@ -91,6 +97,7 @@ class Functions(NamedTuple):
 
     classifier: Model
     transform: UploadTransform
+    aggregator: Aggregator
     attack: RoundAttack | None
     round: RoundFunction
 
@@ -100,6 +107,7 @@ class Experiment(NamedTuple):
 
     classifier: Model
     transform: UploadTransform
+    aggregator: Aggregator
     attack: RoundAttack | None
     round: RoundFunction
     hyperparameters: RoundHyperParameters
@@ -283,7 +291,19 @@ def build_experiment(config: RunConfig, data: AttackData, mesh: Mesh | None = No
     _, height, width, channels = data.private.shape
     functions = _functions((height, width, channels), fake_class, program_of(config), mesh)
     attack_numbers = numbers_for(GanAttackHyperParameters, config, fake_class=fake_class) if functions.attack else ()
-    return Experiment(*functions, numbers_for(RoundHyperParameters, config, attack=attack_numbers))
+    return Experiment(*functions, numbers_for(RoundHyperParameters, config, attack=attack_numbers, server_attack=()))
+
+
+def start_federation(experiment: Experiment, key: Array, participants: int) -> FederationState:
+    """The federation of an experiment before its first round."""
+    return init_federation(
+        key,
+        experiment.classifier,
+        experiment.transform,
+        participants,
+        experiment.attack,
+        aggregator=experiment.aggregator,
+    )
 
 
 @functools.lru_cache(maxsize=16)
@@ -294,12 +314,13 @@ def _functions(image_shape: tuple[int, int, int], fake_class: int, program: RunC
     classifier = classifier_for(image_size, fake_class + 1, channels, implementation=convolution)
     federation, defense = program.federation, program.defense.kind
     transform = sparse_vector_upload() if defense == "sparse_vector" else selective_upload(federation.upload_criterion)
+    aggregator = AGGREGATORS[federation.aggregation]()
     attack = _insider(program, classifier, image_shape) if program.attack.kind != "none" else None
     round_fn = make_round(
         classifier,
         transform,
         schedule=federation.schedule,
-        aggregation=federation.aggregation,
+        aggregator=aggregator,
         local_epochs=federation.local_epochs,
         batch_size=federation.batch_size,
         local_training=dp_sgd if defense == "dp_sgd" else local_sgd,
@@ -308,7 +329,7 @@ def _functions(image_shape: tuple[int, int, int], fake_class: int, program: RunC
         participant_mapping=program.performance.participant_mapping,
         mesh=mesh,
     )
-    return Functions(classifier, transform, attack, round_fn)
+    return Functions(classifier, transform, aggregator, attack, round_fn)
 
 
 def _insider(program: RunConfig, classifier: Model, image_shape: tuple[int, int, int]) -> RoundAttack:

@@ -264,9 +264,7 @@ def _train_rounds(
     checkpoints.load_library()
     with on_interruption(leave):
         while (done := int(state.round)) < config.federation.rounds:
-            intervals = (config.evaluation.interval, config.checkpoint_interval)
-            ends = [_next_multiple(done, interval) for interval in intervals]
-            count = min(placement.most, config.federation.rounds - done, *(end - done for end in ends))
+            count = min(placement.most, _next_stop(done, config) - done)
             began = time.perf_counter()
             new_state, infos, cohort = placement.advance(state, count)
             seconds = (time.perf_counter() - began) / count
@@ -300,8 +298,10 @@ def _meter(prepared: PreparedRun, keys: RunKeys, done: int) -> PrivacyMeter | No
     return privacy_meter(prepared.privacy, taken)
 
 
-def _next_multiple(value: int, interval: int) -> int:
-    return (value // interval + 1) * interval
+def _next_stop(done: int, config: RunConfig) -> int:
+    """The next round after which a run is evaluated, saved or finished."""
+    intervals = (config.evaluation.interval, config.checkpoint_interval)
+    return min(config.federation.rounds, *((done // interval + 1) * interval for interval in intervals))
 
 
 def _records(

@@ -153,8 +153,12 @@ def load(found: Found, template: PyTree) -> PyTree:
         raise _unreadable(path, error) from error
     # Orbax itself would ignore a missing leaf, cast another type, and leave threads behind when it does object.
     _check_same(path, saved, _describe(template))
+    context = ocp.Context()
+    # The leaves agree: all that can be missing is a field without leaves, which states of earlier versions lack.
+    context.pytree.loading.partial_load = True
     try:
-        loaded = ocp.load(path, _stored(found.round, template))
+        with context:
+            loaded = ocp.load(path, _stored(found.round, template))
     except Exception as error:
         raise _unreadable(path, error) from error
     return jax.tree.map(_like, _as_arrays(template), loaded["state"])

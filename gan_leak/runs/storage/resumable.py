@@ -60,8 +60,10 @@ class Lanes(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """The compiled parts of a procedure: ``init(key, evidence)``, ``advance(key, state, evidence, first, steps)``,
+    """The compiled parts of a procedure: ``init(key, evidence)``, ``advance(seed, state, evidence, first, steps)``,
     ``extract(state, evidence)`` and ``finished(state) -> bool []``.
+
+    seed: the data of the key of the steps, since a key itself may be given to one call only.
     """
 
     init: Callable[[Array, PyTree], PyTree]
@@ -85,15 +87,15 @@ def compile_procedure(procedure: Procedure, lanes: Lanes | None = None) -> Progr
     finished = procedure.finished
 
     @jax.jit
-    def go_on(key: Array, state: PyTree, evidence: PyTree, first: Array, steps: Array) -> PyTree:
-        def of_lane(key: Array, state: PyTree, evidence: PyTree) -> PyTree:
-            return advance(key, procedure, state, evidence, steps, first=first)
+    def further(seed: Array, state: PyTree, evidence: PyTree, first: Array, steps: Array) -> PyTree:
+        def of_lane(seed: Array, state: PyTree, evidence: PyTree) -> PyTree:
+            return advance(jax.random.wrap_key_data(seed), procedure, state, evidence, steps, first=first)
 
-        return spread(of_lane, 0, 0, of_evidence)(key, state, evidence)
+        return spread(of_lane, 0, 0, of_evidence)(seed, state, evidence)
 
     return Programs(
         jax.jit(spread(procedure.init, 0, of_evidence)),
-        go_on,
+        further,
         jax.jit(spread(procedure.extract, 0, of_evidence)),
         (lambda state: False) if finished is None else jax.jit(lambda state: jnp.all(spread(finished, 0)(state))),
     )
@@ -132,6 +134,7 @@ def _reached(
     saved = None if progress.path is None else read_tree(progress.path, shapes, progress.tell)
     done = 0 if saved is None else int(saved["done"])
     state = programs.init(keys.init, evidence) if saved is None else jax.tree.map(jnp.asarray, saved["state"])
+    seed = jax.random.key_data(keys.steps)
     count, compiled, written = 1, False, done
 
     def save() -> None:
@@ -145,7 +148,7 @@ def _reached(
             began = time.monotonic()
             count = min(count, steps - done)
             new_state = jax.block_until_ready(
-                programs.advance(keys.steps, state, evidence, jnp.int32(done), jnp.int32(count))
+                programs.advance(seed, state, evidence, jnp.int32(done), jnp.int32(count))
             )
             seconds = time.monotonic() - began
             with uninterrupted():

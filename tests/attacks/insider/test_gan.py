@@ -133,16 +133,16 @@ def test_a_rate_of_zero_leaves_the_generator_alone():
 def test_the_contribution_is_the_generators_pictures_under_the_fake_class():
     """After the update, as many as asked for, all of them real to the local training, varied and in range."""
     after, contribution, _ = jitted_step()(jax.random.key(1), start(), view(), NUMBERS)
-    assert contribution.images.shape == (FAKES, *IMAGE_SHAPE)
+    assert contribution.inputs.shape == (FAKES, *IMAGE_SHAPE)
     assert contribution.labels.tolist() == [FAKE_CLASS] * FAKES
     assert contribution.mask.all()
-    assert np.abs(contribution.images).max() <= 1
-    assert len({image.tobytes() for image in np.asarray(contribution.images)}) == FAKES
+    assert np.abs(contribution.inputs).max() <= 1
+    assert len({image.tobytes() for image in np.asarray(contribution.inputs)}) == FAKES
     other, relabelled, _ = jitted_step()(jax.random.key(1), start(), view(), NUMBERS._replace(fake_class=0))
     assert relabelled.labels.tolist() == [0] * FAKES
     assert same_bits(other.generator, after.generator)
     # They are the trained generator's: they fit the class as well as fresh ones do, unlike those of the old one.
-    logits = CLASSIFIER.apply(view().params, contribution.images)
+    logits = CLASSIFIER.apply(view().params, contribution.inputs)
     loss = float(-jnp.mean(jax.nn.log_softmax(logits)[:, TARGET]))
     old, new = (target_loss(state.generator, view().params) for state in (start(), after))
     assert abs(loss - new) < abs(loss - old)
@@ -156,9 +156,9 @@ def test_fakes_accumulate_and_then_overwrite_the_oldest(memory):
         state, contribution, _ = jitted_step(memory=memory)(jax.random.key(number), state, view(), NUMBERS)
         # An attack that keeps one round shows what this round drew.
         alone, fresh, _ = jitted_step()(jax.random.key(number), alone, view(), NUMBERS)
-        drawn.append({image.tobytes() for image in np.asarray(fresh.images)})
-        kept = np.asarray(contribution.images)[np.asarray(contribution.mask)]
-        assert contribution.images.shape == (memory * FAKES, *IMAGE_SHAPE)
+        drawn.append({image.tobytes() for image in np.asarray(fresh.inputs)})
+        kept = np.asarray(contribution.inputs)[np.asarray(contribution.mask)]
+        assert contribution.inputs.shape == (memory * FAKES, *IMAGE_SHAPE)
         assert len(kept) == FAKES * min(number + 1, memory)
         assert {image.tobytes() for image in kept} == set().union(*drawn[-memory:])
     assert len(set().union(*drawn)) == 5 * FAKES

@@ -239,7 +239,7 @@ def test_what_the_padding_holds_has_no_influence():
     states, _ = run_lanes(experiment, "map", [0, 1], federations, [NUMBERS] * 2, 3)
     garbage = ((0, 0), (0, 4))
     padded = federations[0]._replace(
-        images=jnp.pad(federations[0].images, (*garbage, (0, 0), (0, 0), (0, 0)), constant_values=jnp.nan),
+        inputs=jnp.pad(federations[0].inputs, (*garbage, (0, 0), (0, 0), (0, 0)), constant_values=jnp.nan),
         labels=jnp.pad(federations[0].labels, garbage, constant_values=3),
     )
     state, _ = run_alone(experiment, 0, padded, NUMBERS, 3)
@@ -249,10 +249,10 @@ def test_what_the_padding_holds_has_no_influence():
 def test_federations_are_stacked_with_zeros_behind_the_shorter_ones():
     short, long = federation_data((5, 4), length=5), federation_data((9, 3), length=9)
     stacked = stack_federations([short, long])
-    assert stacked.images.shape == (2, 2, 9, *IMAGE_SHAPE)
-    np.testing.assert_array_equal(stacked.images[0, :, :5], short.images)
+    assert stacked.inputs.shape == (2, 2, 9, *IMAGE_SHAPE)
+    np.testing.assert_array_equal(stacked.inputs[0, :, :5], short.inputs)
     np.testing.assert_array_equal(stacked.labels[1], long.labels)
-    assert not np.any(stacked.images[0, :, 5:])
+    assert not np.any(stacked.inputs[0, :, 5:])
     assert not np.any(stacked.labels[0, :, 5:])
     np.testing.assert_array_equal(stacked.sizes, [[5, 4], [9, 3]])
 

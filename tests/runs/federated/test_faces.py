@@ -38,7 +38,7 @@ def test_of_ten_images_four_are_private_four_the_judges_and_two_for_testing(conf
     assert np.bincount(data.judge_test.labels).tolist() == [6] * PEOPLE
     judged = _known(pool.images.astype(np.float32) / 127.5 - 1)
     assert len(judged | _known(data.judge_test.images)) == 10 * PEOPLE
-    assert not judged & _known(data.federation.images.reshape(-1, 64, 64, 1))
+    assert not judged & _known(data.federation.inputs.reshape(-1, 64, 64, 1))
 
 
 def test_fresh_images_of_a_person_are_the_test_images_and_the_judges():
@@ -70,7 +70,7 @@ def test_a_person_whom_nobody_owns_has_private_images_all_the_same():
     data = prepare_data(replace(TWO_PARTICIPANTS, participant_classes="0-2,4-19;20-39"))
     assert not data.target_is_owned
     assert len(data.private) == 4
-    assert not _known(data.private) & _known(data.federation.images.reshape(-1, 64, 64, 1))
+    assert not _known(data.private) & _known(data.federation.inputs.reshape(-1, 64, 64, 1))
     assert TARGET not in data.test.labels
     assert TARGET in data.judge_test.labels
 

@@ -99,7 +99,7 @@ def test_without_a_defense_there_is_no_promise():
 def test_without_noise_epsilon_is_none_in_json_and_infinite_in_words(noise):
     fields = privacy_fields(plan(replace(DP_SGD, noise_multiplier=noise), (40, 10)))
     assert fields["epsilon"] is None
-    assert privacy_summary(fields)["epsilon"] == "infinite, no protection"
+    assert privacy_summary(fields)["epsilon"] == "infinite, no guarantee"
     json.dumps(fields, allow_nan=False)
 
 

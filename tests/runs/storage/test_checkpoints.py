@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gan_leak.runs.storage import checkpoints
+from gan_leak.runs.storage.integrity import RefusedError
 
 
 class Inner(NamedTuple):
@@ -50,6 +51,24 @@ def assert_restores(restored, round, seed, skipped=()):
     assert restored is not None
     assert (restored.round, restored.skipped) == (round, skipped)
     assert bits(restored.state) == bits(make_state(seed))
+
+
+class Later(NamedTuple):
+    inner: Inner
+    keys: Any
+    counter: Any
+    odd: Any
+    added: Any = ()
+    also_added: Any = ()
+
+
+def test_a_state_of_an_earlier_version_lacks_fields_that_are_empty(tmp_path):
+    """It is restored; where the new field holds something, the checkpoint is refused with the name of the field."""
+    checkpoints.save(tmp_path, 5, make_state(3))
+    restored = checkpoints.restore_latest(tmp_path, Later(*make_state(0)))
+    assert bits(restored.state) == bits(Later(*make_state(3)))
+    with pytest.raises(RefusedError, match=r"saved nothing there, expected .also_added"):
+        checkpoints.restore_latest(tmp_path, Later(*make_state(0), also_added=jnp.zeros(2)))
 
 
 def test_round_trip_is_bit_exact(tmp_path):

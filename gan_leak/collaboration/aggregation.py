@@ -1,0 +1,85 @@
+"""Aggregators: how the server merges uploads into the shared parameters, and what it sees of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from gan_leak.types import Aggregator, Array, FlatServer, PyTree, Received, Upload
+
+
+def _stateless(params: PyTree) -> tuple[()]:
+    return ()
+
+
+def _leave_out(uploads: Upload, weights: Array, merged: Array | None) -> tuple[Upload, Array]:
+    """Uploads and weights with zeros in the place of those that are not merged."""
+    if merged is None:
+        return uploads, weights
+    mask = uploads.mask & merged[:, None]
+    return Upload(jnp.where(mask, uploads.values, 0.0), mask), jnp.where(merged, weights, 0)
+
+
+def _merge(server: FlatServer, uploads: Upload, factors: Array, count_decay: Array | float) -> FlatServer:
+    """The server with the uploads times their factors [P] added and their coordinates counted."""
+    counts = count_decay * server.update_counts + jnp.sum(uploads.mask, axis=0)
+    if len(factors) == 1:
+        # Exact on every device, unlike a matrix product.
+        return FlatServer(server.params + factors[0] * uploads.values[0], counts)
+    return FlatServer(server.params + jnp.einsum("p,pd->d", factors, uploads.values), counts)
+
+
+def add() -> Aggregator:
+    """Adds the uploads and counts their coordinates, as selective SGD does (Shokri and Shmatikov 2015).
+
+    ``update_count_decay`` multiplies the counters before every merge. The server sees every upload; it is told no
+    sample counts.
+    """
+
+    def apply(
+        key: Array,
+        server: FlatServer,
+        uploads: Upload,
+        weights: Array,
+        state: PyTree,
+        *,
+        hyperparameters: Any,
+        merged: Array | None = None,
+        **extra: Any,
+    ) -> tuple[FlatServer, PyTree, Received, tuple[()]]:
+        used, _ = _leave_out(uploads, weights, merged)
+        server = _merge(server, used, jnp.ones(weights.shape), hyperparameters.update_count_decay)
+        return server, state, Received(uploads, None), ()
+
+    return Aggregator(_stateless, apply, sequential=True)
+
+
+def average() -> Aggregator:
+    """Averages the uploads, weighted by sample counts: FederatedAveraging (McMahan et al. 2017, Algorithm 1).
+
+    A coordinate that a participant did not upload counts as no change; if nobody has a sample, nothing changes. The
+    server sees every upload and the sample counts.
+    """
+
+    def apply(
+        key: Array,
+        server: FlatServer,
+        uploads: Upload,
+        weights: Array,
+        state: PyTree,
+        *,
+        hyperparameters: Any,
+        merged: Array | None = None,
+        **extra: Any,
+    ) -> tuple[FlatServer, PyTree, Received, tuple[()]]:
+        used, counts = _leave_out(uploads, weights, merged)
+        factors = counts / jnp.maximum(jnp.sum(counts), 1)
+        server = _merge(server, used, factors, hyperparameters.update_count_decay)
+        return server, state, Received(uploads, weights), ()
+
+    return Aggregator(_stateless, apply)
+
+
+AGGREGATORS: dict[str, Callable[[], Aggregator]] = {"add": add, "average": average}

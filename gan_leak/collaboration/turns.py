@@ -1,0 +1,70 @@
+"""Whose turn it is and how a turn begins: positions and numbers of participants, keys, download."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gan_leak import trees
+from gan_leak.collaboration.server import download
+from gan_leak.types import Array, FederationData, FlatServer, LocalData, ParticipantState, PyTree, RoundAttack
+
+
+class Insider(NamedTuple):
+    """An attack and the number of the participant that runs it."""
+
+    attack: RoundAttack
+    participant: int
+
+
+class Begun(NamedTuple):
+    """A turn after its download: parameters, the coordinates taken bool [D], and the keys of what comes next."""
+
+    params: PyTree
+    downloaded: Array
+    key_attack: Array
+    key_train: Array
+
+
+def check_insider(insider: Insider | None, data: FederationData) -> None:
+    """Raises ValueError for an insider that is none of the participants."""
+    participants = data.sizes.shape[0]
+    # Of those drawn from a larger federation the adversary need not be one.
+    if insider is not None and data.participants is None and not 0 <= insider.participant < participants:
+        raise ValueError(f"adversary={insider.participant}: expected 0 to {participants - 1}, one of the participants")
+
+
+def local_data(data: FederationData, position: Array | int) -> LocalData:
+    """The share of the participant at one position: inputs [N, ...], labels [N], mask [N]."""
+    inputs, labels, size, _ = trees.take(data, position)
+    return LocalData(inputs, labels, jnp.arange(labels.shape[0]) < size)
+
+
+def identities_of(data: FederationData) -> Array:
+    """The numbers of the participants, int32 [P]."""
+    return jnp.arange(data.sizes.shape[0]) if data.participants is None else data.participants
+
+
+def position_of(data: FederationData, adversary: int) -> Array | int:
+    """Where the adversary is; 0 if it is not among these participants."""
+    return adversary if data.participants is None else jnp.argmax(data.participants == adversary)
+
+
+def turn_keys(key: Array, participant: Array | int) -> tuple[Array, Array, Array]:
+    """The keys of one turn for download, attack and training.
+
+    Keyed by participant, not by position, so that a schedule changes the order of turns and nothing else.
+    """
+    key_download, key_attack, key_train = jax.random.split(jax.random.fold_in(key, participant), 3)
+    return key_download, key_attack, key_train
+
+
+def begin_turn(
+    key: Array, server: FlatServer, participant: Array | int, own: ParticipantState, hyperparameters: Any
+) -> Begun:
+    """A turn up to its download, from what this participant is sent."""
+    key_download, key_attack, key_train = turn_keys(key, participant)
+    params, downloaded = download(key_download, server, own.params, hyperparameters.download_fraction)
+    return Begun(params, downloaded, key_attack, key_train)
