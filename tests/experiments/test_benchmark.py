@@ -284,7 +284,7 @@ def test_the_rivals_of_the_inversions_do_the_same(torch):
     images = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
     labels = np.eye(10, dtype=np.float32)[[3, 7]]
     ours = gradient_of(model, params, images, labels)
-    theirs = benchmark_inversions._gradient_of_rival(
+    theirs = benchmark_inversions.torch_gradient(
         module, torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(labels)
     )
     for place, (_, name) in enumerate(convolutions):
