@@ -123,6 +123,7 @@ def lenet_rival() -> Any:
 
 
 def torch_gradient(module: Any, images: Any, labels: Any) -> list[Any]:
+    """The gradient of a PyTorch module, which can be differentiated again; labels [B, K]."""
     import torch
 
     loss = -(labels * torch.log_softmax(module(images), 1)).sum(1).mean()
