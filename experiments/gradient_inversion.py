@@ -37,6 +37,7 @@ from experiments.common.tables import (
     run_rows,
 )
 from gan_leak.data import Dataset, load
+from gan_leak.defenses.contract import GRADIENT
 from gan_leak.files import open_regular, user_path
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.inversion import gradient as inversion
@@ -71,7 +72,7 @@ def load_data(config: GradientConfig) -> tuple[Dataset, Model]:
 def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> PreparedInversion:
     """Checks the flags, the data and the gradients and opens the directory; raises ValueError for bad input."""
     check(config)
-    parse_defenses(config.defenses, inversion.DEFENSES)
+    parse_defenses(config.defenses, GRADIENT)
     dataset, model = load_data(config)
     _check_memory(config, dataset, model)
     settings = row_settings(config, dataset, model)

@@ -69,7 +69,8 @@ def _as_flag(setting: Setting) -> Setting:
     if not setting.sweepable:
         return setting
     text = f"{setting.help} Several, with commas between, are swept."
-    return dataclasses.replace(setting, type=str, default=str(setting.default), help=text, choices=(), bounds=None)
+    unchecked: Any = {"choices": (), "bounds": None, "check": None}
+    return dataclasses.replace(setting, type=str, default=str(setting.default), help=text, **unchecked)
 
 
 SweepConfig: Any = flat_class("SweepConfig", RunConfig, _as_flag, SweepOptions)

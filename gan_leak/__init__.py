@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from gan_leak.data import split_off_judge_pool as split_off_judge_pool
     from gan_leak.data import to_float as to_float
     from gan_leak.data import to_uint8 as to_uint8
+    from gan_leak.defenses import Claim as Claim
+    from gan_leak.defenses import Defense as Defense
     from gan_leak.defenses import dp_sgd_epsilon as dp_sgd_epsilon
     from gan_leak.defenses import sparse_vector_epsilon as sparse_vector_epsilon
     from gan_leak.defenses import sparse_vector_upload as sparse_vector_upload

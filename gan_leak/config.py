@@ -15,7 +15,7 @@ from gan_leak.data.settings import DataConfig
 from gan_leak.defenses.settings import DefenseConfig, check_defense
 from gan_leak.evaluation.settings import EvaluationConfig
 from gan_leak.performance import PerformanceOptions
-from gan_leak.settings import FLAT, SEEDS, at_least, check_values, make, option
+from gan_leak.settings import FLAT, SEEDS, at_least, check_values, make, option, traced_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,5 +53,5 @@ def validate(config: RunConfig) -> None:
     Raises ValueError with the name, the value and what is allowed.
     """
     check_values(config)
-    check_defense(config.defense, config.federation.upload_bound)
+    check_defense(config.defense, traced_values(config))
     check_federation(config.federation)

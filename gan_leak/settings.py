@@ -76,7 +76,8 @@ class Setting:
     """What is known of one field of a configuration.
 
     help: what it means, with the source of its default; "open" marks a choice that the papers leave open.
-    choices: all that it may be; none: anything of its type. bounds: of a number.
+    choices: all that it may be; none: anything of its type. bounds: of a number. check: raises ValueError for a text
+    that is none of countless choices.
     kind: 'static' is closed over when the program of a round is built; 'traced' is a number that the program takes as
     an argument; 'host' is read outside of the program only: who owns which data, how many rounds, what is measured.
     effect: 'training' decides what is trained; 'chance' only draws another sample of that; 'observation' decides what
@@ -94,6 +95,7 @@ class Setting:
     help: str
     choices: tuple[Any, ...] = ()
     bounds: Bounds | None = None
+    check: Callable[[str], object] | None = None
     kind: Literal["static", "traced", "host"] = "static"
     effect: Literal["training", "chance", "observation", "speed", "call"] = "training"
     per_lane: bool = False
@@ -118,8 +120,9 @@ class Setting:
 
     @property
     def sweepable(self) -> bool:
-        """Whether a grid may vary it: a number or one of some choices that decides what is trained or measured."""
-        return self.effect in ("training", "observation") and (bool(self.choices) or self.type in (int, float))
+        """Whether a grid may vary it: a number or a choice that decides what is trained or measured."""
+        is_choice = bool(self.choices) or self.check is not None
+        return self.effect in ("training", "observation") and (is_choice or self.type in (int, float))
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
@@ -169,6 +172,12 @@ def value_of(config: Any, setting: Setting) -> Any:
 def values_of(config: Any) -> dict[str, Any]:
     """All values of a configuration by name of their setting."""
     return {name: value_of(config, setting) for name, setting in settings_of(type(config)).items()}
+
+
+def traced_values(config: Any) -> dict[str, Any]:
+    """The values of the traced settings by name."""
+    settings = settings_of(type(config))
+    return {name: value for name, value in values_of(config).items() if settings[name].kind == "traced"}
 
 
 def replace(config: Config, **values: Any) -> Config:
@@ -253,8 +262,10 @@ def check_values(config: Any) -> None:
 
 
 def check_value(setting: Setting, value: Any) -> None:
-    """Raises ValueError if a value is outside the choices or bounds of its setting."""
+    """Raises ValueError if a value is outside the choices or bounds of its setting, or its check refuses it."""
     given, bounds = f"{setting.name}={value!r}", setting.bounds
+    if setting.check is not None:
+        setting.check(value)
     if setting.choices:
         if value not in setting.choices:
             raise ValueError(f"{given}: expected one of {', '.join(map(str, setting.choices))}")

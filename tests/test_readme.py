@@ -1,23 +1,51 @@
-"""What the README shows works as shown."""
+"""What README.md, the guides and BUILD_NOTES.md show works as shown, and is short enough to be read."""
 
-import json
 import pathlib
 import re
+import shlex
+import subprocess
+import types
 
 import numpy as np
+import pytest
+from absl import flags as absl_flags
 
-from experiments.benchmark import BenchmarkConfig
-from experiments.common.flags import preset_text
-from experiments.gradient_inversion import GradientConfig
-from experiments.measurability import MeasurabilityConfig, as_table
-from experiments.reproduce import ReproduceConfig
-from experiments.split_inference import SplitConfig
-from experiments.sweep import SweepConfig
-from gan_leak.config import RunConfig
-from gan_leak.settings import settings_of
+from experiments.common.flags import PRESETS, config_from_arguments, define_flags, preset_text
+from experiments.results import CONFIG_CLASSES, ROOT, ResultsConfig
+from gan_leak.runs.inversion.gradient import network_for
+from gan_leak.runs.inversion.gradient_files import load_gradient
 
-SHARES = ("ssim", "recovered", "re_identified")
-README = pathlib.Path("README.md").read_text()
+README = (ROOT / "README.md").read_text()
+GUIDES = sorted((ROOT / "experiments" / "guides").glob("*.md"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "BUILD_NOTES.md", *GUIDES]
+LONGEST = {"README.md": 150, "BUILD_NOTES.md": 250}
+LONGEST_GUIDE = 80
+LONGEST_LINE = 120
+TEXT_FILES = (".md", ".toml", ".flags", ".py", ".yml", ".yaml")
+# Flags of the processes that share a run; they are no part of a configuration.
+OF_PROCESSES = ("distributed", "coordinator_address", "num_processes", "process_id")
+# Flags in the documents that are those of other programs.
+OF_OTHERS = {"ntasks-per-node", "worker", "command", "dist", "help"}
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def commands_in(text):
+    """The binary and arguments of every command that an indented block of a document shows."""
+    blocks = re.sub(r"\\\n\s+", "", text)
+    lines = [line.strip() for line in blocks.splitlines() if line.startswith("    ")]
+    for binary, rest in (match for line in lines for match in re.findall(r"-m experiments\.(\w+)(.*)", line)):
+        arguments = shlex.split(rest.rstrip('"') if rest.count('"') % 2 else rest, comments=True)
+        yield binary, [argument for argument in arguments if argument.lstrip("-").split("=")[0] not in OF_PROCESSES]
+
+
+def tracked_files():
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a checkout of git")
+    return [ROOT / name for name in done.stdout.split("\0") if name]
 
 
 def test_the_library_example_ends_in_a_leakage_score(capsys):
@@ -29,60 +57,93 @@ def test_the_library_example_ends_in_a_leakage_score(capsys):
     assert 0.2 < float(score) <= 1
 
 
-def test_every_flag_and_preset_that_it_names_exists():
-    flags = {
-        name.partition(".")[0]
-        for config_class in (
-            RunConfig,
-            ReproduceConfig,
-            SweepConfig,
-            BenchmarkConfig,
-            SplitConfig,
-            GradientConfig,
-            MeasurabilityConfig,
-        )
-        for name in settings_of(config_class)
-    }
-    common = {"workdir", "resume", "preset", "compilation_cache", "help"}
-    of_processes = {"distributed", "coordinator_address", "num_processes", "process_id"}
-    of_others = {"ntasks-per-node", "worker", "command", "dist"}
-    assert set(re.findall(r"--([a-z][a-z0-9_-]*)", README)) <= flags | common | of_processes | of_others
-    for preset in re.findall(r"--preset=([a-z0-9_/]+)", README):
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_command_that_a_document_shows_has_the_flags_of_its_binary(path):
+    classes = {**CONFIG_CLASSES, "results": ResultsConfig}
+    for binary, arguments in commands_in(path.read_text()):
+        config_from_arguments(classes[binary], arguments)
+
+
+def test_commands_are_found_in_the_documents():
+    """So that the test above does not pass for want of commands."""
+    found = {binary for path in DOCUMENTS for binary, _ in commands_in(path.read_text())}
+    assert found == {*CONFIG_CLASSES, "results"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_flag_and_preset_that_a_document_names_exists(path):
+    text = path.read_text()
+    known = {*OF_PROCESSES, *OF_OTHERS}
+    for config_class in (*CONFIG_CLASSES.values(), ResultsConfig):
+        flag_values = absl_flags.FlagValues()
+        define_flags(config_class, flag_values)
+        known |= set(flag_values)
+    assert set(re.findall(r"--([a-z][a-z0-9_.-]*\w)", text)) <= known
+    for preset in re.findall(r"--preset=([a-z0-9_/]+)", text):
         assert preset_text(preset)
 
 
-def test_what_reshuffling_hides_is_told_as_it_was_measured():
-    rows = json.loads(pathlib.Path("experiments/results/inverting_reshuffled.json").read_text())["rows"]
-    names = {
-        "known order": "the participant's order",
-        "ordered": "a wrong order",
-        "epoch mean": "no order (epoch means)",
+@pytest.mark.parametrize("path", [*DOCUMENTS, *sorted((ROOT / "experiments" / "results").glob("*.md"))], ids=name_of)
+def test_every_file_that_a_document_links_to_exists(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_a_document_is_short(path):
+    assert len(path.read_text().splitlines()) <= LONGEST.get(path.name, LONGEST_GUIDE)
+
+
+def test_no_line_of_a_text_file_is_longer_than_120_characters():
+    files = [path for path in tracked_files() if path.suffix in TEXT_FILES and path.exists()]
+    long = [
+        f"{name_of(path)}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if len(line) > LONGEST_LINE
+    ]
+    assert not long
+
+
+def test_numbers_in_the_tables_of_the_readme_are_generated():
+    """Tables under a marker are what their JSON gives (test_results.py); other tables hold no numbers but years."""
+    rest = re.sub(r"<!-- results/.* -->\n(\|.*\n)+", "", README)
+    assert rest != README
+    numbers = [number for line in rest.splitlines() if line.startswith("|") for number in re.findall(r"\d+", line)]
+    of_names = {"5", "32", "1"}  # --figures=5; float32 and the range [-1, 1] of a file's content
+    assert {number for number in numbers if not re.fullmatch(r"(19|20)\d\d", number)} <= of_names
+
+
+def test_the_code_that_saves_a_gradient_of_pytorch_writes_what_the_attack_reads(tmp_path):
+    """A stand-in for a module of PyTorch, whose parameters have the axes that PyTorch gives them."""
+    text = (ROOT / "experiments" / "guides" / "attack_a_gradient.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "attack_a_gradient.md", "exec"), names)
+    rng = np.random.default_rng(0)
+    shapes = [(12, 3, 5, 5), (12,), (12, 12, 5, 5), (12,), (12, 12, 5, 5), (12,), (10, 768), (10,)]
+    arrays = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+    def tensor(array):
+        own = types.SimpleNamespace(numpy=lambda: array)
+        return types.SimpleNamespace(detach=lambda: own, grad=own)
+
+    names["save_gradient"](tmp_path / "mine.npz", types.SimpleNamespace(parameters=lambda: map(tensor, arrays)))
+    model = network_for("dlg_lenet", "wide", num_classes=10, image_size=32, channels=3)
+    brought = load_gradient(
+        tmp_path / "mine.npz", model, "dlg_lenet", batch_size=1, num_classes=10, flatten_order="hwc"
+    )
+    assert brought.labels is None
+
+
+def test_every_preset_is_headed_by_the_command_that_runs_it():
+    for path in sorted(PRESETS.rglob("*.flags")):
+        (binary, arguments), *_ = commands_in("    " + path.read_text().splitlines()[0].removeprefix("# "))
+        assert f"--preset={path.stem}" in arguments
+        config_from_arguments(CONFIG_CLASSES[binary], arguments)
+
+
+def test_guides_are_the_ones_that_the_readme_names():
+    assert {pathlib.Path(name).name for name in re.findall(r"guides/(\w+\.md)", README)} == {
+        path.name for path in GUIDES
     }
-    for row in rows:
-        numbers = row["metrics"]
-        shown = [_interval(numbers["psnr"], 1, np.inf), *(_interval(numbers[name], 2, 1.0) for name in SHARES)]
-        control = f"{numbers['control_re_identified']['mean']:.2f}"
-        assert " | ".join([f"| {names[row['name'].rsplit(', ', 1)[1]]}", *shown, f"{control} |"]) in README
-
-
-def _interval(numbers, digits, most):
-    low, high = np.clip([numbers["low"], numbers["high"]], 0.0, most)
-    return f"{numbers['mean']:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
-
-
-def test_what_is_measurable_is_told_as_it_was_measured():
-    """The table is that of the results, which meet the bar or say that nothing can be measured."""
-    rows = json.loads(pathlib.Path("experiments/results/measurability.json").read_text())["rows"]
-    assert "\n".join(line for line in as_table(rows).splitlines() if line.startswith("|")) in README
-    for row in rows:
-        if row["not_measurable"] is None:
-            assert row["copies"] >= 0.9
-            assert row["held_out"] >= 0.7
-            assert row["highest_control"] <= 0.1
-            assert len(row["deciding"]) >= 2
-
-
-def test_every_picture_that_it_shows_exists():
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
-    assert pictures
-    assert all(pathlib.Path(picture).exists() for picture in pictures)

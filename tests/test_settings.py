@@ -22,7 +22,8 @@ from experiments.sweep import SweepConfig
 from gan_leak.attacks import GanAttackHyperParameters
 from gan_leak.collaboration import RoundHyperParameters
 from gan_leak.config import RunConfig, make_config
-from gan_leak.defenses.settings import DefenseConfig, noise_setting
+from gan_leak.defenses import DEFENSES, claim_of
+from gan_leak.defenses.settings import defense_numbers
 from gan_leak.runs.federated.batch import batch_directory
 from gan_leak.runs.federated.batch_files import check_lanes
 from gan_leak.runs.storage import directory
@@ -137,7 +138,12 @@ def test_bounds_say_what_they_hold():
 def test_every_traced_number_reaches_the_program_by_its_name():
     config = make_config(**{setting.name: another(setting) for setting in OF_RUNS if setting.kind == "traced"})
     attack = numbers_for(GanAttackHyperParameters, config, fake_class=10)
-    found = numbers_for(RoundHyperParameters, config, attack=attack)._asdict() | attack._asdict()
+    found = (
+        numbers_for(RoundHyperParameters, config, defense={}, attack=attack, server_attack=())._asdict()
+        | attack._asdict()
+    )
+    for defense in DEFENSES:
+        found |= defense_numbers(replace(config, defense=defense.name).defense)
     for setting in OF_RUNS:
         if setting.kind == "traced":
             assert found[setting.name] == value_of(config, setting) != setting.default
@@ -178,10 +184,10 @@ def test_values_are_read_and_replaced_by_the_names_of_flags():
     assert with_defaults(changed, lambda setting: setting.name != "rounds") == make_config(rounds=5)
 
 
-@pytest.mark.parametrize("kind", settings_of(DefenseConfig)["defense"].choices)
+@pytest.mark.parametrize("kind", ["none", *(defense.name for defense in DEFENSES)])
 def test_a_defense_has_at_most_one_setting_that_a_target_is_solved_for(kind):
     solved = [setting.name for setting in OF_RUNS if setting.solved_for and kind in setting.defenses]
-    assert solved == ([] if kind == "none" else [noise_setting(kind).name])
+    assert solved == ([] if claim_of(kind) is None else [claim_of(kind).solved_for])
 
 
 # What earlier versions have written.
@@ -202,10 +208,12 @@ PERFORMANCE = {
     **{"convolution": "auto", "participant_mapping": "auto", "seed_mapping": "auto", "cpu_devices": 0},
     "rounds_per_chunk": 1,
 }
-LATER = {"target_epsilon": 0.0, "fail_if_not_measurable": False}
+LATER = {name: setting.default for name, setting in settings_of(RunConfig).items() if setting.later}
 
 
 def test_settings_are_written_flat_as_earlier_versions_read_them():
+    """Those that came later are flat too, and earlier directories are read with their defaults."""
+    assert {"target_epsilon", "fail_if_not_measurable", "pruning_fraction"} <= LATER.keys()
     assert to_json(RunConfig()) == {**EARLIER, **LATER, "performance": PERFORMANCE}
     assert from_json(RunConfig, {**EARLIER, **LATER, "performance": PERFORMANCE}) == RunConfig()
 
@@ -225,6 +233,16 @@ def test_what_is_about_one_call_is_not_compared(tmp_path):
     run = directory.open_run(tmp_path, make_config(), resume=True)
     directory.close_run(run)
     assert run.differences == ()
+
+
+def test_a_run_without_a_setting_that_is_not_marked_as_later_is_refused_in_one_line(tmp_path):
+    directory.close_run(directory.open_run(tmp_path, make_config(), resume=False))
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    del stored["sha256"], stored["config"]["local_epochs"]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"another configuration \(local_epochs was absent, now 1\)$"):
+        directory.open_run(tmp_path, make_config(), resume=True)
 
 
 def test_an_unknown_option_of_speed_is_told_and_an_unknown_setting_refused(tmp_path):
@@ -247,7 +265,7 @@ def test_an_unknown_option_of_speed_is_told_and_an_unknown_setting_refused(tmp_p
 # A new setting.
 
 FIELD = """    rate_factor: float = option(
-        1.0, "Factor of the learning rate (a toy).", bounds=above(0), kind="traced", later={later}
+        1.0, "Factor of the learning rate (a toy).", bounds=above(0), kind="traced", later=True
     )
     update_count_decay: float"""
 EDITS = {
@@ -266,7 +284,6 @@ import json, pathlib, sys
 from absl import flags as absl_flags
 from experiments import gan_attack, sweep
 from experiments.common import flags
-from gan_leak.attacks import GanAttackHyperParameters
 from gan_leak.collaboration import RoundHyperParameters
 from gan_leak.config import RunConfig, make_config, validate
 from gan_leak.runs.federated.batch import batch_directory, check_batch
@@ -298,7 +315,7 @@ print(json.dumps({
     "refused": refusal(lambda: validate(make_config(rate_factor=-1.0))),
     "swept": [cell.swept for cell in cells],
     "shapes": len({shape_of(cell.lanes[0]) for cell in cells}),
-    "number": numbers_for(RoundHyperParameters, config, attack=()).rate_factor,
+    "number": numbers_for(RoundHyperParameters, config, defense={}, attack=(), server_attack=()).rate_factor,
     "kept": to_json(config)["rate_factor"],
     "differences": differences_between(make_config(), config),
     "batch": batch_directory(pathlib.Path(), [make_config(), make_config(seed=1)]).name,
@@ -309,16 +326,15 @@ print(json.dumps({
 """
 
 
-@pytest.mark.parametrize("later", [True, False])
-def test_a_new_setting_is_named_in_its_dataclass_and_where_it_is_used(tmp_path, later):
-    """It then is a flag, is validated, swept, traced and kept; an older run is resumed, or refused in one line."""
+def test_a_new_setting_is_named_in_its_dataclass_and_where_it_is_used(tmp_path):
+    """It then is a flag, is validated, swept, traced and kept; an older run is resumed with its default."""
     for package in ("gan_leak", "experiments"):
         ignored = shutil.ignore_patterns("__pycache__", "pictures", "results")
         shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
     for name, (old, new) in EDITS.items():
         text = (tmp_path / name).read_text()
         assert text.count(old) == 1
-        (tmp_path / name).write_text(text.replace(old, new.format(later=later)))
+        (tmp_path / name).write_text(text.replace(old, new))
     older = tmp_path / "older"
     directory.close_run(directory.open_run(older, make_config(), resume=False))
     done = subprocess.run(
@@ -337,11 +353,6 @@ def test_a_new_setting_is_named_in_its_dataclass_and_where_it_is_used(tmp_path, 
     assert told["swept"] == [{"rate_factor": 1.0}, {"rate_factor": 2.0}]
     assert told["shapes"] == 1
     assert told["differences"] == {"rate_factor": [1.0, 0.5]}
-    assert told["own_batch"] != told["batch"]
-    was = "1.0" if later else "absent"
-    assert told["changed"] == f"workdir={older}: holds a run of another configuration (rate_factor was {was}, now 0.5)"
-    if later:
-        assert told["resumed"] == "accepted"
-        assert told["batch"] == "eb021e35e3f5d4cc"
-    else:
-        assert told["resumed"].endswith("(rate_factor was absent, now 1.0)")
+    assert told["batch"] == "eb021e35e3f5d4cc" != told["own_batch"]
+    assert told["resumed"] == "accepted"
+    assert told["changed"] == f"workdir={older}: holds a run of another configuration (rate_factor was 1.0, now 0.5)"

@@ -1,6 +1,7 @@
 """Every transform and every attack in a round keeps the contract of gan_leak.types, whatever its method."""
 
 import inspect
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ TRANSFORMS = {
     "chain of all": chain(truncate(), random_above_threshold(), largest_fraction()),
     "selective_upload largest": selective_upload("largest"),
     "selective_upload random": selective_upload("random"),
-    "sparse_vector": sparse_vector_upload(),
+    "sparse_vector": sparse_vector_upload(0.002, math.inf),
 }
 
 

@@ -190,10 +190,8 @@ def sparse_vector_upload_of(image_size: int, releases: float) -> Case:
     """The differentially private upload of one participant, of which a share ``releases`` is released."""
     model = _classifier(image_size, PerformanceOptions())
     params = model.init(jax.random.key(0))
-    transform = sparse_vector_upload()
-    numbers = RoundHyperParameters(
-        _LEARNING_RATE, upload_fraction=releases, upload_threshold=1e-4, upload_bound=1e-3, epsilon_per_release=1.0
-    )
+    transform = sparse_vector_upload(0.002, 1.0)
+    numbers = RoundHyperParameters(_LEARNING_RATE, upload_fraction=releases, upload_threshold=1e-4, upload_bound=1e-3)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     values = 1e-3 * jax.random.normal(jax.random.key(6), (size,))
 

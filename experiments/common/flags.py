@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,13 +33,17 @@ REFUSED_BY_DISK_STATUS = os.EX_IOERR
 _LONGEST_SHOWN = 60
 _LONGEST_LINE = 2000
 _LARGEST_FLAGFILE = 2**20
+_CONTINUED = re.compile(r"\\\n\s*")
 _DEFINERS: dict[Any, Callable[..., Any]]
 _DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
 
 
-def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
+def define_flags(
+    config_class: type, flag_values: flags.FlagValues = flags.FLAGS, *, run_directory: bool = True
+) -> None:
     """Defines a flag for every setting of the dataclass, and those that all binaries share, such as ``--workdir``.
 
+    run_directory: whether the binary has a run directory; without one it has none of the shared flags.
     Raises TypeError for a setting of a type other than bool, int, float and str.
     """
     # absl shows first, and under --help only, the flags of the module that it takes for the binary.
@@ -49,6 +54,8 @@ def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS
         # Values outside of the choices are left to ``check_values``, which refuses them for every caller alike.
         choices = f"<{'|'.join(map(str, setting.choices))}>: " if setting.choices else ""
         _DEFINERS[setting.type](name, setting.default, choices + setting.help, **common)
+    if not run_directory:
+        return
     flags.DEFINE_string("workdir", None, "Directory of the run; runs/<binary>-<time> if left out.", **common)
     flags.DEFINE_bool("resume", False, "Continue the interrupted run in --workdir from its last checkpoint.", **common)
     flags.DEFINE_string(
@@ -139,6 +146,23 @@ def run_binary(
     app.run(lambda _: interruptible(work), flags_parser=_parse)
 
 
+def run_tool(work: Callable[[Any], int | None], config_class: type) -> None:
+    """Runs ``work(config)`` of a binary that has no run directory, and exits with its status.
+
+    Its ValueError or OSError is told in one line with exit status 2, as are wrong flags.
+    """
+    leave_on_signals()
+    define_flags(config_class, run_directory=False)
+
+    def main(_: list[str]) -> int:
+        try:
+            return work(config_from_flags(config_class)) or 0
+        except (ValueError, OSError) as error:
+            _fail(error)
+
+    app.run(main, flags_parser=_parse)
+
+
 def _parse(arguments: list[str]) -> list[str]:
     try:
         expanded = expand_presets(arguments)
@@ -146,7 +170,7 @@ def _parse(arguments: list[str]) -> list[str]:
         remaining = flags.FLAGS(expanded)
         if len(remaining) > 1:
             raise ValueError(f"unexpected argument {remaining[1]!r}; flags are given as --name=value")
-        if flags.FLAGS.preset is not None:
+        if "preset" in flags.FLAGS and flags.FLAGS.preset is not None:
             raise ValueError(f"preset={flags.FLAGS.preset}: expected on the command line, not in a flagfile")
     except (flags.Error, ValueError, OSError) as error:
         _fail(error)
@@ -199,11 +223,14 @@ def check_flagfiles(arguments: Sequence[str], within: tuple[pathlib.Path, ...] =
 
 
 def preset_arguments(preset: str, within: tuple[str, ...] = ()) -> list[str]:
-    """The flags of a preset, those of the presets that it holds in their places; later ones override earlier ones."""
+    """The flags of a preset, those of the presets that it holds in their places; later ones override earlier ones.
+
+    A line that ends with a backslash goes on in the next one.
+    """
     if preset in within:
         raise ValueError(f"preset={preset}: holds itself, by way of {' and '.join(within)}")
     arguments: list[str] = []
-    for line in preset_text(preset).splitlines():
+    for line in _CONTINUED.sub("", preset_text(preset)).splitlines():
         flag = line.strip()
         if flag.startswith("--preset="):
             arguments += preset_arguments(flag.partition("=")[2], (*within, preset))

@@ -7,10 +7,11 @@ import dataclasses
 import jax
 import numpy as np
 
-from experiments.common.tables import parse_numbers, weight_or_own
+from experiments.common.tables import defense_names, parse_numbers, weight_or_own
 from gan_leak.attacks.gradient.grnn import LOSSES
 from gan_leak.attacks.gradient.observation import reshuffled
 from gan_leak.attacks.gradient.registry import GRADIENT_ATTACKS
+from gan_leak.defenses.contract import GRADIENT
 from gan_leak.runs.inversion import gradient as inversion
 from gan_leak.runs.inversion.gradient_files import FLATTEN_ORDERS
 from gan_leak.settings import SEEDS, Bounds, above, at_least, between, check_values, option
@@ -79,7 +80,7 @@ class GradientConfig:
         0, "Participants that share a program at a time; 0 = so many that they have 20 images.", bounds=at_least(0)
     )
     defenses: str = option(
-        "none", f"What a participant does to its gradient: none, or of {', '.join(inversion.DEFENSES)} with :strength."
+        "none", f"What a participant does to its gradient: none, or of {defense_names(GRADIENT)} with :strength."
     )
     utility_steps: int = option(
         0,

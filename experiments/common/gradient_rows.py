@@ -16,12 +16,13 @@ from experiments.common.gradient_config import (
     observation_of,
     total_variation_of,
 )
-from experiments.common.tables import Defense, Drawn, defended_name, parse_defenses, parse_numbers
+from experiments.common.tables import AppliedDefense, Drawn, defended_name, parse_defenses, parse_numbers, transform_of
 from gan_leak.attacks.gradient.contract import GradientEvidence, GradientInversion
 from gan_leak.attacks.gradient.observation import check_view
 from gan_leak.attacks.gradient.registry import GRADIENT_ATTACKS
 from gan_leak.attacks.procedure import Procedure
 from gan_leak.data import Dataset
+from gan_leak.defenses.contract import GRADIENT
 from gan_leak.files import user_path
 from gan_leak.reports.reconstruction import measured_row
 from gan_leak.runs.hosts.workers import tell
@@ -34,7 +35,7 @@ from gan_leak.runs.inversion.gradient_labels import (
 )
 from gan_leak.runs.inversion.gradient_measures import measured_arrays, unmeasured_arrays
 from gan_leak.runs.storage.resumable import SavedProgress
-from gan_leak.types import Array, GradientView, Model, UploadTransform
+from gan_leak.types import Array, GradientView, Model
 
 _IMAGES_AT_A_TIME = 20
 
@@ -46,7 +47,7 @@ class Setting(NamedTuple):
     """
 
     victims: inversion.Victims | None
-    defense: Defense
+    defense: AppliedDefense
     labels: Array
     brought: BroughtGradient | None = None
     matching: str = "ordered"
@@ -93,9 +94,9 @@ def row_settings(config: GradientConfig, dataset: Dataset, model: Model) -> list
         found.append(_with_labels(config, model, _setting_of_file(config, model, sizes[0], num_classes)))
     for size in () if config.gradient else sizes:
         victims = load_victims(config, dataset, size)
-        known = Setting(victims, Defense(), jax.nn.one_hot(victims.labels, num_classes))
+        known = Setting(victims, AppliedDefense(), jax.nn.one_hot(victims.labels, num_classes))
         check_view(_views(config, model, known))
-        for defense in parse_defenses(config.defenses, inversion.DEFENSES):
+        for defense in parse_defenses(config.defenses, GRADIENT):
             found.append(_with_labels(config, model, known._replace(defense=defense)))
     return [setting._replace(matching=matching) for setting in found for matching in matchings_of(config)]
 
@@ -121,7 +122,7 @@ def _setting_of_file(config: GradientConfig, model: Model, size: int, num_classe
             "--gradient"
         )
     given = np.zeros((size, num_classes)) if labels is None else np.eye(num_classes)[labels]
-    return Setting(None, Defense(), jnp.asarray(given, jnp.float32)[None], brought)
+    return Setting(None, AppliedDefense(), jnp.asarray(given, jnp.float32)[None], brought)
 
 
 def _with_labels(config: GradientConfig, model: Model, setting: Setting) -> Setting:
@@ -135,10 +136,6 @@ def _with_labels(config: GradientConfig, model: Model, setting: Setting) -> Sett
     return setting._replace(labels=jax.nn.one_hot(inferred, num_classes))
 
 
-def _transform(defense: Defense) -> UploadTransform | None:
-    return None if defense.name == "none" else inversion.DEFENSES[defense.name](defense.strength)
-
-
 def _views(config: GradientConfig, model: Model, setting: Setting) -> GradientView:
     """What the participants send, with a leading axis of participants; the same networks whatever the defense."""
     if setting.brought is not None:
@@ -150,7 +147,7 @@ def _views(config: GradientConfig, model: Model, setting: Setting) -> GradientVi
         jnp.asarray(setting.victims.images),
         jax.nn.one_hot(setting.victims.labels, setting.labels.shape[-1]),
         observation_of(config, setting.labels.shape[1] if config.local_shuffle else None),
-        _transform(setting.defense),
+        transform_of(setting.defense, GRADIENT),
     )
 
 
@@ -202,12 +199,12 @@ def attack_setting(
     return arrays
 
 
-def _accuracy(config: GradientConfig, dataset: Dataset, defense: Defense) -> float:
+def _accuracy(config: GradientConfig, dataset: Dataset, defense: AppliedDefense) -> float:
     """Of a network that is trained behind a defense from the usual initialization, whatever the attacked one."""
     num_classes = len(dataset.class_names)
     network = inversion.network_for(config.network, "torch", num_classes, config.image_size, config.channels)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    transform, steps = _transform(defense), config.utility_steps
+    transform, steps = transform_of(defense, GRADIENT), config.utility_steps
     return inversion.utility(key, network, transform, dataset, channels=config.channels, steps=steps)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.common.tables import weight_or_own
-from gan_leak.defenses.feature_noise import dropout, gaussian_noise, laplace_noise
+from experiments.common.tables import defense_names, weight_or_own
+from gan_leak.defenses.contract import FEATURES
 from gan_leak.runs.inversion.split_attacks import SPLIT_ATTACKS
 from gan_leak.settings import SEEDS, at_least, between, check_values, option
 
-DEFENSES = {"gaussian": gaussian_noise, "laplace": laplace_noise, "dropout": dropout}
-# Each has a key of its own, which all are drawn at once.
+# Far more than any training needs; a larger number is a slip.
 _MOST_EPOCHS = 100_000
 
 
@@ -23,7 +22,7 @@ class SplitConfig:
     splits: str = option("", "Layers after which the network is cut, with commas between; the paper's if left out.")
     attacks: str = option(",".join(SPLIT_ATTACKS), f"Some of {', '.join(SPLIT_ATTACKS)}.")
     defenses: str = option(
-        "none", f"What the client does to its features: none, or of {', '.join(DEFENSES)} with :strength."
+        "none", f"What the client does to its features: none, or of {defense_names(FEATURES)} with :strength."
     )
     samples: int = option(
         0,

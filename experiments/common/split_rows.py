@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from experiments.common.flags import check_distinct
-from experiments.common.split_config import DEFENSES, SplitConfig
-from experiments.common.tables import Defense, defended_name, parse_defenses, weight_or_own
+from experiments.common.split_config import SplitConfig
+from experiments.common.tables import AppliedDefense, defended_name, parse_defenses, transform_of, weight_or_own
+from gan_leak.defenses.contract import FEATURES
 from gan_leak.runs.inversion import split
 from gan_leak.runs.inversion.split_attacks import SPLIT_ATTACKS, SplitTask
 from gan_leak.runs.storage.resumable import SavedProgress
@@ -24,7 +25,7 @@ class Setting(NamedTuple):
     split: str
     attack: str
     knowledge: str
-    defense: Defense
+    defense: AppliedDefense
 
     def __str__(self) -> str:
         return defended_name(self.undefended(), self.defense)
@@ -35,7 +36,7 @@ class Setting(NamedTuple):
 
 def row_settings(config: SplitConfig, victim: split.Victim) -> Iterator[Setting]:
     """All rows; raises ValueError for a split, an attack or a defense that there is not."""
-    defenses = parse_defenses(config.defenses, DEFENSES)
+    defenses = parse_defenses(config.defenses, FEATURES)
     layers = [layer.strip() for layer in config.splits.split(",")] if config.splits else victim.splits
     check_distinct("splits", layers)
     for layer in layers:
@@ -69,8 +70,7 @@ def attack_setting(
     # What a query is answered with, and what the cloud classifies, is defended as well, with noise of its own.
     key, key_features, key_accuracy = jax.random.split(named, 3)
     parts = split.parts_of(victim, setting.split)
-    protect = DEFENSES.get(setting.defense.name, lambda strength: lambda key, features: features)
-    send = split.defended(protect(setting.defense.strength), parts.client, params)
+    send = split.defended(transform_of(setting.defense, FEATURES), parts.client, params)
     task = SplitTask(
         victim,
         setting.split,

@@ -10,12 +10,13 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from experiments.common.flags import check_distinct
+from gan_leak.defenses.registry import find, in_stages
 from gan_leak.reports.html import label, number
 from gan_leak.reports.reconstruction import pictures_figure, render_reconstructions, trade_off_figure
 from gan_leak.runs.hosts.workers import tell
@@ -23,12 +24,13 @@ from gan_leak.runs.storage.directory import RunDirectory, close_run, npz_bytes, 
 from gan_leak.runs.storage.integrity import DamagedError, expect_kinds, read_npz, sealed_npz, set_aside
 from gan_leak.runs.storage.resumable import SavedProgress
 from gan_leak.settings import settings_of, values_of
+from gan_leak.types import UploadTransform
 
 Weight = TypeVar("Weight", float, None)
 
 
-class Defense(NamedTuple):
-    """A defense and its strength, or none."""
+class AppliedDefense(NamedTuple):
+    """A defense by name and its strength, or none."""
 
     name: str = "none"
     strength: float = 0.0
@@ -48,7 +50,7 @@ class Drawn(NamedTuple):
     originals: np.ndarray
     pictures: np.ndarray
     undefended: str
-    defense: Defense
+    defense: AppliedDefense
     seconds: float
 
 
@@ -64,14 +66,6 @@ _LEAKAGE = {"ssim": "SSIM of reconstructions", "re_identified": "Share of images
 
 # What version 0.2 calls re_identified in the rows that it saved.
 _FORMER_NAME = "singled_out"
-
-# What a strength may be, where it is not any number from 0.
-_STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "clipping": (lambda norm: norm > 0, "above 0"),
-    "pruning": (lambda share: share < 1, "from 0 to below 1"),
-    "dropout": (lambda rate: rate < 1, "from 0 to below 1"),
-    "quantisation": (lambda bits: bits in range(1, 17), "a whole number from 1 to 16"),
-}
 
 
 def recorded(config: Any) -> Any:
@@ -89,26 +83,41 @@ def recorded(config: Any) -> Any:
     return dataclasses.make_dataclass(type(config).__name__, fields, frozen=True)(**values)
 
 
-def parse_defenses(text: str, known: Collection[str]) -> list[Defense]:
-    """Reads 'none,gaussian:0.1,pruning:0.5'; raises ValueError for another, a wrong strength, or one twice."""
-    found: list[Defense] = []
+def parse_defenses(text: str, stage: str) -> list[AppliedDefense]:
+    """Reads 'none,gaussian:0.1,pruning:0.5', defenses of a stage that takes one strength.
+
+    Raises ValueError for a defense that the stage does not have, a wrong strength, or one twice.
+    """
+    found: list[AppliedDefense] = []
     for part in text.split(","):
         name, colon, number = part.strip().partition(":")
         if name == "none" and not colon:
-            found.append(Defense())
+            found.append(AppliedDefense())
             continue
-        if name not in known or not colon:
-            raise ValueError(f"defenses={part.strip()}: expected none, or {', '.join(known)} with :strength")
-        allowed, wanted = _STRENGTHS.get(name, (lambda strength: True, "at least 0"))
+        defense = find(name, stage)
+        if defense is None or not colon:
+            raise ValueError(f"defenses={part.strip()}: expected none, or {defense_names(stage)} with :strength")
+        [parameter] = defense.hyperparameters
         try:
             strength = float(number)
         except ValueError:
             strength = math.nan
-        if not (0.0 <= strength < math.inf and allowed(strength)):
-            raise ValueError(f"defenses={part.strip()}: expected a strength {wanted}")
-        found.append(Defense(name, strength))
+        if strength not in parameter.bounds or (type(parameter.default) is int and strength % 1):
+            raise ValueError(f"defenses={part.strip()}: expected as strength {parameter.bounds}")
+        found.append(AppliedDefense(defense.name, strength))
     check_distinct("defenses", found)
     return found
+
+
+def defense_names(stage: str) -> str:
+    """The names of the defenses of a stage, with commas between."""
+    return ", ".join(defense.name for defense in in_stages(stage))
+
+
+def transform_of(applied: AppliedDefense, stage: str) -> UploadTransform | None:
+    """What the defense does at this stage; None for none."""
+    defense = find(applied.name, stage)
+    return None if defense is None else defense.build(applied.strength)
 
 
 def parse_numbers(name: str, text: str) -> list[int]:
@@ -121,7 +130,7 @@ def parse_numbers(name: str, text: str) -> list[int]:
     return numbers
 
 
-def defended_name(undefended: str, defense: Defense) -> str:
+def defended_name(undefended: str, defense: AppliedDefense) -> str:
     """The name of a row: that of its setting, and the defense if there is one."""
     return undefended if defense.name == "none" else f"{undefended}, {defense}"
 

@@ -9,6 +9,7 @@ from experiments.common.flags import check_distinct, config_from_arguments
 from experiments.reproduction.claims import read_claim
 from gan_leak.config import RunConfig
 from gan_leak.data import parse_participant_classes
+from gan_leak.defenses import parse_composition
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT, PAPER_VARIANT
 from gan_leak.settings import settings_of
 
@@ -131,7 +132,8 @@ def controls_of(arguments: list[str], *, undefended: bool = False) -> dict[str, 
     }
     if undefended:
         settings = settings_of(RunConfig).values()
-        of_defense = [setting for setting in settings if config.defense.kind in setting.defenses]
+        chosen = {defense.name for defense in parse_composition(config.defense.kind)}
+        of_defense = [setting for setting in settings if chosen & set(setting.defenses)]
         plain = [f"--{setting.name}={setting.default}" for setting in of_defense]
         controls["undefended"] = [*arguments, "--defense=none", *plain]
     return controls

@@ -43,10 +43,8 @@ PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
 class RoundHyperParameters(NamedTuple):
     """The traced numbers of a round: a sweep over them shares one compilation and may be vmapped.
 
-    upload_threshold and upload_bound are in units of parameters; clipping_norm and noise_multiplier are those of
-    DP-SGD; sensitivity and epsilon_per_release those of the sparse vector technique: by how much one coordinate of an
-    update may change, in units of parameters, and the budget of one released coordinate (inf: no noise). ``attack`` and
-    ``server_attack`` hold the numbers of the insider's attack and of the server's, or ().
+    upload_threshold and upload_bound are in units of parameters. ``defense`` holds the numbers of the defenses by name,
+    ``attack`` and ``server_attack`` those of the insider's attack and of the server's, or ().
     """
 
     learning_rate: Array | float
@@ -56,10 +54,7 @@ class RoundHyperParameters(NamedTuple):
     upload_threshold: Array | float = 0.0
     upload_bound: Array | float = float("inf")
     update_count_decay: Array | float = 1.0
-    clipping_norm: Array | float = 1.0
-    noise_multiplier: Array | float = 0.0
-    sensitivity: Array | float = 0.002
-    epsilon_per_release: Array | float = float("inf")
+    defense: Any = ()
     attack: Any = ()
     server_attack: Any = ()
 

@@ -6,9 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-# Sides for which there are networks.
-IMAGE_SIZES = (32, 64)
-
 
 def to_float(images: np.ndarray) -> np.ndarray:
     """Scale uint8 images of any shape to float32 in [-1, 1] by ``x / 127.5 - 1`` (Hitaj et al. 2017, section 8.1).

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from gan_leak.data.images import IMAGE_SIZES
 from gan_leak.data.partition import SCHEMES
+from gan_leak.models import IMAGE_SIZES
 from gan_leak.settings import above, at_least, option
 
 

@@ -22,15 +22,20 @@ What is not covered:
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gan_leak.collaboration.participant import masked_cross_entropy, torch_learning_rate, zero_padding
+from gan_leak.defenses.contract import LOCAL_TRAINING, Claim, Defense, HyperParameter
+from gan_leak.defenses.promises import dp_sgd_details, dp_sgd_note, dp_sgd_promise, least_noise_multiplier
 from gan_leak.machine import has_core_for_each_device
-from gan_leak.types import Array, LocalData, Model, PyTree
+from gan_leak.settings import above, at_least
+from gan_leak.types import Array, LocalData, LocalTraining, Model, PyTree
 
 
 def check_dp_sgd(*, clipping_norm: float, noise_multiplier: float) -> None:
@@ -124,12 +129,15 @@ def dp_sgd(
     *,
     epochs: int,
     batch_size: int,
+    clipping_norm: Array | float,
+    noise_multiplier: Array | float,
     microbatch_size: int | None = None,
 ) -> tuple[PyTree, Array, Array]:
     """Differentially private SGD over local data -> (params, optimizer_steps, mean loss over the samples drawn).
 
-    A ``LocalTraining``, in the place of ``collaboration.participant.local_sgd`` and with its learning rates. With n
-    real samples, each of ``epochs * ceil(n / batch_size)`` steps draws its own lot, every sample with probability
+    With ``clipping_norm`` and ``noise_multiplier`` bound, as ``dp_sgd_training`` does, a ``LocalTraining`` in the place
+    of ``collaboration.participant.local_sgd`` and with its learning rates. With n real samples, each of
+    ``epochs * ceil(n / batch_size)`` steps draws its own lot, every sample with probability
     ``q = min(1, batch_size / n)``, and moves against
 
         (sum of gradients clipped to clipping_norm + N(0, (noise_multiplier * clipping_norm)^2 I)) / (q n).
@@ -144,7 +152,6 @@ def dp_sgd(
     samples = jnp.sum(data.mask)
     lot_size = jnp.minimum(batch_size, jnp.maximum(samples, 1)).astype(jnp.float32)
     probability = jnp.minimum(1.0, batch_size / jnp.maximum(samples, 1))
-    clipping_norm, noise_multiplier = hyperparameters.clipping_norm, hyperparameters.noise_multiplier
     # Without noise the norm may be infinite, and zero times infinity is NaN.
     deviation = jnp.where(noise_multiplier > 0, noise_multiplier * clipping_norm, 0.0)
 
@@ -161,3 +168,53 @@ def dp_sgd(
     carry = (params, optimizer_steps, jnp.zeros(()), jnp.zeros((), jnp.int32))
     params, optimizer_steps, total_loss, drawn = jax.lax.fori_loop(0, epochs * -(-samples // batch_size), step, carry)
     return params, optimizer_steps, total_loss / jnp.maximum(drawn, 1)
+
+
+def dp_sgd_training(clipping_norm: Array | float, noise_multiplier: Array | float) -> LocalTraining:
+    """``dp_sgd`` with its two numbers bound; they may be traced."""
+    return functools.partial(dp_sgd, clipping_norm=clipping_norm, noise_multiplier=noise_multiplier)
+
+
+def _check_numbers(numbers: Mapping[str, float]) -> None:
+    check_dp_sgd(clipping_norm=numbers["clipping_norm"], noise_multiplier=numbers["noise_multiplier"])
+
+
+DEFENSE = Defense(
+    name="dp_sgd",
+    stages=(LOCAL_TRAINING,),
+    build=dp_sgd_training,
+    hyperparameters=(
+        HyperParameter(
+            "clipping_norm",
+            1.0,
+            "DP-SGD: L2 norm that the gradient of one record is clipped to (Abadi et al.).",
+            above(0),
+            neutral=math.inf,
+            later=False,
+        ),
+        HyperParameter(
+            "noise_multiplier",
+            1.0,
+            "DP-SGD: standard deviation of the noise on the sum of gradients, in units of clipping_norm (Abadi et "
+            "al.).",
+            at_least(0),
+            later=False,
+        ),
+    ),
+    claim=Claim(
+        mechanism="DP-SGD",
+        sensitivity="one record changes a sum of clipped gradients by at most clipping_norm in L2 norm",
+        unit="record",
+        noise_added_by="each participant, in every step of its local training",
+        against="everybody who sees the uploads",
+        covers="the uploads of every participant but an adversary that attacks; not the losses and norms in the "
+        "metrics",
+        total="composition of the subsampled Gaussian mechanism over all steps of all rounds",
+        promise=dp_sgd_promise,
+        solved_for="noise_multiplier",
+        solve=least_noise_multiplier,
+        details=dp_sgd_details,
+        note=dp_sgd_note,
+    ),
+    check=_check_numbers,
+)

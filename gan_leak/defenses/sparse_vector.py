@@ -7,6 +7,7 @@ sources leave a choice open, ours is said in ``sparse_vector``.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,6 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_leak.collaboration.selection import fraction_to_count
+from gan_leak.defenses.contract import SELECTION, Claim, Defense, HyperParameter
+from gan_leak.defenses.promises import (
+    largest_release_budget,
+    sparse_vector_details,
+    sparse_vector_note,
+    sparse_vector_promise,
+)
+from gan_leak.settings import Bounds, above
 from gan_leak.types import Array, PyTree, TransformInfo, Upload, UploadTransform
 
 # In units of df/e, where eps = c e: sigma(8/9 eps) = 2 c df / (8/9 eps), twice that, and sigma(2/9 eps).
@@ -244,11 +253,11 @@ def sparse_vector(
     )
 
 
-def sparse_vector_upload() -> UploadTransform:
+def sparse_vector_upload(sensitivity: Array | float, epsilon_per_release: Array | float) -> UploadTransform:
     """Uploads what ``sparse_vector`` releases; its privacy claim holds per call, and calls add up.
 
-    From ``hyperparameters``: c is ``upload_fraction`` of all coordinates, at least one; ``upload_threshold``,
-    ``upload_bound``, ``sensitivity`` and ``epsilon_per_release``. What the incoming mask leaves out is never asked.
+    From ``hyperparameters``: c is ``upload_fraction`` of all coordinates, at least one; ``upload_threshold`` and
+    ``upload_bound``. What the incoming mask leaves out is never asked.
 
     The state is the number of releases so far, int32 []: the run has cost that many times ``epsilon_per_release``, plus
     8/9 of it for every call that released fewer than c. An integer, since float32 stops counting ones at 2^24; it stays
@@ -267,8 +276,8 @@ def sparse_vector_upload() -> UploadTransform:
             most_releases=fraction_to_count(hyperparameters.upload_fraction, upload.values.size),
             threshold=hyperparameters.upload_threshold,
             bound=hyperparameters.upload_bound,
-            sensitivity=hyperparameters.sensitivity,
-            epsilon_per_release=hyperparameters.epsilon_per_release,
+            sensitivity=sensitivity,
+            epsilon_per_release=epsilon_per_release,
             allowed=upload.mask,
         )
         releases = jnp.sum(mask).astype(jnp.int32)
@@ -276,3 +285,54 @@ def sparse_vector_upload() -> UploadTransform:
         return Upload(values, mask), state + jnp.minimum(releases, room), TransformInfo(releases)
 
     return UploadTransform(init, apply)
+
+
+def _check_bound(numbers: Mapping[str, float]) -> None:
+    if numbers["upload_bound"] == math.inf:
+        raise ValueError(
+            "upload_bound=inf: expected a finite number above 0 with defense 'sparse_vector', such as 0.001"
+        )
+
+
+DEFENSE = Defense(
+    name="sparse_vector",
+    stages=(SELECTION,),
+    build=sparse_vector_upload,
+    hyperparameters=(
+        HyperParameter(
+            "sensitivity",
+            0.002,
+            "Sparse vector: by how much one coordinate of an update may change between neighboring data sets; 2 * "
+            "gamma holds for any two (Shokri and Shmatikov 2015).",
+            above(0),
+            neutral=None,
+            later=False,
+        ),
+        HyperParameter(
+            "epsilon_per_release",
+            100.0,
+            "Sparse vector: privacy budget epsilon / c of one released coordinate (Hitaj et al. 2017, section 9.4); "
+            "tau is upload_threshold, gamma upload_bound, c upload_fraction of all coordinates.",
+            Bounds(0, lowest_included=False, highest_included=True),
+            neutral=None,
+            later=False,
+        ),
+    ),
+    claim=Claim(
+        mechanism="sparse vector",
+        sensitivity="neighboring updates differ by at most sensitivity in every coordinate",
+        unit="update",
+        noise_added_by="each participant, to thresholds, queries and released values of every upload",
+        against="everybody who sees the uploads",
+        covers="uploaded values within upload_bound, as published, of every participant but an adversary that attacks; "
+        "not the losses and norms in the metrics",
+        total="sum of epsilon_per_release over the releases of all rounds",
+        promise=sparse_vector_promise,
+        solved_for="epsilon_per_release",
+        solve=largest_release_budget,
+        details=sparse_vector_details,
+        note=sparse_vector_note,
+        counts_coordinates=True,
+    ),
+    check=_check_bound,
+)

@@ -1,11 +1,14 @@
 """Networks as pure functions, by image size."""
 
+from collections.abc import Callable
+
 from gan_leak.models.flax import as_model, evaluation_arguments
 from gan_leak.models.hitaj_classifiers import count_parameters, faces_classifier, mlp_classifier, mnist_classifier
 from gan_leak.models.hitaj_generators import LATENT_SIZE, dcgan_generator, sample_images, sample_latents
 from gan_leak.types import Model
 
 __all__ = [
+    "IMAGE_SIZES",
     "LATENT_SIZE",
     "as_model",
     "classifier_for",
@@ -19,6 +22,9 @@ __all__ = [
     "sample_latents",
 ]
 
+_CLASSIFIERS: dict[int, Callable[..., Model]] = {32: mnist_classifier, 64: faces_classifier}
+IMAGE_SIZES = tuple(_CLASSIFIERS)
+
 
 def classifier_for(image_size: int, num_outputs: int, channels: int, *, implementation: str = "auto") -> Model:
     """The paper's classifier for 32 (MNIST) or 64 (AT&T) pixels. Raises ValueError for another size.
@@ -28,8 +34,6 @@ def classifier_for(image_size: int, num_outputs: int, channels: int, *, implemen
     >>> count_parameters(jax.eval_shape(classifier.init, jax.random.key(0)))
     105707
     """
-    if image_size == 32:
-        return mnist_classifier(num_outputs, channels=channels, implementation=implementation)
-    if image_size == 64:
-        return faces_classifier(num_outputs, channels=channels, implementation=implementation)
-    raise ValueError(f"image_size={image_size}: allowed are 32 and 64")
+    if image_size not in _CLASSIFIERS:
+        raise ValueError(f"image_size={image_size}: allowed are {' and '.join(map(str, IMAGE_SIZES))}")
+    return _CLASSIFIERS[image_size](num_outputs, channels=channels, implementation=implementation)

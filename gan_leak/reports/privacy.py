@@ -6,19 +6,30 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# Run directories of earlier versions lack them.
+_WORDS = {
+    "bound": "bound",
+    "noise_added_by": "noise added by",
+    "against": "protects against",
+    "total": "total over the run",
+}
+
 
 def privacy_summary(fields: Mapping[str, Any], records: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
-    """The lines of a summary that say what a defense promises, by name; empty without a defense.
+    """The lines of a summary that say what the defenses promise, and which promise nothing; empty without a defense.
 
     fields: as in config.json, see ``gan_leak.runs.federated.privacy.privacy_fields``. records: one a round, as in
     metrics.jsonl; the last one tells what was spent.
     """
-    if not fields:
-        return {}
+    silent = fields.get("without_promise")
+    nothing = {"no promise by": f"{silent}, measured against attacks only"} if silent else {}
+    if "epsilon" not in fields:
+        return nothing
     lines = {
         "epsilon": _epsilon_text(fields["epsilon"]),
         "delta": f"{fields['delta']:g}",
         "protected unit": f"{fields['unit']}, {fields['neighboring_relation']}",
+        **{words: fields[name] for name, words in _WORDS.items() if name in fields},
     }
     if fields["worst_participant"] is None:
         lines["covered"] = fields["covers"]
@@ -36,7 +47,7 @@ def privacy_summary(fields: Mapping[str, Any], records: Sequence[Mapping[str, An
     last = records[-1].get("privacy") if records else None
     if last and last["epsilon"] != fields["epsilon"]:
         lines["epsilon spent"] = f"{_epsilon_text(last['epsilon'])}, by taking part in {last['rounds']:,} rounds"
-    return lines
+    return lines | nothing
 
 
 def _epsilon_text(epsilon: float | None) -> str:

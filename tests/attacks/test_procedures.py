@@ -120,9 +120,9 @@ def test_procedures_take_an_axis(name):
     def run(key):
         return run_procedure(key, procedure, evidence, 2)
 
-    keys = jax.random.split(jax.random.key(9), 3)
-    together, alone = jax.jit(jax.vmap(run))(keys), jax.jit(run)(keys[1])
-    jax.tree.map(lambda many, one: np.testing.assert_allclose(many[1], one, atol=1e-4), together, alone)
+    together = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(9), 3))
+    alone = jax.jit(run)(jax.random.split(jax.random.key(9), 3)[1])
+    jax.tree.map(lambda many, one: np.testing.assert_allclose(many[1], one, rtol=1e-3, atol=1e-4), together, alone)
 
 
 @pytest.mark.parametrize("name", GRADIENT_ATTACKS)

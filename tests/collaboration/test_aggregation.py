@@ -1,15 +1,25 @@
 """Aggregators: how uploads are merged and counted, what the server sees of them, and whose are left out."""
 
 import inspect
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_leak.collaboration import AGGREGATORS, RoundHyperParameters, add, average
+from gan_leak.collaboration import (
+    AGGREGATORS,
+    RoundHyperParameters,
+    add,
+    average,
+    init_federation,
+    make_round,
+    selective_upload,
+)
 from gan_leak.types import Aggregator, FlatServer, Received, Upload
-from reference.small import leaves, same_bits
+from reference.server_attacks import recording_attack
+from reference.small import federation_data, largest_difference, leaves, linear_classifier, same_bits
 
 COUNTS = np.array([0, 3, 1, 3, 0, 2, 3, 1, 0, 0], np.float32)
 SERVER = FlatServer(jnp.arange(10.0) + 100, jnp.asarray(COUNTS))
@@ -110,3 +120,49 @@ def test_who_is_left_out_counts_as_absent_and_is_seen(name):
     np.testing.assert_allclose(server.params, expected.params, rtol=1e-6)
     np.testing.assert_array_equal(server.update_counts, expected.update_counts)
     assert same_bits(visible.uploads, sent)
+
+
+class MaskedSum(NamedTuple):
+    """What a server sees of a secure sum: one masked word a coordinate and participant, and the sum."""
+
+    words: jax.Array
+    total: jax.Array
+
+
+def masked_sum():
+    """A sum of words to which pads were added that cancel out, as a federation with secure aggregation would send."""
+
+    def encode(values):
+        return jax.lax.bitcast_convert_type(jnp.round(values * 2**16).astype(jnp.int32), jnp.uint32)
+
+    def apply(key, server, uploads, weights, state, *, hyperparameters, merged=None, **extra):
+        pads = jax.random.bits(key, uploads.values.shape, jnp.uint32)
+        words = encode(uploads.values) + pads - jnp.roll(pads, 1, axis=0)
+        total = jax.lax.bitcast_convert_type(jnp.sum(words, axis=0, dtype=jnp.uint32), jnp.int32) / 2**16
+        server = FlatServer(server.params + total, server.update_counts)
+        return server, state + 1, MaskedSum(words, total), jnp.max(jnp.abs(total))
+
+    return Aggregator(lambda params: jnp.int32(0), apply)
+
+
+def test_a_secure_sum_fits_the_contract():
+    """It trains as adding does; the server sees words that tell nothing of one participant, and their sum."""
+    model, transform, attack = linear_classifier(), selective_upload("largest"), recording_attack()
+    data, numbers = federation_data((5, 0, 3)), RoundHyperParameters(0.2)
+    states = []
+    for aggregator in (masked_sum(), add()):
+        state = init_federation(jax.random.key(0), model, transform, 3, aggregator=aggregator, server_attack=attack)
+        rounds = make_round(
+            model, transform, schedule="synchronous", aggregator=aggregator, batch_size=4, server_attack=attack
+        )
+        states.append(jax.jit(rounds)(jax.random.key(1), state, data, numbers))
+    (secure, info), (plain, _) = states
+    assert largest_difference(secure.server.params, plain.server.params) < 3 / 2**16
+    assert int(secure.aggregation) == 1
+    assert float(info.aggregation) > 0
+    view = secure.server_attack
+    assert type(view.visible) is MaskedSum
+    # Participant 1 uploads nothing but zeros, which its words do not show.
+    assert len(np.unique(view.visible.words[1])) == 85
+    with pytest.raises(ValueError, match="schedule='round_robin': an aggregator that merges whole rounds needs"):
+        make_round(model, transform, schedule="round_robin", aggregator=masked_sum())

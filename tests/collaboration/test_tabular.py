@@ -11,7 +11,7 @@ from gan_leak import trees
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import AGGREGATORS, RoundHyperParameters, init_federation, make_round, selective_upload
 from gan_leak.collaboration.participant import local_sgd
-from gan_leak.defenses import dp_sgd
+from gan_leak.defenses import dp_sgd_training
 from reference.small import largest_difference
 from reference.tabular import (
     FAKE_CLASS,
@@ -29,9 +29,10 @@ TRANSFORM = selective_upload("largest")
 OWNED = (np.arange(0, 24), np.arange(0), np.arange(100, 117))
 FULL_BATCH = 24
 RATE = 0.4
+DP_SGD = dp_sgd_training(1.0, 0.0)
 TRAININGS = {
     "sgd": (local_sgd, RoundHyperParameters(RATE), np.inf),
-    "dp_sgd": (dp_sgd, RoundHyperParameters(RATE, clipping_norm=0.5), 0.5),
+    "dp_sgd": (dp_sgd_training(0.5, 0.0), RoundHyperParameters(RATE), 0.5),
 }
 
 
@@ -95,14 +96,14 @@ def attacked(schedule, mapping, local_training, rounds):
             participant_mapping=mapping,
         )
     )
-    numbers = RoundHyperParameters(0.1, clipping_norm=1.0, attack=GanAttackHyperParameters(0, FAKE_CLASS, 0.2))
+    numbers = RoundHyperParameters(0.1, attack=GanAttackHyperParameters(0, FAKE_CLASS, 0.2))
     state, info = init_federation(jax.random.key(0), MODEL, TRANSFORM, 2, an_attack()), None
     for number in range(rounds):
         state, info = round_fn(jax.random.fold_in(jax.random.key(1), number), state, data, numbers)
     return state, info
 
 
-@pytest.mark.parametrize("local_training", [local_sgd, dp_sgd])
+@pytest.mark.parametrize("local_training", [local_sgd, DP_SGD], ids=["sgd", "dp_sgd"])
 @pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
 def test_the_insider_draws_rows_of_the_target_class(schedule, local_training):
     """Rows in [-1, 1] that are nearer to the mean of the victim's class than to that of its own."""
@@ -119,8 +120,8 @@ def test_the_insider_draws_rows_of_the_target_class(schedule, local_training):
 
 def test_vmap_map_and_loop_over_tabular_participants_agree():
     """With the insider and with DP-SGD."""
-    expected = attacked("synchronous", "loop", dp_sgd, rounds=1)
+    expected = attacked("synchronous", "loop", DP_SGD, rounds=1)
     for mapping in ("vmap", "map"):
-        assert largest_difference(attacked("synchronous", mapping, dp_sgd, rounds=1), expected) < 1e-5
+        assert largest_difference(attacked("synchronous", mapping, DP_SGD, rounds=1), expected) < 1e-5
     assert trees.all_finite(expected[0].server.params)
     assert jnp.any(expected[0].participants.params["w1"][0] != expected[0].participants.params["w1"][1])

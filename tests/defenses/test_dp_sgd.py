@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from gan_leak import trees
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, selective_upload
 from gan_leak.collaboration.participant import local_sgd, masked_cross_entropy
+from gan_leak.defenses.composition import local_training_of
 from gan_leak.defenses.dp_sgd import (
+    DEFENSE,
     add_gaussian_noise,
     check_dp_sgd,
     clipped_gradient_sum,
@@ -27,11 +30,22 @@ from reference import dp_sgd as reference
 from reference.small import CLASSES, IMAGE_SHAPE, federation_data, largest_difference, linear_classifier, same_bits
 
 MODEL = linear_classifier()
+
+
+class Numbers(NamedTuple):
+    """The traced numbers of local training by DP-SGD."""
+
+    learning_rate: Any
+    learning_rate_decay: Any = 0.0
+    clipping_norm: Any = 1.0
+    noise_multiplier: Any = 0.0
+
+
 PARAMS = MODEL.init(jax.random.key(0))
 # Real samples of an adversary are not the first ones: its fakes follow its padding.
 MASK = np.array([True, True, False, True, True, False, True, False, True, True, True, True])
 EVERYONE = np.ones(9, bool)
-NO_CLIPPING = RoundHyperParameters(0.3, 0.1, clipping_norm=math.inf, noise_multiplier=0.0)
+NO_CLIPPING = Numbers(0.3, 0.1, clipping_norm=math.inf, noise_multiplier=0.0)
 
 
 def local_data(mask=MASK, seed=0, scale=1.0):
@@ -43,7 +57,8 @@ def local_data(mask=MASK, seed=0, scale=1.0):
 
 def step_function(model, **arguments):
     def train(key, params, steps, data, hyperparameters):
-        return dp_sgd(key, model, params, steps, data, hyperparameters, **arguments)
+        own = {"clipping_norm": hyperparameters.clipping_norm, "noise_multiplier": hyperparameters.noise_multiplier}
+        return dp_sgd(key, model, params, steps, data, hyperparameters, **own, **arguments)
 
     return train
 
@@ -93,7 +108,7 @@ def test_one_step_by_hand():
     data = local_data(np.array([True]))._replace(labels=jnp.array([2]))
     params = jax.tree.map(jnp.zeros_like, PARAMS)
     trained, steps, loss = jitted_dp_sgd(1, 1)(
-        jax.random.key(0), params, jnp.int32(4), data, RoundHyperParameters(0.5, 0.25, clipping_norm=0.5)
+        jax.random.key(0), params, jnp.int32(4), data, Numbers(0.5, 0.25, clipping_norm=0.5)
     )
     image = np.asarray(data.inputs).reshape(-1)
     push = np.eye(CLASSES)[2] - 1 / CLASSES
@@ -150,7 +165,7 @@ def test_a_diverged_example_shows_in_the_update_and_the_loss(value):
     data = local_data()
     data = data._replace(inputs=data.inputs.at[3, 1, 1].set(value))
     for norm in (0.1, math.inf):
-        numbers = RoundHyperParameters(0.1, clipping_norm=norm)
+        numbers = Numbers(0.1, clipping_norm=norm)
         trained, _, loss = jitted_dp_sgd(1, 16)(jax.random.key(0), PARAMS, jnp.int32(0), data, numbers)
         assert np.isnan(flat(trained)).all()
         assert not math.isfinite(loss)
@@ -166,7 +181,7 @@ def test_padding_changes_nothing(padding, batch_size):
     data, hidden = local_data(mask), ~mask
     images = jnp.where(hidden[:, None, None, None], padding, data.inputs)
     labels = jnp.where(hidden, 10**6, data.labels)
-    numbers = RoundHyperParameters(0.3, noise_multiplier=0.5)
+    numbers = Numbers(0.3, noise_multiplier=0.5)
     train = jitted_dp_sgd(2, batch_size)
     expected = train(jax.random.key(0), PARAMS, jnp.int32(0), data, numbers)
     assert np.isfinite(flat(expected[0])).all()
@@ -179,7 +194,7 @@ def test_without_samples_nothing_is_learned():
     """No steps, no noise, no change, loss zero; even where the padding is not a number."""
     data = local_data(np.zeros(9, bool))
     data = data._replace(inputs=jnp.full_like(data.inputs, jnp.nan))
-    numbers = RoundHyperParameters(0.3, noise_multiplier=1.0)
+    numbers = Numbers(0.3, noise_multiplier=1.0)
     trained, steps, loss = jitted_dp_sgd(2)(jax.random.key(0), PARAMS, jnp.int32(7), data, numbers)
     assert same_bits(trained, PARAMS)
     assert (int(steps), float(loss)) == (7, 0)
@@ -229,7 +244,7 @@ def gradients_moved(size, batch_size, trials):
     data = local_data(np.arange(24) < size)
     data = data._replace(inputs=jnp.ones_like(data.inputs), labels=jnp.full_like(data.labels, 2))
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
-    numbers = RoundHyperParameters(1e-4, clipping_norm=math.inf)
+    numbers = Numbers(1e-4, clipping_norm=math.inf)
     keys = jax.random.split(jax.random.key(2), trials)
     train = step_function(MODEL, epochs=1, batch_size=batch_size)
     trained, _, _ = jax.jit(jax.vmap(lambda key: train(key, zero, jnp.int32(0), data, numbers)))(keys)
@@ -260,7 +275,7 @@ def test_the_noise_is_that_of_the_claim():
     train = jax.jit(
         jax.vmap(step_function(model, epochs=1, batch_size=batch_size), in_axes=(0, None, None, None, None))
     )
-    numbers = RoundHyperParameters(rate, clipping_norm=norm, noise_multiplier=multiplier)
+    numbers = Numbers(rate, clipping_norm=norm, noise_multiplier=multiplier)
     trained, steps, _ = train(jax.random.split(jax.random.key(3), 60), PARAMS, jnp.int32(0), data, numbers)
     assert set(steps.tolist()) == {3}
     moved = np.concatenate(
@@ -284,7 +299,7 @@ def test_noise_is_independent_between_coordinates_leaves_and_keys():
 
 def test_every_step_draws_its_own_lot_and_noise():
     """Two steps from one key are not one step twice, and another key is another run."""
-    data, numbers = local_data(), RoundHyperParameters(0.1, noise_multiplier=1.0)
+    data, numbers = local_data(), Numbers(0.1, noise_multiplier=1.0)
     once = jitted_dp_sgd(1, 16)(jax.random.key(0), PARAMS, jnp.int32(0), data, numbers)[0]
     twice = jitted_dp_sgd(2, 16)(jax.random.key(0), PARAMS, jnp.int32(0), data, numbers)[0]
     other = jitted_dp_sgd(1, 16)(jax.random.key(1), PARAMS, jnp.int32(0), data, numbers)[0]
@@ -295,7 +310,7 @@ def test_every_step_draws_its_own_lot_and_noise():
 
 def test_jit_and_microbatches_change_nothing():
     """Beyond float tolerance."""
-    data, numbers = local_data(), RoundHyperParameters(0.3, 0.1, clipping_norm=0.8, noise_multiplier=0.3)
+    data, numbers = local_data(), Numbers(0.3, 0.1, clipping_norm=0.8, noise_multiplier=0.3)
     arguments = (PARAMS, jnp.int32(2), data, numbers)
     expected = jitted_dp_sgd(2)(jax.random.key(0), *arguments)
     plain = step_function(MODEL, epochs=2, batch_size=4)(jax.random.key(0), *arguments)
@@ -310,11 +325,12 @@ def test_it_trains_a_federation(schedule):
     """In the place of plain SGD, with one traced noise multiplier a run; vmap over participants is a loop over them."""
     data, transform = federation_data([7, 0, 3]), selective_upload("largest")
     state = init_federation(jax.random.key(0), MODEL, transform, 3)
-    numbers = RoundHyperParameters(0.2, clipping_norm=0.5, noise_multiplier=0.1)
+    numbers = RoundHyperParameters(0.2, defense={"clipping_norm": 0.5, "noise_multiplier": 0.1})
+    training = local_training_of([DEFENSE], otherwise=local_sgd)
     results = []
     for mapping in ("loop", "vmap") if schedule == "synchronous" else ("auto",):
         round_fn = make_round(
-            MODEL, transform, schedule=schedule, batch_size=3, local_training=dp_sgd, participant_mapping=mapping
+            MODEL, transform, schedule=schedule, batch_size=3, local_training=training, participant_mapping=mapping
         )
         results.append(jax.jit(round_fn)(jax.random.key(1), state, data, numbers))
     for result in results[1:]:

@@ -1,4 +1,4 @@
-"""Defences without a promise: that they do what they say, at the scale they say."""
+"""Defenses without a promise: that they do what they say, at the scale they say."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,15 @@ import pytest
 import scipy.stats
 
 from gan_leak.collaboration.selection import chain
-from gan_leak.defenses.feature_noise import dropout, gaussian_noise, laplace_noise
-from gan_leak.defenses.gradient_defenses import add_gaussian, add_laplace, clip_norm, prune_smallest, quantise
+from gan_leak.defenses import (
+    clip_norm,
+    dropout,
+    gaussian_noise,
+    laplace_noise,
+    protect,
+    prune_smallest,
+    quantize,
+)
 from gan_leak.types import Upload
 
 SIZE = 20_000
@@ -28,7 +35,7 @@ def sent(transform, upload=EVERYTHING, seed=1):
 
 
 @pytest.mark.parametrize(
-    ("transform", "distribution"), [(add_gaussian, scipy.stats.norm), (add_laplace, scipy.stats.laplace)]
+    ("transform", "distribution"), [(gaussian_noise, scipy.stats.norm), (laplace_noise, scipy.stats.laplace)]
 )
 def test_noise_has_its_law_and_scale_and_leaves_alone_what_is_not_sent(transform, distribution):
     values, _ = sent(transform(0.3))
@@ -59,8 +66,8 @@ def test_pruning_leaves_out_the_smallest(share):
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
-def test_quantisation_has_so_many_values_and_no_bias(bits):
-    draws = np.stack([sent(quantise(bits), seed=seed)[0] for seed in range(8)])
+def test_quantization_has_so_many_values_and_no_bias(bits):
+    draws = np.stack([sent(quantize(bits), seed=seed)[0] for seed in range(8)])
     assert len(np.unique(draws[0])) <= 2**bits
     step = float(jnp.ptp(VALUES)) / (2**bits - 1)
     assert np.abs(draws - np.asarray(VALUES)).max() <= step * 1.01
@@ -71,7 +78,7 @@ def test_quantisation_has_so_many_values_and_no_bias(bits):
 
 
 def test_they_compose():
-    both = chain(prune_smallest(0.5), add_gaussian(0.1))
+    both = chain(prune_smallest(0.5), gaussian_noise(0.1))
     upload, _, info = both.apply(jax.random.key(0), EVERYTHING, both.init(VALUES), params=VALUES, hyperparameters=None)
     assert int(info.uploaded) == SIZE // 2
     noise = np.asarray(upload.values - VALUES)[np.asarray(upload.mask)]
@@ -81,10 +88,10 @@ def test_they_compose():
 def test_what_a_client_does_to_its_features():
     features = jnp.asarray(np.random.default_rng(1).normal(size=(4, SIZE // 4)).astype(np.float32))
     for defense, distribution in ((gaussian_noise, scipy.stats.norm), (laplace_noise, scipy.stats.laplace)):
-        noise = np.asarray(defense(0.5)(jax.random.key(3), features) - features).ravel()
+        noise = np.asarray(protect(jax.random.key(3), defense(0.5), features) - features).ravel()
         assert scipy.stats.kstest(noise, distribution(scale=0.5).cdf).pvalue > 1e-3
         assert scipy.stats.kstest(noise, distribution(scale=0.6).cdf).pvalue < 1e-6
-    dropped = np.asarray(dropout(0.3)(jax.random.key(4), features))
+    dropped = np.asarray(protect(jax.random.key(4), dropout(0.3), features))
     zero = dropped == 0
     assert scipy.stats.binomtest(int(zero.sum()), SIZE, 0.3).pvalue > 1e-3
     # As released: what is kept is not made larger.

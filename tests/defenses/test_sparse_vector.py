@@ -16,7 +16,9 @@ import scipy.stats
 from gan_leak.collaboration import RoundHyperParameters
 from gan_leak.collaboration.selection import chain, truncate
 from gan_leak.defenses import check_sparse_vector, sparse_vector_upload
+from gan_leak.defenses.composition import traced
 from gan_leak.defenses.sparse_vector import (
+    DEFENSE,
     _order_by_exchanges,
     _order_by_lots,
     _passing_at_once,
@@ -37,8 +39,9 @@ PASSING = {"in turn": jax.jit(_passing_in_turn), "at once": jax.jit(_passing_at_
 jitted_sparse_vector = jax.jit(sparse_vector)
 
 
-def numbers(**values):
-    return RoundHyperParameters(0.1, **values)
+def numbers(*, sensitivity=0.002, epsilon_per_release=math.inf, **values):
+    defense = {"sensitivity": sensitivity, "epsilon_per_release": epsilon_per_release}
+    return RoundHyperParameters(0.1, defense=defense, **values)
 
 
 @functools.cache
@@ -52,7 +55,7 @@ def jitted_release(passing):
 
 @functools.cache
 def jitted_apply():
-    transform = sparse_vector_upload()
+    transform = traced(DEFENSE)
     return jax.jit(
         lambda key, upload, state, hyperparameters: transform.apply(
             key, upload, state, params=(), hyperparameters=hyperparameters
@@ -337,7 +340,7 @@ def test_the_state_counts_releases_and_does_not_wrap():
     """Over calls the sum of what was uploaded; at the end of int32 it stays there."""
     hyperparameters = numbers(upload_fraction=0.5, upload_threshold=0.2, upload_bound=1.0, epsilon_per_release=0.01)
     given = Upload(jnp.linspace(-1, 1, 40), jnp.ones(40, bool))
-    state, total = sparse_vector_upload().init(()), 0
+    state, total = sparse_vector_upload(0.002, 0.01).init(()), 0
     assert (state.shape, state.dtype, int(state)) == ((), jnp.int32, 0)
     for key in keys(8, 5):
         upload, state, info = jitted_apply()(key, given, state, hyperparameters)
@@ -391,7 +394,7 @@ def test_infinite_values_are_clipped():
 
 def test_truncation_before_brings_every_value_under_the_claim():
     """Values beyond the bound then are as if they lay on it: the same bits come out."""
-    transform = chain(truncate(), sparse_vector_upload())
+    transform = chain(truncate(), traced(DEFENSE))
     hyperparameters = numbers(upload_bound=1.0, sensitivity=2.0, epsilon_per_release=5.0)
 
     @jax.jit

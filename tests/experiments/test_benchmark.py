@@ -23,10 +23,10 @@ from experiments.benchmarks import rows as benchmark_rows
 from experiments.benchmarks import torch_baselines as benchmark_rivals
 from experiments.benchmarks.cases import Case
 from gan_leak.attacks.gradient.observation import gradient_of
-from gan_leak.config import PerformanceOptions
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.models.gradient_networks import dlg_lenet
 from gan_leak.models.grnn_generator import grnn_generator
+from gan_leak.performance import PerformanceOptions
 from gan_leak.runs import timing
 from reference.quick import write_stripes
 

@@ -230,7 +230,7 @@ def test_a_file_that_cannot_be_read_is_refused(stripes, tmp_path, damage):
         (["--local_steps=2"], "local_steps=2: expected 1 with grnn"),
         (["--batch_sizes=4", "--local_batch_size=3"], "local_batch_size=3: expected a divisor of 4"),
         (["--defenses=prayer:1"], "defenses=prayer:1: expected none, or gaussian"),
-        (["--defenses=none,pruning:1.0"], "defenses=pruning:1.0: expected a strength from 0 to below 1"),
+        (["--defenses=none,pruning:1.0"], "defenses=pruning:1.0: expected as strength a number in [0, 1)"),
         (["--network=mnist_classifier", "--image_size=64"], "image_size=64: expected 32 with network"),
         (
             ["--attack=inverting_gradients", "--local_steps=3", "--local_learning_rate=1e38"],

@@ -87,7 +87,7 @@ def test_a_defence_is_swept(squares, tmp_path):
         (["--splits=pool1", "--attacks=black_box"], "split='pool1': expected one of conv1, ReLU2"),
         (["--attacks=white_box,magic"], "attacks=white_box,magic: expected some of white_box"),
         (["--defenses=prayer:1"], "defenses=prayer:1: expected none, or gaussian"),
-        (["--defenses=dropout:1"], "defenses=dropout:1: expected a strength from 0 to below 1"),
+        (["--defenses=dropout:1"], "defenses=dropout:1: expected as strength a number in [0, 1)"),
         (["--epochs=0"], "epochs=0: expected at least 1"),
         (["--total_variation=nan"], "total_variation=nan: expected -1 or a finite number from 0"),
         (["--network=cifar10"], "dataset=npz:"),

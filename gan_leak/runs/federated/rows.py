@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from gan_leak.config import RunConfig
-from gan_leak.defenses import sparse_vector_charged, sparse_vector_epsilon
 from gan_leak.evaluation.criteria import summarise
 from gan_leak.evaluation.leakage import Leakage, measure_leakage
 from gan_leak.runs.federated.batch_files import BatchResult
 from gan_leak.runs.federated.measurement import InstrumentSource, build_comparison
-from gan_leak.runs.federated.privacy import MECHANISMS, NOTHING_COVERED, PrivacyPlan, Promise, promise_of
+from gan_leak.runs.federated.privacy import PrivacyPlan, privacy_fields, privacy_note, promise_of
 from gan_leak.runs.federated.setup import Images, prepare_data
 from gan_leak.runs.inversion.model import Inversions, invert_all_classes
 from gan_leak.settings import encoded_values, replace, settings_of
@@ -94,41 +93,19 @@ def privacy_entries(name: str, config: RunConfig, batch: BatchResult) -> list[di
     whole = promise_of(plan)
     if one is None or whole is None:
         return []
-    note = _dp_sgd_note(config, whole) if config.defense.kind == "dp_sgd" else _sparse_vector_note(config, whole, batch)
+    victim = whole.participant or 0
+    releases = float(np.mean([[record["uploaded"][victim] for record in lane] for lane in batch.records]))
     return [
         {
             "name": name,
-            "mechanism": MECHANISMS[config.defense.kind],
+            "mechanism": privacy_fields(plan)["mechanism"],
             "epsilon_per_round": _number(one.loss.epsilon),
             "epsilon_total": _number(whole.loss.epsilon),
             "delta": whole.loss.delta,
             "unit": whole.loss.unit,
-            "note": f"{note} Noise in floating point is for research.",
+            "note": f"{privacy_note(plan, releases)} Noise in floating point is for research.",
         }
     ]
-
-
-def _sparse_vector_note(config: RunConfig, promise: Promise, batch: BatchResult) -> str:
-    most = sparse_vector_epsilon(1.0, config.federation.upload_fraction, batch.coordinates).epsilon
-    victim = promise.participant or 0
-    releases = np.mean([[record["uploaded"][victim] for record in lane] for lane in batch.records])
-    defense = config.defense
-    charged = sparse_vector_charged(defense.epsilon_per_release, round(float(releases)))
-    return (
-        f"{defense.epsilon_per_release:g} for each of at most {most:,.0f} releases a round; {charged:,.0f} charged "
-        "a round for those made. Covers values within the bound only, as published."
-    )
-
-
-def _dp_sgd_note(config: RunConfig, promise: Promise) -> str:
-    if promise.sampling_probability is None or promise.steps is None:
-        return f"Covers {NOTHING_COVERED}."
-    defense = config.defense
-    return (
-        f"Noise multiplier {defense.noise_multiplier:g}, clipping norm {defense.clipping_norm:g}, sampling "
-        f"probability {promise.sampling_probability:.3g}, {promise.steps:,} steps; by {promise.loss.method}, a second "
-        f"bound is {promise.loss.cross_check:.3g}."
-    )
 
 
 def accuracy_rows(batch: BatchResult, threshold: float) -> dict[str, dict[str, Any]]:

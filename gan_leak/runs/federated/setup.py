@@ -35,7 +35,8 @@ from gan_leak.data import (
     split_off_judge_pool,
     to_float,
 )
-from gan_leak.defenses import dp_sgd, sparse_vector_upload
+from gan_leak.defenses import aggregator_of, local_training_of, parse_composition, upload_of
+from gan_leak.defenses.settings import defense_numbers
 from gan_leak.evaluation.leakage import LEAST_IMAGES, NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.settings import numbers_for, program_of
@@ -291,7 +292,14 @@ def build_experiment(config: RunConfig, data: AttackData, mesh: Mesh | None = No
     _, height, width, channels = data.private.shape
     functions = _functions((height, width, channels), fake_class, program_of(config), mesh)
     attack_numbers = numbers_for(GanAttackHyperParameters, config, fake_class=fake_class) if functions.attack else ()
-    return Experiment(*functions, numbers_for(RoundHyperParameters, config, attack=attack_numbers, server_attack=()))
+    hyperparameters = numbers_for(
+        RoundHyperParameters,
+        config,
+        defense=defense_numbers(config.defense),
+        attack=attack_numbers,
+        server_attack=(),
+    )
+    return Experiment(*functions, hyperparameters)
 
 
 def start_federation(experiment: Experiment, key: Array, participants: int) -> FederationState:
@@ -312,9 +320,9 @@ def _functions(image_shape: tuple[int, int, int], fake_class: int, program: RunC
     channels, image_size = image_shape[-1], program.data.image_size
     convolution = program.performance.convolution
     classifier = classifier_for(image_size, fake_class + 1, channels, implementation=convolution)
-    federation, defense = program.federation, program.defense.kind
-    transform = sparse_vector_upload() if defense == "sparse_vector" else selective_upload(federation.upload_criterion)
-    aggregator = AGGREGATORS[federation.aggregation]()
+    federation, defenses = program.federation, parse_composition(program.defense.kind)
+    transform = upload_of(defenses, selective_upload(federation.upload_criterion))
+    aggregator = aggregator_of(defenses, AGGREGATORS[federation.aggregation]())
     attack = _insider(program, classifier, image_shape) if program.attack.kind != "none" else None
     round_fn = make_round(
         classifier,
@@ -323,7 +331,7 @@ def _functions(image_shape: tuple[int, int, int], fake_class: int, program: RunC
         aggregator=aggregator,
         local_epochs=federation.local_epochs,
         batch_size=federation.batch_size,
-        local_training=dp_sgd if defense == "dp_sgd" else local_sgd,
+        local_training=local_training_of(defenses, local_sgd),
         attack=attack,
         adversary=program.attack.adversary if attack else None,
         participant_mapping=program.performance.participant_mapping,

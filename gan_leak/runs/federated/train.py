@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from gan_leak.collaboration import RoundInfo
 from gan_leak.collaboration.sharding import device_mesh
 from gan_leak.config import RunConfig, validate
+from gan_leak.defenses import claim_of
 from gan_leak.evaluation.leakage import References, measure_leakage
 from gan_leak.machine import usable_cores, use_cpu_devices
 from gan_leak.runs.federated import resumption
@@ -37,6 +38,7 @@ from gan_leak.runs.federated.privacy import (
     plan_privacy,
     privacy_fields,
     privacy_meter,
+    promise_of,
 )
 from gan_leak.runs.federated.result import RunResult
 from gan_leak.runs.federated.setup import AttackData, Experiment, build_experiment, class_number, prepare_data
@@ -292,7 +294,7 @@ def _train_rounds(
 
 
 def _meter(prepared: PreparedRun, keys: RunKeys, done: int) -> PrivacyMeter | None:
-    if prepared.privacy is None or prepared.directory is None:
+    if prepared.privacy is None or prepared.directory is None or promise_of(prepared.privacy) is None:
         return None
     taken = participations(prepared.config, keys.cohorts, len(prepared.privacy.sizes), done)
     return privacy_meter(prepared.privacy, taken)
@@ -336,7 +338,7 @@ def _divergence(round: int, config: RunConfig) -> str:
         f"Training diverged in round {round}: a loss or an update is not finite. Likely cause: too high a learning "
         f"rate (learning_rate={config.federation.learning_rate}, "
         f"generator_learning_rate={config.attack.generator_learning_rate}); results up to the round before are kept."
-    ) + ("" if config.defense.kind == "none" else " No promise of privacy covers what that round has shown.")
+    ) + ("" if claim_of(config.defense.kind) is None else " No promise of privacy covers what that round has shown.")
 
 
 def evaluate_round(

@@ -17,23 +17,16 @@ from gan_leak.attacks.gradient.observation import gradient_of, update_of
 from gan_leak.attacks.gradient.registry import GRADIENT_ATTACKS
 from gan_leak.attacks.procedure import Procedure
 from gan_leak.data import Dataset, to_float
-from gan_leak.defenses import gradient_defenses
+from gan_leak.defenses import protect
 from gan_leak.models import mnist_classifier
 from gan_leak.models.gradient_networks import dlg_lenet, grnn_lenet, grnn_resnet18, with_uniform_init
 from gan_leak.runs.storage.resumable import Lanes, SavedProgress, lane_keys, run_in_parts
-from gan_leak.types import Array, GradientView, Model, PyTree, Upload, UploadTransform
+from gan_leak.types import Array, GradientView, Model, PyTree, UploadTransform
 
 NETWORKS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18", "mnist_classifier")
 INITIALISATIONS = ("wide", "torch")
 # How the batches of several local steps are matched: in the order of the images, in the client's, or in none.
 MATCHINGS = ("ordered", "known_order", "epoch_mean")
-DEFENSES: dict[str, Callable[[Any], UploadTransform]] = {
-    "gaussian": gradient_defenses.add_gaussian,
-    "laplace": gradient_defenses.add_laplace,
-    "clipping": gradient_defenses.clip_norm,
-    "pruning": gradient_defenses.prune_smallest,
-    "quantisation": lambda bits: gradient_defenses.quantise(int(bits)),
-}
 _MOST_GALLERY_IMAGES = 2000
 _TESTED_AT_A_TIME = 2000
 
@@ -119,14 +112,6 @@ def victims_from(dataset: Dataset, *, batch_size: int, images: int, channels: in
     )
 
 
-def defended(transform: UploadTransform, key: Array, gradient: PyTree) -> PyTree:
-    """A gradient as it leaves through an upload transform."""
-    flat, unravel = trees.ravel(gradient)
-    everything = Upload(flat, jnp.ones(flat.shape, bool))
-    upload, _, _ = transform.apply(key, everything, transform.init(gradient), params=gradient, hyperparameters=None)
-    return unravel(upload.values)
-
-
 def observe(
     key: Array, model: Model, images: Array, labels: Array, observation: Observation, transform: UploadTransform | None
 ) -> GradientView:
@@ -134,7 +119,7 @@ def observe(
     key_model, key_defense = jax.random.split(key)
     params = model.init(key_model)
     seen = update_by(model, observation)(params, images, labels)
-    return GradientView(params, seen if transform is None else defended(transform, key_defense, seen))
+    return GradientView(params, seen if transform is None else protect(key_defense, transform, seen))
 
 
 def observe_all(
@@ -262,7 +247,7 @@ def utility(
             key_batch, key_defense = jax.random.split(key)
             chosen = jax.random.randint(key_batch, (32,), 0, len(labels))
             gradient = gradient_of(model, params, prepared(images[chosen]), jax.nn.one_hot(labels[chosen], num_classes))
-            sent = gradient if transform is None else defended(transform, key_defense, gradient)
+            sent = gradient if transform is None else protect(key_defense, transform, gradient)
             updates, state = optimizer.update(sent, state)
             return (optax.apply_updates(params, updates), state), None
 

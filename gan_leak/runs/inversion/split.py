@@ -15,7 +15,7 @@ import optax
 from gan_leak.attacks.optimizers import TrainingData, halving_amsgrad, training
 from gan_leak.attacks.procedure import Procedure
 from gan_leak.data import Dataset, to_float
-from gan_leak.defenses.feature_noise import FeatureDefense
+from gan_leak.defenses import protect
 from gan_leak.evaluation.fidelity import class_means, peak_signal_to_noise, re_identified, uniform_similarity
 from gan_leak.models.layered import (
     LayeredModel,
@@ -26,7 +26,7 @@ from gan_leak.models.layered import (
     whole,
 )
 from gan_leak.runs.storage.resumable import Keys, SavedProgress, read_tree, run_in_parts, write_tree
-from gan_leak.types import Array, Model, PyTree
+from gan_leak.types import Array, Model, PyTree, UploadTransform
 
 NUM_CLASSES = 10
 BATCH_SIZE = 32
@@ -269,9 +269,14 @@ def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:
     )
 
 
-def defended(defense: FeatureDefense, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:
-    """What leaves a client that defends itself: ``(key, inputs) -> features``."""
-    return jax.jit(lambda key, inputs: defense(key, client.apply(params, inputs)))
+def defended(transform: UploadTransform | None, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:
+    """What leaves a client behind a defense, None for none: ``(key, inputs) -> features``."""
+
+    def send(key: Array, inputs: Any) -> Array:
+        features = client.apply(params, inputs)
+        return features if transform is None else protect(key, transform, features)
+
+    return jax.jit(send)
 
 
 def parts_of(victim: Victim, split: str) -> SplitModel:

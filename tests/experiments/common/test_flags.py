@@ -163,6 +163,11 @@ def test_preset_is_short_for_its_flags(presets, preset):
     assert flags.expand_presets(arguments) == ["binary", "--seed=8", "--rounds=2", "--upload_fraction=0.1", "--seed=9"]
 
 
+def test_a_line_of_a_preset_that_ends_with_a_backslash_goes_on_in_the_next(presets):
+    presets(long="--participant_classes=0-4;\\\n  5-9\n--rounds=2\n")
+    assert flags.expand_presets(["--preset=long"]) == ["--participant_classes=0-4;5-9", "--rounds=2"]
+
+
 def test_presets_hold_presets_in_their_places(presets):
     """What follows overrides, inside a preset as on the command line."""
     presets(

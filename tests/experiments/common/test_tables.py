@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.common.tables import (
-    Defense,
+    AppliedDefense,
     Drawn,
     defended_name,
     keep_row,
@@ -95,10 +95,10 @@ def test_a_row_saved_under_the_former_name_of_a_measure_is_read(tmp_path):
 
 
 def test_every_setting_with_several_defences_has_a_chart_of_its_own():
-    defenses = (Defense(), Defense("dropout", 0.5), Defense("dropout", 0.9))
+    defenses = (AppliedDefense(), AppliedDefense("dropout", 0.5), AppliedDefense("dropout", 0.9))
     shallow = [drawn("conv1", defense, model_accuracy=0.9) for defense in defenses]
     deep = [drawn("ReLU2", defense, model_accuracy=0.9) for defense in defenses[:2]]
-    alone = [drawn("pool1", Defense(), model_accuracy=0.9), drawn("fc1", defenses[1])]
+    alone = [drawn("pool1", AppliedDefense(), model_accuracy=0.9), drawn("fc1", defenses[1])]
     captions = [caption for caption in picture_files([*shallow, *deep, *alone]) if "over utility" in caption]
     assert captions == [
         f"{measure} over utility for each defense, {split}; the numbers are strengths."

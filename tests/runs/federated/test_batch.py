@@ -11,7 +11,8 @@ import pytest
 from gan_leak import trees
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, init_federation, make_round, make_rounds, selective_upload
-from gan_leak.defenses import sparse_vector_upload
+from gan_leak.defenses.composition import traced
+from gan_leak.defenses.sparse_vector import DEFENSE
 from gan_leak.performance import PerformanceOptions
 from gan_leak.runs.federated import batch, setup
 from gan_leak.runs.federated.batch import batch_directory, check_batch, make_lanes, run_batch, stack_federations
@@ -148,7 +149,7 @@ def test_a_lane_that_diverges_is_told_apart_and_harms_no_other(config, instrumen
 
 @functools.cache
 def small_experiment(transform_name, fakes_per_round):
-    transform = {"selective": selective_upload("largest"), "sparse vector": sparse_vector_upload()}[transform_name]
+    transform = {"selective": selective_upload("largest"), "sparse vector": traced(DEFENSE)}[transform_name]
     classifier = linear_classifier()
     attack = gan_attack(
         classifier,
@@ -169,15 +170,14 @@ NUMBERS = RoundHyperParameters(
     1.0,
     1e-4,
     0.3,
-    sensitivity=0.01,
-    epsilon_per_release=10.0,
+    defense={"sensitivity": 0.01, "epsilon_per_release": 10.0},
     attack=GanAttackHyperParameters(1, 4, 0.5),
 )
 LANES = [
     NUMBERS,
     NUMBERS._replace(learning_rate=0.02),
     NUMBERS._replace(upload_fraction=0.1, download_fraction=0.3),
-    NUMBERS._replace(epsilon_per_release=0.1, sensitivity=0.1),
+    NUMBERS._replace(defense={"sensitivity": 0.1, "epsilon_per_release": 0.1}),
     NUMBERS._replace(attack=GanAttackHyperParameters(2, FAKE_CLASS, 0.1)),
     NUMBERS,
 ]

@@ -41,7 +41,7 @@ def each_epsilon(config, sizes, rounds):
     found = []
     for size, count in zip(sizes, rounds, strict=True):
         probability, steps = dp_sgd_schedule(size, config.federation.batch_size, config.federation.local_epochs)
-        noise, delta = config.defense.noise_multiplier, config.defense.delta
+        noise, delta = config.defense.numbers.noise_multiplier, config.defense.delta
         found.append(dp_sgd_epsilon(noise, probability, steps * count, delta).epsilon)
     return found
 
@@ -95,6 +95,28 @@ def test_without_a_defense_there_is_no_promise():
     assert privacy_summary({}) == {}
 
 
+def test_defenses_that_promise_nothing_say_so_and_take_nothing_from_one_that_does():
+    """Pruning after DP-SGD is post-processing; clipping and noise alone are no promise of a number."""
+    fields = privacy_fields(plan(replace(DP_SGD, defense="dp_sgd+pruning"), (40, 10)))
+    assert fields == {**privacy_fields(plan(DP_SGD, (40, 10))), "without_promise": "pruning"}
+    assert privacy_summary(fields)["no promise by"] == "pruning, measured against attacks only"
+    heuristic = plan(make_config(defense="clipping+gaussian"), (40, 10))
+    assert promise_of(heuristic) is None
+    assert privacy_fields(heuristic) == {"without_promise": "clipping, gaussian"}
+    assert privacy_summary(privacy_fields(heuristic)) == {
+        "no promise by": "clipping, gaussian, measured against attacks only"
+    }
+
+
+def test_a_promise_says_on_what_it_rests():
+    """Sensitivity, who adds the noise, against whom, and how rounds add up."""
+    lines = privacy_summary(privacy_fields(plan(DP_SGD, (40, 10))))
+    assert "clipping_norm" in lines["bound"]
+    assert lines["noise added by"].startswith("each participant")
+    assert lines["protects against"] == "everybody who sees the uploads"
+    assert lines["total over the run"].startswith("composition")
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.001])
 def test_without_noise_epsilon_is_none_in_json_and_infinite_in_words(noise):
     fields = privacy_fields(plan(replace(DP_SGD, noise_multiplier=noise), (40, 10)))
@@ -138,7 +160,7 @@ def test_a_target_is_met_and_hardly_missed(target):
     settled = settle(plan(config, (40, 10, 61, 200)))
     assert settled.config.defense.target_epsilon == 0.0
     assert settled.target_epsilon == target
-    noise = settled.config.defense.noise_multiplier
+    noise = settled.config.defense.numbers.noise_multiplier
     assert promise_of(settled).loss.epsilon <= target
     less = replace(settled.config, noise_multiplier=0.995 * noise)
     assert promise_of(settled._replace(config=less)).loss.epsilon > target
@@ -150,7 +172,7 @@ def test_a_target_is_met_and_hardly_missed(target):
 def test_a_target_is_met_by_the_sparse_vector_too(target):
     """C releases a round, each with the same budget."""
     settled = settle(plan(replace(SPARSE, target_epsilon=target), (40, 10)))
-    budget = np.float32(settled.config.defense.epsilon_per_release)
+    budget = np.float32(settled.config.defense.numbers.epsilon_per_release)
     assert target * 0.998 < sparse_vector_epsilon(float(budget), 0.1, 1000, 3).epsilon <= target
 
 
@@ -204,7 +226,9 @@ def records_of(workdir):
 
 def expected_epsilon(config, rounds, size=40):
     probability, steps = dp_sgd_schedule(size, config.federation.batch_size, config.federation.local_epochs)
-    return dp_sgd_epsilon(config.defense.noise_multiplier, probability, steps * rounds, config.defense.delta).epsilon
+    return dp_sgd_epsilon(
+        config.defense.numbers.noise_multiplier, probability, steps * rounds, config.defense.delta
+    ).epsilon
 
 
 def test_a_run_reports_its_promise_everywhere(config, tmp_path, capsys):
@@ -238,6 +262,18 @@ def test_an_undefended_run_promises_nothing(quiet, tmp_path):
     assert "privacy" not in json.loads((tmp_path / "run" / "config.json").read_text())
     assert "privacy" not in records_of(tmp_path / "run")[0]
     assert "What the defense promises" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_run_behind_defenses_without_a_promise_reports_that(quiet, tmp_path, capsys):
+    """Each by its own strength; no epsilon is spent, and the norm of what was trained is not that of what is sent."""
+    changes = {"defense": "clipping,gaussian", "update_clipping_norm": 0.1, "gaussian_deviation": 1e-4, "rounds": 1}
+    assert run(replace(quiet, **changes), tmp_path / "run") == 0
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["privacy"] == {"without_promise": "clipping, gaussian"}
+    assert stored["config"]["defense"] == "clipping,gaussian"
+    assert "privacy" not in records_of(tmp_path / "run")[0]
+    for shown in (capsys.readouterr().err, (tmp_path / "run" / "report.html").read_text()):
+        assert "clipping, gaussian, measured against attacks only" in shown
 
 
 @pytest.mark.parametrize("cohorts", [False, True])

@@ -10,7 +10,7 @@ from gan_leak.attacks.gradient.inverting_gradients import inverting_gradients
 from gan_leak.attacks.gradient.observation import gradient_of
 from gan_leak.attacks.procedure import run_procedure
 from gan_leak.data import Dataset
-from gan_leak.defenses.gradient_defenses import add_gaussian
+from gan_leak.defenses import gaussian_noise
 from gan_leak.runs.inversion import gradient as inversion
 from gan_leak.runs.inversion.gradient import (
     Observation,
@@ -177,7 +177,7 @@ def test_of_several_starts_the_nearest_gradient_counts(tmp_path):
 def test_what_is_sent_goes_through_the_defence():
     images, labels = jnp.ones((2, *IMAGE_SHAPE)), jax.nn.one_hot(jnp.array([0, 1]), CLASSES)
     plain = observe(jax.random.key(0), MODEL, images, labels, Observation(1, 0.1, 0), None)
-    noisy = observe(jax.random.key(0), MODEL, images, labels, Observation(1, 0.1, 0), add_gaussian(0.5))
+    noisy = observe(jax.random.key(0), MODEL, images, labels, Observation(1, 0.1, 0), gaussian_noise(0.5))
     assert largest_difference(plain.params, noisy.params) == 0
     difference = np.concatenate(
         [np.ravel(a - b) for a, b in zip(jax.tree.leaves(plain.gradient), jax.tree.leaves(noisy.gradient), strict=True)]
@@ -233,7 +233,7 @@ def test_accuracy_behind_a_defence():
     data = Dataset("dots", images, labels, images, labels, tuple(map(str, range(CLASSES))), "-")
     learnt, hidden = (
         utility(jax.random.key(0), MODEL, transform, data, channels=1, steps=4000)
-        for transform in (None, add_gaussian(100.0))
+        for transform in (None, gaussian_noise(100.0))
     )
     assert learnt > 0.9
     assert hidden < 0.7

@@ -1,0 +1,165 @@
+"""Run directories as sources of a results page: of which kind they are, and where their numbers come from."""
+
+from __future__ import annotations
+
+import pathlib
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments.common.flags import define_flags
+from experiments.common.result_tables import (
+    Group,
+    Table,
+    read_benchmark,
+    read_inversions,
+    read_measurability,
+    read_reproduction,
+    read_results,
+    read_runs,
+    read_sweep,
+)
+from gan_leak.runs.storage.directory import METRICS_NAME, read_config_file
+
+
+class Origin(NamedTuple):
+    """Where the numbers of a page come from, as a page tells it."""
+
+    commands: list[str]
+    versions: dict[str, str]
+    machine: str
+    date: str
+    seeds: list[int]
+
+
+class Kind(NamedTuple):
+    """A kind of run directory: the binary that writes it, its result file, and how its tables are read."""
+
+    binary: str
+    result_name: str
+    read: Callable[[Sequence[Group]], list[Table]]
+
+
+def parse_groups(text: str) -> list[Group]:
+    """Read 'label=directory,directory;label=directory'; a label may be left out.
+
+    Raises ValueError in one line for a directory that is not there.
+    """
+    groups = []
+    for part in text.split(";"):
+        label, equals, names = part.rpartition("=")
+        directories = tuple(pathlib.Path(name.strip()).expanduser() for name in names.split(","))
+        for directory in directories:
+            if not directory.is_dir():
+                raise ValueError(f"sources={directory}: expected the directory of a run")
+        groups.append(Group(label.strip() if equals else "", directories))
+    return groups
+
+
+def kind_of(groups: Sequence[Group]) -> Kind:
+    """The kind that all of the directories are of; raises ValueError in one line if there is none."""
+    kinds = {directory: _kind_of_directory(directory) for group in groups for directory in group.directories}
+    (first, kind), *others = kinds.items()
+    for directory, other in others:
+        if other is not kind:
+            raise ValueError(f"sources={directory}: written by {other.binary}, expected {kind.binary} as {first}")
+    return kind
+
+
+def read_tables(kind: Kind, groups: Sequence[Group]) -> list[Table]:
+    """The tables of a page with the numbers of these directories; raises ValueError in one line for damaged files."""
+    try:
+        return kind.read(groups)
+    except (KeyError, TypeError, IndexError) as error:
+        form = f"{type(error).__name__}: {error}"
+        raise ValueError(f"sources: expected files of {kind.binary} in the form of this version ({form})") from None
+
+
+def origin_of(kind: Kind, groups: Sequence[Group], config_class: type) -> Origin:
+    """Commands, versions, machine, date and seeds of the runs in these directories."""
+    commands: dict[str, None] = {}
+    environments, dates, seeds = [], [], set()
+    for directory in (directory for group in groups for directory in group.directories):
+        environment = read_config_file(directory)
+        config = environment.pop("config")
+        if kind.binary == "reproduce":
+            commands |= dict.fromkeys(_without_workdir(read_results(directory / kind.result_name)["command"]))
+        else:
+            # A page tells the seeds beside its commands.
+            unseeded = {name: value for name, value in config.items() if name != "seed"}
+            commands[command_line(kind.binary, config_class, unseeded)] = None
+        environments.append(environment)
+        dates.append(time.strftime("%Y-%m-%d", time.gmtime((directory / kind.result_name).stat().st_mtime)))
+        first = config.get("seed", 0)
+        seeds |= set(range(first, first + config.get("num_seeds", 1)))
+    return Origin(
+        commands=list(commands),
+        versions={name: version for name, version in environments[-1]["versions"].items() if version},
+        machine="; ".join(dict.fromkeys(map(_machine, environments))),
+        date=max(dates),
+        seeds=sorted(seeds),
+    )
+
+
+def command_line(binary: str, config_class: type, recorded: Mapping[str, Any]) -> str:
+    """The command that runs a recorded configuration: the flags in which it departs from the defaults."""
+    values = flags.FlagValues()
+    define_flags(config_class, values)
+    flat = dict(recorded)
+    flat |= {f"performance.{name}": value for name, value in flat.pop("performance", {}).items()}
+    parts = [
+        f"--{name}={value}"
+        for name, value in flat.items()
+        if name not in values or str(values[name].value) != str(value)
+    ]
+    return shlex.join(["python", "-m", f"experiments.{binary}", *parts])
+
+
+def _without_workdir(commands: str) -> list[str]:
+    """The commands of a reproduction, which ';' separates, without the directory that they worked on."""
+    lines = [[part for part in shlex.split(line) if not _names_workdir(part)] for line in commands.split(";")]
+    return [shlex.join(line) for line in lines]
+
+
+def _names_workdir(argument: str) -> bool:
+    return argument.lstrip("-").split("=")[0] in ("workdir", "resume")
+
+
+def _kind_of_directory(directory: pathlib.Path) -> Kind:
+    for kind in KINDS:
+        path = directory / kind.result_name
+        if path.is_file() and (path.suffix != ".json" or kind.binary == _writer(path)):
+            return kind
+    names = ", ".join(dict.fromkeys(kind.result_name for kind in KINDS))
+    raise ValueError(f"sources={directory}: expected a finished run with one of {names}")
+
+
+def _writer(path: pathlib.Path) -> str:
+    """The binary that wrote a JSON file of results."""
+    results = read_results(path)
+    if isinstance(results, list):
+        return "split_inference" if "splits" in read_config_file(path.parent)["config"] else "gradient_inversion"
+    if "format" in results:
+        return "reproduce"
+    return "benchmark" if "gemm_flops" in results else "measurability"
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    if environment["backend"] == "cpu":
+        return f"{environment['cpu_count']} CPU cores"
+    return f"{environment['device_count']} x {environment['device_kind']}"
+
+
+# Each result file, and where several binaries write one of the same name, which of them did.
+KINDS = (
+    Kind("gan_attack", METRICS_NAME, read_runs),
+    Kind("sweep", "results.jsonl", read_sweep),
+    Kind("benchmark", "benchmark.json", read_benchmark),
+    Kind("reproduce", "results.json", read_reproduction),
+    Kind("measurability", "results.json", read_measurability),
+    Kind("gradient_inversion", "results.json", read_inversions),
+    Kind("split_inference", "results.json", read_inversions),
+)

@@ -1,0 +1,144 @@
+"""The pages of experiments/results and the tables of the documents, made of the result files that runs wrote.
+
+python -m experiments.results --name=he_mnist --sources=runs/he_mnist
+python -m experiments.results --name=default_run --sources="active=runs/a0,runs/a1;passive=runs/p0,runs/p1"
+python -m experiments.results --check
+"""
+
+from __future__ import annotations
+
+from gan_leak.runs.hosts.interruption import leave_on_signals
+
+if __name__ == "__main__":
+    # Before the other imports, which take seconds.
+    leave_on_signals()
+
+import dataclasses
+import pathlib
+import sys
+from typing import Any
+
+from experiments import (
+    benchmark,
+    gan_attack,
+    gradient_inversion,
+    measurability,
+    reproduce,
+    split_inference,
+    sweep,
+)
+from experiments.common.flags import run_tool
+from experiments.common.result_files import kind_of, origin_of, parse_groups, read_tables
+from experiments.common.result_pages import (
+    check_name,
+    check_page,
+    embedded_tables,
+    index_markdown,
+    page_bytes,
+    page_markdown,
+    read_page,
+)
+from gan_leak.runs.hosts.workers import tell
+from gan_leak.runs.storage.directory import write_atomic
+from gan_leak.settings import option
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = pathlib.Path("experiments/results")
+# Where a table of a page may be embedded.
+DOCUMENTS = ("README.md", "BUILD_NOTES.md", "experiments/guides/*.md")
+# The configuration of each binary that has flags for it.
+CONFIG_CLASSES: dict[str, Any] = {
+    "benchmark": benchmark.BenchmarkConfig,
+    "gan_attack": gan_attack.AttackFlags,
+    "gradient_inversion": gradient_inversion.GradientConfig,
+    "measurability": measurability.MeasurabilityConfig,
+    "reproduce": reproduce.ReproduceConfig,
+    "split_inference": split_inference.SplitConfig,
+    "sweep": sweep.SweepConfig,
+}
+DIFFERENT_STATUS = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultsConfig:
+    """Which page gets new numbers, and from where; without a name all pages are written anew from their JSON."""
+
+    name: str = option("", "The page that gets new numbers: experiments/results/<name>.json and .md.")
+    sources: str = option(
+        "",
+        "Run directories of one binary, with commas between; ';' between groups, each of which may begin with "
+        "'label='. Runs of the main job in one group are seeds of one setting.",
+    )
+    title: str = option("", "Title of a page; that of the present page if left out.")
+    check: bool = option(False, "Write nothing; exit with status 1 if a page or a table is not what its JSON gives.")
+
+
+def run(config: ResultsConfig, root: pathlib.Path = ROOT) -> int:
+    """Write or check all pages and return the exit status; raise ValueError in one line for bad input."""
+    if not (root / PAGES).is_dir():
+        raise ValueError(f"{root / PAGES}: expected the folder of a checkout")
+    if bool(config.name) != bool(config.sources):
+        raise ValueError(f"sources={config.sources}: expected together with --name, and --name with it")
+    if config.check and config.name:
+        raise ValueError(f"check=True: expected without --name={config.name}")
+    pages = {path.stem: read_page(path) for path in sorted((root / PAGES).glob("*.json"))}
+    if config.name:
+        pages[check_name(config.name)] = new_page(config, pages.get(config.name))
+    files = files_of(root, dict(sorted(pages.items())))
+    changed = [path for path, data in files.items() if not path.is_file() or path.read_bytes() != data]
+    for path in changed:
+        if config.check:
+            print(
+                f"{path.relative_to(root)}: not what its JSON gives; run python -m experiments.results", file=sys.stderr
+            )
+        else:
+            write_atomic(path, files[path])
+            tell(f"written: {path}")
+    return DIFFERENT_STATUS if config.check and changed else 0
+
+
+def new_page(config: ResultsConfig, present: dict[str, Any] | None) -> dict[str, Any]:
+    """The page with the numbers of the sources; words and columns are those of the present page, where there is one."""
+    groups = parse_groups(config.sources)
+    kind = kind_of(groups)
+    tables = read_tables(kind, groups)
+    origin = origin_of(kind, groups, CONFIG_CLASSES[kind.binary])
+    versions = dict(origin.versions)
+    for table, old in zip(tables, present["tables"] if present else (), strict=False):
+        shown = {column[key] for column in old["columns"] for key in ("measure", "baseline") if key in column}
+        # A page that was laid out by hand may show what result files do not hold.
+        if all(shown <= row.keys() for row in table["rows"]):
+            table |= {name: old[name] for name in ("title", "caption", "columns")}
+        table["notes"] = table["notes"] or old["notes"]
+    page = {
+        "title": config.title or (present["title"] if present else config.name),
+        "text": present["text"] if present else [],
+        "commands": origin.commands,
+        "version": versions.pop("gan_leak"),
+        "versions": versions,
+        "machine": origin.machine,
+        "date": origin.date,
+        "seeds": origin.seeds,
+        "transcribed": "",
+        "tables": tables,
+    }
+    check_page(page, f"name={config.name}")
+    return page
+
+
+def files_of(root: pathlib.Path, pages: dict[str, dict[str, Any]]) -> dict[pathlib.Path, bytes]:
+    """What the files of all pages hold, and the documents with their tables, by path."""
+    folder = root / PAGES
+    files = {folder / f"{name}.json": page_bytes(page) for name, page in pages.items()}
+    files |= {folder / f"{name}.md": page_markdown(name, page).encode() for name, page in pages.items()}
+    files[folder / "index.md"] = index_markdown(pages).encode()
+    for path in (path for pattern in DOCUMENTS for path in sorted(root.glob(pattern))):
+        text = path.read_text(encoding="utf-8")
+        for table in embedded_tables(text, pages):
+            text = text.replace(table.found, table.expected)
+        files[path] = text.encode()
+    return files
+
+
+if __name__ == "__main__":
+    run_tool(run, ResultsConfig)
