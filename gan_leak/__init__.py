@@ -5,53 +5,120 @@ The public names load what they need when they are first used, so that importing
 
 from __future__ import annotations
 
+import functools
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
-_PUBLIC = {
-    "GanAttackHyperParameters": "gan_leak.attacks",
-    "GradientEvidence": "gan_leak.attacks",
-    "GradientView": "gan_leak.types",
-    "InversionTarget": "gan_leak.attacks",
-    "ModelView": "gan_leak.types",
-    "Procedure": "gan_leak.attacks",
-    "RoundHyperParameters": "gan_leak.collaboration",
-    "RunConfig": "gan_leak.config",
-    "SplitView": "gan_leak.types",
-    "build_references": "gan_leak.evaluation.leakage",
-    "classifier_for": "gan_leak.models",
-    "dcgan_generator": "gan_leak.models",
-    "deep_leakage": "gan_leak.attacks",
-    "gan_attack": "gan_leak.attacks",
-    "grnn": "gan_leak.attacks",
-    "init_federation": "gan_leak.collaboration",
-    "inverse_network": "gan_leak.attacks",
-    "inverting_gradients": "gan_leak.attacks",
-    "load": "gan_leak.data",
-    "load_or_train_judge": "gan_leak.evaluation.judge",
-    "make_config": "gan_leak.config",
-    "make_round": "gan_leak.collaboration",
-    "make_rounds": "gan_leak.collaboration",
-    "measure_leakage": "gan_leak.evaluation.leakage",
-    "mlp_classifier": "gan_leak.models",
-    "model_inversion": "gan_leak.attacks",
-    "partition": "gan_leak.data",
-    "regularized_likelihood": "gan_leak.attacks",
-    "run_procedure": "gan_leak.attacks",
-    "selective_upload": "gan_leak.collaboration",
-    "shadow_model": "gan_leak.attacks",
-}
+# All public names, a line each. Type checkers and editors follow these imports. Python does not: ``_modules`` reads
+# them, and ``__getattr__`` makes each when its name is first used.
+if TYPE_CHECKING:
+    from gan_leak.attacks import GanAttackHyperParameters as GanAttackHyperParameters
+    from gan_leak.attacks import GradientEvidence as GradientEvidence
+    from gan_leak.attacks import GradientInversion as GradientInversion
+    from gan_leak.attacks import InversionTarget as InversionTarget
+    from gan_leak.attacks import ModelInversion as ModelInversion
+    from gan_leak.attacks import Procedure as Procedure
+    from gan_leak.attacks import deep_leakage as deep_leakage
+    from gan_leak.attacks import gan_attack as gan_attack
+    from gan_leak.attacks import grnn as grnn
+    from gan_leak.attacks import inverse_network as inverse_network
+    from gan_leak.attacks import inverting_gradients as inverting_gradients
+    from gan_leak.attacks import model_inversion as model_inversion
+    from gan_leak.attacks import regularized_likelihood as regularized_likelihood
+    from gan_leak.attacks import run_procedure as run_procedure
+    from gan_leak.attacks import shadow_model as shadow_model
+    from gan_leak.attacks.gradient.observation import gradient_of as gradient_of
+    from gan_leak.attacks.gradient.observation import update_of as update_of
+    from gan_leak.attacks.optimizers import TrainingData as TrainingData
+    from gan_leak.collaboration import RoundHyperParameters as RoundHyperParameters
+    from gan_leak.collaboration import RoundInfo as RoundInfo
+    from gan_leak.collaboration import init_federation as init_federation
+    from gan_leak.collaboration import make_round as make_round
+    from gan_leak.collaboration import make_rounds as make_rounds
+    from gan_leak.collaboration import selective_upload as selective_upload
+    from gan_leak.config import RunConfig as RunConfig
+    from gan_leak.config import make_config as make_config
+    from gan_leak.data import Dataset as Dataset
+    from gan_leak.data import gather as gather
+    from gan_leak.data import load as load
+    from gan_leak.data import parse_participant_classes as parse_participant_classes
+    from gan_leak.data import partition as partition
+    from gan_leak.data import split_off_judge_pool as split_off_judge_pool
+    from gan_leak.data import to_float as to_float
+    from gan_leak.data import to_uint8 as to_uint8
+    from gan_leak.defenses import Claim as Claim
+    from gan_leak.defenses import Defense as Defense
+    from gan_leak.defenses import dp_sgd_epsilon as dp_sgd_epsilon
+    from gan_leak.defenses import sparse_vector_epsilon as sparse_vector_epsilon
+    from gan_leak.defenses import sparse_vector_upload as sparse_vector_upload
+    from gan_leak.defenses.dp_sgd import dp_sgd as dp_sgd
+    from gan_leak.evaluation.judge import Judge as Judge
+    from gan_leak.evaluation.judge import JudgeTraining as JudgeTraining
+    from gan_leak.evaluation.judge import load_or_train_judge as load_or_train_judge
+    from gan_leak.evaluation.leakage import Leakage as Leakage
+    from gan_leak.evaluation.leakage import References as References
+    from gan_leak.evaluation.leakage import build_references as build_references
+    from gan_leak.evaluation.leakage import measure_leakage as measure_leakage
+    from gan_leak.models import as_model as as_model
+    from gan_leak.models import classifier_for as classifier_for
+    from gan_leak.models import dcgan_generator as dcgan_generator
+    from gan_leak.models import evaluation_arguments as evaluation_arguments
+    from gan_leak.models import mlp_classifier as mlp_classifier
+    from gan_leak.types import Aggregator as Aggregator
+    from gan_leak.types import AggregatorApply as AggregatorApply
+    from gan_leak.types import Contribution as Contribution
+    from gan_leak.types import FederationData as FederationData
+    from gan_leak.types import FederationState as FederationState
+    from gan_leak.types import FlatServer as FlatServer
+    from gan_leak.types import GradientView as GradientView
+    from gan_leak.types import InsiderView as InsiderView
+    from gan_leak.types import LocalData as LocalData
+    from gan_leak.types import LocalTraining as LocalTraining
+    from gan_leak.types import Model as Model
+    from gan_leak.types import ModelView as ModelView
+    from gan_leak.types import ParticipantState as ParticipantState
+    from gan_leak.types import Received as Received
+    from gan_leak.types import RoundAttack as RoundAttack
+    from gan_leak.types import Sent as Sent
+    from gan_leak.types import ServerAttack as ServerAttack
+    from gan_leak.types import ServerState as ServerState
+    from gan_leak.types import ServerView as ServerView
+    from gan_leak.types import SplitView as SplitView
+    from gan_leak.types import TransformInfo as TransformInfo
+    from gan_leak.types import Upload as Upload
+    from gan_leak.types import UploadTransform as UploadTransform
+    from gan_leak.types import UploadTransformApply as UploadTransformApply
 
-__all__ = ["__version__", *_PUBLIC]
+
+@functools.cache
+def _modules() -> dict[str, str]:
+    """The module of every public name, from the imports above."""
+    # Here, since most programs import the package for its modules alone.
+    import ast
+    import pathlib
+
+    nodes = ast.walk(ast.parse(pathlib.Path(__file__).read_text(encoding="utf-8")))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {
+        alias.name: str(node.module)
+        for node in imports
+        if str(node.module).startswith(f"{__name__}.")
+        for alias in node.names
+    }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'gan_leak' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+# Hidden from type checkers: to them a name that is not imported above is an error.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name == "__all__":
+            return ["__version__", *_modules()]
+        if name not in _modules():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_modules()[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(["__version__", *_modules()])

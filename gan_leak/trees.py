@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from gan_leak.types import Array, PyTree
@@ -27,7 +27,7 @@ def subtract(left: PyTree, right: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, left, right)
 
 
-def take(tree: PyTree, index: Any) -> PyTree:
+def take(tree: PyTree, index: Array | np.ndarray | slice | tuple[slice, ...] | int) -> PyTree:
     """Entry ``index`` of the leading axis of every leaf; as in NumPy, a slice or an array takes several."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 

@@ -17,7 +17,7 @@ from gan_leak.defenses import sparse_vector_upload
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.performance import PerformanceOptions
 from gan_leak.runs.timing import matmul_flops
-from gan_leak.types import FederationData, InsiderView, Model, Upload
+from gan_leak.types import FederationData, InsiderView, Model, PyTree, Upload
 
 _STEPS = 10
 _LEARNING_RATE = 0.01
@@ -32,7 +32,7 @@ class Case(NamedTuple):
 
     name: str
     unit: str
-    function: Callable
+    function: Callable[..., PyTree]
     arguments: tuple
     flops: int
     units: int = 1
@@ -113,7 +113,7 @@ def generator_step(image_size: int, performance: PerformanceOptions, batch_size:
 
 def _generator_steps(
     image_size: int, performance: PerformanceOptions, batch_size: int, width: int
-) -> tuple[Callable, tuple]:
+) -> tuple[Callable[..., PyTree], tuple]:
     classifier = _classifier(image_size, performance)
     attack = gan_attack(
         classifier,

@@ -27,7 +27,7 @@ _SHORT = (
 
 def start_rows() -> list[dict[str, Any]]:
     """Seconds from the start of the process to the first finished round, without and with compiled programs kept."""
-    with _temporary_directory() as cache:
+    with temporary_directory() as cache:
         return [
             {"case": f"start to first round, {state} cache", "options": "", "unit": "start", "median_seconds": seconds}
             for state in ("empty", "warm")
@@ -37,11 +37,11 @@ def start_rows() -> list[dict[str, Any]]:
 
 def seconds_to_first_round(arguments: Sequence[str]) -> float:
     """Starts the main job and waits until its first round is written; raises RuntimeError if none ever is."""
-    with _temporary_directory() as directory:
+    with temporary_directory() as directory:
         workdir = directory / "run"
         command = [sys.executable, "-m", "experiments.gan_attack", f"--workdir={workdir}", *arguments]
         began = time.perf_counter()
-        with _process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with running(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             while not (workdir / "metrics.jsonl").exists():
                 waited = time.perf_counter() - began
                 if process.poll() is not None or waited > _MOST_SECONDS_TO_FIRST_ROUND:
@@ -73,12 +73,12 @@ def sweep_rows() -> list[dict[str, Any]]:
 
 def _seconds_of(commands: Sequence[tuple[str, Sequence[str]]]) -> float:
     """Seconds of binaries with their arguments, one after the other; raises RuntimeError if one fails."""
-    with _temporary_directory() as directory:
+    with temporary_directory() as directory:
         began = time.perf_counter()
         for number, (binary, arguments) in enumerate(commands):
             command = [sys.executable, "-m", f"experiments.{binary}", f"--workdir={directory}/{number}", *_SHORT]
             command += ["--compilation_cache", f"{directory}/cache", *arguments]
-            with _process(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            with running(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
                 _, errors = process.communicate()
             if process.returncode:
                 raise RuntimeError(f"{' '.join(command)}: {errors.strip()[-300:]}")
@@ -86,7 +86,7 @@ def _seconds_of(commands: Sequence[tuple[str, Sequence[str]]]) -> float:
 
 
 @contextlib.contextmanager
-def _temporary_directory() -> Iterator[pathlib.Path]:
+def temporary_directory() -> Iterator[pathlib.Path]:
     """A directory that is gone afterwards, and after an interruption."""
     directory = pathlib.Path(tempfile.mkdtemp())
 
@@ -100,7 +100,7 @@ def _temporary_directory() -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _process(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
+def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
     """A process that has ended afterwards, and after an interruption."""
 
     def end() -> None:

@@ -20,7 +20,10 @@ from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.models.layered import he_lenet, split_after
 from gan_leak.performance import PerformanceOptions
 from gan_leak.runs.timing import matmul_flops
-from gan_leak.types import GradientView, SplitView
+from gan_leak.types import GradientView, PyTree, SplitView
+
+# A function to be compiled and timed, and its arguments.
+Program = tuple[Callable[..., PyTree], tuple]
 
 _STEPS = 20
 _CLASSES = 10
@@ -36,7 +39,7 @@ def inversion_cases(performance: PerformanceOptions) -> list[Case]:
 
 
 def _white_box(performance: PerformanceOptions, count: int = 10) -> Case:
-    def program(implementation: str) -> tuple[Callable, tuple]:
+    def program(implementation: str) -> Program:
         network = he_lenet(implementation=implementation)
         client = split_after(network, "ReLU2").client
         params = network.init(jax.random.key(0))
@@ -61,7 +64,7 @@ def _white_box(performance: PerformanceOptions, count: int = 10) -> Case:
     )
 
 
-def _floor(program: Callable[[str], tuple[Callable, tuple]]) -> tuple:
+def _floor(program: Callable[[str], Program]) -> tuple:
     function, arguments = program("matmul")
     return function, *arguments
 
@@ -84,7 +87,7 @@ def _gradient_case(
     performance: PerformanceOptions,
     rival: Callable[[], Callable[[], None]],
 ) -> Case:
-    def program(implementation: str) -> tuple[Callable, tuple]:
+    def program(implementation: str) -> Program:
         model, attack = _victim(implementation), attack_of(implementation)
         params = model.init(jax.random.key(0))
         labels = jax.nn.one_hot(jnp.array([3]), _CLASSES)
@@ -119,7 +122,8 @@ def lenet_rival() -> Any:
     return module
 
 
-def _gradient_of_rival(module: Any, images: Any, labels: Any) -> list[Any]:
+def torch_gradient(module: Any, images: Any, labels: Any) -> list[Any]:
+    """The gradient of a PyTorch module, which can be differentiated again; labels [B, K]."""
     import torch
 
     loss = -(labels * torch.log_softmax(module(images), 1)).sum(1).mean()
@@ -130,7 +134,7 @@ def _seen(module: Any) -> list[Any]:
     import torch
 
     labels = torch.nn.functional.one_hot(torch.tensor([3]), _CLASSES).float()
-    return [gradient.detach() for gradient in _gradient_of_rival(module, torch.rand(1, 3, 32, 32), labels)]
+    return [gradient.detach() for gradient in torch_gradient(module, torch.rand(1, 3, 32, 32), labels)]
 
 
 def dlg_rival() -> Callable[[], None]:
@@ -145,7 +149,7 @@ def dlg_rival() -> Callable[[], None]:
 
     def objective() -> Any:
         optimizer.zero_grad()
-        gradients = _gradient_of_rival(module, images, torch.softmax(logits, 1))
+        gradients = torch_gradient(module, images, torch.softmax(logits, 1))
         distance = torch.stack([((a - b) ** 2).sum() for a, b in zip(gradients, seen, strict=True)]).sum()
         distance.backward()
         return distance
@@ -185,7 +189,7 @@ def grnn_rival() -> Callable[[], None]:
         for _ in range(_STEPS):
             optimizer.zero_grad()
             images, labels = images_branch(noise[:, :, None, None]), labels_branch(noise)
-            gradients = torch.cat([gradient.flatten() for gradient in _gradient_of_rival(module, images, labels)])
+            gradients = torch.cat([gradient.flatten() for gradient in torch_gradient(module, images, labels)])
             squared = ((gradients - seen) ** 2).sum()
             variation = (images[:, :, 1:] - images[:, :, :-1]).pow(2).mean()
             variation = variation + (images[..., 1:] - images[..., :-1]).pow(2).mean()

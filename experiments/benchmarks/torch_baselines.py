@@ -25,7 +25,8 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def _classifier(image_size: int, outputs: int) -> Any:
+def torch_classifier(image_size: int, outputs: int) -> Any:
+    """The classifier of ``classifier_for`` as a PyTorch module."""
     from torch import nn
 
     blocks = [(1, 32, 3), (32, 64, 2)] if image_size == 32 else [(1, 32, 3), (32, 64, 2), (64, 128, 2)]
@@ -39,7 +40,8 @@ def _classifier(image_size: int, outputs: int) -> Any:
     return _channels_last(nn.Sequential(*layers))
 
 
-def _generator(image_size: int, width: int) -> Any:
+def torch_generator(image_size: int, width: int) -> Any:
+    """The generator of ``dcgan_generator`` for one channel as a PyTorch module."""
     from torch import nn
 
     features = width * image_size // 8
@@ -78,7 +80,7 @@ def _sgd_step(module: Any, images: Any, labels: Any) -> None:
 
 def local_steps(image_size: int, outputs: int, batch_size: int, steps: int) -> Callable[[], None]:
     """Steps of SGD on one batch."""
-    module = _classifier(image_size, outputs)
+    module = torch_classifier(image_size, outputs)
     images, labels = _data(image_size, outputs, batch_size)
 
     def run() -> None:
@@ -92,7 +94,8 @@ def generator_steps(image_size: int, outputs: int, batch_size: int, width: int, 
     """Steps of the generator against a frozen classifier."""
     import torch
 
-    classifier, generator = _classifier(image_size, outputs).requires_grad_(False), _generator(image_size, width)
+    classifier = torch_classifier(image_size, outputs).requires_grad_(False)
+    generator = torch_generator(image_size, width)
     parameters = list(generator.parameters())
 
     def run() -> None:
@@ -112,8 +115,8 @@ def local_round(
     """One round: participants one after the other, their differences averaged at its end or added after each turn."""
     import torch
 
-    server = list(_classifier(image_size, outputs).parameters())
-    module = copy.deepcopy(_classifier(image_size, outputs))
+    server = list(torch_classifier(image_size, outputs).parameters())
+    module = copy.deepcopy(torch_classifier(image_size, outputs))
     parameters = list(module.parameters())
     data = [_data(image_size, outputs, samples) for _ in range(participants)]
 

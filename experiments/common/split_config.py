@@ -9,7 +9,7 @@ from gan_leak.defenses.contract import FEATURES
 from gan_leak.runs.inversion.split_attacks import SPLIT_ATTACKS
 from gan_leak.settings import SEEDS, at_least, between, check_values, option
 
-# Each has a key of its own, which all are drawn at once.
+# Far more than any training needs; a larger number is a slip.
 _MOST_EPOCHS = 100_000
 
 

@@ -33,6 +33,7 @@ from gan_leak.types import (
     ServerAttack,
     ServerState,
     ServerView,
+    Upload,
     UploadTransform,
 )
 
@@ -73,6 +74,10 @@ class RoundInfo(NamedTuple):
 RoundFunction = Callable[
     [Array, FederationState, FederationData, RoundHyperParameters], tuple[FederationState, RoundInfo]
 ]
+RoundsFunction = Callable[
+    [Array, FederationState, FederationData, RoundHyperParameters, Array | int], tuple[FederationState, RoundInfo]
+]
+_Train = Callable[[Array, ParticipantState, PyTree, LocalData, Any], tuple[ParticipantState, Upload, TurnInfo]]
 
 
 def init_federation(
@@ -105,7 +110,7 @@ def init_federation(
     )
 
 
-def _map_participants(fun: Callable, mapping: str, *arguments: PyTree) -> PyTree:
+def _map_participants(fun: Callable[..., PyTree], mapping: str, *arguments: PyTree) -> PyTree:
     if mapping == "auto":
         mapping = "map" if jax.default_backend() == "cpu" else "vmap"
     if mapping == "vmap":
@@ -209,7 +214,9 @@ def make_round(
     if (attack is None) != (adversary is None):
         raise ValueError(f"adversary={adversary}: an attack and an adversary go together")
 
-    def train(key: Array, state: PyTree, downloaded: PyTree, data: LocalData, hyperparameters: PyTree) -> tuple:
+    def train(
+        key: Array, state: ParticipantState, downloaded: PyTree, data: LocalData, hyperparameters: Any
+    ) -> tuple[ParticipantState, Upload, TurnInfo]:
         return train_and_upload(
             key,
             model,
@@ -230,7 +237,7 @@ def make_round(
 
 
 def _sequential_round(
-    train: Callable,
+    train: _Train,
     schedule: str,
     aggregator: Aggregator,
     insider: Insider | None,
@@ -298,7 +305,7 @@ def _sequential_round(
 
 
 def _synchronous_round(
-    train: Callable,
+    train: _Train,
     aggregator: Aggregator,
     insider: Insider | None,
     server_attack: ServerAttack | None,
@@ -369,7 +376,7 @@ def _synchronous_round(
 
 
 def _insider_turn(
-    train: Callable,
+    train: _Train,
     insider: Insider,
     shared: tuple,
     state: FederationState,
@@ -404,7 +411,7 @@ def _insider_turn(
     return jax.lax.cond(jnp.any(data.participants == adversary), turn, absent, results)
 
 
-def make_rounds(round_fn: RoundFunction, most: int) -> Callable:
+def make_rounds(round_fn: RoundFunction, most: int) -> RoundsFunction:
     """Builds ``rounds(key, state, data, hyperparameters, count)``: ``count`` <= ``most`` rounds in one traced loop.
 
     Returns the state and RoundInfo with a leading axis of length ``most``, filled up to ``count``. Round r always gets
@@ -412,7 +419,11 @@ def make_rounds(round_fn: RoundFunction, most: int) -> Callable:
     """
 
     def rounds(
-        key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters, count: Array
+        key: Array,
+        state: FederationState,
+        data: FederationData,
+        hyperparameters: RoundHyperParameters,
+        count: Array | int,
     ) -> tuple[FederationState, RoundInfo]:
         def body(index: Array, carry: tuple) -> tuple:
             state, infos = carry

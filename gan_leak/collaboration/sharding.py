@@ -6,7 +6,7 @@ Inside a device they are mapped as on a single one; only what the server merges 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from gan_leak import trees
 from gan_leak.types import FederationData, FederationState, PyTree
 
 DEVICE_AXIS = "devices"
+_Function = TypeVar("_Function", bound=Callable[..., PyTree])
 
 
 def device_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -26,7 +27,7 @@ def device_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (DEVICE_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def over_devices(fun: Callable, mesh: Mesh) -> Callable:
+def over_devices(fun: _Function, mesh: Mesh) -> _Function:
     """Runs ``fun(shared, each)`` on every device with its share of ``each``, whose leaves are cut along the first axis.
 
     The function returned raises ValueError if that axis is no multiple of the number of devices.
@@ -46,7 +47,7 @@ def over_devices(fun: Callable, mesh: Mesh) -> Callable:
             raise ValueError(f"entries={entries}: expected a multiple of {mesh.size}, the number of devices")
         return mapped(shared, each)
 
-    return run
+    return cast(_Function, run)
 
 
 def rows_between(array: np.ndarray, start: int, stop: int, *, fill: int = 0) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 
@@ -12,6 +11,9 @@ def to_float(images: np.ndarray) -> np.ndarray:
     """Scale uint8 images of any shape to float32 in [-1, 1] by ``x / 127.5 - 1`` (Hitaj et al. 2017, section 8.1).
 
     Raises ValueError when ``images`` is not uint8, so that nothing is scaled twice.
+
+    >>> to_float(np.array([0, 255], np.uint8))
+    array([-1.,  1.], dtype=float32)
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:
@@ -19,10 +21,13 @@ def to_float(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def to_uint8(images: Any) -> np.ndarray:
+def to_uint8(images: ArrayLike) -> np.ndarray:
     """Scale float images of any shape from [-1, 1] to uint8, rounded and clipped; the inverse of ``to_float``.
 
     Raises ValueError when ``images`` is not floating point or holds NaN, which no grey level stands for.
+
+    >>> to_uint8(np.array([-1.0, 0.2, 1.0]))
+    array([  0, 153, 255], dtype=uint8)
     """
     images = np.asarray(images)
     if not np.issubdtype(images.dtype, np.floating):

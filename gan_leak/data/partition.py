@@ -33,6 +33,9 @@ def parse_participant_classes(text: str, classes: int | Sequence[str]) -> tuple[
 
     Raises ValueError on any other text, an empty one, a class twice in one entry, one that there is not, and a text
     that may mean two classes.
+
+    >>> parse_participant_classes("0-2;3,4;", classes=5)
+    ((0, 1, 2), (3, 4), ())
     """
     if not text.strip():
         raise ValueError(f"participant_classes={text!r}, expected at least one participant, such as '0-4;5-9'")
@@ -60,6 +63,11 @@ def split_off_judge_pool(labels: np.ndarray, judge_samples: int) -> tuple[np.nda
     classes and evenly spaced within each. No randomness: the pool is the same for every seed, so one judge serves all.
 
     Raises ValueError when ``judge_samples`` is negative.
+
+    >>> labels = np.repeat([0, 1], 4)
+    >>> federation_indices, judge_indices = split_off_judge_pool(labels, judge_samples=2)
+    >>> judge_indices
+    array([2, 6])
     """
     if judge_samples < 0:
         raise ValueError(f"judge_samples={judge_samples}, expected at least 0")
@@ -99,6 +107,19 @@ def partition(
 
     Raises ValueError on arguments out of range, when the adversary owns the target class, and when a participant ends
     up with no image, unless it is the adversary or, in 'by_class', lists no class.
+
+    >>> owned = partition(
+    ...     np.array([0, 1, 2, 0, 1, 2]),
+    ...     scheme="by_class",
+    ...     participant_classes=((0, 1), (2,)),
+    ...     samples_per_participant=0,
+    ...     adversary=1,
+    ...     target_class=0,
+    ...     dirichlet_concentration=1.0,
+    ...     rng=np.random.default_rng(0),
+    ... )
+    >>> owned
+    (array([0, 1, 3, 4]), array([2, 5]))
     """
     labels = np.asarray(labels)
     participants = len(participant_classes)
@@ -150,6 +171,14 @@ def gather(
     With ``only``, the images and labels of all other participants are left out: zeros, which take no memory.
 
     Raises ValueError when there is no participant or no image at all, and when the images do not fit into memory.
+
+    >>> images, labels = np.zeros((6, 32, 32, 1), np.uint8), np.array([0, 1, 2, 0, 1, 2])
+    >>> data = gather(images, labels, (np.array([0, 1, 3, 4]), np.array([2, 5])))
+    >>> data.labels
+    array([[0, 1, 0, 1],
+           [2, 2, 0, 0]], dtype=int32)
+    >>> data.sizes
+    array([4, 2], dtype=int32)
     """
     sizes = np.array([len(indices) for indices in indices_per_participant], np.int32)
     if not sizes.size or not sizes.max():

@@ -80,6 +80,12 @@ def load(name: str, *, image_size: int = 32, data_dir: str | None = None) -> Dat
 
     Raises ValueError on an unknown name, a missing extra, unreadable, altered or unsuitable data, and data that do not
     fit into half of the memory.
+
+    >>> mnist = load("mnist")
+    >>> mnist.train_images.shape, mnist.train_images.dtype
+    ((60000, 32, 32, 1), dtype('uint8'))
+    >>> mnist.class_names[3]
+    '3'
     """
     if image_size not in IMAGE_SIZES:
         raise ValueError(f"image_size={image_size}, expected one of {IMAGE_SIZES}")

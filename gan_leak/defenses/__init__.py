@@ -1,4 +1,29 @@
-"""Published defenses, one a file, in one registry; each says what it promises, to whom and at what cost."""
+"""Published defenses, one a file, in one registry; each says what it promises, to whom and at what cost.
+
+A defense of the round takes the place of local training or of the upload transform:
+
+>>> import functools
+>>> import jax
+>>> import jax.numpy as jnp
+>>> from gan_leak import FederationData, RoundHyperParameters, init_federation, make_round, mlp_classifier
+>>> classifier = mlp_classifier(3, image_size=4, hidden=())
+>>> transform = sparse_vector_upload(sensitivity=0.002, epsilon_per_release=0.5)
+>>> training = functools.partial(dp_sgd, clipping_norm=1.0, noise_multiplier=1.0)
+>>> one_round = make_round(classifier, transform, schedule="synchronous", batch_size=2, local_training=training)
+>>> data = FederationData(jnp.zeros((2, 6, 4, 4, 1)), jnp.zeros((2, 6), int), sizes=jnp.array([6, 4]))
+>>> state = init_federation(jax.random.key(0), classifier, transform, participants=2)
+>>> numbers = RoundHyperParameters(0.1, upload_fraction=0.1, upload_bound=0.001)
+>>> state, info = jax.jit(one_round)(jax.random.key(1), state, data, numbers)
+>>> bool(jnp.all(info.turns.uploaded <= 5))
+True
+
+What a run promises:
+
+>>> sparse_vector_epsilon(epsilon_per_release=0.5, upload_fraction=0.1, coordinates=51, uploads=2).epsilon
+5.0
+>>> round(dp_sgd_epsilon(noise_multiplier=1.0, sampling_probability=1.0, steps=1, delta=1e-5).epsilon, 2)
+4.38
+"""
 
 from gan_leak.defenses.accounting import (
     PrivacyLoss,

@@ -20,7 +20,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import flax.linen as nn
 import flax.serialization
@@ -38,6 +38,7 @@ from gan_leak.types import Array, PyTree
 RECIPE_VERSION = 1
 
 _RESOLUTION = 32
+_Images = TypeVar("_Images", np.ndarray, Array)
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -118,7 +119,7 @@ def _convolve(images: Array, kernel: Array, strides: tuple, padding: str, **_: o
     return convolve(images, kernel, implementation="matmul")
 
 
-def _shrink(images: Any) -> Any:
+def _shrink(images: _Images) -> _Images:
     """Images [B, H, W, C], averaged over squares of pixels down to the judge's resolution if they are larger."""
     factor = images.shape[1] // _RESOLUTION
     if factor < 2:
@@ -139,13 +140,24 @@ def _blocks(images: Array, size: int) -> Array:
     return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // size, width // size, -1)
 
 
-def network(num_classes: int, image_shape: tuple[int, ...]) -> tuple[Callable, Callable]:
-    """The judge's network: ``init(key) -> params`` and ``apply(params, images) -> (logits [B, K + 1], features)``."""
+class JudgeNetwork(NamedTuple):
+    """``init(key) -> params`` and ``apply(params, images[B, H, W, C]) -> (logits[B, K + 1], features[B, 128])``."""
+
+    init: Callable[[Array], PyTree]
+    apply: Callable[[PyTree, Array], tuple[Array, Array]]
+
+
+def network(num_classes: int, image_shape: tuple[int, ...]) -> JudgeNetwork:
+    """The judge's network for images of one shape [H, W, C]; the last of its K + 1 outputs is "none of them"."""
     module = _JudgeNetwork(num_classes + 1)
-    return (
-        lambda key: module.init(key, jnp.zeros((1, *image_shape)))["params"],
-        lambda params, images: module.apply({"params": params}, images),
-    )
+
+    def init(key: Array) -> PyTree:
+        return module.init(key, jnp.zeros((1, *image_shape)))["params"]
+
+    def apply(params: PyTree, images: Array) -> tuple[Array, Array]:
+        return cast(tuple[Array, Array], module.apply({"params": params}, images))
+
+    return JudgeNetwork(init, apply)
 
 
 def judge_logits(judge: Judge, images: np.ndarray | Array) -> Array:
@@ -185,7 +197,7 @@ def garbage(key: Array, images: Array) -> Array:
     level = jax.random.uniform(key_level, per_image, minval=-1.0, maxval=1.0)
     noise = level + contrast * jnp.select([which == 0, which == 1], noises[:2], noises[2])
     kind = jax.random.randint(key_kind, per_image, 0, 5)
-    chosen = jnp.select([kind < 2, kind == 2], [noise, level + 0 * noise], _shuffle_blocks(key_blocks, images))
+    chosen = jnp.select([kind < 2, kind == 2], [noise, level + 0 * noise], shuffle_blocks(key_blocks, images))
     return jnp.clip(chosen, -1.0, 1.0)
 
 
@@ -194,7 +206,7 @@ def _noise(key: Array, shape: tuple[int, ...], block: int) -> Array:
     return jax.image.resize(coarse, shape, "linear")
 
 
-def _shuffle_blocks(key: Array, images: Array) -> Array:
+def shuffle_blocks(key: Array, images: Array) -> Array:
     """Images cut into 4 x 4 blocks, the blocks of each image in a random order."""
     batch, height, width, channels = images.shape
     blocks = _blocks(images, height // 4).reshape(batch, 16, -1)
@@ -221,7 +233,7 @@ def _distort(key: Array, images: Array, training: JudgeTraining) -> Array:
     return jax.vmap(distort)(jax.random.split(key, images.shape[0]), images)
 
 
-def _relight(key: Array, images: Array, training: JudgeTraining) -> Array:
+def relight(key: Array, images: Array, training: JudgeTraining) -> Array:
     """Images or their mirror images, under their own brightness, contrast and slope of light."""
     key_gain, key_level, key_slope, key_mirror = jax.random.split(key, 4)
     uniform = functools.partial(jax.random.uniform, minval=-training.lighting, maxval=training.lighting)
@@ -284,7 +296,7 @@ def train_judge(images: np.ndarray, labels: np.ndarray, num_classes: int, traini
         key_distort = keys[2]
         if training.lighting or training.mirror:
             key_distort, key_light = jax.random.split(key_distort)
-            batch = _relight(key_light, batch, training)
+            batch = relight(key_light, batch, training)
         real = _speckle(keys[3], _distort(key_distort, batch, training), training)
         gradients, climb = jax.grad(loss, argnums=(0, 1))(params, none, real, targets)
         none = jnp.clip(none + training.adversarial_step_size * jnp.sign(climb), -1.0, 1.0)
@@ -339,7 +351,7 @@ def load_or_train_judge(
     if cache_directory is None:
         params = train()
     else:
-        path = cache_directory / f"judge-{_cache_key(images, labels, num_classes, training)}.msgpack"
+        path = cache_directory / f"judge-{cache_key(images, labels, num_classes, training)}.msgpack"
         params = _read_cache(path)
         if params is None:
             with _alone(path.with_suffix(".lock"), show):
@@ -352,7 +364,8 @@ def load_or_train_judge(
     return judge._replace(test_accuracy=judge_accuracy(judge, test_images, test_labels))
 
 
-def _cache_key(images: np.ndarray, labels: np.ndarray, num_classes: int, training: JudgeTraining) -> str:
+def cache_key(images: np.ndarray, labels: np.ndarray, num_classes: int, training: JudgeTraining) -> str:
+    """The name of a judge in the cache: 32 hexadecimal digits of a hash of its data and its recipe."""
     images = _shrink_bytes(images)
     options = [f"{name}={value!r}" for name, value in training._asdict().items() if value or name not in _OPTIONS]
     recipe = f"({RECIPE_VERSION}, JudgeTraining({', '.join(options)}), {num_classes}, {images.shape})"

@@ -6,12 +6,38 @@ fail differently: nearness in pixels (which a blank image passes), in edges (whi
 part) and in the judge's features (which a picture optimised against it passes), and contrast, whether a picture is
 nearer to the private class than to other classes at all (which none of them passes). Spread over the class is a
 separate question, answered by diversity and coverage.
+
+Horizontal bars stand for the private class here, and vertical ones for the class that the adversary owns:
+
+>>> import jax
+>>> from gan_leak.evaluation.judge import network
+>>> rng = np.random.default_rng(0)
+>>> def bars(count, *, vertical=False):
+...     images = np.full((count, 32, 32), -1.0, np.float32)
+...     for image in images:
+...         start = rng.integers(4, 24)
+...         (image.T if vertical else image)[start : start + 4] = rng.uniform(0.6, 1.0)
+...     return images[..., None]
+>>> private, own = bars(30), bars(30, vertical=True)
+>>> untrained_judge = Judge(network(2, (32, 32, 1)).init(jax.random.key(0)), num_classes=2, test_accuracy=0.5)
+>>> references = build_references(
+...     untrained_judge,
+...     target_class=0,
+...     private=private,
+...     fresh=bars(30),
+...     held_out={"others": bars(30)},
+...     gallery=np.concatenate([bars(30), bars(30, vertical=True)]),
+...     gallery_labels=np.repeat([0, 1], 30),
+...     prior={"own class": own},
+... )
+>>> measure_leakage(references, private).leakage_score, measure_leakage(references, own).leakage_score
+(1.0, 0.0)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -150,10 +176,12 @@ def build_references(
         raise ValueError("prior: empty, at least one set of images the adversary had before is needed")
     representations = representations or gallery_representations(judge, gallery)
     pixels = representations["pixels"]
-    scaled: Mapping[str, Any] = {"prior": prior, "fresh": fresh}
-    views = {name: calibrated(nearness(represent, private), **scaled) for name, represent in representations.items()}
+    views = {
+        name: calibrated(nearness(represent, private), prior=prior, fresh=fresh)
+        for name, represent in representations.items()
+    }
     opposed = contrast(pixels, private, gallery, gallery_labels, target_class)
-    views["contrast"] = calibrated(opposed, **scaled, least_zero=0.0)
+    views["contrast"] = calibrated(opposed, prior=prior, fresh=fresh, least_zero=0.0)
     all_controls = {**plain_controls(gallery, gallery_labels, target_class), **(controls or {})}
     views, measurability = examine(views, held_out=held_out, controls=all_controls)
     return References(judge, target_class, private, gallery, gallery_labels, views, pixels, fresh, measurability)
@@ -189,11 +217,11 @@ def measure_leakage(references: References, images: np.ndarray) -> Leakage:
         leakage_score=leakage_score(references, by_view),
         leakage_by_representation=by_view,
         judge_accuracy=judge_accuracy(references.judge, images, references.target_class),
-        nearest_neighbour_share=_nearest_neighbour_share(references, images),
+        nearest_neighbour_share=nearest_neighbour_share(references, images),
         l1_to_nearest=float(np.mean(l1)),
         ssim_to_nearest=float(np.mean(structural_similarity(images, references.private[nearest]))),
-        coverage=_coverage(private, pixels),
-        diversity=_diversity(pixels, references.pixels(references.fresh)),
+        coverage=coverage(private, pixels),
+        diversity=diversity(pixels, references.pixels(references.fresh)),
     )
 
 
@@ -204,7 +232,8 @@ def _spread(features: np.ndarray) -> tuple[float, float]:
     return float(distances[apart].mean()), float(np.median(np.where(apart, distances, np.inf).min(axis=1)))
 
 
-def _diversity(features: np.ndarray, fresh: np.ndarray) -> float:
+def diversity(features: np.ndarray, fresh: np.ndarray) -> float:
+    """How different vectors [M, F] are from each other, relative to fresh ones [N, F]; see ``DEFINITIONS``."""
     # Distances to the nearest other shrink with the number of pictures: both sides get the same number.
     count = min(len(features), len(fresh))
     draw = _thin if len(fresh) >= _FEW_FRESH else _draws
@@ -225,13 +254,15 @@ def _thin(features: np.ndarray, count: int) -> list[np.ndarray]:
     return [features[np.argsort(features[:, 0], kind="stable")[chosen]]]
 
 
-def _coverage(private: np.ndarray, features: np.ndarray) -> float:
+def coverage(private: np.ndarray, features: np.ndarray) -> float:
+    """The share of private vectors [N, F] that one of the vectors [M, F] comes close to; see ``DEFINITIONS``."""
     own = np.sort(euclidean_distances(private, private), axis=1)[:, min(NEIGHBOURS, len(private) - 1)]
     nearest = euclidean_distances(private, features).min(axis=1)
     return float(np.mean(nearest <= own))
 
 
-def _nearest_neighbour_share(references: References, images: np.ndarray) -> float:
+def nearest_neighbour_share(references: References, images: np.ndarray) -> float:
+    """The share of images [M, H, W, C] whose neighbors are mostly of the target class; see ``DEFINITIONS``."""
     distances = euclidean_distances(flatten(images), flatten(references.gallery))
     of_target = int(np.sum(references.gallery_labels == references.target_class))
     # An odd number of which the class could be all.

@@ -144,11 +144,11 @@ def principal_components(represent: Representation, gallery: np.ndarray) -> Repr
     """The representation along the principal components of a gallery [M, H, W, C], at most 50."""
     features = represent(gallery)
     mean = features.mean(axis=0)
-    components = _largest_components(features - mean)
+    components = largest_components(features - mean)
     return lambda images: (represent(images) - mean) @ components
 
 
-def _largest_components(centred: np.ndarray) -> np.ndarray:
+def largest_components(centred: np.ndarray) -> np.ndarray:
     """Principal directions [F, D] of centred vectors [M, F], the largest first; the cheaper way for M and F."""
     if len(centred) < centred.shape[1]:
         return np.linalg.svd(centred, full_matrices=False)[2][:PRINCIPAL_COMPONENTS].T

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from gan_leak.models.flax import as_model, evaluation_arguments
 from gan_leak.models.hitaj_classifiers import count_parameters, faces_classifier, mlp_classifier, mnist_classifier
 from gan_leak.models.hitaj_generators import LATENT_SIZE, dcgan_generator, sample_images, sample_latents
 from gan_leak.types import Model
@@ -9,9 +10,11 @@ from gan_leak.types import Model
 __all__ = [
     "IMAGE_SIZES",
     "LATENT_SIZE",
+    "as_model",
     "classifier_for",
     "count_parameters",
     "dcgan_generator",
+    "evaluation_arguments",
     "faces_classifier",
     "mlp_classifier",
     "mnist_classifier",
@@ -24,7 +27,13 @@ IMAGE_SIZES = tuple(_CLASSIFIERS)
 
 
 def classifier_for(image_size: int, num_outputs: int, channels: int, *, implementation: str = "auto") -> Model:
-    """The paper's classifier for 32 (MNIST) or 64 (AT&T) pixels. Raises ValueError for another size."""
+    """The paper's classifier for 32 (MNIST) or 64 (AT&T) pixels. Raises ValueError for another size.
+
+    >>> import jax
+    >>> classifier = classifier_for(32, num_outputs=11, channels=1)
+    >>> count_parameters(jax.eval_shape(classifier.init, jax.random.key(0)))
+    105707
+    """
     if image_size not in _CLASSIFIERS:
         raise ValueError(f"image_size={image_size}: allowed are {' and '.join(map(str, IMAGE_SIZES))}")
     return _CLASSIFIERS[image_size](num_outputs, channels=channels, implementation=implementation)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gan_leak.models.hitaj_classifiers import as_model
+from gan_leak.models.flax import stateless_model
 from gan_leak.models.layered import Layer, layered, whole
 from gan_leak.models.layers import TorchConvolution, TorchDense, halve
 from gan_leak.types import Array, Model, PyTree
@@ -42,7 +42,7 @@ def grnn_lenet(num_classes: int, *, image_size: int = 32, channels: int = 3, imp
 
 def grnn_resnet18(num_classes: int, *, image_size: int = 32, channels: int = 3, implementation: str = "auto") -> Model:
     """GRNN's ResNet-18 for small images: sigmoids in the place of every ReLU, BatchNorm by the batch at hand."""
-    return as_model(_SigmoidResNet(num_classes, implementation), (image_size, image_size, channels))
+    return stateless_model(_SigmoidResNet(num_classes, implementation), (image_size, image_size, channels))
 
 
 def _numbered(steps: list[Layer], image_size: int, channels: int) -> Model:

@@ -6,12 +6,12 @@ And the simpler classifiers that model inversion (Fredrikson et al. 2015) is kno
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gan_leak.models.flax import stateless_model
 from gan_leak.models.layers import PooledConvolution, TorchDense
 from gan_leak.types import Array, Model
 
@@ -55,22 +55,10 @@ class SigmoidClassifier(nn.Module):
         return TorchDense(self.num_outputs, name="output_layer")(features)
 
 
-def as_model(module: nn.Module, example_shape: tuple[int, ...]) -> Model:
-    """Wraps a stateless Linen module as a ``Model``; example_shape is that of one input without the batch axis."""
-
-    def init(key: Array) -> dict:
-        return module.init(key, jnp.zeros((1, *example_shape)))["params"]
-
-    def apply(params: dict, inputs: Array) -> Array:
-        return cast(Array, module.apply({"params": params}, inputs))
-
-    return Model(init, apply)
-
-
 def mnist_classifier(num_outputs: int = 11, *, channels: int = 1, implementation: str = "auto") -> Model:
     """The MNIST classifier (Figure 15): 32x32 images, 105,707 parameters with 11 outputs and one channel."""
     module = PooledConvolutionClassifier(((32, 3), (64, 2)), 200, num_outputs, implementation)
-    return as_model(module, (32, 32, channels))
+    return stateless_model(module, (32, 32, channels))
 
 
 def faces_classifier(
@@ -81,7 +69,7 @@ def faces_classifier(
     The text gives the three blocks; the width of the hidden layer is inferred (BUILD_NOTES.md).
     """
     module = PooledConvolutionClassifier(((32, 3), (64, 2), (128, 2)), hidden, num_outputs, implementation)
-    return as_model(module, (64, 64, channels))
+    return stateless_model(module, (64, 64, channels))
 
 
 def mlp_classifier(num_outputs: int, *, image_size: int, channels: int = 1, hidden: Sequence[int] = (3000,)) -> Model:
@@ -91,12 +79,16 @@ def mlp_classifier(num_outputs: int, *, image_size: int, channels: int = 1, hidd
     The initialisation is Torch7's, as for the other classifiers here; theirs came with their library.
 
     Raises ValueError for sizes below 1.
+
+    >>> classifier = mlp_classifier(11, image_size=32, hidden=())
+    >>> count_parameters(jax.eval_shape(classifier.init, jax.random.key(0)))
+    11275
     """
     sizes = {"num_outputs": num_outputs, "image_size": image_size, "channels": channels}
     for name, size in (*sizes.items(), *((f"hidden[{index}]", units) for index, units in enumerate(hidden))):
         if size < 1:
             raise ValueError(f"{name}={size}: expected at least 1")
-    return as_model(SigmoidClassifier(tuple(hidden), num_outputs), (image_size, image_size, channels))
+    return stateless_model(SigmoidClassifier(tuple(hidden), num_outputs), (image_size, image_size, channels))
 
 
 def count_parameters(params: dict) -> int:

@@ -51,6 +51,11 @@ def dcgan_generator(image_size: int = 32, channels: int = 1, *, width: int = 64,
     """A DCGAN generator for 32 (1,066,880 parameters) or 64 (3,574,656) pixels and one channel.
 
     Raises ValueError for another image size.
+
+    >>> generator = dcgan_generator(32, channels=1, width=16)
+    >>> params = jax.eval_shape(generator.init, jax.random.key(0))
+    >>> jax.eval_shape(generator.apply, params, jnp.zeros((5, LATENT_SIZE))).shape
+    (5, 32, 32, 1)
     """
     if image_size not in (32, 64):
         raise ValueError(f"image_size={image_size}: allowed are 32 and 64")

@@ -51,7 +51,7 @@ def layered(layers: Sequence[tuple[str, Layer]], input_shape: tuple[int, ...]) -
         return cast(Array, layer.apply({"params": params}, inputs)) if isinstance(layer, nn.Module) else layer(inputs)
 
     def init(key: Array) -> PyTree:
-        params: dict[str, Any] = {}
+        params: dict[str, PyTree] = {}
         values = jnp.zeros((1, *input_shape))
         for index, (name, layer) in enumerate(layers):
             if isinstance(layer, nn.Module):
@@ -144,7 +144,7 @@ def inverse_network_for(network: str, split: str, *, implementation: str = "auto
     def back(features: int, size: int, **options: Any) -> TorchTransposedConvolution:
         return TorchTransposedConvolution(features, size, implementation=implementation, **options)
 
-    twice: dict[str, Any] = {"stride": 2, "padding": 1, "output_padding": 1}
+    twice = {"stride": 2, "padding": 1, "output_padding": 1}
     chains: dict[tuple[str, str], tuple[list[Layer], tuple[int, ...]]] = {
         ("mnist", "conv1"): ([TorchConvolution(1, 5, padding=4, implementation=implementation)], (24, 24, 8)),
         ("mnist", "ReLU2"): ([back(8, 5), back(1, 5, stride=2, output_padding=1)], (8, 8, 16)),

@@ -127,12 +127,12 @@ def pooled_convolve(images: Array, kernel: Array, pool: int, *, implementation: 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _pooled_in_blocks(images: Array, kernel: Array, pool: int) -> Array:
-    blocks = _in_blocks(images, _block_size(images, kernel))
+    blocks = _in_blocks(images, block_size(images, kernel))
     pooled = jax.lax.map(lambda block: max_pool(convolve(block, kernel, implementation="blocked"), pool), blocks)
     return _joined(pooled, len(images))
 
 
-def _block_size(images: Array, kernel: Array) -> int:
+def block_size(images: Array, kernel: Array) -> int:
     """How many images fit the cache with their patches and products; a divisor of the batch if one comes near."""
     batch, height, width, _ = images.shape
     size, _, channels, outputs = kernel.shape
@@ -157,7 +157,7 @@ def _pooled_forward(images: Array, kernel: Array, pool: int) -> tuple[Array, tup
     def pooled(block: Array) -> tuple[Array, Array]:
         return _max_and_position(convolve(block, kernel, implementation="blocked"), pool)
 
-    best, position = jax.lax.map(pooled, _in_blocks(images, _block_size(images, kernel)))
+    best, position = jax.lax.map(pooled, _in_blocks(images, block_size(images, kernel)))
     return _joined(best, len(images)), (images, kernel, position)
 
 

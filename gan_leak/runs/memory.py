@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import jax
 
@@ -13,12 +12,12 @@ from gan_leak.attacks.procedure import Procedure
 from gan_leak.config import RunConfig
 from gan_leak.machine import check_fits
 from gan_leak.runs.federated.setup import AttackData, Experiment, start_federation
-from gan_leak.types import GradientView, Model
+from gan_leak.types import GradientView, Model, PyTree
 
 _FLOAT = 4
 
 
-def bytes_of(tree: Any) -> int:
+def bytes_of(tree: PyTree) -> int:
     """Bytes of all arrays, or of shapes that stand for arrays."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 

@@ -10,14 +10,15 @@ import math
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from gan_leak.machine import usable_cores
+from gan_leak.types import PyTree
 
 _GEMM_SIZES = (512, 1024, 2048)
 _PROCESSOR_TIMES = pathlib.Path("/proc/stat")
@@ -32,7 +33,7 @@ class Timing(NamedTuple):
 
 
 def time_in_turn(
-    functions: Mapping[str, Callable[[], Any]], *, repeats: int, least_seconds: float = 0.05
+    functions: Mapping[str, Callable[[], object]], *, repeats: int, least_seconds: float = 0.05
 ) -> dict[str, Timing]:
     """Times functions that finish their work before they return, each ``repeats`` times, one after the other in turn.
 
@@ -53,7 +54,7 @@ def time_in_turn(
     return {name: Timing(statistics.median(seconds), min(seconds), repeats) for name, seconds in taken.items()}
 
 
-def _seconds(function: Callable[[], Any], calls: int) -> float:
+def _seconds(function: Callable[[], object], calls: int) -> float:
     began = time.perf_counter()
     for _ in range(calls):
         function()
@@ -91,7 +92,7 @@ def _processor_times() -> tuple[int, int]:
     return sum(map(sum, used)), sum(values[3] + values[4] for values in used)
 
 
-def matmul_flops(function: Callable, *arguments: Any) -> int:
+def matmul_flops(function: Callable[..., PyTree], *arguments: PyTree) -> int:
     """The multiplications and additions in the matrix products and convolutions of one call, as it is written.
 
     Loops count as often as they run, of branches the costliest one. Raises ValueError for a product in a loop whose
@@ -122,11 +123,11 @@ def _flops_of(equation: JaxprEqn) -> int:
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 
-def _shape(atom: Any) -> tuple[int, ...]:
-    return atom.aval.shape
+def _shape(atom: Literal | Var) -> tuple[int, ...]:
+    return cast(jax.core.ShapedArray, atom.aval).shape
 
 
-def _inner(values: Any) -> Iterator[Jaxpr]:
+def _inner(values: Iterable[object]) -> Iterator[Jaxpr]:
     for value in values:
         if isinstance(value, ClosedJaxpr):
             yield value.jaxpr

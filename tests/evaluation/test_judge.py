@@ -110,7 +110,7 @@ def test_noise_and_flat_pictures_are_none_of_the_classes(mnist_judge, make):
 def test_scrambled_digits_are_none_of_the_classes(mnist_judge, mnist_test):
     """At least 95% of real test digits whose 4 x 4 blocks were shuffled."""
     images = jnp.asarray(mnist_test[0][:500])
-    scrambled = judge_module._shuffle_blocks(jax.random.key(0), images)
+    scrambled = judge_module.shuffle_blocks(jax.random.key(0), images)
     assert judge_accuracy(mnist_judge, scrambled, NONE) >= 0.95
 
 
@@ -252,14 +252,14 @@ def test_other_data_or_another_recipe_is_another_judge(tiny, tmp_path, trainings
 def test_options_that_are_off_leave_the_cache_key_alone(tiny):
     """The recipe as it was spelt before there were options; with any of them it is another one."""
     images, labels, *_ = tiny
-    off = judge_module._cache_key(images, labels, 2, JudgeTraining())
+    off = judge_module.cache_key(images, labels, 2, JudgeTraining())
     spelt = (
         "(1, JudgeTraining(epochs=7, least_steps=300, batch_size=128, learning_rate=0.003, garbage_per_batch=16, "
         "garbage_renewal=0.1, adversarial_step_size=0.1, noise=1.0, shift=1.5, stretch=0.15), 2, (24, 16, 16, 1))"
     )
     assert off == hashlib.sha256(spelt.encode() + images.tobytes() + labels.tobytes()).hexdigest()[:32]
     for options in ({"lighting": 0.1}, {"mirror": True}):
-        assert judge_module._cache_key(images, labels, 2, JudgeTraining(**options)) != off
+        assert judge_module.cache_key(images, labels, 2, JudgeTraining(**options)) != off
 
 
 def test_the_recipe_fits_the_images():
@@ -274,7 +274,7 @@ def test_larger_images_are_judged_by_their_average_over_pixels():
     labels = np.arange(8) % 2
     large = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 1), np.uint8)
     small = np.rint(large.reshape(8, 32, 2, 32, 2, 1).mean(axis=(2, 4))).astype(np.uint8)
-    keys = [judge_module._cache_key(images, labels, 2, TINY) for images in (large, small)]
+    keys = [judge_module.cache_key(images, labels, 2, TINY) for images in (large, small)]
     assert keys[0] == keys[1]
     init, apply = network(2, (64, 64, 1))
     params = jax.jit(init)(jax.random.key(0))
@@ -287,7 +287,7 @@ def test_larger_images_are_judged_by_their_average_over_pixels():
 def test_relit_images_keep_to_the_range_and_are_mirrored_or_not():
     """Without light only mirrored, half of them; with light of another brightness each."""
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (200, 32, 32, 1)), jnp.float32)
-    relight = jax.jit(judge_module._relight, static_argnums=2)
+    relight = jax.jit(judge_module.relight, static_argnums=2)
     mirrored, plain = (np.asarray(relight(jax.random.key(0), images, JudgeTraining(mirror=on))) for on in (True, False))
     np.testing.assert_allclose(plain, images, atol=1e-6)
     turned = np.array([np.allclose(*pair, atol=1e-6) for pair in zip(mirrored, plain[:, :, ::-1], strict=True)])
@@ -350,7 +350,7 @@ def test_of_two_that_want_a_judge_one_trains_it_and_the_other_waits_and_says_so(
 
 def test_whoever_waits_takes_over_when_the_other_dies(tiny, tmp_path, trainings, monkeypatch):
     monkeypatch.setattr(judge_module, "_SECONDS_BETWEEN_LOOKS", 0.01)
-    lock = tmp_path / f"judge-{judge_module._cache_key(*tiny[:2], tiny[4], training_for(tiny[0].shape))}.lock"
+    lock = tmp_path / f"judge-{judge_module.cache_key(*tiny[:2], tiny[4], training_for(tiny[0].shape))}.lock"
     script = (
         "import fcntl, sys, time\n"
         "file = open(sys.argv[1], 'w')\n"
@@ -445,7 +445,7 @@ def test_garbage_keeps_to_the_range_of_images_and_depends_on_its_key(mnist_test)
 def test_shuffled_blocks_are_the_blocks_of_the_image(mnist_test):
     """The pixels of each image stay its own, only their places change."""
     images = mnist_test[0][:50]
-    shuffled = np.asarray(judge_module._shuffle_blocks(jax.random.key(2), jnp.asarray(images)))
+    shuffled = np.asarray(judge_module.shuffle_blocks(jax.random.key(2), jnp.asarray(images)))
     np.testing.assert_array_equal(*(np.sort(x.reshape(50, -1), axis=1) for x in (images, shuffled)))
 
     def blocks(image):

@@ -6,11 +6,18 @@ import pytest
 from scipy.ndimage import gaussian_filter, grey_dilation, grey_erosion
 
 from gan_leak import data
-from gan_leak.evaluation import leakage as representatives
 from gan_leak.evaluation import views
 from gan_leak.evaluation.fidelity import euclidean_distances
 from gan_leak.evaluation.judge import Judge, judge_accuracy, judge_logits, network
-from gan_leak.evaluation.leakage import DEFINITIONS, Leakage, build_references, measure_leakage
+from gan_leak.evaluation.leakage import (
+    DEFINITIONS,
+    Leakage,
+    build_references,
+    coverage,
+    diversity,
+    measure_leakage,
+    nearest_neighbour_share,
+)
 from gan_leak.evaluation.views import edges
 
 TARGET = 3
@@ -292,18 +299,18 @@ def test_coverage_of_private_images_by_themselves_is_one_and_by_one_of_them_low(
 def test_coverage_of_a_case_worked_out_by_hand():
     """Private points 0, 1, ..., 6 on a line: their 5th nearest other is 5, 4, 3, 3, 3, 4, 5 away."""
     private = np.arange(7.0)[:, None]
-    assert representatives._coverage(private, np.array([[-3.5]])) == pytest.approx(1 / 7)
-    assert representatives._coverage(private, np.array([[-2.5]])) == pytest.approx(2 / 7)
-    assert representatives._coverage(private, np.array([[3.0]])) == 1
-    assert representatives._coverage(private, np.array([[-5.5], [11.5]])) == 0
+    assert coverage(private, np.array([[-3.5]])) == pytest.approx(1 / 7)
+    assert coverage(private, np.array([[-2.5]])) == pytest.approx(2 / 7)
+    assert coverage(private, np.array([[3.0]])) == 1
+    assert coverage(private, np.array([[-5.5], [11.5]])) == 0
 
 
 def test_coverage_of_a_handful_reaches_to_the_furthest():
     """Private points 0, 1, 2, 4: the furthest other is 4, 3, 2, 4 away."""
     private = np.array([0.0, 1.0, 2.0, 4.0])[:, None]
-    assert representatives._coverage(private, np.array([[-2.5]])) == pytest.approx(1 / 4)
-    assert representatives._coverage(private, np.array([[5.0]])) == pytest.approx(1 / 4)
-    assert representatives._coverage(private, np.array([[2.5]])) == 1
+    assert coverage(private, np.array([[-2.5]])) == pytest.approx(1 / 4)
+    assert coverage(private, np.array([[5.0]])) == pytest.approx(1 / 4)
+    assert coverage(private, np.array([[2.5]])) == 1
 
 
 def test_diversity_beside_a_handful_of_fresh_images_is_that_of_a_random_handful():
@@ -311,10 +318,10 @@ def test_diversity_beside_a_handful_of_fresh_images_is_that_of_a_random_handful(
     random = _random(0)
     handfuls = [random.normal(size=(3, 8)) for _ in range(60)]
     pictures = random.normal(size=(300, 8))
-    diversities = [representatives._diversity(pictures, fresh) for fresh in handfuls]
+    diversities = [diversity(pictures, fresh) for fresh in handfuls]
     assert np.median(diversities) == pytest.approx(0.9, abs=0.15)
-    assert representatives._diversity(pictures[::-1], handfuls[0]) == pytest.approx(diversities[0])
-    assert representatives._diversity(np.repeat(pictures[:1], 9, axis=0), handfuls[0]) == pytest.approx(0, abs=1e-6)
+    assert diversity(pictures[::-1], handfuls[0]) == pytest.approx(diversities[0])
+    assert diversity(np.repeat(pictures[:1], 9, axis=0), handfuls[0]) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(40, 90), (90, 40), (200, 60)])
@@ -322,7 +329,7 @@ def test_principal_components_are_the_same_for_more_and_for_fewer_images_than_fe
     """Orthonormal, and along them the vectors vary as much as along those of the covariance."""
     centred = _random(0).normal(size=shape) * np.linspace(1, 3, shape[1])
     centred -= centred.mean(axis=0)
-    components = views._largest_components(centred)
+    components = views.largest_components(centred)
     count = min(views.PRINCIPAL_COMPONENTS, *shape)
     np.testing.assert_allclose(components.T @ components, np.eye(count), atol=1e-9)
     variances = np.linalg.eigvalsh(centred.T @ centred)[::-1][:count]
@@ -399,7 +406,7 @@ def test_neighbours_vote_in_a_number_that_a_small_class_can_win(small, small_ref
         labels[:winning] = 1
         labels[20 - (of_target - winning) :] = 1
         references = small_references._replace(gallery=line, gallery_labels=labels)
-        assert representatives._nearest_neighbour_share(references, line[:1]) == share
+        assert nearest_neighbour_share(references, line[:1]) == share
 
 
 def test_an_empty_prior_is_refused(small):

@@ -170,7 +170,7 @@ def test_commands_are_timed_one_after_the_other(monkeypatch):
         seen.append(command)
         yield types.SimpleNamespace(returncode=len(seen) > 26, communicate=lambda: ("", "error: no"))
 
-    monkeypatch.setattr(benchmark_commands, "_process", recorded)
+    monkeypatch.setattr(benchmark_commands, "running", recorded)
     rows = benchmark_commands.sweep_rows()
     assert [row["case"] for row in rows] == ["24 runs, one sweep", "24 runs, a process each"]
     (swept,) = [command for command in seen if "experiments.sweep" in command]
@@ -189,9 +189,9 @@ def test_an_interruption_ends_what_was_started_and_removes_what_it_left(tmp_path
     started = []
 
     def time_something():
-        with benchmark_commands._temporary_directory() as directory:
+        with benchmark_commands.temporary_directory() as directory:
             (directory / "file").touch()
-            with benchmark_commands._process([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+            with benchmark_commands.running([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
                 started.append(process)
                 raise KeyboardInterrupt
 
@@ -216,7 +216,7 @@ def test_the_rival_classifier_is_the_same_network(torch, image_size):
     outputs, blocks = (11, 2) if image_size == 32 else (41, 3)
     model = classifier_for(image_size, outputs, 1)
     params = model.init(jax.random.key(0))
-    rival = benchmark_rivals._classifier(image_size, outputs)
+    rival = benchmark_rivals.torch_classifier(image_size, outputs)
     with torch.no_grad():
         for index in range(blocks):
             block = params[f"PooledConvolution_{index}"]
@@ -240,7 +240,7 @@ def test_the_rival_classifier_is_the_same_network(torch, image_size):
 @pytest.mark.parametrize("image_size", [32, 64])
 def test_the_rival_generator_has_as_many_parameters(torch, image_size):
     ours = dcgan_generator(image_size, 1, width=16).init(jax.random.key(0))
-    theirs = benchmark_rivals._generator(image_size, 16)
+    theirs = benchmark_rivals.torch_generator(image_size, 16)
     count = sum(parameter.numel() for parameter in theirs.parameters())
     assert count == sum(leaf.size for leaf in jax.tree.leaves(ours))
     assert theirs(torch.zeros(2, 100, 1, 1)).shape == (2, 1, image_size, image_size)
@@ -250,13 +250,13 @@ def test_the_rival_generator_has_as_many_parameters(torch, image_size):
 def test_the_rival_round_trains(torch, average, monkeypatch):
     """The server's parameters move, by the average of the participants or by their sum."""
     servers = []
-    classifier = benchmark_rivals._classifier
+    classifier = benchmark_rivals.torch_classifier
 
     def noted(*sizes):
         servers.append(classifier(*sizes))
         return servers[-1]
 
-    monkeypatch.setattr(benchmark_rivals, "_classifier", noted)
+    monkeypatch.setattr(benchmark_rivals, "torch_classifier", noted)
     torch.manual_seed(0)
     run = benchmark_rivals.local_round(32, 11, participants=3, samples=5, batch_size=2, average=average)
     before = [parameter.detach().clone() for parameter in servers[0].parameters()]
@@ -284,7 +284,7 @@ def test_the_rivals_of_the_inversions_do_the_same(torch):
     images = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
     labels = np.eye(10, dtype=np.float32)[[3, 7]]
     ours = gradient_of(model, params, images, labels)
-    theirs = benchmark_inversions._gradient_of_rival(
+    theirs = benchmark_inversions.torch_gradient(
         module, torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(labels)
     )
     for place, (_, name) in enumerate(convolutions):

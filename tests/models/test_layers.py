@@ -110,7 +110,7 @@ def blocks_of(most, monkeypatch, images, kernel):
     places = (images.shape[-3] - kernel.shape[-4] + 1) * (images.shape[-2] - kernel.shape[-3] + 1)
     per_image = 4 * places * int(np.prod(kernel.shape[-4:-1]) + kernel.shape[-1])
     monkeypatch.setattr(layers, "_BLOCK_BYTES", most * per_image)
-    return layers._block_size(images, kernel)
+    return layers.block_size(images, kernel)
 
 
 @pytest.mark.parametrize(

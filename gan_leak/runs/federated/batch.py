@@ -20,8 +20,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gan_leak import trees
-from gan_leak.collaboration import RoundHyperParameters, make_rounds
-from gan_leak.collaboration.round import RoundFunction
+from gan_leak.collaboration import RoundHyperParameters, RoundInfo, make_rounds
+from gan_leak.collaboration.round import RoundFunction, RoundsFunction
 from gan_leak.collaboration.sharding import device_mesh, over_devices
 from gan_leak.config import RunConfig
 from gan_leak.evaluation.fidelity import nearest_by_l1
@@ -176,7 +176,7 @@ def stack_federations(federations: Sequence[FederationData]) -> FederationData:
     )
 
 
-def make_lanes(round_fn: RoundFunction, mapping: str, mesh: Mesh | None = None) -> Callable:
+def make_lanes(round_fn: RoundFunction, mapping: str, mesh: Mesh | None = None) -> RoundsFunction:
     """Builds ``lanes(keys, states, data, hyperparameters, count)``: ``count`` rounds of every lane in one program.
 
     All arguments but the count have a leading axis of lanes. ``mapping``: 'vmap', 'map' or 'auto', which never changes
@@ -185,22 +185,30 @@ def make_lanes(round_fn: RoundFunction, mapping: str, mesh: Mesh | None = None) 
     rounds = make_rounds(round_fn, _MOST_ROUNDS_PER_CALL)
     by_map = mapping == "map" or (mapping == "auto" and jax.default_backend() == "cpu")
 
-    def of_device(count: Array, entries: tuple) -> tuple:
-        def lane(entry: tuple) -> tuple:
+    def of_device(count: Array | int, entries: tuple) -> tuple:
+        def lane(
+            entry: tuple[Array, FederationState, FederationData, RoundHyperParameters],
+        ) -> tuple[FederationState, RoundInfo]:
             return rounds(*entry, count)
 
         return jax.lax.map(lane, entries) if by_map else jax.vmap(lane)(entries)
 
     dealt_out = of_device if mesh is None else over_devices(of_device, mesh)
 
-    def lanes(keys: Array, states: FederationState, data: FederationData, numbers: Any, count: Array) -> tuple:
+    def lanes(
+        keys: Array,
+        states: FederationState,
+        data: FederationData,
+        numbers: RoundHyperParameters,
+        count: Array | int,
+    ) -> tuple[FederationState, RoundInfo]:
         return dealt_out(count, (keys, states, data, numbers))
 
     return lanes
 
 
 @functools.lru_cache(maxsize=16)
-def _jitted_lanes(round_fn: RoundFunction, mapping: str, mesh: Mesh | None) -> Callable:
+def _jitted_lanes(round_fn: RoundFunction, mapping: str, mesh: Mesh | None) -> RoundsFunction:
     # Batches of one shape find the program of the first, which otherwise each would trace and compile anew.
     return jax.jit(make_lanes(round_fn, mapping, mesh))
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from gan_leak import trees
 from gan_leak.collaboration import RoundInfo, make_rounds
-from gan_leak.collaboration.round import RoundFunction
+from gan_leak.collaboration.round import RoundFunction, RoundsFunction
 from gan_leak.collaboration.schedule import draw_cohort
 from gan_leak.collaboration.sharding import replicate, round_places, shard, unshard
 from gan_leak.runs.federated import resumption
@@ -139,12 +139,12 @@ def place_cohorts(
 
 
 @functools.lru_cache(maxsize=4)
-def _jitted_rounds(round_fn: RoundFunction, most: int, mesh: Mesh | None) -> Callable:
+def _jitted_rounds(round_fn: RoundFunction, most: int, mesh: Mesh | None) -> RoundsFunction:
     rounds = make_rounds(round_fn, most)
     return jax.jit(rounds) if mesh is None else jax.jit(rounds, out_shardings=round_places(mesh))
 
 
-def _rounds(round_fn: RoundFunction, most: int, keys: RunKeys, mesh: Mesh | None) -> tuple[Callable, Array]:
+def _rounds(round_fn: RoundFunction, most: int, keys: RunKeys, mesh: Mesh | None) -> tuple[RoundsFunction, Array]:
     return _jitted_rounds(round_fn, most, mesh), keys.rounds if mesh is None else replicate(keys.rounds, mesh)
 
 

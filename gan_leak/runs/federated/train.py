@@ -274,7 +274,7 @@ def _train_rounds(
             if spend is not None:
                 for record in records:
                     record["privacy"] = spend(cohort)
-            diverged = [record["round"] for record in records if not _is_finite(record)]
+            diverged = [record["round"] for record in records if not is_finite(record)]
             if diverged:
                 with unbroken:
                     keep(records[: diverged[0] - done - 1])
@@ -282,11 +282,11 @@ def _train_rounds(
                 return _divergence(diverged[0], config)
             done += count
             if directory is not None and (done % config.evaluation.interval == 0 or done == config.federation.rounds):
-                records[-1].update(_evaluate(prepared, directory, keys, new_state, comparison))
+                records[-1].update(evaluate_round(prepared, directory, keys, new_state, comparison))
             with unbroken:
                 keep(records)
                 state = new_state
-            _show(display, records[-1])
+            show_record(display, records[-1])
             if done % config.checkpoint_interval == 0 or done == config.federation.rounds:
                 with unbroken:
                     save()
@@ -327,7 +327,8 @@ def _records(
     ]
 
 
-def _is_finite(record: Mapping[str, Any]) -> bool:
+def is_finite(record: Mapping[str, Any]) -> bool:
+    """Whether training and attack of a round gave finite numbers."""
     attack = record["attack"] or {}
     return bool(np.all(np.isfinite([*record["losses"], *record["update_norms"], *attack.values()])))
 
@@ -340,9 +341,10 @@ def _divergence(round: int, config: RunConfig) -> str:
     ) + ("" if claim_of(config.defense.kind) is None else " No promise of privacy covers what that round has shown.")
 
 
-def _evaluate(
+def evaluate_round(
     prepared: PreparedRun, directory: RunDirectory, keys: RunKeys, state: FederationState, comparison: _LazyComparison
 ) -> dict[str, Any]:
+    """Measure a round, save its reconstructions, and return the fields that its line of metrics.jsonl gains."""
     config, data, experiment, _, mesh, _ = prepared
     if mesh is not None:
         # What lies on all devices would be computed on all of them, and other processes have no part in this.
@@ -362,7 +364,8 @@ def _evaluate(
     return measured
 
 
-def _show(display: Progress, record: Mapping[str, Any]) -> None:
+def show_record(display: Progress, record: Mapping[str, Any]) -> None:
+    """Show the last finished round, from its line of metrics.jsonl."""
     leakage = record.get("leakage")
     display.update(
         record["round"],

@@ -6,7 +6,7 @@ import hashlib
 import os
 import pathlib
 import platform
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 
@@ -60,7 +60,7 @@ def _processor_lines() -> list[str]:
     return _PROCESSOR.read_text().splitlines() if _PROCESSOR.exists() else [platform.processor()]
 
 
-def _set(settings: dict[str, Any]) -> None:
+def _set(settings: Mapping[str, object]) -> None:
     # For processes that this one starts, and for this one, which has read its environment already.
     for name, value in settings.items():
         os.environ[name] = str(value)

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -25,6 +25,8 @@ from gan_leak.types import PyTree
 
 _LONGEST_REFUSAL = 1000
 _SECONDS_BETWEEN_LOOKS = 1.0
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 def join_processes(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -81,15 +83,17 @@ def share(tree: PyTree) -> PyTree:
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(jax.device_get(tree))
 
 
-def by_itself(function: Callable, *arguments: Any) -> Any:
+def by_itself(
+    function: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
+) -> _Result:
     """The result of a function of a module, found where no other process takes part.
 
     Orbax saves and loads with all processes of a run, even where only one has anything to save; so it runs in a helper,
     which is none of them, if there are several.
     """
     if jax.process_count() == 1:
-        return function(*arguments)
-    return _helper().submit(function, *arguments).result()
+        return function(*arguments, **named)
+    return _helper().submit(function, *arguments, **named).result()
 
 
 @functools.cache

@@ -72,7 +72,7 @@ def save(
     state: PyTree,
     *,
     keep: int = 2,
-    beside: Mapping[str, Any] | None = None,
+    beside: Mapping[str, object] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> pathlib.Path:
     """Saves the state after ``round`` and returns its path; when this returns, it is complete and on the disk.
@@ -102,7 +102,7 @@ def save(
         for unfinished in directory.glob(f"{path.name}.*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    digests = {name: _digest(path / name, sync=True) for name in _files(path)}
+    digests = digests_of(path, sync=True)
     for folder in [path, *(child for child in path.rglob("*") if child.is_dir())]:
         sync_directory(folder)
     manifest = _manifest(path)
@@ -221,11 +221,16 @@ def _manifest(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{path.name}{_MANIFEST_SUFFIX}")
 
 
+def digests_of(path: pathlib.Path, *, sync: bool = False) -> dict[str, str]:
+    """The SHA-256 of every file below a folder, by its name there; ``sync`` makes the files durable first."""
+    return {name: _digest(path / name, sync=sync) for name in _files(path)}
+
+
 def _files(path: pathlib.Path) -> list[str]:
     return sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
 
 
-def _digest(path: pathlib.Path, *, sync: bool = False) -> str:
+def _digest(path: pathlib.Path, *, sync: bool) -> str:
     with path.open("rb") as file:
         if sync:
             # Older checkpoints go as soon as this one is finished, so that all of it must outlive a power cut.
@@ -241,7 +246,7 @@ def _find(round: int, path: pathlib.Path) -> Found:
         # Without a digest, the names in a manifest are those of the files.
         digests, sealed = read_json(manifest, _files(path))
         beside = digests["beside"] if sealed else None
-        if (digests["files"] if sealed else digests) == {name: _digest(path / name) for name in _files(path)}:
+        if (digests["files"] if sealed else digests) == digests_of(path):
             return Found(round, path, True, "", beside)
     except (OSError, DamagedError):
         pass

@@ -124,12 +124,12 @@ def close_run(run: RunDirectory) -> None:
     os.close(run.lock_descriptor)
 
 
-def append_metrics(run: RunDirectory, record: dict[str, Any]) -> None:
+def append_metrics(run: RunDirectory, record: Mapping[str, object]) -> None:
     """Adds one durable JSON line to metrics.jsonl; NaN and infinities become null, arrays become numbers or lists.
 
     Raises ValueError if the record does not tell its round as an int.
     """
-    encoded = _strict(record)
+    encoded = _strict(dict(record))
     if type(encoded.get("round")) is not int:
         raise ValueError(f"round={encoded.get('round')!r}: expected an int in every metrics record")
     line = json.dumps(encoded, allow_nan=False) + "\n"
@@ -319,7 +319,7 @@ def _remove_leftovers(workdir: pathlib.Path) -> None:
             path.unlink()
 
 
-def _environment() -> dict[str, Any]:
+def _environment() -> dict[str, object]:
     return {
         "versions": {
             "python": platform.python_version(),
@@ -340,7 +340,7 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
-def _differing(stored: dict[str, Any], wanted: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _differing(stored: Mapping[str, object], wanted: Mapping[str, object]) -> list[tuple[str, str, str]]:
     old, new = _flat(stored), _flat(wanted)
     names = [*new, *(name for name in old if name not in new)]
     return [
@@ -348,7 +348,7 @@ def _differing(stored: dict[str, Any], wanted: dict[str, Any]) -> list[tuple[str
     ]
 
 
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(nested: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, value in nested.items():
         if isinstance(value, dict):

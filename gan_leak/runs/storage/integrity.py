@@ -14,7 +14,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sealed_json(name: str, value: dict[str, Any], *, indent: int | None = None, allow_nan: bool = False) -> bytes:
+def sealed_json(name: str, value: Mapping[str, object], *, indent: int | None = None, allow_nan: bool = False) -> bytes:
     """An object as JSON text whose first field is the SHA-256 of the text and of the file's name."""
     # First, so that what is left of a text without its beginning is no object of the same fields.
     text = json.dumps({DIGEST: _ZEROS, **value}, indent=indent, allow_nan=allow_nan).encode() + b"\n"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from gan_leak.attacks import InversionTarget, clip_to_range, gaussian_smoothing, model_inversion, run_procedure
 from gan_leak.collaboration import init_federation, selective_upload
 from gan_leak.models import mlp_classifier
-from gan_leak.models.hitaj_classifiers import PooledConvolutionClassifier, as_model
+from gan_leak.models.flax import stateless_model
+from gan_leak.models.hitaj_classifiers import PooledConvolutionClassifier
 from gan_leak.types import Model, ModelView
 from reference.model_inversion import invert_softmax_regression, stop
 from reference.small import CLASSES, IMAGE_SHAPE, largest_difference, leaves, linear_classifier, same_bits
@@ -169,7 +170,7 @@ def test_mapped_over_classes_it_equals_one_class_after_the_other():
 
 def test_a_convolutional_network_is_inverted_mapped_and_alone():
     """Through the layers of the paper's network, of which pooling has a gradient of its own."""
-    model = as_model(PooledConvolutionClassifier(((3, 2),), 8, CLASSES), (12, 12, 1))
+    model = stateless_model(PooledConvolutionClassifier(((3, 2),), 8, CLASSES), (12, 12, 1))
     generator = np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     view = ModelView(jax.tree.map(lambda leaf: jnp.asarray(generator.normal(size=leaf.shape), jnp.float32), shapes))

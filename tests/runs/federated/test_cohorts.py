@@ -82,7 +82,7 @@ def test_another_seed_draws_others(config, tmp_path):
 @pytest.mark.parametrize("stop_after", [2, 3, 8])
 def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypatch, stop_after):
     whole = run(config, tmp_path / "whole")
-    show = train._show
+    show = train.show_record
 
     def interrupt(display, record):
         show(display, record)
@@ -90,7 +90,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypat
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_show", interrupt)
+        patch.setattr(train, "show_record", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(config, tmp_path / "parts")
     assert run(config, tmp_path / "parts", resume=True) == whole

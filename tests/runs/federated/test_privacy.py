@@ -282,7 +282,7 @@ def test_an_interrupted_run_counts_on(quiet, tmp_path, monkeypatch, cohorts):
     changes = {"participants_per_round": 2, "participant_classes": "0;2,3;1", "batch_size": 8} if cohorts else {}
     config = replace(quiet, checkpoint_interval=1, **changes)
     run(config, tmp_path / "whole")
-    show = train._show
+    show = train.show_record
 
     def interrupt(display, record):
         show(display, record)
@@ -290,7 +290,7 @@ def test_an_interrupted_run_counts_on(quiet, tmp_path, monkeypatch, cohorts):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_show", interrupt)
+        patch.setattr(train, "show_record", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(config, tmp_path / "parts")
     assert run(config, tmp_path / "parts", resume=True) == 0
@@ -342,8 +342,8 @@ def test_a_directory_from_before_the_promise_can_be_continued(quiet, tmp_path):
 
 def test_a_run_that_diverges_tells_what_was_spent(quiet, tmp_path, monkeypatch, capsys):
     """Up to the rounds that are kept, and that the round of divergence is not covered."""
-    is_finite = train._is_finite
-    monkeypatch.setattr(train, "_is_finite", lambda record: is_finite(record) and record["round"] < 3)
+    is_finite = train.is_finite
+    monkeypatch.setattr(train, "is_finite", lambda record: is_finite(record) and record["round"] < 3)
     assert run(quiet, tmp_path / "run") == 1
     assert [record["privacy"]["epsilon"] for record in records_of(tmp_path / "run")] == [
         expected_epsilon(quiet, rounds) for rounds in (1, 2)

@@ -33,7 +33,7 @@ def config(stripes):
 
 def stop_after(last, config, workdir, resume=False):
     """Runs until the end of a round, as Ctrl-C stops it."""
-    show = train._show
+    show = train.show_record
 
     def interrupt(display, record):
         show(display, record)
@@ -41,7 +41,7 @@ def stop_after(last, config, workdir, resume=False):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_show", interrupt)
+        patch.setattr(train, "show_record", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(config, workdir, resume)
     return workdir
@@ -287,7 +287,7 @@ def reseal(path, remove=None, write=None):
         shutil.rmtree(path / remove)
     else:
         (path / remove).unlink()
-    digests = {name: checkpoints._digest(path / name) for name in checkpoints._files(path)}
+    digests = checkpoints.digests_of(path)
     manifest(path).write_bytes(sealed_json(manifest(path).name, {"files": digests, "beside": beside}))
 
 
@@ -394,7 +394,7 @@ def without_digests(workdir):
         record.pop("images_sha256", None)
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     for one in checkpoints.find(workdir / "checkpoints"):
-        digests = {name: checkpoints._digest(one.path / name) for name in checkpoints._files(one.path)}
+        digests = checkpoints.digests_of(one.path)
         manifest(one.path).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n")
     path = workdir / "config.json"
     stored = json.loads(path.read_text())
@@ -404,7 +404,7 @@ def without_digests(workdir):
 
 def test_an_interruption_between_a_round_and_its_records_loses_no_record(config, whole, tmp_path, monkeypatch):
     """Ctrl-C in an evaluation: the state is of round 4, the records are of round 3."""
-    evaluate = train._evaluate
+    evaluate = train.evaluate_round
 
     def interrupt(prepared, directory, keys, state, comparison):
         if int(state.round) == 4:
@@ -412,7 +412,7 @@ def test_an_interruption_between_a_round_and_its_records_loses_no_record(config,
         return evaluate(prepared, directory, keys, state, comparison)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_evaluate", interrupt)
+        patch.setattr(train, "evaluate_round", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(config, tmp_path / "run")
     assert run(config, tmp_path / "run", resume=True) == 0

@@ -109,7 +109,7 @@ def sum_of_parameters(outputs):
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypatch, stop_after):
     run(config, tmp_path / "whole")
-    show = train._show
+    show = train.show_record
 
     def interrupt(display, record):
         show(display, record)
@@ -117,7 +117,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypat
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_show", interrupt)
+        patch.setattr(train, "show_record", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(config, tmp_path / "parts")
     assert run(config, tmp_path / "parts", resume=True) == 0

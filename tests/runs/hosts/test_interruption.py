@@ -92,7 +92,7 @@ def test_a_signal_waits_for_what_belongs_together(tmp_path):
 
 def test_a_second_signal_does_not_disturb_saving_and_a_late_one_does_not_wait():
     body = (
-        "from gan_leak.runs import interruption\n"
+        "from gan_leak.runs.hosts import interruption\n"
         "interruption._SECONDS_TO_SAVE = {patience}\n"
         "leave_on_signals()\n"
         "def save():\n"
