@@ -61,6 +61,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_a_new_defense_is_one_file_and_one_line(tmp_path):
     """Its number is a flag, is swept and is a strength of single gradients; neutral, it changes no bit."""
     for package in ("gan_leak", "experiments"):
