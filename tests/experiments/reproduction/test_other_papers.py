@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import gradient_inversion, reproduce, split_inference
+from experiments import reproduce
 from experiments.common.flags import PRESETS, preset_text
+from experiments.common.gradient_config import check
+from experiments.common.split_rows import row_settings
 from experiments.reproduction import execution, preparation, table_sections
 from experiments.reproduction.claims import read_claim
 from experiments.reproduction.other_papers import GRADIENT_INVERSION, SPLIT_INFERENCE, TABLES
 from experiments.reproduction.table_sections import TableRun, configurations_of, table_basis, table_section
+from gan_leak.attacks.gradient import grnn
 from gan_leak.evaluation.criteria import evaluate_criterion
 from gan_leak.models.grnn_generator import Generated, Generator
 from gan_leak.reports.reproduction_results import check_results
@@ -61,7 +64,7 @@ def small(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(inversion, "network_for", linear)
-    monkeypatch.setattr(inversion, "grnn_generator", generator)
+    monkeypatch.setattr(grnn, "grnn_generator", generator)
     grey, colour = write_small(tmp_path / "grey.npz", 32, 1), write_small(tmp_path / "colour.npz", 32, 3)
     thin = write_small(tmp_path / "thin.npz", 28, 1)
     configurations = table_sections.configurations_of
@@ -173,9 +176,9 @@ def test_every_preset_is_a_setting_that_its_binary_accepts(table, scale, tmp_pat
     """Checked as a run would be, up to the data."""
     for config in configurations_of(TableRun(scale, tmp_path, "npz:x"), table).values():
         if table.binary is SPLIT_INFERENCE:
-            assert list(split_inference._settings(config, split.victim_for(config.network)))
+            assert list(row_settings(config, split.victim_for(config.network)))
         else:
-            gradient_inversion.check(config)
+            check(config)
 
 
 def test_other_images_make_another_section_in_another_directory(small, tmp_path):

@@ -101,7 +101,7 @@ def test_each_lane_is_what_it_is_alone(lanes):
 
 @pytest.mark.parametrize("lanes", [None, Lanes(), Lanes(at_a_time=2)])
 def test_a_finished_procedure_takes_no_step(lanes, dies):
-    keys, evidence = (KEYS, jnp.float32(1.0)) if lanes is None else (lane_keys(KEYS.init, 3), jnp.ones(3))
+    keys, evidence = (KEYS, jnp.float32(1.0)) if lanes is None else (lane_keys(jax.random.key(5), 3), jnp.ones(3))
     numbers = dies(100)
     found = run_in_parts(keys, SEVEN, evidence, steps=10**6, unit="step", progress=UNSAVED, lanes=lanes)
     assert np.all(np.asarray(found["steps"]) == 7)
