@@ -73,7 +73,8 @@ def test_commands_are_found_in_the_documents():
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_every_flag_and_preset_that_a_document_names_exists(path):
     text = path.read_text()
-    known = {*OF_PROCESSES, *OF_OTHERS}
+    # The numbers of a defense become flags, those of an example too.
+    known = {*OF_PROCESSES, *OF_OTHERS, *re.findall(r'HyperParameter\(\s*"(\w+)"', text)}
     for config_class in (*CONFIG_CLASSES.values(), ResultsConfig):
         flag_values = absl_flags.FlagValues()
         define_flags(config_class, flag_values)

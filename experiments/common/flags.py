@@ -253,11 +253,11 @@ def preset_path(preset: str) -> pathlib.Path:
     paths = sorted(path for path in PRESETS.rglob("*.flags") if path.is_file())
     known = {path.relative_to(PRESETS).with_suffix("").as_posix(): path for path in paths}
     counts = collections.Counter(path.stem for path in paths)
-    short = {path.stem: path for path in paths if counts[path.stem] == 1}
-    found = known.get(preset) or short.get(preset)
+    shortest = {path.stem if counts[path.stem] == 1 else name: path for name, path in known.items()}
+    found = known.get(preset) or shortest.get(preset)
     if found is None:
         given = preset if len(preset) <= _LONGEST_SHOWN else f"{preset[:_LONGEST_SHOWN]}..."
-        raise ValueError(f"preset={given}: expected one of {', '.join(sorted(known))}")
+        raise ValueError(f"preset={given}: expected one of {', '.join(sorted(shortest))}")
     return found
 
 
