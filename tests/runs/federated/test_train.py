@@ -1,6 +1,5 @@
 """A run: what it writes, that it resumes to the same bits, that it stops in order, and what it refuses."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ from gan_leak.performance import PerformanceOptions
 from gan_leak.reports.run import report_files
 from gan_leak.runs.federated import measurement, train
 from gan_leak.runs.federated.result import DIVERGED_STATUS
-from gan_leak.settings import from_json, replace
+from gan_leak.settings import from_json, replace, values_of
 from reference.quick import small_run
 from reference.whole_run import run
 
@@ -128,7 +127,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypat
 def test_a_killed_run_resumes_to_the_same_bits(config, tmp_path, signal_number):
     """SIGKILL at a random moment after the first checkpoint; SIGTERM leaves in order, with 143."""
     config = replace(config, rounds=30, attack="none", evaluation_interval=30, checkpoint_interval=3)
-    flags = [f"--{field}={value}" for field, value in dataclasses.asdict(config).items() if field != "performance"]
+    flags = [f"--{name}={value}" for name, value in values_of(config).items()]
     command = [sys.executable, "-m", "experiments.gan_attack", f"--workdir={tmp_path / 'killed'}", *flags]
     # Compiled as in this process, so that bits can be compared.
     environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}

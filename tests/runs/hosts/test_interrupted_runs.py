@@ -1,6 +1,5 @@
 """SIGTERM and Ctrl-C during a run, wherever it is: it ends at once, and resumes to the same bits."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -12,6 +11,7 @@ import pytest
 
 from experiments.gan_attack import run_and_report
 from gan_leak.runs.federated import train
+from gan_leak.settings import values_of
 from reference.quick import small_run
 
 SCRIPT = pathlib.Path(__file__).with_name("interrupted_run.py")
@@ -36,7 +36,7 @@ def results(workdir):
 
 def interrupted(config, workdir, place, number):
     """(exit status, standard error) of a run that a signal meets at a place."""
-    flags = [f"--{field}={value}" for field, value in dataclasses.asdict(config).items() if field != "performance"]
+    flags = [f"--{name}={value}" for name, value in values_of(config).items()]
     # Compiled as in this process, so that bits can be compared.
     path = f"{SCRIPT.parents[3]}:{SCRIPT.parents[2]}"
     environment = {**os.environ, "PYTHONPATH": path, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
