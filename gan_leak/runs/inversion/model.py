@@ -65,12 +65,11 @@ def invert_all_classes(
     found: list[ModelInversion] = []
     accuracies = []
     for seed in range(seeds):
-        key = jax.random.key(seed)
-        params = train_classifier(key, model, train, epochs=epochs)
+        params = train_classifier(jax.random.key(seed), model, train, epochs=epochs)
         found.append(
             run_in_parts(
                 # Nothing is random.
-                lane_keys(key, num_classes),
+                lane_keys(jax.random.key(0), num_classes),
                 procedure,
                 InversionTarget(ModelView(params), jnp.arange(num_classes), start),
                 steps=steps,
