@@ -1,8 +1,9 @@
-"""A new attack on a gradient is one file and one line of the registry: the binary takes it from flags to report."""
+"""The guide's attack, one new file and one line of the registry, runs from flags to report."""
 
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -12,49 +13,18 @@ import pytest
 from reference.quick import write_stripes
 
 ROOT = pathlib.Path(__file__).parents[2]
-TOY = '''
-"""A toy attack: the image of a linear layer, by descent on the squared distance from grey."""
-
-import jax
-import jax.numpy as jnp
-
-from gan_leak.attacks.gradient.contract import GradientAttack, GradientInversion
-from gan_leak.attacks.gradient.observation import gradient_of, squared_distance
-from gan_leak.attacks.procedure import Procedure
-
-
-def build(task):
-    def distance(images, evidence):
-        view, labels = evidence
-        return squared_distance(gradient_of(task.model, view.params, images, labels), view.gradient)
-
-    def init(key, evidence):
-        return jnp.full(task.shape, 0.5)
-
-    def step(key, images, evidence):
-        value, slope = jax.value_and_grad(distance)(images, evidence)
-        return images - 0.01 * jnp.sign(slope), value
-
-    def extract(images, evidence):
-        return GradientInversion(images, evidence.labels, distance(images, evidence))
-
-    return Procedure(init, step, extract)
-
-
-TOY = GradientAttack(
-    name="toy", citation="none", build=build, iterations=7, labels="inferred", largest_batch=1
-)
-'''
+GUIDE = ROOT / "experiments" / "guides" / "add_an_attack.md"
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the packages with one new file, one new line, and its import."""
+    """A copy of the packages with the guide's file, one new line of the registry, and its import."""
     folder = tmp_path_factory.mktemp("checkout")
     for package in ("gan_leak", "experiments"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     attacks = folder / "gan_leak" / "attacks" / "gradient"
-    (attacks / "toy.py").write_text(TOY)
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (attacks / "toy.py").write_text(code)
     registry = attacks / "registry.py"
     text = registry.read_text()
     changed = text.replace("        GRNN,\n", "        GRNN,\n        TOY,\n").replace(
