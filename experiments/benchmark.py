@@ -74,7 +74,7 @@ def _chosen(name: str, text: str, allowed: tuple[str, ...]) -> list[str]:
 
 
 def prepare(config: BenchmarkConfig, workdir: pathlib.Path, resume: bool) -> PreparedBenchmark:
-    """Checks the flags and opens the directory; raises ValueError for bad ones."""
+    """Check the flags and open the directory; raises ValueError for bad ones."""
     check_values(config)
     groups = list(GROUPS) if config.groups == "all" else _chosen("groups", config.groups, GROUPS)
     options = [
@@ -91,7 +91,7 @@ def prepare(config: BenchmarkConfig, workdir: pathlib.Path, resume: bool) -> Pre
 
 
 def execute(prepared: PreparedBenchmark) -> int:
-    """Times one group after the other, and writes the table anew after each."""
+    """Time one group after the other, and write the table anew after each."""
     path = prepared.directory.path
     try:
         busy = busy_share(_SECONDS_OF_IDLE_CHECK)

@@ -39,14 +39,14 @@ AttackFlags: Any = flat_class("AttackFlags", RunConfig, _as_flag)
 
 
 def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> train.PreparedRun:
-    """Checks the flags and the data and opens the run directory; raises ValueError for bad input."""
+    """Check the flags and the data and open the run directory; raises ValueError for bad input."""
     values = values_of(config)
     target_class = values.pop("target_class")
     return train.prepare(make_config(**values), workdir, resume, target_class=target_class)
 
 
 def execute(prepared: train.PreparedRun) -> int:
-    """Says who owns what and what the adversary is after, runs and reports; returns the exit status."""
+    """Print who owns what and what the adversary is after, run and reports; returns the exit status."""
     for line in describe_run(prepared.config, prepared.data) if leads() else ():
         tell(line)
     return run_and_report(prepared)

@@ -70,7 +70,7 @@ def load_data(config: GradientConfig) -> tuple[Dataset, Model]:
 
 
 def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> PreparedInversion:
-    """Checks the flags, the data and the gradients and opens the directory; raises ValueError for bad input."""
+    """Check the flags, the data and the gradients and open the directory; raises ValueError for bad input."""
     check(config)
     parse_defenses(config.defenses, GRADIENT)
     dataset, model = load_data(config)
@@ -103,7 +103,7 @@ def _check_memory(config: GradientConfig, dataset: Dataset, model: Model) -> Non
 
 
 def execute(prepared: PreparedInversion) -> int:
-    """Runs the rows that are not there yet, and writes the table anew after each."""
+    """Run the rows that are not there yet, and write the table anew after each."""
     return run_and_report(prepared.directory, lambda: run_settings(prepared))
 
 

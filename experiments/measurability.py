@@ -76,7 +76,7 @@ def _faces(seed: int) -> Iterator[tuple[str, RunConfig]]:
 
 
 def prepare(config: MeasurabilityConfig, workdir: pathlib.Path, resume: bool) -> Prepared:
-    """Checks the data and opens the directory; raises ValueError for bad input."""
+    """Check the data and open the directory; raises ValueError for bad input."""
     check_values(config)
     cells = [("MNIST", cell) for cell in _digits("mnist", config.seed)]
     cells += _faces(config.seed)
@@ -87,7 +87,7 @@ def prepare(config: MeasurabilityConfig, workdir: pathlib.Path, resume: bool) ->
 
 
 def execute(prepared: Prepared) -> int:
-    """Tests all cells and writes results.json and measurability.md."""
+    """Test all cells and write results.json and measurability.md."""
     instruments = make_instrument_source(tell)
     rows = []
     try:

@@ -51,7 +51,7 @@ def load_data(config: SplitConfig) -> tuple[Dataset, split.SplitData]:
 
 
 def prepare(config: SplitConfig, workdir: pathlib.Path, resume: bool) -> PreparedSplit:
-    """Checks the flags and the data and opens the directory; raises ValueError for bad input."""
+    """Check the flags and the data and open the directory; raises ValueError for bad input."""
     check(config)
     victim = split.victim_for(config.network)
     settings = list(row_settings(config, victim))
@@ -64,7 +64,7 @@ def prepare(config: SplitConfig, workdir: pathlib.Path, resume: bool) -> Prepare
 
 
 def execute(prepared: PreparedSplit) -> int:
-    """Trains the victim, runs the attacks that are not there yet, and writes the table anew after each."""
+    """Train the victim, run the attacks that are not there yet, and write the table anew after each."""
     return run_and_report(prepared.directory, lambda: run_settings(prepared))
 
 

@@ -69,7 +69,7 @@ class PreparedSweep(NamedTuple):
 
 
 def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
-    """Checks all cells and their data and opens the directory; raises ValueError for bad input."""
+    """Check all cells and their data and open the directory; raises ValueError for bad input."""
     check_values(config)
     check_workers(config.workers)
     cells, description = plan_sweep(*swept_values(values_of(config)), config.num_seeds)
@@ -85,7 +85,7 @@ def _check_directory(path: pathlib.Path) -> None:
 
 
 def execute(prepared: PreparedSweep) -> int:
-    """Runs the cells without a result, and rewrites the tables after each batch.
+    """Run the cells without a result, and rewrites the tables after each batch.
 
     Returns the exit status: 0, or 3 with ``fail_if_not_measurable`` where a cell has no leakage score.
     """

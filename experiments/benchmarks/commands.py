@@ -36,7 +36,7 @@ def start_rows() -> list[dict[str, Any]]:
 
 
 def seconds_to_first_round(arguments: Sequence[str]) -> float:
-    """Starts the main job and waits until its first round is written; raises RuntimeError if none ever is."""
+    """Start the main job and wait until its first round is written; raises RuntimeError if none ever is."""
     with temporary_directory() as directory:
         workdir = directory / "run"
         command = [sys.executable, "-m", "experiments.gan_attack", f"--workdir={workdir}", *arguments]

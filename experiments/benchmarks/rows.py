@@ -32,7 +32,7 @@ _COLUMNS = {
 def time_group(
     group: str, options: Sequence[PerformanceOptions], *, repeats: int, peak: float, pytorch: bool
 ) -> list[dict[str, Any]]:
-    """Times the cases of a group under each of the options, in turn with PyTorch at one thread and at all.
+    """Time the cases of a group under each of the options, in turn with PyTorch at one thread and at all.
 
     peak: float operations a second of the fastest matrix product, which makes the floor of every time.
     """

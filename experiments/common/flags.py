@@ -41,7 +41,7 @@ _DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DE
 def define_flags(
     config_class: type, flag_values: flags.FlagValues = flags.FLAGS, *, run_directory: bool = True
 ) -> None:
-    """Defines a flag for every setting of the dataclass, and those that all binaries share, such as ``--workdir``.
+    """Define a flag for every setting of the dataclass, and those that all binaries share, such as ``--workdir``.
 
     run_directory: whether the binary has a run directory; without one it has none of the shared flags.
     Raises TypeError for a setting of a type other than bool, int, float and str.
@@ -73,12 +73,12 @@ def define_flags(
 
 
 def config_from_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
-    """Builds the configuration from parsed flags."""
+    """Build the configuration from parsed flags."""
     return make(config_class, **{name: flag_values[name].value for name in settings_of(config_class)})
 
 
 def define_process_flags() -> None:
-    """Defines the flags by which several processes share one run."""
+    """Define the flags by which several processes share one run."""
     common: dict[str, Any] = {"module_name": sys.argv[0]}
     flags.DEFINE_bool(
         "distributed",
@@ -109,7 +109,7 @@ def run_binary(
     *,
     many_processes: bool = False,
 ) -> None:
-    """Runs ``execute(prepare(config, workdir, resume))`` with flags from the command line, and exits with its status.
+    """Run ``execute(prepare(config, workdir, resume))`` with flags from the command line, and exit with its status.
 
     ``prepare`` validates: its ValueError or OSError is bad input, told in one line with exit status 2, as are wrong
     flags and a ``RefusedError`` of ``execute``. Another exception of ``execute`` is a defect and keeps its traceback,
@@ -147,7 +147,7 @@ def run_binary(
 
 
 def run_tool(work: Callable[[Any], int | None], config_class: type) -> None:
-    """Runs ``work(config)`` of a binary that has no run directory, and exits with its status.
+    """Run ``work(config)`` of a binary that has no run directory, and exit with its status.
 
     Its ValueError or OSError is told in one line with exit status 2, as are wrong flags.
     """
@@ -184,7 +184,7 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def expand_presets(arguments: list[str]) -> list[str]:
-    """Replaces each ``--preset=name`` by the flags that the preset holds, and theirs in turn.
+    """Replace each ``--preset=name`` by the flags that the preset holds, and theirs in turn.
 
     Raises ValueError for an unknown preset, naming those there are, and for one that holds itself.
     """
@@ -200,7 +200,7 @@ def expand_presets(arguments: list[str]) -> list[str]:
 
 
 def check_flagfiles(arguments: Sequence[str], within: tuple[pathlib.Path, ...] = ()) -> None:
-    """Raises ValueError for a ``--flagfile`` that is a pipe, a device or too large to be flags, and for those it holds.
+    """Raise ValueError for a ``--flagfile`` that is a pipe, a device or too large to be flags, and for those it holds.
 
     What is missing is left to absl, which tells it.
     """
@@ -262,7 +262,7 @@ def preset_path(preset: str) -> pathlib.Path:
 
 
 def check_distinct(name: str, values: Sequence[Any]) -> None:
-    """Raises ValueError, with the ``name`` of the flag, for a value that is there twice."""
+    """Raise ValueError, with the ``name`` of the flag, for a value that is there twice."""
     for place, value in enumerate(values):
         if value in values[:place]:
             raise ValueError(f"{name}={value}: there twice, expected every value once")

@@ -118,7 +118,7 @@ class GradientConfig:
 
 
 def check(config: GradientConfig) -> None:
-    """Raises ValueError in one line for flags that cannot be, alone or together."""
+    """Raise ValueError in one line for flags that cannot be, alone or together."""
     check_values(config)
     attack = GRADIENT_ATTACKS[config.attack]
     if config.local_steps > 1 and not attack.several_steps:

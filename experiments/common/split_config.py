@@ -46,6 +46,6 @@ class SplitConfig:
 
 
 def check(config: SplitConfig) -> None:
-    """Raises ValueError in one line for numbers that cannot be."""
+    """Raise ValueError in one line for numbers that cannot be."""
     check_values(config)
     weight_or_own("total_variation", config.total_variation, 0.0)

@@ -84,7 +84,7 @@ def recorded(config: Any) -> Any:
 
 
 def parse_defenses(text: str, stage: str) -> list[AppliedDefense]:
-    """Reads 'none,gaussian:0.1,pruning:0.5', defenses of a stage that takes one strength.
+    """Read 'none,gaussian:0.1,pruning:0.5', defenses of a stage that takes one strength.
 
     Raises ValueError for a defense that the stage does not have, a wrong strength, or one twice.
     """
@@ -121,7 +121,7 @@ def transform_of(applied: AppliedDefense, stage: str) -> UploadTransform | None:
 
 
 def parse_numbers(name: str, text: str) -> list[int]:
-    """Reads whole numbers from 1 with commas between; raises ValueError for anything else, or one twice."""
+    """Read whole numbers from 1 with commas between; raises ValueError for anything else, or one twice."""
     parts = [part.strip() for part in text.split(",")]
     # Of at most nine digits, which any machine holds; what fits a data set is for its own check.
     if not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in parts):
@@ -145,7 +145,7 @@ def weight_or_own(name: str, weight: float, own: Weight) -> float | Weight:
 
 
 def check_directory(path: pathlib.Path) -> None:
-    """Raises ``RefusedError`` if something else is where rows and reports will be written."""
+    """Raise ``RefusedError`` if something else is where rows and reports will be written."""
     expect_kinds(path, ("rows", "figures"), ("results.json", "report.html"))
 
 
@@ -192,7 +192,7 @@ def _read_row(path: pathlib.Path) -> dict[str, np.ndarray] | None:
 
 
 def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -> None:
-    """Writes results.json, the pictures and report.html anew, from the settings that ran so far."""
+    """Write results.json, the pictures and report.html anew, from the settings that ran so far."""
     rows = [entry.row for entry in drawn]
     write_atomic(directory.path / "results.json", json.dumps(rows, indent=1, allow_nan=False).encode())
     pictures = picture_files(drawn)
@@ -221,7 +221,7 @@ def run_rows(directory: RunDirectory, title: str, tasks: Sequence[RowTask]) -> l
 
 
 def run_and_report(directory: RunDirectory, run: Callable[[], Sequence[Drawn]]) -> int:
-    """Runs the settings, which write what they give, and says where; the directory is free again whatever happens."""
+    """Run the settings, which write what they give, and print where; the directory is free again whatever happens."""
     try:
         for difference in directory.differences:
             tell(f"not the machine or versions this run began with: {difference}")
@@ -258,7 +258,7 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
 
 
 def tell_row(row: Mapping[str, Any]) -> None:
-    """Shows a row that is finished in a line of progress."""
+    """Show a row that is finished in a line of progress."""
     named = ("psnr", "ssim", "recovered", "re_identified", "distance")
     words = [f"{label(name)} {number(row['metrics'][name]['mean'])}" for name in named if name in row["metrics"]]
     tell(f"{row['name']}: {', '.join(words)}")

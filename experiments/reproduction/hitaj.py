@@ -82,7 +82,7 @@ def select_figures(text: str, sections: Sequence[Any] = FIGURES) -> tuple[Any, .
 
 
 def check_names(text: str, known: Sequence[str]) -> None:
-    """Raises ValueError for a part of ``--figures`` that there is not, and for one that is there twice."""
+    """Raise ValueError for a part of ``--figures`` that there is not, and for one that is there twice."""
     numbers = [] if text.strip() == "all" else [number.strip() for number in text.split(",")]
     for number in numbers:
         if number not in known:

@@ -31,7 +31,7 @@ class Section(NamedTuple):
 
 
 def write_section(path: pathlib.Path, section: Section) -> None:
-    """Writes a section that ran into a folder of its own."""
+    """Write a section that ran into a folder of its own."""
     path.mkdir(parents=True, exist_ok=True)
     for place, png in enumerate(section.pictures.values()):
         write_atomic(path / f"{place}.png", png)
@@ -47,7 +47,7 @@ def write_section(path: pathlib.Path, section: Section) -> None:
 
 
 def write_error(path: pathlib.Path, entry: dict[str, Any]) -> None:
-    """Writes the entry of a section that was not run."""
+    """Write the entry of a section that was not run."""
     path.mkdir(parents=True, exist_ok=True)
     write_atomic(path / _ERROR_NAME, sealed_json(_ERROR_NAME, entry))
 
@@ -72,7 +72,7 @@ def read_section(path: pathlib.Path) -> Section | None:
 
 
 def set_damaged_aside(path: pathlib.Path, say: Callable[[str], None]) -> None:
-    """Renames the folder of a section if it is damaged, and tells ``say``; it is made again where it is asked for."""
+    """Rename the folder of a section if it is damaged, and return ``say``; it is made again where it is asked for."""
     try:
         if os.path.lexists(path) and not path.is_dir():
             raise DamagedError(f"{path}: not a folder")

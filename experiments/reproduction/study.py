@@ -86,7 +86,7 @@ def _all_classes(config: RunConfig) -> list[RunConfig]:
 
 
 def check_pictures(figure: Figure, cifar10: str, data: AttackData) -> None:
-    """Raises ValueError for other pictures than the figure is about; only CIFAR-10 is the user's to bring."""
+    """Raise ValueError for other pictures than the figure is about; only CIFAR-10 is the user's to bring."""
     channels, classes = data.private.shape[-1], len(data.class_names)
     if figure.number in CIFAR10_FIGURES and (channels, classes) != (3, 10):
         kind = "color" if channels == 3 else "grey"

@@ -109,7 +109,7 @@ class Reason(NamedTuple):
 
 
 def summarise(values: Iterable[float | None]) -> Interval:
-    """Gives the mean over seeds and its two-sided 95% Student-t interval.
+    """Return the mean over seeds and its two-sided 95% Student-t interval.
 
     None, NaN and infinities are seeds without a number: they are NaN in ``values``, and are left out of the mean and of
     the interval. With one number there is a mean and no interval (NaN); with none there is neither. Equal numbers have
@@ -129,7 +129,7 @@ def summarise(values: Iterable[float | None]) -> Interval:
 def measurements(
     judged: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, float | None]:
-    """Names the numbers that a criterion may ask for: those of the row judged, and of other rows by their name.
+    """Name the numbers that a criterion may ask for: those of the row judged, and of other rows by their name.
 
     judged: by metric, ``Interval`` or a mapping with "mean", "low" and "high". others: the same for each row beside it.
 
@@ -149,7 +149,7 @@ def measurements(
 
 
 def parse_criterion(text: str) -> Criterion:
-    """Reads a criterion.
+    """Read a criterion.
 
     Raises ValueError, with one line that shows the text and the part at fault, for anything but comparisons
     (``< <= > >=``, also chained) of sums, differences and products of numbers and names, joined by ``and``, ``or`` and
@@ -170,7 +170,7 @@ def parse_criterion(text: str) -> Criterion:
 
 
 def evaluate_criterion(criterion: Criterion, lookup: Lookup) -> bool:
-    """Tells whether the numbers meet the criterion.
+    """Return whether the numbers meet the criterion.
 
     lookup: the numbers by their name, see ``measurements``; None counts as NaN. A comparison with NaN does not hold, so
     that a missing number never counts in favor of a claim; ``not`` reverses that, as it does in Python.
@@ -181,7 +181,7 @@ def evaluate_criterion(criterion: Criterion, lookup: Lookup) -> bool:
 
 
 def explain(criterion: Criterion, lookup: Lookup) -> list[Reason]:
-    """Puts the measured numbers beside each comparison: "leakage_score.low 0.41 > 0.1: yes".
+    """Put the measured numbers beside each comparison: "leakage_score.low 0.41 > 0.1: yes".
 
     Every comparison is listed in the order of the text, those under ``not`` as they stand. Numbers have as many digits,
     at least three, as it takes to see that the answer is right. Raises ValueError as ``evaluate_criterion`` does.
@@ -190,12 +190,12 @@ def explain(criterion: Criterion, lookup: Lookup) -> list[Reason]:
 
 
 def reason(statement: str, holds: bool) -> Reason:
-    """Makes a reason of a statement: the answer stands behind it."""
+    """Make a reason of a statement: the answer stands behind it."""
     return Reason(f"{statement}: {'yes' if holds else 'no'}", holds)
 
 
 def decide(reproduced_if: Criterion, partly_if: Criterion, lookup: Lookup) -> Verdict:
-    """Gives the verdict on a claim. Raises ValueError if either criterion asks for a name that is not there."""
+    """Return the verdict on a claim. Raises ValueError if either criterion asks for a name that is not there."""
     reproduced, partly = (evaluate_criterion(criterion, lookup) for criterion in (reproduced_if, partly_if))
     if reproduced:
         return Verdict.REPRODUCED
@@ -207,7 +207,7 @@ class _RefusalError(Exception):
 
 
 def _check_truth(node: ast.expr, names: dict[str, None]) -> None:
-    """Refuses what is neither true nor false, and collects the names in the order of their first use."""
+    """Refuse what is neither true nor false, and collect the names in the order of their first use."""
     match node:
         case ast.BoolOp():
             for part in node.values:
@@ -310,7 +310,7 @@ def _explained_comparison(node: ast.Compare, known: Mapping[str, float]) -> Reas
 
 
 def _with_values(node: ast.expr, known: Mapping[str, float], digits: int) -> str:
-    """Writes one side of a comparison as its text with the numbers after the names, and what a calculation gives."""
+    """Write one side of a comparison as its text with the numbers after the names, and what a calculation gives."""
     text = _with_names(node, known, digits)
     if isinstance(node, ast.BinOp):
         text = text[1:-1]  # the parentheses around the whole

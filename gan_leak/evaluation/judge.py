@@ -264,7 +264,7 @@ def _to_float(images: Array) -> Array:
 
 
 def train_judge(images: np.ndarray, labels: np.ndarray, num_classes: int, training: JudgeTraining) -> PyTree:
-    """Trains a judge on images uint8 [N, H, W, C] and labels [N]; returns its parameters.
+    """Train a judge on images uint8 [N, H, W, C] and labels [N]; returns its parameters.
 
     Beside distorted, noisy real images every batch holds garbage labelled "none of them". The garbage persists: it
     climbs the judge's loss by the input gradient that each training step yields anyway (Shafahi et al. 2019), and a

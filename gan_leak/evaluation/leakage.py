@@ -156,7 +156,7 @@ def build_references(
     controls: Mapping[str, np.ndarray] | None = None,
     representations: Mapping[str, Representation] | None = None,
 ) -> References:
-    """Fixes what 0 and 1 mean, from images float32 [-, H, W, C] in [-1, 1].
+    """Fix what 0 and 1 mean, from images float32 [-, H, W, C] in [-1, 1].
 
     private: the victims' images of the target class. fresh: real images of it that nobody in the federation has (what
     scores 1); held_out: sets of others, by name, which test the measure. gallery and gallery_labels: real images of all
@@ -203,7 +203,7 @@ def leakage_score(references: References, by_view: Mapping[str, float | None]) -
 
 
 def measure_leakage(references: References, images: np.ndarray) -> Leakage:
-    """Measures a set of pictures float32 [M, H, W, C]; the order of the pictures does not matter.
+    """Measure a set of pictures float32 [M, H, W, C]; the order of the pictures does not matter.
 
     Raises ValueError if there are fewer than two pictures or one is not finite.
     """

@@ -62,7 +62,7 @@ class Measurability(NamedTuple):
 def examine(
     views: Mapping[str, View], *, held_out: Mapping[str, np.ndarray], controls: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, View], Measurability]:
-    """Tests the views on sets of images [M, H, W, C] whose score is known, by name.
+    """Test the views on sets of images [M, H, W, C] whose score is known, by name.
 
     held_out: real images of the class that no participant owns and that define no scale. controls: pictures that leak
     nothing. A control with a score raises the zero of every view, as a baseline does. Returns the views with these

@@ -74,7 +74,7 @@ def render_reconstructions(
     pictures: Mapping[str, bytes],
     environment: Mapping[str, Any],
 ) -> str:
-    """Writes a run as one self-contained HTML page.
+    """Write a run as one self-contained HTML page.
 
     rows: as ``measured_row`` makes them, with ``notes`` where there are any. pictures: PNG bytes by caption.
     environment: as in config.json, with the settings under ``config``.

@@ -29,7 +29,7 @@ _TITLE = "Reproduction of published attacks"
 
 
 def render_reproduction(results: Mapping[str, Any], pictures: Mapping[str, Mapping[str, bytes]]) -> str:
-    """Writes a reproduction as one self-contained HTML page, without scripts and without anything fetched.
+    """Write a reproduction as one self-contained HTML page, without scripts and without anything fetched.
 
     results: plain JSON data as ``reproduction_results.check_results`` accepts it; figures that were not run are absent.
     pictures: for the "figure" of each entry the PNG bytes by caption.
@@ -120,7 +120,7 @@ def _under(heading: str, content: str, tag: str = "", kind: str = "") -> str:
 
 
 def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Writes what was changed, once for all rows with the same changes."""
+    """Write what was changed, once for all rows with the same changes."""
     groups: dict[tuple[tuple[str, str, str], ...], list[str]] = {}
     for row in rows:
         changes = tuple(

@@ -17,7 +17,7 @@ _Check: TypeAlias = Callable[[Any, str], None]
 
 
 def check_results(results: Any) -> None:
-    """Checks the results of a reproduction.
+    """Check the results of a reproduction.
 
     Unknown keys are allowed: results may hold more than a report shows.
 

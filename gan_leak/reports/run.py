@@ -37,7 +37,7 @@ _CAPTIONS = {
 
 
 def report_files(result: RunResult) -> dict[str, bytes]:
-    """Draws a run: the files of its report by path within the run directory, report.html last."""
+    """Draw a run: the files of its report by path within the run directory, report.html last."""
     figures = _figures(result)
     page = render_report(
         title=f"GAN attack on {result.config.data.dataset}, class {_target_name(result)}",
@@ -55,7 +55,7 @@ def report_files(result: RunResult) -> dict[str, bytes]:
 
 
 def summary_lines(result: RunResult) -> list[str]:
-    """Writes the summary of a run for a terminal: why it diverged, the headline, and the score of each set of images.
+    """Write the summary of a run for a terminal: why it diverged, the headline, and the score of each set of images.
 
     An empty line separates why it diverged from the rest.
     """
@@ -124,7 +124,7 @@ def render_report(
     notes: Sequence[str],
     privacy: Mapping[str, Any] | None = None,
 ) -> str:
-    """Writes a run as one self-contained HTML page, without scripts and without anything fetched from elsewhere.
+    """Write a run as one self-contained HTML page, without scripts and without anything fetched from elsewhere.
 
     summary: the few figures of the headline. config, environment: shown exactly as they are, nested or not.
     records: one a round, as in metrics.jsonl; those with "leakage" fill the table of evaluations. comparison: a row of
@@ -163,7 +163,7 @@ def _evaluations(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, An
 
 
 def _metrics_table(corner: str, rows: Mapping[str, Mapping[str, Any]], kind: str) -> str:
-    """Writes a row for each name, a column for each metric that any of them has."""
+    """Write a row for each name, a column for each metric that any of them has."""
     flat = {name: dict(flattened(row, ": ")) for name, row in rows.items()}
     found = list(dict.fromkeys(column for row in flat.values() for column in row))
     # A row that lacks a whole group of metrics (None) must not add a column for the group.

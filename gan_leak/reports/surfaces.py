@@ -22,7 +22,7 @@ _DARK = 0.6
 
 
 def surface_figure(rows: Sequence[Mapping[str, Any]], *, metric: str = "leakage_score") -> bytes:
-    """Draws the mean of a metric over two swept fields as a map with its numbers, a panel for each value of the others.
+    """Draw the mean of a metric over two swept fields as a map with its numbers, a panel for each value of the others.
 
     rows: each with "cell", its value of every swept field, the same fields in all rows, and "metrics", where the metric
     has "mean", "low" and "high". The last field runs to the right and the one before it upwards; a cell without a
