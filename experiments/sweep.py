@@ -85,7 +85,7 @@ def _check_directory(path: pathlib.Path) -> None:
 
 
 def execute(prepared: PreparedSweep) -> int:
-    """Run the cells without a result, and rewrites the tables after each batch.
+    """Run the cells without a result, and rewrite the tables after each batch.
 
     Returns the exit status: 0, or 3 with ``fail_if_not_measurable`` where a cell has no leakage score.
     """
