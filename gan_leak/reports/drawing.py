@@ -73,7 +73,7 @@ def framed_tiles(images: np.ndarray) -> np.ndarray:
 
 
 def even_tiles(tiles: Sequence[np.ndarray | None], height: int, width: int) -> np.ndarray:
-    """Center tiles [h, w, 3] on cells of one size, uint8 [m, height, width, 3]; None is a pale cell, without frame."""
+    """Center tiles [h, w, 3] on cells of one size, uint8 [m, height, width, 3]; None gives a pale cell."""
     cells = np.full((len(tiles), height, width, 3), 255, np.uint8)
     for cell, tile in zip(cells, tiles, strict=True):
         if tile is None:
@@ -131,7 +131,7 @@ def grid_png(rows: Sequence[Row], title: str, column_labels: Sequence[str] = ())
 
 
 def wrapped(text: str, pixels: float, points: float, weight: str = "normal") -> str:
-    """Break a text between words, and within a word that is wider than a line, into lines of that many pixels."""
+    """Break a text into lines of that many pixels, between words or within a word that is too long."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -154,7 +154,7 @@ def draw_axes(axes: Any) -> None:
 
 
 def write_nothing_measured(axes: Any) -> None:
-    """Write in the middle of an empty panel that nothing was measured."""
+    """Write into an empty panel that nothing was measured."""
     style = {"ha": "center", "va": "center", "color": "#666666", "backgroundcolor": "w"}
     axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, **style)
 
@@ -165,7 +165,7 @@ def is_number(value: Any) -> bool:
 
 
 def or_gap(value: Any) -> float:
-    """Return the value, or NaN, which interrupts a curve."""
+    """Return the value if it is a finite number, else NaN, which interrupts a curve."""
     return float(value) if is_number(value) else float("nan")
 
 
@@ -192,7 +192,7 @@ def _columns(tile_width: int, labels: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def _block_pixels(texts: Sequence[str], points: float) -> int:
-    """Return the height of the highest of the texts and the gap below it, 0 if none says anything."""
+    """Return the height of the highest text and the gap below it; 0 if all texts are empty."""
     lines = max((text.count("\n") + 1 for text in texts if text), default=0)
     return lines * round(_LINE_SPACING * points * _GRID_DPI / 72) + TILE_GAP if lines else 0
 

@@ -103,7 +103,7 @@ def curves_figure(records: Sequence[Mapping[str, Any]], *, title: str = "Trainin
     """Draw accuracy and leakage over the rounds, and below them every participant's training loss, as PNG.
 
     records: one a round, as in metrics.jsonl. A missing value of an evaluation (None, NaN) is a gap in its curve; a
-    round without an evaluation is not.
+    round without an evaluation gives no gap.
 
     Raises ValueError if there is no record.
     """

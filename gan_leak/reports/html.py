@@ -117,7 +117,7 @@ figcaption { color: var(--soft); font-size: .92rem; margin: .6rem auto 0; max-wi
 
 
 def page(title: str, sections: Sequence[str], style: str = "") -> str:
-    """Write a whole page, without scripts and without anything fetched from elsewhere; style: rules of its own."""
+    """Write a whole page without scripts and external files; style: additional rules."""
     # The policy makes the browser block scripts and requests.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     written = (
@@ -132,7 +132,7 @@ def page(title: str, sections: Sequence[str], style: str = "") -> str:
 
 
 def section(heading: str, content: str, identifier: str = "", aside_content: str = "") -> str:
-    """Write a section, or nothing if it has no content; aside_content stands in the line of the heading."""
+    """Write a section, or nothing if it has no content; aside_content is in the line of the heading."""
     anchor = f' id="{escape(identifier)}"' if identifier else ""
     return f"<section{anchor}>\n<h2>{escape(heading)}{aside_content}</h2>\n{content}</section>\n" if content else ""
 
@@ -149,7 +149,7 @@ def card(name: str, content: str) -> str:
 
 
 def table(heads: Sequence[str], content: str, kind: str) -> str:
-    """Write a table that scrolls where it is wider than the page; content: its rows."""
+    """Write a table that scrolls if it is wider than the page; content: its rows."""
     cells = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
     rows = f"<table>\n<thead><tr>{cells}</tr></thead>\n<tbody>\n{content}</tbody>\n</table>\n"
     return f'<div class="wide {kind}">\n{rows}</div>\n'
@@ -180,7 +180,7 @@ def half_width(caption: str, png: bytes) -> int:
 
 
 def definitions_list(definitions: Mapping[str, str]) -> str:
-    """Write what each metric means, by its name."""
+    """Write the definitions of metrics by name."""
     items = "".join(
         f"<div><dt>{escape(label(name))}</dt><dd>{escape(meaning)}</dd></div>\n"
         for name, meaning in definitions.items()
@@ -189,7 +189,7 @@ def definitions_list(definitions: Mapping[str, str]) -> str:
 
 
 def settings_table(values: Mapping[str, Any]) -> str:
-    """Write settings exactly as they are, nested or not, one a row."""
+    """Write settings unrounded, one in each row; they may be nested."""
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(exact(value))}</td></tr>\n'
         for name, value in flattened(values, ".")
@@ -198,7 +198,7 @@ def settings_table(values: Mapping[str, Any]) -> str:
 
 
 def rank(column: str) -> int:
-    """Return the place of a column among the metrics."""
+    """Return the position of a column among the metrics."""
     name = column.partition(": ")[0]
     return _METRIC_ORDER.index(name) if name in _METRIC_ORDER else len(_METRIC_ORDER)
 
@@ -216,7 +216,7 @@ def label(name: str) -> str:
 
 
 def flattened(values: Mapping[str, Any], separator: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield name and value of every leaf, name joined by the separator."""
+    """Yield name and value of every leaf, with names joined by the separator."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from flattened(value, separator, f"{prefix}{name}{separator}")
@@ -240,7 +240,7 @@ def number(value: Any) -> str:
 
 
 def exact(value: Any) -> str:
-    """Write a setting in full, so that it can be given again."""
+    """Write a setting unrounded, so that it can be used again."""
     if isinstance(value, str):
         return value
     try:

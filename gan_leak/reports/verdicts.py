@@ -51,7 +51,7 @@ def verdict_overview(entries: Sequence[Mapping[str, Any]], anchors: Sequence[str
 
 
 def verdict_details(verdicts: Sequence[Mapping[str, Any]]) -> str:
-    """Write each criterion once, and under it the verdicts that it gave with their reasons."""
+    """Write each criterion once, followed by its verdicts with their reasons."""
     groups: dict[tuple[str, str], list[str]] = {}
     for verdict in verdicts:
         holds = verdict.get("holds") or [None] * len(verdict["because"])
@@ -134,7 +134,7 @@ def _badge(verdict: str, count: str = "") -> str:
 
 
 def _variants(verdicts: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Lists the variants: the paper's own first, then the nearest that works, then others as they come."""
+    """List the variants: the paper's own, then the nearest that works, then others in the order of the entries."""
     found = dict.fromkeys(verdict["variant"] for verdict in verdicts)
     known = [variant for variant in (PAPER_VARIANT, NEAREST_VARIANT) if variant in found]
     return [*known, *(variant for variant in found if variant not in known)]
