@@ -87,11 +87,11 @@ class GradientConfig:
         "",
         "npz file with the gradient of your own participant, attacked instead: all arrays params/<layer>/<name> of "
         "the network, the arrays gradient/<layer>/<name> that were sent (missing ones, as of frozen layers, are not "
-        "matched), and optionally labels, int [B]. The data set gives only the names of the classes. Kernels are "
-        "[H, W, in, out] and [in, out], rows after a flattened feature map in the order (H, W, C); PyTorch's "
-        "[out, in, H, W] and [out, in] are read too. From a sequential PyTorch module: np.savez(path, **from_torch(model, "
-        "'params', [p.detach().numpy() for p in module.parameters()]), **from_torch(model, 'gradient', [p.grad.numpy() for p in "
-        "module.parameters()])) with gan_leak.runs.inversion.gradient_files.from_torch and "
+        "matched), and optionally labels, int [B]. The data set gives only the names of the classes. Kernels are [H, "
+        "W, in, out] and [in, out], rows after a flattened feature map in the order (H, W, C); PyTorch's [out, in, H, "
+        "W] and [out, in] are read too. From a sequential PyTorch module: np.savez(path, **from_torch(model, "
+        "'params', [p.detach().numpy() for p in module.parameters()]), **from_torch(model, 'gradient', "
+        "[p.grad.numpy() for p in module.parameters()])) with gan_leak.runs.inversion.gradient_files.from_torch and "
         "gan_leak.runs.inversion.gradient.network_for. float16, bfloat16 and float64 are converted; .pt, .pth, "
         ".safetensors and pickles are not read.",
     )
