@@ -17,7 +17,7 @@ from gan_leak.defenses import sparse_vector_upload
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.performance import PerformanceOptions
 from gan_leak.runs.timing import matmul_flops
-from gan_leak.types import FederationData, InsiderView, Model, PyTree, Upload
+from gan_leak.types import FederationData, InsiderView, Model, PyTree, TransformInfo, Upload
 
 _STEPS = 10
 _LEARNING_RATE = 0.01
@@ -197,7 +197,7 @@ def sparse_vector_upload_of(image_size: int, releases: float) -> Case:
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     values = 1e-3 * jax.random.normal(jax.random.key(6), (size,))
 
-    def upload(values: jax.Array) -> tuple[Upload, PyTree]:
+    def upload(values: jax.Array) -> tuple[Upload, PyTree, TransformInfo]:
         everything = Upload(values, jnp.ones(size, bool))
         return transform.apply(
             jax.random.key(7), everything, transform.init(params), params=params, hyperparameters=hyperparameters

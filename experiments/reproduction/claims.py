@@ -59,7 +59,8 @@ def read_claim(preset: str) -> Claim:
 def parse_claims(text: str, where: str, presets: frozenset[str]) -> Mapping[str, Claim]:
     """Parse the text of a ``claims.toml``: claims by preset.
 
-    where: the file, for errors. presets: the names of presets that may have a claim. Raises ValueError as ``read_claim`` does.
+    where: the file, for errors. presets: the names of presets that may have a claim. Raises ValueError as
+    ``read_claim`` does.
     """
     try:
         tables = tomllib.loads(text)
