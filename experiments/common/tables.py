@@ -187,7 +187,7 @@ def _read_row(path: pathlib.Path) -> dict[str, np.ndarray] | None:
         tell(f"{error}: renamed to {set_aside(path).name} and computed again")
         return None
     if not sealed:
-        tell(f"{path}: written by a version without digests, so altered numbers cannot be detected")
+        tell(f"{path}: of a version without digests, so altered numbers cannot be detected")
     return {name.replace(_FORMER_NAME, "re_identified"): values for name, values in arrays.items()}
 
 

@@ -25,7 +25,7 @@ from gan_leak.runs.federated.rows import (
 from gan_leak.runs.inversion.model import Inversions
 
 # The names of batches in rows and captions.
-_CONTROLS = {"passive": "passive adversary", "unowned": "class nobody owns", "undefended": "without the defense"}
+_CONTROLS = {"passive": "passive adversary", "unowned": "class without an owner", "undefended": "without the defense"}
 _VARIANTS = {PAPER_VARIANT: "the paper's", NEAREST_VARIANT: "nearest that works"}
 _ROLES = {"passive": "control", "unowned": "control", "undefended": "reference"}
 _INVERSIONS = {"mlp": "model inversion, multilayer perceptron", "cnn": "model inversion, convolutional network"}

@@ -338,7 +338,7 @@ def test_a_sweep_takes_targets_by_name_and_number(files, tmp_path):
     close_run(prepared.directory)
     assert [cell.swept for cell in prepared.cells] == [{"target_class": 0}, {"target_class": 1}]
     assert [cell.lanes[0].attack.target_class for cell in prepared.cells] == [0, 1]
-    assert prepared.told[0].startswith("participant 0: 0, 1 (")
+    assert prepared.description[0].startswith("participant 0: 0, 1 (")
 
 
 def test_a_run_begins_with_who_owns_what(numbered, tmp_path, monkeypatch, capsys):

@@ -223,7 +223,7 @@ def test_a_file_that_cannot_be_read_is_refused(stripes, tmp_path, damage):
         (["--image_size=28"], "image_size=28: expected a power of two"),
         (
             ["--batch_sizes=4", "--local_batch_size=2"],
-            "local_batch_size=2: expected so many that 1 local steps use all 4 images",
+            "local_batch_size=2: expected a size with which 1 local steps use all 4 images",
         ),
         (["--attack=dlg", "--total_variation=0.1"], "total_variation=0.1: expected -1 with dlg, which has none"),
         (["--total_variation=-0.5"], "total_variation=-0.5: expected -1 or a finite number from 0"),

@@ -133,7 +133,7 @@ def rows(entry):
     return [(row["name"], row["role"]) for row in entry["rows"]]
 
 
-CONTROLS = [("passive adversary", "control"), ("class nobody owns", "control")]
+CONTROLS = [("passive adversary", "control"), ("class without an owner", "control")]
 REFERENCES = [("untrained generator", "reference"), ("fresh real images", "reference")]
 
 

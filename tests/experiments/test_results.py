@@ -116,7 +116,7 @@ def test_an_edited_page_or_table_is_noticed_and_written_anew(checkout, runs, edi
     text = path.read_text()
     path.write_text(text.replace("0.5", "0.6", 1) if "0.5" in text else text + "more\n")
     assert run(ResultsConfig(check=True), checkout) == 1
-    assert "not what its JSON gives" in capsys.readouterr().err
+    assert "differs from its JSON" in capsys.readouterr().err
     assert run(ResultsConfig(), checkout) == 0
     assert run(ResultsConfig(check=True), checkout) == 0
 
