@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.2.0"
 
@@ -112,7 +112,7 @@ def _modules() -> dict[str, str]:
 # Hidden from type checkers: to them a name that is not imported above is an error.
 if not TYPE_CHECKING:
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name == "__all__":
             return ["__version__", *_modules()]
         if name not in _modules():

@@ -54,11 +54,30 @@ class LocalData(NamedTuple):
     mask: Array
 
 
-class LocalTraining(Protocol):
-    """How a participant learns from its own data in one turn -> (params, optimizer_steps, mean loss).
+class RoundHyperParameters(NamedTuple):
+    """The traced hyperparameters of a round: a sweep over them shares one compilation and may be vmapped.
 
-    data: inputs [N, ...], labels [N], mask [N], of which no result may depend on what the mask hides.
-    ``hyperparameters`` holds the traced numbers; ``optimizer_steps`` counts over the whole run.
+    upload_threshold, upload_bound: in units of parameters. defense: the hyperparameters of the defenses by name.
+    attack, server_attack: those of the insider's attack and of the server's, or ().
+    """
+
+    learning_rate: Array | float
+    learning_rate_decay: Array | float = 0.0
+    upload_fraction: Array | float = 1.0
+    download_fraction: Array | float = 1.0
+    upload_threshold: Array | float = 0.0
+    upload_bound: Array | float = float("inf")
+    update_count_decay: Array | float = 1.0
+    defense: PyTree = ()
+    attack: PyTree = ()
+    server_attack: PyTree = ()
+
+
+class LocalTraining(Protocol):
+    """The training of a participant on its own data in one turn -> (params, optimizer_steps, mean loss).
+
+    data: inputs [N, ...], labels [N], mask [N]. No result may depend on samples that the mask hides.
+    optimizer_steps: counts over the whole run.
     """
 
     def __call__(
@@ -68,7 +87,7 @@ class LocalTraining(Protocol):
         params: PyTree,
         optimizer_steps: Array,
         data: LocalData,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         *,
         epochs: int,
         batch_size: int,
@@ -134,7 +153,14 @@ class TransformInfo(NamedTuple):
 
 class UploadTransformApply(Protocol):
     def __call__(
-        self, key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        self,
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]: ...
 
 
@@ -169,7 +195,7 @@ class AggregatorApply(Protocol):
         weights: Array,
         state: PyTree,
         *,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         merged: Array | None = None,
         **extra: Any,
     ) -> tuple[FlatServer, PyTree, PyTree, PyTree]: ...
@@ -276,7 +302,7 @@ class RoundAttack(NamedTuple):
     """
 
     init: Callable[[Array], PyTree]
-    step: Callable[[Array, PyTree, InsiderView, Any], tuple[PyTree, Contribution, PyTree]]
+    step: Callable[[Array, PyTree, InsiderView, PyTree], tuple[PyTree, Contribution, PyTree]]
     reconstruct: Callable[[Array, PyTree, int], Array]
 
 
@@ -294,6 +320,6 @@ class ServerAttack(NamedTuple):
     """
 
     init: Callable[[Array, PyTree], PyTree]
-    broadcast: Callable[[Array, PyTree, PyTree, Array, Any], Sent]
-    step: Callable[[Array, PyTree, ServerView, Any], tuple[PyTree, PyTree]]
+    broadcast: Callable[[Array, PyTree, PyTree, Array, PyTree], Sent]
+    step: Callable[[Array, PyTree, ServerView, PyTree], tuple[PyTree, PyTree]]
     reconstruct: Callable[[Array, PyTree, int], Array]

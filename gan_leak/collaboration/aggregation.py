@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gan_leak.types import Aggregator, Array, FlatServer, PyTree, Received, Upload
+from gan_leak.types import Aggregator, Array, FlatServer, PyTree, Received, RoundHyperParameters, Upload
 
 
 def _stateless(params: PyTree) -> tuple[()]:
@@ -45,7 +45,7 @@ def add() -> Aggregator:
         weights: Array,
         state: PyTree,
         *,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         merged: Array | None = None,
         **extra: Any,
     ) -> tuple[FlatServer, PyTree, Received, tuple[()]]:
@@ -70,7 +70,7 @@ def average() -> Aggregator:
         weights: Array,
         state: PyTree,
         *,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         merged: Array | None = None,
         **extra: Any,
     ) -> tuple[FlatServer, PyTree, Received, tuple[()]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from gan_leak.types import (
     Model,
     ParticipantState,
     PyTree,
+    RoundHyperParameters,
     Upload,
     UploadTransform,
 )
@@ -61,7 +62,7 @@ def _shuffle(key: Array, mask: Array, length: int) -> Array:
     return jnp.pad(order, (0, length - mask.size))
 
 
-def torch_learning_rate(hyperparameters: Any, optimizer_steps: Array) -> Array:
+def torch_learning_rate(hyperparameters: RoundHyperParameters, optimizer_steps: Array) -> Array:
     """Torch's rate of SGD step t, counted over the whole run: ``learning_rate / (1 + t * learning_rate_decay)``."""
     return hyperparameters.learning_rate / (1.0 + optimizer_steps * hyperparameters.learning_rate_decay)
 
@@ -72,7 +73,7 @@ def local_sgd(
     params: PyTree,
     optimizer_steps: Array,
     data: LocalData,
-    hyperparameters: Any,
+    hyperparameters: RoundHyperParameters,
     *,
     epochs: int,
     batch_size: int,

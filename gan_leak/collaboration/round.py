@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from gan_leak.types import (
     ParticipantState,
     PyTree,
     RoundAttack,
+    RoundHyperParameters,
     ServerAttack,
     ServerState,
     ServerView,
@@ -40,29 +41,10 @@ from gan_leak.types import (
 PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
 
 
-class RoundHyperParameters(NamedTuple):
-    """The traced numbers of a round: a sweep over them shares one compilation and may be vmapped.
-
-    upload_threshold and upload_bound are in units of parameters. ``defense`` holds the numbers of the defenses by name,
-    ``attack`` and ``server_attack`` those of the insider's attack and of the server's, or ().
-    """
-
-    learning_rate: Array | float
-    learning_rate_decay: Array | float = 0.0
-    upload_fraction: Array | float = 1.0
-    download_fraction: Array | float = 1.0
-    upload_threshold: Array | float = 0.0
-    upload_bound: Array | float = float("inf")
-    update_count_decay: Array | float = 1.0
-    defense: Any = ()
-    attack: Any = ()
-    server_attack: Any = ()
-
-
 class RoundInfo(NamedTuple):
-    """What is logged of a round: ``turns`` with a leading P axis, in participant order, and the info of each attack.
+    """The log of a round: ``turns`` with a leading P axis, in participant order, and the info of each attack.
 
-    aggregation: the info of the aggregator, in a sequential schedule with a leading P axis as well.
+    aggregation: the info of the aggregator, with a leading P axis in a sequential schedule.
     """
 
     turns: TurnInfo
@@ -77,7 +59,9 @@ RoundFunction = Callable[
 RoundsFunction = Callable[
     [Array, FederationState, FederationData, RoundHyperParameters, Array | int], tuple[FederationState, RoundInfo]
 ]
-_Train = Callable[[Array, ParticipantState, PyTree, LocalData, Any], tuple[ParticipantState, Upload, TurnInfo]]
+_Train = Callable[
+    [Array, ParticipantState, PyTree, LocalData, RoundHyperParameters], tuple[ParticipantState, Upload, TurnInfo]
+]
 
 
 def init_federation(
@@ -142,7 +126,7 @@ def _finish(
     unravel: Callable[[Array], PyTree],
     identities: Array,
     exchange: Exchange | None,
-    hyperparameters: Any,
+    hyperparameters: RoundHyperParameters,
 ) -> tuple[FederationState, PyTree]:
     """The state after the round, and the info of an adversary at the server, which takes its step here."""
     params = unravel(moved.server.params)
@@ -215,7 +199,7 @@ def make_round(
         raise ValueError(f"adversary={adversary}: an attack and an adversary go together")
 
     def train(
-        key: Array, state: ParticipantState, downloaded: PyTree, data: LocalData, hyperparameters: Any
+        key: Array, state: ParticipantState, downloaded: PyTree, data: LocalData, hyperparameters: RoundHyperParameters
     ) -> tuple[ParticipantState, Upload, TurnInfo]:
         return train_and_upload(
             key,
@@ -315,7 +299,7 @@ def _synchronous_round(
     def turn(
         key: Array,
         server: FlatServer,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         participant: Array,
         own: ParticipantState,
         samples: LocalData,
@@ -339,7 +323,7 @@ def _synchronous_round(
         _, key_turns = jax.random.split(key)
         identities, keys = identities_of(data), server_keys(key_turns)
         server, unravel = flatten(state.server)
-        sent: Any = None
+        sent: Array | None = None
         merged = None
         if server_attack is not None:
             sent, merged = jax.vmap(
@@ -365,7 +349,7 @@ def _synchronous_round(
             hyperparameters=hyperparameters,
             merged=merged,
         )
-        exchange = None if server_attack is None else Exchange(sent, downloaded, visible)
+        exchange = None if sent is None else Exchange(sent, downloaded, visible)
         moved = _Moved(server, states, attack_state, aggregation)
         state, server_info = _finish(
             server_attack, keys.attack, state, moved, unravel, identities, exchange, hyperparameters

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gan_leak.types import Array, PyTree, TransformInfo, Upload, UploadTransform
+from gan_leak.types import Array, PyTree, RoundHyperParameters, TransformInfo, Upload, UploadTransform
 
 
 def fraction_to_count(fraction: Array | float, size: int) -> Array:
@@ -73,7 +73,13 @@ def largest_fraction() -> UploadTransform:
     """Keeps the ``upload_fraction`` of largest magnitude, in exact number; fraction 1 keeps the update as it is."""
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         count = fraction_to_count(hyperparameters.upload_fraction, upload.values.size)
         kept = _keep(upload, largest(jnp.where(upload.mask, jnp.abs(upload.values), 0.0), count))
@@ -89,7 +95,13 @@ def random_above_threshold() -> UploadTransform:
     """
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         count = fraction_to_count(hyperparameters.upload_fraction, upload.values.size)
         # Written as "not below" so that a NaN passes and is noticed.
@@ -105,7 +117,13 @@ def truncate() -> UploadTransform:
     """Truncates uploaded values to [-upload_bound, upload_bound]."""
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         bound = hyperparameters.upload_bound
         truncated = Upload(jnp.clip(upload.values, -bound, bound), upload.mask)
@@ -121,7 +139,13 @@ def chain(*transforms: UploadTransform) -> UploadTransform:
         return tuple(transform.init(params) for transform in transforms)
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         new_state = []
         for index, (transform, part) in enumerate(zip(transforms, state, strict=True)):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from gan_leak import trees
-from gan_leak.types import Array, FederationState, PyTree, ServerAttack
+from gan_leak.types import Array, FederationState, PyTree, RoundHyperParameters, ServerAttack
 
 # The number under which the server draws; no participant has it, and -1 marks padding.
 _SERVER = np.uint32(2**32 - 2)
@@ -50,7 +50,7 @@ def broadcast(
     state: FederationState,
     params: PyTree,
     participant: Array,
-    hyperparameters: Any,
+    hyperparameters: RoundHyperParameters,
 ) -> tuple[Array, Array | None]:
     """What the adversary sends to one participant, flat [D], and whether what comes back is merged (None: it is).
 

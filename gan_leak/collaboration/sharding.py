@@ -85,7 +85,7 @@ def shard(state: FederationState, data: FederationData, mesh: Mesh) -> tuple[Fed
 
 
 def _without_participants(state: FederationState) -> FederationState:
-    nothing: Any = ()
+    nothing: PyTree = ()
     return state._replace(participants=nothing)
 
 
@@ -127,5 +127,5 @@ def round_places(mesh: Mesh) -> tuple[FederationState, NamedSharding]:
     """Where the results of a round are placed: states as ``shard`` places them, what is logged on every device."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     by_participant = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
-    places: Any = FederationState._make([everywhere] * len(FederationState._fields))
+    places: PyTree = FederationState._make([everywhere] * len(FederationState._fields))
     return places._replace(participants=by_participant), everywhere

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gan_leak import trees
 from gan_leak.collaboration.server import download
-from gan_leak.types import Array, FederationData, FlatServer, LocalData, ParticipantState, PyTree, RoundAttack
+from gan_leak.types import (
+    Array,
+    FederationData,
+    FlatServer,
+    LocalData,
+    ParticipantState,
+    PyTree,
+    RoundAttack,
+    RoundHyperParameters,
+)
 
 
 class Insider(NamedTuple):
@@ -62,7 +71,11 @@ def turn_keys(key: Array, participant: Array | int) -> tuple[Array, Array, Array
 
 
 def begin_turn(
-    key: Array, server: FlatServer, participant: Array | int, own: ParticipantState, hyperparameters: Any
+    key: Array,
+    server: FlatServer,
+    participant: Array | int,
+    own: ParticipantState,
+    hyperparameters: RoundHyperParameters,
 ) -> Begun:
     """A turn up to its download, from what this participant is sent."""
     key_download, key_attack, key_train = turn_keys(key, participant)

@@ -30,7 +30,7 @@ ORL_HEIGHT, ORL_WIDTH = 112, 92
 _ORL_PIXELS = ORL_HEIGHT * ORL_WIDTH
 _ORL_HEADER = b"P5\n92 112\n255\n"
 
-# A CR and an LF that were neighbouring pixels were rewritten as one line end: the index of the lost CR.
+# A CR and an LF that were neighboring pixels were rewritten as one line end: the index of the lost CR.
 _ORL_LOST_PIXELS = {(8, 10): 7181, (9, 8): 5140}
 
 
@@ -55,7 +55,7 @@ def read_orl_faces() -> np.ndarray:
     uint8 [400, 112, 92], the ten images of a person one after the other. Of the files in the package, 152 went through
     a newline rewrite that turned every LF, CR or CRLF among the pixels into CRLF. It is undone up to what it lost: a CR
     (13) stays an LF (10). Two images that lost a pixel in this way (person 8, image 10; person 9, image 8) get it back
-    at its place. So 105 images, these two included, differ from the original data, by 3 grey levels in 1 to 13 pixels.
+    at its place. So 105 images, these two included, differ from the original data, by 3 gray levels in 1 to 13 pixels.
 
     Raises ValueError when the package is missing, or a file is missing, of unexpected size, or altered.
     """

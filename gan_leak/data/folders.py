@@ -23,7 +23,7 @@ _SYSTEM_NAMES = frozenset(
 )
 # Pillow has other programs draw these.
 _PROGRAM_FORMATS = ("EPS", "WMF")
-_GREY_MODES = ("1", "L", "LA", "La")
+_GRAY_MODES = ("1", "L", "LA", "La")
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -86,7 +86,7 @@ def _is_kept(entry: Path, wanted: bool, skipped: list[str]) -> bool:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """A picture as uint8 [H, W, C], with one channel where its mode is a grey one and three elsewhere.
+    """A picture as uint8 [H, W, C], with one channel where its mode is a gray one and three elsewhere.
 
     Raises ValueError for what cannot be read, among it pictures of more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
     """
@@ -108,6 +108,6 @@ def _as_array(opened: Image.Image) -> np.ndarray:
         return (np.asarray(picture) >> 8).astype(np.uint8)[..., None]
     if picture.mode in ("I", "F"):
         raise ValueError(f"pixel mode {picture.mode}, expected 8 or 16 bits a channel")
-    if picture.mode in _GREY_MODES:
+    if picture.mode in _GRAY_MODES:
         return np.asarray(picture.convert("L"))[..., None]
     return np.asarray(picture.convert("RGB"))

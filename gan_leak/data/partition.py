@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import numpy as np
 
 from gan_leak.data.class_names import ClassLookup, find_class, find_range, make_lookup
 from gan_leak.data.images import to_float
 from gan_leak.machine import check_fits
-from gan_leak.types import FederationData
+from gan_leak.types import FederationData, PyTree
 
 SCHEMES = ("by_class", "iid", "dirichlet", "centralised")
 
@@ -193,7 +192,7 @@ def gather(
             continue
         padded_images[participant, : len(indices)] = to_float(images[indices])
         padded_labels[participant, : len(indices)] = labels[indices]
-    arrays: tuple[Any, Any, Any] = (padded_images, padded_labels, sizes)
+    arrays: PyTree = (padded_images, padded_labels, sizes)
     return FederationData(*arrays)
 
 

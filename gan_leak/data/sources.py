@@ -34,7 +34,7 @@ _NPZ_ARRAYS = ("images", "labels", "owners", "test_images", "test_labels", "test
 
 
 class Dataset(NamedTuple):
-    """Labelled square images in a training and a test part.
+    """Labeled square images in a training and a test part.
 
     train_images, test_images: uint8 [N, S, S, C], C 1 or 3; train_labels, test_labels: int32 [N], indices into
     class_names. fingerprint: SHA-256 (hex) of the shapes and bytes of these arrays, and of those of the owners if there

@@ -1,4 +1,4 @@
-"""What the defences promise over a whole run, as (epsilon, delta); numbers on the host, nothing traced.
+"""What the defense promise over a whole run, as (epsilon, delta); numbers on the host, nothing traced.
 
 ``dp-accounting`` and the parts of SciPy are loaded by the first function that needs them.
 """
@@ -20,16 +20,16 @@ BOUNDED_UPDATES = "updates that differ by at most the sensitivity in every coord
 
 
 class PrivacyLoss(NamedTuple):
-    """An (epsilon, delta) promise: of which mechanism, for which neighbouring inputs, computed how.
+    """An (epsilon, delta) promise: of which mechanism, for which neighboring inputs, computed how.
 
-    unit: what two neighbouring inputs differ in. cross_check: epsilon at the same delta by a second method, which is
+    unit: what two neighboring inputs differ in. cross_check: epsilon at the same delta by a second method, which is
     not smaller, or None where ``method`` is a closed form.
     """
 
     epsilon: float
     delta: float
     unit: str
-    neighbouring_relation: str
+    neighboring_relation: str
     method: str
     cross_check: float | None = None
 
@@ -42,8 +42,8 @@ def sparse_vector_epsilon(
     One upload releases at most ``c = fraction_to_count(upload_fraction, coordinates)`` coordinates, each with the
     budget ``epsilon_per_release``, and costs ``c * epsilon_per_release`` (Dwork and Roth 2014, Theorem 3.27; the
     epsilon per epoch of Shokri and Shmatikov 2015); uploads add up (McSherry 2009). A participant uploads once a round.
-    The neighbours are two updates that differ by at most the sensitivity in every coordinate: whether two data sets
-    that differ in a record, or altogether, are such neighbours is for the bound on the update to ensure, not for this
+    The neighbors are two updates that differ by at most the sensitivity in every coordinate: whether two data sets
+    that differ in a record, or altogether, are such neighbors is for the bound on the update to ensure, not for this
     sum.
 
     Raises ValueError for an epsilon or a fraction not above 0, a fraction above 1 and counts below 1 or 0.

@@ -34,6 +34,7 @@ from gan_leak.types import (
     LocalTraining,
     Model,
     PyTree,
+    RoundHyperParameters,
     TransformInfo,
     Upload,
     UploadTransform,
@@ -113,7 +114,7 @@ def local_training_of(defenses: Sequence[Defense], otherwise: LocalTraining) -> 
         params: PyTree,
         optimizer_steps: Array,
         data: LocalData,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         *,
         epochs: int,
         batch_size: int,
@@ -143,7 +144,13 @@ def _one_after_another(before: Mapping[str, UploadTransform], last: UploadTransf
         return tuple(transform.init(params) for transform in (*before.values(), last))
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         keys = [jax.random.fold_in(key, zlib.crc32(name.encode())) for name in before]
         new_state = []
@@ -172,7 +179,7 @@ def aggregator_of(defenses: Sequence[Defense], otherwise: Aggregator) -> Aggrega
         weights: Array,
         state: PyTree,
         *,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         merged: Array | None = None,
         **extra: Any,
     ) -> tuple[FlatServer, PyTree, PyTree, PyTree]:
@@ -189,7 +196,13 @@ def traced(defense: Defense) -> UploadTransform:
         return defense.build(*(parameter.default for parameter in defense.hyperparameters)).init(params)
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         transform = defense.build(*_numbers(defense, hyperparameters))
         return transform.apply(key, upload, state, params=params, hyperparameters=hyperparameters, **extra)
@@ -197,7 +210,7 @@ def traced(defense: Defense) -> UploadTransform:
     return UploadTransform(init, apply)
 
 
-def _numbers(defense: Defense, hyperparameters: Any) -> list[Array | float]:
+def _numbers(defense: Defense, hyperparameters: RoundHyperParameters) -> list[Array | float]:
     return [hyperparameters.defense[parameter.name] for parameter in defense.hyperparameters]
 
 
@@ -205,5 +218,7 @@ def protect(key: Array, transform: UploadTransform, tree: PyTree) -> PyTree:
     """A gradient, or features, as it leaves through an upload transform: every value is offered, once."""
     flat, unravel = trees.ravel(tree)
     everything = Upload(flat, jnp.ones(flat.shape, bool))
-    upload, _, _ = transform.apply(key, everything, transform.init(tree), params=tree, hyperparameters=None)
+    # Outside a round there are no hyperparameters of a round.
+    absent: PyTree = None
+    upload, _, _ = transform.apply(key, everything, transform.init(tree), params=tree, hyperparameters=absent)
     return unravel(upload.values)

@@ -14,7 +14,7 @@ import numpy as np
 
 from gan_leak.defenses.accounting import PrivacyLoss
 from gan_leak.settings import Bounds
-from gan_leak.types import Array, PyTree, TransformInfo, Upload, UploadTransform
+from gan_leak.types import Array, PyTree, RoundHyperParameters, TransformInfo, Upload, UploadTransform
 
 LOCAL_TRAINING = "local training"
 UPLOAD = "upload"
@@ -99,7 +99,7 @@ class Claim(NamedTuple):
     promise: Callable[[Exposure], Promise]
     solved_for: str
     solve: Callable[[Exposure, float], float]
-    details: Callable[[Exposure, Promise], dict[str, Any]]
+    details: Callable[[Exposure, Promise], dict[str, str | float | None]]
     note: Callable[[Exposure, Promise, float], str]
     counts_coordinates: bool = False
 
@@ -140,7 +140,13 @@ def stateless(change: Callable[[Array, Upload], Upload]) -> UploadTransform:
         return ()
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         changed = change(key, upload)
         return changed, state, TransformInfo(jnp.sum(changed.mask).astype(jnp.int32))

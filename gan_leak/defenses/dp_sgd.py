@@ -25,7 +25,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ from gan_leak.defenses.contract import LOCAL_TRAINING, Claim, Defense, HyperPara
 from gan_leak.defenses.promises import dp_sgd_details, dp_sgd_note, dp_sgd_promise, least_noise_multiplier
 from gan_leak.machine import has_core_for_each_device
 from gan_leak.settings import above, at_least
-from gan_leak.types import Array, LocalData, LocalTraining, Model, PyTree
+from gan_leak.types import Array, LocalData, LocalTraining, Model, PyTree, RoundHyperParameters
 
 
 def check_dp_sgd(*, clipping_norm: float, noise_multiplier: float) -> None:
@@ -125,7 +124,7 @@ def dp_sgd(
     params: PyTree,
     optimizer_steps: Array,
     data: LocalData,
-    hyperparameters: Any,
+    hyperparameters: RoundHyperParameters,
     *,
     epochs: int,
     batch_size: int,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -58,7 +57,7 @@ def least_noise_multiplier(exposure: Exposure, target: float) -> float:
     return noise
 
 
-def dp_sgd_details(exposure: Exposure, promise: Promise) -> dict[str, Any]:
+def dp_sgd_details(exposure: Exposure, promise: Promise) -> dict[str, str | float | None]:
     """How records are sampled, and the numbers of DP-SGD."""
     return {
         "sampling": "Poisson",
@@ -102,7 +101,7 @@ def largest_release_budget(exposure: Exposure, target: float) -> float:
     return budget
 
 
-def sparse_vector_details(exposure: Exposure, promise: Promise) -> dict[str, Any]:
+def sparse_vector_details(exposure: Exposure, promise: Promise) -> dict[str, str | float | None]:
     """How much is released, and the numbers of the technique."""
     budget = exposure.numbers["epsilon_per_release"]
     return {

@@ -23,7 +23,7 @@ from gan_leak.defenses.promises import (
     sparse_vector_promise,
 )
 from gan_leak.settings import Bounds, above
-from gan_leak.types import Array, PyTree, TransformInfo, Upload, UploadTransform
+from gan_leak.types import Array, PyTree, RoundHyperParameters, TransformInfo, Upload, UploadTransform
 
 # In units of df/e, where eps = c e: sigma(8/9 eps) = 2 c df / (8/9 eps), twice that, and sigma(2/9 eps).
 THRESHOLD_SCALE = 2.25
@@ -206,7 +206,7 @@ def sparse_vector(
     asked (default all).
 
     Privacy. Pure differential privacy, c * e for the call; ``sensitivity`` says for whom. It must bound by how much one
-    coordinate of ``values`` changes between neighbouring inputs, each coordinate by itself: noise goes on the query,
+    coordinate of ``values`` changes between neighboring inputs, each coordinate by itself: noise goes on the query,
     the threshold and the released coordinate, never on a norm.
     - Each release is one AboveThreshold of 8/9 e and one Laplace mechanism of 1/9 e. Releases compose sequentially:
       n of them cost n * e, plus 8/9 e for the last threshold if the coordinates ran out before c. Calls add up.
@@ -215,7 +215,7 @@ def sparse_vector(
       only after it: a coordinate beyond the bound is not covered. Chain ``truncate()`` before, and it is. (The query is
       an absolute value and changes by ``bound`` at most: 2 * bound is conservative there.)
     - A sensitivity per record must be shown by the caller; nothing here clips records.
-    - Noise in float32 is for research: it leaves most outputs impossible under a neighbouring input (Mironov 2012), so
+    - Noise in float32 is for research: it leaves most outputs impossible under a neighboring input (Mironov 2012), so
       no figure here is a guarantee against someone who reads low-order bits.
 
     Choices. The pseudo-code says "randomly select": we ask without replacement and stop when all were asked, so fewer
@@ -268,7 +268,7 @@ def sparse_vector_upload(sensitivity: Array | float, epsilon_per_release: Array 
         return jnp.zeros((), jnp.int32)
 
     def apply(
-        key: Array, upload: Upload, state: Array, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array, upload: Upload, state: Array, *, params: PyTree, hyperparameters: RoundHyperParameters, **extra: Any
     ) -> tuple[Upload, Array, TransformInfo]:
         values, mask = sparse_vector(
             key,

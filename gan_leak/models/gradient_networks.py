@@ -78,8 +78,8 @@ class BatchNorm(nn.Module):
         axes = tuple(range(values.ndim - 1))
         scale = self.param("scale", nn.initializers.ones, (values.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (values.shape[-1],))
-        centred = values - jnp.mean(values, axes, keepdims=True)
-        normal = centred * jax.lax.rsqrt(jnp.mean(centred**2, axes, keepdims=True) + 1e-5)
+        centered = values - jnp.mean(values, axes, keepdims=True)
+        normal = centered * jax.lax.rsqrt(jnp.mean(centered**2, axes, keepdims=True) + 1e-5)
         return normal * jnp.expand_dims(scale, axes) + jnp.expand_dims(bias, axes)
 
 

@@ -76,7 +76,7 @@ def mlp_classifier(num_outputs: int, *, image_size: int, channels: int = 1, hidd
     """The multilayer perceptron of Fredrikson et al. 2015, section 5: one hidden layer of 3000 sigmoid units.
 
     3,108,011 parameters with 11 outputs, 32 pixels and one channel. ``hidden=()`` is their softmax regression (11,275).
-    The initialisation is Torch7's, as for the other classifiers here; theirs came with their library.
+    The initialization is Torch7's, as for the other classifiers here; theirs came with their library.
 
     Raises ValueError for sizes below 1.
 

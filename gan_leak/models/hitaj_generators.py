@@ -36,15 +36,15 @@ class DCGANGenerator(nn.Module):
         features = self.width * self.image_size // 8
         # On a 1x1 input the first full convolution is a matrix product.
         hidden = nn.Dense(4 * 4 * features, use_bias=False, kernel_init=nn.initializers.normal(0.02))(latents)
-        hidden = self._normalise(hidden.reshape(-1, 4, 4, features))
+        hidden = self._normalize(hidden.reshape(-1, 4, 4, features))
         while hidden.shape[1] < self.image_size // 2:
             features //= 2
-            hidden = self._normalise(UpsampleConvolution(features, implementation=self.implementation)(hidden))
+            hidden = self._normalize(UpsampleConvolution(features, implementation=self.implementation)(hidden))
         return jnp.tanh(UpsampleConvolution(self.channels, implementation=self.implementation)(hidden))
 
-    def _normalise(self, hidden: Array) -> Array:
-        normalise = nn.BatchNorm(use_running_average=False, epsilon=1e-5, scale_init=_normal_around(1.0, 0.02))
-        return nn.relu(normalise(hidden))
+    def _normalize(self, hidden: Array) -> Array:
+        normalize = nn.BatchNorm(use_running_average=False, epsilon=1e-5, scale_init=_normal_around(1.0, 0.02))
+        return nn.relu(normalize(hidden))
 
 
 def dcgan_generator(image_size: int = 32, channels: int = 1, *, width: int = 64, implementation: str = "auto") -> Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -141,8 +141,10 @@ def inverse_network_for(network: str, split: str, *, implementation: str = "auto
     network: 'mnist' or 'cifar10'. Raises ValueError, naming the splits there are, for one that has none.
     """
 
-    def back(features: int, size: int, **options: Any) -> TorchTransposedConvolution:
-        return TorchTransposedConvolution(features, size, implementation=implementation, **options)
+    def back(
+        features: int, size: int, stride: int = 1, padding: int = 0, output_padding: int = 0
+    ) -> TorchTransposedConvolution:
+        return TorchTransposedConvolution(features, size, stride, padding, output_padding, implementation)
 
     twice = {"stride": 2, "padding": 1, "output_padding": 1}
     chains: dict[tuple[str, str], tuple[list[Layer], tuple[int, ...]]] = {

@@ -38,7 +38,7 @@ def resolve_implementation(implementation: str) -> str:
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """Torch7's default initialisation, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases (nn/Linear.lua)."""
+    """Torch7's default initialization, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases (nn/Linear.lua)."""
     bound = 1.0 / math.sqrt(fan_in)
 
     def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
@@ -204,7 +204,7 @@ class PooledConvolution(nn.Module):
 
 
 class TorchConvolution(nn.Module):
-    """A convolution with Torch's zero padding on all sides, stride, and default initialisation of weights and bias."""
+    """A convolution with Torch's zero padding on all sides, stride, and default initialization of weights and bias."""
 
     features: int
     kernel_size: int
@@ -227,7 +227,7 @@ class TorchConvolution(nn.Module):
 
 
 class TorchTransposedConvolution(nn.Module):
-    """Torch's ConvTranspose2d with its default initialisation; the kernel has the orientation of a convolution's."""
+    """Torch's ConvTranspose2d with its default initialization; the kernel has the orientation of a convolution's."""
 
     features: int
     kernel_size: int
@@ -250,7 +250,7 @@ class TorchTransposedConvolution(nn.Module):
 
 
 class TorchDense(nn.Module):
-    """A fully connected layer with Torch7's default initialisation of weights and bias."""
+    """A fully connected layer with Torch7's default initialization of weights and bias."""
 
     features: int
 

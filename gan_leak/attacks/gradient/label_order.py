@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +28,7 @@ def infer_label_order(
 ) -> tuple[np.ndarray, float]:
     """An order [epochs * B] of the labels [B] whose simulated update is like the one seen, and how far it is from it.
 
-    ``simulate(labels [epochs * B]) -> update``, of a participant whose images are unknown, for instance grey: in an
+    ``simulate(labels [epochs * B]) -> update``, of a participant whose images are unknown, for instance gray: in an
     untrained network an update of the last layer hardly depends on them. From several random orders, the best swap of
     two labels in an epoch, in different batches, is taken until none comes nearer. Distances are one minus the cosine,
     over the leaves of ``seen``. The order within a batch and images of equal labels are not told apart.
@@ -66,7 +65,9 @@ def infer_label_order(
     return order, least
 
 
-def _descended(order: np.ndarray, distances: Callable[[Any], Array], pairs: np.ndarray) -> tuple[float, np.ndarray]:
+def _descended(
+    order: np.ndarray, distances: Callable[[np.ndarray], Array], pairs: np.ndarray
+) -> tuple[float, np.ndarray]:
     for _ in range(_MOST_MOVES):
         values = np.asarray(distances(order))
         best = int(np.argmin(values))

@@ -107,7 +107,7 @@ def cosine_distance(gradient: PyTree, seen: PyTree) -> Array:
     product = sum(jnp.sum(a * b) for a, b in pairs)
     norms = (jnp.sqrt(sum(jnp.sum(pair[side] ** 2) for pair in pairs)) for side in (0, 1))
     first, second = norms
-    # A defence may leave nothing of a gradient, and what has no direction is at a right angle to everything.
+    # A defense may leave nothing of a gradient, and what has no direction is at a right angle to everything.
     return 1.0 - product / jnp.maximum(first * second, jnp.finfo(jnp.float32).tiny)
 
 

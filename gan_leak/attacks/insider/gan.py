@@ -77,7 +77,7 @@ def _train_generator(
     steps: int,
     batch_size: int,
 ) -> tuple[PyTree, PyTree, Array, Array]:
-    """The generator and its optimiser after ``steps``, the sum of the losses and the last of them."""
+    """The generator and its optimizer after ``steps``, the sum of the losses and the last of them."""
 
     def update(index: Array, carry: tuple) -> tuple:
         params, optimizer_state, total, _ = carry
@@ -105,13 +105,13 @@ def gan_attack(
     """The insider who trains a generator against the model it downloads and labels the samples as a class of their own.
 
     At each of the adversary's turns the downloaded model, frozen, is the discriminator: the generator takes
-    ``generator_steps`` on the negative log-likelihood of the target class; then ``fakes_per_round`` samples, labelled
+    ``generator_steps`` on the negative log-likelihood of the target class; then ``fakes_per_round`` samples, labeled
     with the fake class, join the adversary's data for ``fake_memory_rounds`` rounds (1 replaces, more accumulates).
     With ``fakes_per_round=0`` the attack is passive: it watches and adds nothing (section 9.3). Reconstructions may be
     drawn by an exponential average of the generators of all rounds (Yazici et al. 2019, arXiv 1806.04498), which
     steadies what swings from round to round; fakes are always drawn by the last.
 
-    Raises ValueError for an unknown optimiser and for counts that are too small.
+    Raises ValueError for an unknown optimizer and for counts that are too small.
     """
     _check_choices(
         generator_optimizer,

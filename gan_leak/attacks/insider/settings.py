@@ -42,7 +42,7 @@ class AttackConfig:
     )
     generator_optimizer: str = option(
         "sgd",
-        "Generator optimiser, 'sgd' (Hitaj et al. 2017, section 8.4) or 'adam' (beta1 0.5).",
+        "Generator optimizer, 'sgd' (Hitaj et al. 2017, section 8.4) or 'adam' (beta1 0.5).",
         choices=GENERATOR_OPTIMIZERS,
     )
     generator_learning_rate: float = option(

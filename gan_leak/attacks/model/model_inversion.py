@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -173,13 +173,13 @@ def _confidence(classifier: Model, params: PyTree, image: Array, target_class: A
     return probabilities.at[target_class].get(mode="fill", fill_value=jnp.nan)
 
 
-def _check_numbers(numbers: Mapping[str, tuple[Array | float, Callable[[Any], Any], str]]) -> None:
+def _check_numbers(numbers: Mapping[str, tuple[Array | float, Callable[[float], bool], str]]) -> None:
     """Raises ValueError for a number that is not single or, if it is not traced, not accepted."""
     for name, (value, accepts, expected) in numbers.items():
         if jnp.shape(value) != ():
             raise ValueError(f"{name}.shape={jnp.shape(value)}: expected a single number; vmap takes several")
-        # In NumPy, since under jit even a comparison of constants is traced.
-        if not isinstance(value, jax.core.Tracer) and not accepts(np.asarray(value)):
+        # As a Python number, since under jit even a comparison of constants is traced.
+        if not isinstance(value, jax.core.Tracer) and not accepts(float(np.asarray(value))):
             raise ValueError(f"{name}={value}: expected {expected}")
 
 
