@@ -1,4 +1,4 @@
-"""What an attack takes for granted about pictures: neighboring pixels are alike, and values have a range."""
+"""Priors on images: neighboring pixels are similar."""
 
 from __future__ import annotations
 
