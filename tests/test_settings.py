@@ -289,8 +289,9 @@ from gan_leak.config import RunConfig, make_config, validate
 from gan_leak.runs.federated.batch import batch_directory, check_batch
 from gan_leak.runs.federated.rows import differences_between
 from gan_leak.runs.federated.sweep import make_cells, shape_of
+from gan_leak.runs.federated.sweep_plan import swept_values
 from gan_leak.runs.storage import directory
-from gan_leak.settings import numbers_for, replace, to_json
+from gan_leak.settings import numbers_for, replace, to_json, values_of
 
 def refusal(call):
     try:
@@ -306,7 +307,7 @@ def resume(workdir, **changes):
 values = absl_flags.FlagValues()
 flags.define_flags(gan_attack.AttackFlags, values)
 config = flags.config_from_arguments(RunConfig, ["--rate_factor=0.5"])
-shared, grid = sweep._values(flags.config_from_arguments(sweep.SweepConfig, ["--rate_factor=1,2"]))
+shared, grid = swept_values(values_of(flags.config_from_arguments(sweep.SweepConfig, ["--rate_factor=1,2"])))
 cells = make_cells(shared, grid, 2)
 check_batch([lane for cell in cells for lane in cell.lanes])
 print(json.dumps({
