@@ -23,7 +23,7 @@ from gan_leak.attacks import GanAttackHyperParameters
 from gan_leak.collaboration import RoundHyperParameters
 from gan_leak.config import RunConfig, make_config
 from gan_leak.defenses import DEFENSES, claim_of
-from gan_leak.defenses.settings import defense_numbers
+from gan_leak.defenses.settings import defense_hyperparameters
 from gan_leak.runs.federated.batch import batch_directory
 from gan_leak.runs.federated.batch_files import check_lanes
 from gan_leak.runs.storage import directory
@@ -143,7 +143,7 @@ def test_every_traced_number_reaches_the_program_by_its_name():
         | attack._asdict()
     )
     for defense in DEFENSES:
-        found |= defense_numbers(replace(config, defense=defense.name).defense)
+        found |= defense_hyperparameters(replace(config, defense=defense.name).defense)
     for setting in OF_RUNS:
         if setting.kind == "traced":
             assert found[setting.name] == value_of(config, setting) != setting.default

@@ -144,7 +144,7 @@ def privacy_fields(plan: PrivacyPlan) -> dict[str, Any]:
         "epsilon": finite_or_none(loss.epsilon),
         "delta": loss.delta,
         "unit": loss.unit,
-        "neighboring_relation": loss.neighbouring_relation,
+        "neighboring_relation": loss.neighboring_relation,
         "bound": claim.sensitivity,
         "noise_added_by": claim.noise_added_by,
         "against": claim.against,

@@ -36,7 +36,7 @@ from gan_leak.data import (
     to_float,
 )
 from gan_leak.defenses import aggregator_of, local_training_of, parse_composition, upload_of
-from gan_leak.defenses.settings import defense_numbers
+from gan_leak.defenses.settings import defense_hyperparameters
 from gan_leak.evaluation.leakage import LEAST_IMAGES, NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.settings import numbers_for, program_of
@@ -295,7 +295,7 @@ def build_experiment(config: RunConfig, data: AttackData, mesh: Mesh | None = No
     hyperparameters = numbers_for(
         RoundHyperParameters,
         config,
-        defense=defense_numbers(config.defense),
+        defense=defense_hyperparameters(config.defense),
         attack=attack_numbers,
         server_attack=(),
     )
