@@ -206,7 +206,7 @@ def test_a_file_that_cannot_be_read_is_refused(stripes, tmp_path, damage):
         (["--matching=best"], "matching=best: expected one of ordered, known_order, epoch_mean"),
         (["--matching=epoch_mean"], "matching=epoch_mean: expected ordered with one local step"),
         ([*SEVERAL, "--matching=ordered,ordered"], "matching=ordered,ordered: expected each once"),
-        ([*SEVERAL, "--matching=known_order"], "matching=known_order: expected --local_shuffle"),
+        ([*SEVERAL, "--matching=known_order"], "matching=known_order: expected together with --local_shuffle"),
         (
             [*SEVERAL, "--matching=epoch_mean"],
             "matching=epoch_mean: expected two or more whole epochs, but 3 local steps use 6 images of 4",
