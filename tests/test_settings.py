@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import pickle
 import shutil
 import subprocess
 import sys
@@ -357,3 +358,8 @@ def test_a_new_setting_is_named_in_its_dataclass_and_where_it_is_used(tmp_path):
     assert told["batch"] == "eb021e35e3f5d4cc" != told["own_batch"]
     assert told["resumed"] == "accepted"
     assert told["changed"] == f"workdir={older}: holds a run of another configuration (rate_factor was 1.0, now 0.5)"
+
+
+def test_a_configuration_is_sent_to_workers_as_it_is():
+    config = make_config(rounds=3, defense="dp_sgd", noise_multiplier=0.7)
+    assert pickle.loads(pickle.dumps(config)) == config

@@ -35,6 +35,8 @@ DefenseHyperParameters: Any = dataclasses.make_dataclass(
         for parameter in defense.hyperparameters
     ],
     frozen=True,
+    # Workers are sent configurations, and pickle looks the class up in its module.
+    namespace={"__module__": __name__},
 )
 
 
