@@ -20,7 +20,7 @@ from gan_leak.defenses.composition import traced
 from gan_leak.defenses.sparse_vector import (
     DEFENSE,
     _order_by_exchanges,
-    _order_by_lots,
+    _order_by_sorting,
     _passing_at_once,
     _passing_in_turn,
     _release,
@@ -278,7 +278,7 @@ def order_counts(draw_order):
     return np.unique(orders @ (5 ** np.arange(4)), return_counts=True)[1]
 
 
-@pytest.mark.parametrize("random_order", [_order_by_exchanges, _order_by_lots])
+@pytest.mark.parametrize("random_order", [_order_by_exchanges, _order_by_sorting])
 def test_every_order_is_equally_likely(random_order):
     """All 24 orders of four coordinates; the same test rejects lots that favour low indices a little."""
     fair = order_counts(lambda key: random_order(key, jnp.zeros(4, bool)))
@@ -288,7 +288,7 @@ def test_every_order_is_equally_likely(random_order):
     assert scipy.stats.chisquare(unfair).pvalue < 1e-3
 
 
-@pytest.mark.parametrize("random_order", [_order_by_exchanges, _order_by_lots])
+@pytest.mark.parametrize("random_order", [_order_by_exchanges, _order_by_sorting])
 def test_who_is_marked_comes_first_in_an_order_as_random(random_order):
     """The second and fourth of four: two orders of each pair, all equally likely."""
     first = jnp.array([False, True, False, True])
