@@ -27,7 +27,7 @@ from gan_leak.runs.federated.batch import check_batch
 from gan_leak.runs.federated.batch_files import read_result
 from gan_leak.runs.federated.measurement import make_instrument_source
 from gan_leak.runs.federated.owners import describe_run
-from gan_leak.runs.federated.privacy import PrivacyPlan, counts_for_privacy, settle
+from gan_leak.runs.federated.privacy import PrivacyPlan, counts_for_privacy, solve_for_noise
 from gan_leak.runs.federated.result import NOT_MEASURABLE_STATUS
 from gan_leak.runs.federated.setup import build_experiment, class_number, prepare_data
 from gan_leak.runs.federated.sweep import Cell, as_csv, make_cells, make_jobs, rows_of, with_privacy
@@ -132,7 +132,7 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
             check_run(sized, data, build_experiment(sized, data), lanes=config.num_seeds)
             told.update(dict.fromkeys(describe_run(lane, data)))
             dealt[kind] = counts_for_privacy(lane, data)
-        return settle(PrivacyPlan(lane, *dealt[kind], lane.defense.target_epsilon))
+        return solve_for_noise(PrivacyPlan(lane, *dealt[kind], lane.defense.target_epsilon))
 
     for cell in cells:
         validate(cell.lanes[0])

@@ -214,7 +214,7 @@ def program_of(config: Config) -> Config:
     return _with_paths(config, {setting.path: None for setting in settings if setting.kind != "static"})
 
 
-def numbers_for(record: Callable[..., Config], config: Any, **given: Any) -> Config:
+def hyperparameters_for(record: Callable[..., Config], config: Any, **given: Any) -> Config:
     """Builds a NamedTuple of a program's arguments: each field is ``given`` or the value of the setting of its name.
 
     Raises TypeError for a field that is neither given nor a setting that lanes of a batch may differ in.

@@ -89,25 +89,25 @@ def run_batch(
     directory: pathlib.Path,
     instrument_source: InstrumentSource,
     show: Callable[[int, str], None] = lambda round, text: None,
-    say: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> BatchResult:
     """Runs all lanes and keeps the result in ``directory``; a finished one is read, an interrupted one continued.
 
     show: called with the number of finished rounds and a line of what was measured there, empty before the first round
-    and wherever nothing was measured. say: called with a line for each thing that was found damaged; it is renamed, and
+    and wherever nothing was measured. notify: called with a line for each thing that was found damaged; it is renamed, and
     computed again.
 
     Raises ValueError for lanes that do not go together or do not attack, for bad data, and for a directory that holds
     another batch.
     """
     check_batch(configs)
-    make_folder(directory, say)
+    make_folder(directory, notify)
     named = directory == batch_directory(directory.parent, configs)
-    check_lanes(directory, [_deciding(config) for config in configs], say, named=named)
-    if (result := finished_result(directory, say)) is not None:
+    check_lanes(directory, [_deciding(config) for config in configs], notify, named=named)
+    if (result := finished_result(directory, notify)) is not None:
         return result
     lanes, experiment, state = _prepare(configs, instrument_source)
-    return _train(lanes, experiment, state, directory, instrument_source, show, say)
+    return _train(lanes, experiment, state, directory, instrument_source, show, notify)
 
 
 def batch_directory(root: pathlib.Path, configs: Sequence[RunConfig]) -> pathlib.Path:
@@ -193,16 +193,16 @@ def make_lanes(round_fn: RoundFunction, mapping: str, mesh: Mesh | None = None) 
 
         return jax.lax.map(lane, entries) if by_map else jax.vmap(lane)(entries)
 
-    dealt_out = of_device if mesh is None else over_devices(of_device, mesh)
+    over_lanes = of_device if mesh is None else over_devices(of_device, mesh)
 
     def lanes(
         keys: Array,
         states: FederationState,
         data: FederationData,
-        numbers: RoundHyperParameters,
+        hyperparameters: RoundHyperParameters,
         count: Array | int,
     ) -> tuple[FederationState, RoundInfo]:
-        return dealt_out(count, (keys, states, data, numbers))
+        return over_lanes(count, (keys, states, data, hyperparameters))
 
     return lanes
 
@@ -220,17 +220,19 @@ def _train(
     directory: pathlib.Path,
     instrument_source: InstrumentSource,
     show: Callable[[int, str], None],
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> BatchResult:
     config = lanes[0].config
     mesh = device_mesh() if jax.device_count() > 1 and len(lanes) > 1 else None
     run = _jitted_lanes(experiment.round, config.performance.seed_mapping, mesh)
-    state, records, pictures, seconds = resume(directory, state, len(lanes), say)
+    state, records, pictures, seconds = resume(directory, state, len(lanes), notify)
     # Devices without a lane of their own repeat the last.
     filled = [*lanes, *lanes[-1:] * (-len(lanes) % mesh.size if mesh else 0)]
     keys = jnp.stack([lane.keys.rounds for lane in filled])
     data = stack_federations([lane.data.federation for lane in filled])
-    numbers = _stack_numbers([build_experiment(lane.config, lane.data).hyperparameters for lane in filled])
+    hyperparameters = _stack_hyperparameters(
+        [build_experiment(lane.config, lane.data).hyperparameters for lane in filled]
+    )
     if len(filled) > len(lanes):
         state = trees.take(state, np.minimum(np.arange(len(filled)), len(lanes) - 1))
     done = written = int(state.round[0])
@@ -251,7 +253,7 @@ def _train(
             began = time.perf_counter()
             end = min(config.federation.rounds, (done // config.evaluation.interval + 1) * config.evaluation.interval)
             count = min(_MOST_ROUNDS_PER_CALL, end - done)
-            new_state, infos = jax.block_until_ready(run(keys, state, data, numbers, count))
+            new_state, infos = jax.block_until_ready(run(keys, state, data, hyperparameters, count))
             measured: list[dict[str, Any]] = []
             if done + count == end:
                 measured, drawn = _evaluate(lanes, experiment, new_state, infos, count)
@@ -268,12 +270,12 @@ def _train(
     return _finish(lanes, records, pictures, directory, instrument_source, experiment, seconds)
 
 
-def _stack_numbers(numbers: Sequence[RoundHyperParameters]) -> RoundHyperParameters:
+def _stack_hyperparameters(lanes: Sequence[RoundHyperParameters]) -> RoundHyperParameters:
     def stacked(*values: Any) -> Array:
         dtype = jnp.int32 if isinstance(values[0], int) else jnp.float32
         return jnp.asarray(values, dtype)
 
-    return jax.tree.map(stacked, *numbers)
+    return jax.tree.map(stacked, *lanes)
 
 
 def _evaluate(

@@ -57,8 +57,8 @@ class BatchResult(NamedTuple):
     seconds: float
 
 
-def finished_result(directory: pathlib.Path, say: Callable[[str], None]) -> BatchResult | None:
-    """The result of a batch if it is finished and undamaged; ``say`` is told of a damaged one, which is renamed."""
+def finished_result(directory: pathlib.Path, notify: Callable[[str], None]) -> BatchResult | None:
+    """The result of a batch if it is finished and undamaged; ``notify`` is told of a damaged one, which is renamed."""
     if not os.path.lexists(directory / RESULT_NAME):
         return None
     try:
@@ -67,7 +67,7 @@ def finished_result(directory: pathlib.Path, say: Callable[[str], None]) -> Batc
         checkpoints.delete_all(directory / _CHECKPOINTS)
         return result
     except DamagedError as error:
-        say(f"{error}: the batch is computed again")
+        notify(f"{error}: the batch is computed again")
     for name in (PICTURES_NAME, RESULT_NAME):
         if os.path.lexists(directory / name):
             set_aside(directory / name)
@@ -89,17 +89,17 @@ def read_result(directory: pathlib.Path) -> BatchResult:
     return BatchResult(**fields, pictures=pictures, private=private)
 
 
-def make_folder(path: pathlib.Path, say: Callable[[str], None]) -> None:
-    """Makes a folder if there is none; ``say`` is told of anything else of that name, which is renamed."""
+def make_folder(path: pathlib.Path, notify: Callable[[str], None]) -> None:
+    """Makes a folder if there is none; ``notify`` is told of anything else of that name, which is renamed."""
     if os.path.lexists(path) and not path.is_dir():
-        say(f"{path}: not a folder, renamed to {set_aside(path).name}")
+        notify(f"{path}: not a folder, renamed to {set_aside(path).name}")
     path.mkdir(parents=True, exist_ok=True)
 
 
-def check_lanes(directory: pathlib.Path, lanes: list[Any], say: Callable[[str], None], *, named: bool) -> None:
+def check_lanes(directory: pathlib.Path, lanes: list[Any], notify: Callable[[str], None], *, named: bool) -> None:
     """Writes which lanes a directory is for, or checks that it is for these.
 
-    named: whether the directory's name tells so too; then it is believed where the file differs, and ``say`` told.
+    named: whether the directory's name tells so too; then it is believed where the file differs, and ``notify`` told.
     Raises ``RefusedError`` for a directory of other lanes.
     """
     path = directory / "lanes.json"
@@ -111,7 +111,7 @@ def check_lanes(directory: pathlib.Path, lanes: list[Any], say: Callable[[str], 
                 return
         if not named:
             raise RefusedError(f"{directory}: holds a batch of other configurations; choose another --workdir")
-        say(f"{path}: damaged, renamed to {set_aside(path).name} and written again")
+        notify(f"{path}: damaged, renamed to {set_aside(path).name} and written again")
     write_atomic(path, data)
 
 
@@ -132,28 +132,28 @@ def keep(
 
 
 def resume(
-    directory: pathlib.Path, state: FederationState, lanes: int, say: Callable[[str], None]
+    directory: pathlib.Path, state: FederationState, lanes: int, notify: Callable[[str], None]
 ) -> tuple[FederationState, list[list[dict[str, Any]]], np.ndarray, float]:
     """The state, records, pictures and seconds to continue from; where all is damaged, those of the beginning."""
     path = directory / _CHECKPOINTS
-    make_folder(path, say)
+    make_folder(path, notify)
     try:
         restored = checkpoints.restore_latest(path, state)
         if restored is not None:
-            return _restored(directory, restored, say)
+            return _restored(directory, restored, notify)
     except DamagedError as error:
-        say(f"{error}: renamed to {set_aside(path).name}, the batch is computed again")
+        notify(f"{error}: renamed to {set_aside(path).name}, the batch is computed again")
     return state, [[] for _ in range(lanes)], np.zeros(0, np.float32), 0.0
 
 
 def _restored(
-    directory: pathlib.Path, restored: checkpoints.Restored, say: Callable[[str], None]
+    directory: pathlib.Path, restored: checkpoints.Restored, notify: Callable[[str], None]
 ) -> tuple[FederationState, list[list[dict[str, Any]]], np.ndarray, float]:
     for name in restored.skipped:
-        say(f"{directory / _CHECKPOINTS / name}: damaged or unfinished, skipped")
+        notify(f"{directory / _CHECKPOINTS / name}: damaged or unfinished, skipped")
     folder = restored.path
     if not (folder / RECORDS_NAME).exists():
-        say(f"{folder}: of a version without digests; damage to its records would not be noticed")
+        notify(f"{folder}: of a version without digests; damage to its records would not be noticed")
         folder = directory
     kept, _ = read_json(folder / RECORDS_NAME, ("records", "seconds"))
     arrays, _ = read_npz(folder / PICTURES_NAME)

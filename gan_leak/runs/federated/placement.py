@@ -22,7 +22,7 @@ from gan_leak.collaboration.sharding import replicate, round_places, shard, unsh
 from gan_leak.runs.federated import resumption
 from gan_leak.runs.federated.measurement import RunKeys
 from gan_leak.runs.federated.setup import Experiment, start_federation
-from gan_leak.runs.hosts.processes import by_itself, share
+from gan_leak.runs.hosts.processes import broadcast_from_lead, run_outside_collective
 from gan_leak.runs.storage import participant_files
 from gan_leak.types import Array, FederationData, FederationState, ParticipantState
 
@@ -81,7 +81,7 @@ def place_all(
     def save(state: FederationState) -> None:
         kept = state if mesh is None else unshard(state, participants)
         if run_directory is not None:
-            by_itself(resumption.save_checkpoint, run_directory, int(kept.round), kept)
+            run_outside_collective(resumption.save_checkpoint, run_directory, int(kept.round), kept)
 
     return Placement(state, most, advance, save)
 
@@ -114,7 +114,7 @@ def place_cohorts(
         else:
             states = participant_files.read_states(directory, table, cohort, initial)
         drawn = trees.take(data, cohort)._replace(participants=cohort)
-        full = state._replace(participants=share(states))
+        full = state._replace(participants=broadcast_from_lead(states))
         if mesh is not None:
             full, drawn = shard(full, drawn, mesh)
         full, infos = jax.block_until_ready(run(key, full, drawn, experiment.hyperparameters, count))
@@ -132,7 +132,7 @@ def place_cohorts(
         tables.append(np.asarray(kept.participants))
         del tables[:-2]
         participant_files.sync_states(directory, tables[-1], int(tables[0].max()))
-        by_itself(resumption.save_checkpoint, run_directory, int(kept.round), kept)
+        run_outside_collective(resumption.save_checkpoint, run_directory, int(kept.round), kept)
         participant_files.delete_unnamed(directory, tables)
 
     return Placement(state, 1, advance, save)

@@ -48,7 +48,7 @@ def plan_privacy(config: RunConfig, data: AttackData) -> PrivacyPlan:
 
     Raises ValueError where no noise can meet the target, or nobody is protected by it.
     """
-    return settle(PrivacyPlan(config, *counts_for_privacy(config, data), config.defense.target_epsilon))
+    return solve_for_noise(PrivacyPlan(config, *counts_for_privacy(config, data), config.defense.target_epsilon))
 
 
 def counts_for_privacy(config: RunConfig, data: AttackData) -> tuple[tuple[int, ...], int]:
@@ -62,7 +62,7 @@ def counts_for_privacy(config: RunConfig, data: AttackData) -> tuple[tuple[int, 
     return sizes, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def settle(plan: PrivacyPlan) -> PrivacyPlan:
+def solve_for_noise(plan: PrivacyPlan) -> PrivacyPlan:
     """The plan with the noise for its target, to four digits, in the place of the target in its configuration."""
     target, claim = plan.config.defense.target_epsilon, claim_of(plan.config.defense.kind)
     if not target or claim is None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gan_leak.config import RunConfig
-from gan_leak.runs.hosts.processes import by_itself
+from gan_leak.runs.hosts.processes import run_outside_collective
 from gan_leak.runs.storage import checkpoints
 from gan_leak.runs.storage.directory import METRICS_NAME, metrics_records, write_atomic
 from gan_leak.runs.storage.integrity import DamagedError, RefusedError, expect_kinds, read_file, read_npz, sha256
@@ -54,14 +54,14 @@ def save_checkpoint(run: pathlib.Path, round: int, state: PyTree) -> None:
         raise DamagedError(f"{path}: holds less than the {round} records that were written")
     directory.mkdir(exist_ok=True)
     _copy_metrics(directory / METRICS_NAME, metrics)
-    beside = {"metrics": {"bytes": len(metrics), "sha256": sha256(metrics)}}
-    checkpoints.save(directory, round, state, beside=beside)
+    metadata = {"metrics": {"bytes": len(metrics), "sha256": sha256(metrics)}}
+    checkpoints.save(directory, round, state, metadata=metadata)
 
 
-def plan(run: pathlib.Path, config: RunConfig, passed_over: Mapping[str, str] | None = None) -> Resumption:
+def plan(run: pathlib.Path, config: RunConfig, unusable: Mapping[str, str] | None = None) -> Resumption:
     """Finds the newest checkpoint with which metrics and evaluations are complete; changes nothing.
 
-    passed_over: by name, checkpoints that cannot be used, and why. Raises ``RefusedError`` if there are finished
+    unusable: by name, checkpoints that cannot be used, and why. Raises ``RefusedError`` if there are finished
     checkpoints and none can be used, or if there are none although the run was beyond the first.
     """
     expect_kinds(run, _FOLDERS, _FILES)
@@ -69,7 +69,7 @@ def plan(run: pathlib.Path, config: RunConfig, passed_over: Mapping[str, str] | 
     found = checkpoints.find(run / _CHECKPOINTS)
     reasons: dict[str, str] = {}
     for one in found:
-        reason = one.problem or (passed_over or {}).get(one.path.name, "")
+        reason = one.problem or (unusable or {}).get(one.path.name, "")
         metrics = None if reason else _metrics_at(run, one, sources)
         if metrics is None:
             reasons[one.path.name] = reason or f"{METRICS_NAME} is damaged before line {one.round + 1}"
@@ -96,18 +96,18 @@ def restore(
 
     Raises ``RefusedError`` where the run cannot be continued.
     """
-    passed_over: dict[str, str] = {}
+    unusable: dict[str, str] = {}
     while True:
-        found = plan(run, config, passed_over)
+        found = plan(run, config, unusable)
         if found.checkpoint is None:
             state = None
             break
         try:
-            state = by_itself(checkpoints.load, found.checkpoint, template)
+            state = run_outside_collective(checkpoints.load, found.checkpoint, template)
             check_state(state)
             break
         except DamagedError as error:
-            passed_over[found.checkpoint.path.name] = str(error)
+            unusable[found.checkpoint.path.name] = str(error)
     for path in (run / METRICS_NAME, run / _CHECKPOINTS / METRICS_NAME):
         if (_read(path) or b"") != found.metrics:
             path.parent.mkdir(exist_ok=True)
@@ -140,13 +140,13 @@ def _copy_metrics(path: pathlib.Path, metrics: bytes) -> None:
 def _metrics_at(run: pathlib.Path, found: checkpoints.Found, sources: list[bytes | None]) -> bytes | None:
     """The metrics up to a checkpoint from the first of the sources that holds them intact."""
     for data in filter(None, sources):
-        if found.beside is None:
+        if found.metadata is None:
             metrics = _first_lines(data, found.round)
             if metrics is not None and _is_complete(run, metrics, found.round):
                 return metrics
         else:
-            metrics = data[: found.beside["metrics"]["bytes"]]
-            if sha256(metrics) == found.beside["metrics"]["sha256"]:
+            metrics = data[: found.metadata["metrics"]["bytes"]]
+            if sha256(metrics) == found.metadata["metrics"]["sha256"]:
                 return metrics
     return None
 
@@ -179,7 +179,7 @@ def _skipped(reasons: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _repairs(found: checkpoints.Found, metrics: bytes, sources: list[bytes | None]) -> tuple[str, ...]:
-    if found.beside is None:
+    if found.metadata is None:
         return (
             f"checkpoint {found.path.name} is of a version without digests: metrics and evaluations are complete, but "
             "an altered number in them would not be noticed",

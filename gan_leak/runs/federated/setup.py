@@ -39,7 +39,7 @@ from gan_leak.defenses import aggregator_of, local_training_of, parse_compositio
 from gan_leak.defenses.settings import defense_numbers
 from gan_leak.evaluation.leakage import LEAST_IMAGES, NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
-from gan_leak.settings import numbers_for, program_of
+from gan_leak.settings import hyperparameters_for, program_of
 from gan_leak.types import Aggregator, Array, FederationData, FederationState, Model, RoundAttack, UploadTransform
 
 # Enough for stable medians and neighbours, few enough that a measurement takes a moment.
@@ -291,12 +291,14 @@ def build_experiment(config: RunConfig, data: AttackData, mesh: Mesh | None = No
     fake_class = len(data.class_names)
     _, height, width, channels = data.private.shape
     functions = _functions((height, width, channels), fake_class, program_of(config), mesh)
-    attack_numbers = numbers_for(GanAttackHyperParameters, config, fake_class=fake_class) if functions.attack else ()
-    hyperparameters = numbers_for(
+    attack_hyperparameters = (
+        hyperparameters_for(GanAttackHyperParameters, config, fake_class=fake_class) if functions.attack else ()
+    )
+    hyperparameters = hyperparameters_for(
         RoundHyperParameters,
         config,
         defense=defense_numbers(config.defense),
-        attack=attack_numbers,
+        attack=attack_hyperparameters,
         server_attack=(),
     )
     return Experiment(*functions, hyperparameters)

@@ -43,7 +43,7 @@ from gan_leak.runs.federated.privacy import (
 from gan_leak.runs.federated.result import RunResult
 from gan_leak.runs.federated.setup import AttackData, Experiment, build_experiment, class_number, prepare_data
 from gan_leak.runs.hosts.interruption import on_interruption, uninterrupted
-from gan_leak.runs.hosts.processes import leads, share, together
+from gan_leak.runs.hosts.processes import broadcast_from_lead, is_lead, raise_together
 from gan_leak.runs.memory import check_run
 from gan_leak.runs.progress import Progress, progress
 from gan_leak.runs.storage import checkpoints, participant_files
@@ -97,7 +97,7 @@ def prepare(config: RunConfig, workdir: pathlib.Path, resume: bool, *, target_cl
     """
     validate(config)
     _choose_devices(config)
-    with together():
+    with raise_together():
         if config.federation.schedule != "synchronous" and jax.process_count() > 1:
             raise ValueError(
                 f"schedule={config.federation.schedule!r}: expected 'synchronous' where processes share a round"
@@ -109,11 +109,11 @@ def prepare(config: RunConfig, workdir: pathlib.Path, resume: bool, *, target_cl
         plan = plan_privacy(config, data)
         experiment = build_experiment(plan.config, data, mesh)
         check_run(config, data, experiment)
-    with together():
+    with raise_together():
         inputs = {"dataset": data.fingerprint}
         kept = {"inputs": inputs, "privacy": privacy_fields(plan)}
         check = functools.partial(resumption.plan, config=config)
-        directory = open_run(workdir, config, resume=resume, check=check, **kept) if leads() else None
+        directory = open_run(workdir, config, resume=resume, check=check, **kept) if is_lead() else None
     return PreparedRun(config, data, experiment, directory, mesh, None if config.defense.kind == "none" else plan)
 
 
@@ -144,7 +144,7 @@ def train(prepared: PreparedRun) -> RunResult:
     """
     with (
         open(os.devnull, "w") as nowhere,
-        progress(prepared.config.federation.rounds, initial=0, stream=None if leads() else nowhere) as display,
+        progress(prepared.config.federation.rounds, initial=0, stream=None if is_lead() else nowhere) as display,
     ):
         return _run(prepared, display)
 
@@ -163,7 +163,7 @@ def _run(prepared: PreparedRun, display: Progress) -> RunResult:
     state, initial = initial_state(experiment, keys.init, participants, by_cohorts=by_cohorts)
     comparison = functools.cache(functools.partial(_compare, prepared, keys, state.attack, display))
     try:
-        with together():
+        with raise_together():
             if directory is not None:
                 state = _restore(prepared, directory, state, initial, display)
     except ValueError as error:
@@ -173,7 +173,7 @@ def _run(prepared: PreparedRun, display: Progress) -> RunResult:
         references = comparison().references
         if references is not None and references.measurability.reason is not None:
             return result._replace(is_trained=False)
-    placement = _place(prepared, keys, share(state), initial)
+    placement = _place(prepared, keys, broadcast_from_lead(state), initial)
     result = result._replace(divergence=_train_rounds(prepared, keys, placement, comparison, display))
     return result if directory is None else _collect(prepared, directory, result, comparison())
 

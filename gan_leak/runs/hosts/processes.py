@@ -50,13 +50,13 @@ def join_processes(coordinator_address: str | None, num_processes: int | None, p
         ) from None
 
 
-def leads() -> bool:
+def is_lead() -> bool:
     """Whether this process is the one that reads and writes the run directory."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def raise_together() -> Iterator[None]:
     """Runs a block in which any process may meet bad input: then all of them raise its ValueError, and none waits.
 
     An OSError of the block becomes a ValueError where there are several processes.
@@ -78,12 +78,12 @@ def together() -> Iterator[None]:
             raise ValueError(text if process == jax.process_index() else f"process {process}: {text}")
 
 
-def share(tree: PyTree) -> PyTree:
+def broadcast_from_lead(tree: PyTree) -> PyTree:
     """The first process's arrays, in every process; of the others only shapes and types count."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(jax.device_get(tree))
 
 
-def by_itself(
+def run_outside_collective(
     function: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
 ) -> _Result:
     """The result of a function of a module, found where no other process takes part.
@@ -113,12 +113,12 @@ def _end_helper() -> None:
 def _begin_helper(parent: int) -> None:
     # Ctrl-C reaches the whole group of processes, and what the parent is at the helper finishes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_without, args=(parent,), daemon=True).start()
+    threading.Thread(target=exit_with_parent, args=(parent,), daemon=True).start()
     # Accelerators belong to the run.
     jax.config.update("jax_platforms", "cpu")
 
 
-def end_without(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Ends this process at once when its parent is gone, so that whoever continues its work is the only writer."""
     while os.getppid() == parent:
         time.sleep(_SECONDS_BETWEEN_LOOKS)

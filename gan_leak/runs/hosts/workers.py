@@ -27,7 +27,7 @@ from gan_leak.runs.federated.batch_files import finished_result
 from gan_leak.runs.federated.measurement import InstrumentSource, make_instrument_source
 from gan_leak.runs.federated.setup import prepare_data
 from gan_leak.runs.hosts.interruption import interruptible, leave_on_signals, on_interruption
-from gan_leak.runs.hosts.processes import end_without
+from gan_leak.runs.hosts.processes import exit_with_parent
 
 _MOST_WORKERS = 4
 _SECONDS_TO_SAVE = 2.0
@@ -142,7 +142,7 @@ def _end_workers() -> None:
 def _start_worker(shares: multiprocessing.queues.Queue, parent: int) -> None:
     # Ctrl-C reaches the whole group of processes: the parent ends its workers in its own way.
     leave_on_signals(by_terminal=False)
-    threading.Thread(target=end_without, args=(parent,), daemon=True).start()
+    threading.Thread(target=exit_with_parent, args=(parent,), daemon=True).start()
     cores = shares.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)

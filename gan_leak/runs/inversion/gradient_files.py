@@ -62,7 +62,7 @@ FLATTENINGS = {
 }
 
 
-class BroughtGradient(NamedTuple):
+class LoadedGradient(NamedTuple):
     """What a participant sent, and the labels [B] where the file tells them.
 
     matched: how many arrays and numbers were sent, of how many. notes: what else a reader of the result should know.
@@ -85,7 +85,7 @@ def load_gradient(
     num_classes: int,
     scale: float = 1.0,
     flatten_order: str = "auto",
-) -> BroughtGradient:
+) -> LoadedGradient:
     """Reads what a participant sent; its gradient is divided by ``scale`` unless that is 0.
 
     Arrays of the gradient may be missing, as of frozen layers; those of the parameters may not. Arrays of 16 bits,
@@ -131,7 +131,7 @@ def load_gradient(
         "parameters": sum(sizes[name] for name in sent),
         "of_parameters": sum(sizes.values()),
     }
-    return BroughtGradient(GradientView(_nested(params), _nested(sent)), labels, matched, notes)
+    return LoadedGradient(GradientView(_nested(params), _nested(sent)), labels, matched, notes)
 
 
 def named_shapes(model: Model) -> dict[str, tuple[int, ...]]:
@@ -143,32 +143,32 @@ def named_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     }
 
 
-def told_of_gradient(
-    attack: GradientAttack, brought: BroughtGradient, distance: float, scale: np.ndarray | None
+def summarize_gradient(
+    attack: GradientAttack, loaded: LoadedGradient, distance: float, scale: np.ndarray | None
 ) -> dict[str, Any]:
     """What a row says of a gradient that was brought along: how much of it was matched, how well, and what to know.
 
     distance: what the attack ended at. scale: that which it fitted, if it did.
     """
-    told_scale = brought.scale if scale is None else float(scale)
-    square = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(brought.view.gradient))
+    sent_scale = loaded.scale if scale is None else float(scale)
+    square = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(loaded.view.gradient))
     cosine = attack.distance == "cosine"
     relative = distance if cosine else (distance / square) ** 0.5
     matched = relative <= (_MATCHED_COSINE if cosine else _MATCHED_DIFFERENCE)
-    notes = [*brought.notes]
-    if brought.matched["arrays"] < brought.matched["of_arrays"]:
+    notes = [*loaded.notes]
+    if loaded.matched["arrays"] < loaded.matched["of_arrays"]:
         notes.append(
-            f"{brought.matched['arrays']} of {brought.matched['of_arrays']} arrays were matched, "
-            f"{brought.matched['parameters']} of {brought.matched['of_parameters']} parameters"
+            f"{loaded.matched['arrays']} of {loaded.matched['of_arrays']} arrays were matched, "
+            f"{loaded.matched['parameters']} of {loaded.matched['of_parameters']} parameters"
         )
-    if told_scale is not None:
-        notes.append(f"the gradient is {told_scale:.4g} times that of a mean over the batch")
+    if sent_scale is not None:
+        notes.append(f"the gradient is {sent_scale:.4g} times that of a mean over the batch")
     if not matched:
         notes.append(f"the gradient was NOT MATCHED ({relative:.2g} of it is unexplained). {_CAUSES}")
-    told = {"matched": matched, "unexplained": relative if np.isfinite(relative) else None, **brought.matched}
-    if told_scale is not None:
-        told["scale"] = told_scale
-    return {"gradient": told, "notes": notes}
+    summary = {"matched": matched, "unexplained": relative if np.isfinite(relative) else None, **loaded.matched}
+    if sent_scale is not None:
+        summary["scale"] = sent_scale
+    return {"gradient": summary, "notes": notes}
 
 
 def from_torch(model: Model, part: str, tensors: Sequence[Any]) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from gan_leak import trees
 from gan_leak.attacks.gradient.label_counts import infer_label_counts, infer_scale
 from gan_leak.attacks.gradient.label_order import infer_label_order
 from gan_leak.attacks.gradient.observation import infer_distinct_labels, infer_label, infer_label_from_bias
-from gan_leak.runs.inversion.gradient_files import BroughtGradient
+from gan_leak.runs.inversion.gradient_files import LoadedGradient
 from gan_leak.types import Array, GradientView, PyTree
 
 # Whose last layer has no negative input.
@@ -112,8 +112,8 @@ def infer_labels_of_all(
     )
 
 
-def divided_by_inferred_scale(brought: BroughtGradient, num_classes: int, batch_size: int) -> BroughtGradient:
+def divided_by_inferred_scale(loaded: LoadedGradient, num_classes: int, batch_size: int) -> LoadedGradient:
     """The gradient of a mean over the batch, where the last layer tells how many times that a user's gradient is."""
-    scale = infer_gradient_scale(num_classes, brought.view, batch_size)
-    gradient = jax.tree.map(lambda leaf: leaf / (scale or 1.0), brought.view.gradient)
-    return brought._replace(view=brought.view._replace(gradient=gradient), scale=scale)
+    scale = infer_gradient_scale(num_classes, loaded.view, batch_size)
+    gradient = jax.tree.map(lambda leaf: leaf / (scale or 1.0), loaded.view.gradient)
+    return loaded._replace(view=loaded.view._replace(gradient=gradient), scale=scale)

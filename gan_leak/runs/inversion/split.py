@@ -269,7 +269,7 @@ def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:
     )
 
 
-def defended(transform: UploadTransform | None, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:
+def defended_client(transform: UploadTransform | None, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:
     """What leaves a client behind a defense, None for none: ``(key, inputs) -> features``."""
 
     def send(key: Array, inputs: Any) -> Array:
@@ -279,7 +279,7 @@ def defended(transform: UploadTransform | None, client: Model, params: PyTree) -
     return jax.jit(send)
 
 
-def parts_of(victim: Victim, split: str) -> SplitModel:
+def split_network(victim: Victim, split: str) -> SplitModel:
     """Both sides of the victim's network; see ``split_after`` for what is refused."""
     return _parts(victim.name, split)
 
@@ -290,7 +290,7 @@ def _parts(name: str, split: str) -> SplitModel:
     return split_after(victim_for(name).network, split)
 
 
-def published(victim: Victim, attack: str, knowledge: str, split: str) -> tuple[float, float] | None:
+def published_scores(victim: Victim, attack: str, knowledge: str, split: str) -> tuple[float, float] | None:
     """PSNR and SSIM that He, Zhang and Lee 2019 report (Tables 3, 4 and 6), if they do."""
     rows: dict[tuple[str, str], dict[str, tuple[float, float]]] = _PUBLISHED
     return rows.get((attack, knowledge), {}).get(f"{victim.name} {split}")

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_leak.runs.storage.directory import sync_directory, write_atomic
-from gan_leak.runs.storage.disk import naming
+from gan_leak.runs.storage.disk import name_in_errors
 from gan_leak.runs.storage.integrity import DamagedError, RefusedError, read_json, sealed_json
 from gan_leak.types import Array, PyTree
 
@@ -56,14 +56,14 @@ class Found(NamedTuple):
     """A checkpoint on the disk.
 
     finished: whether it has a manifest. problem: why it cannot be used, empty if all its files have the bits that were
-    saved. beside: what was saved with it in the manifest; None where the manifest is of a version without a digest.
+    saved. metadata: what was saved with it in the manifest; None where the manifest is of a version without a digest.
     """
 
     round: int
     path: pathlib.Path
     finished: bool
     problem: str
-    beside: dict[str, Any] | None
+    metadata: dict[str, Any] | None
 
 
 def save(
@@ -72,13 +72,13 @@ def save(
     state: PyTree,
     *,
     keep: int = 2,
-    beside: Mapping[str, object] | None = None,
+    metadata: Mapping[str, object] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> pathlib.Path:
     """Saves the state after ``round`` and returns its path; when this returns, it is complete and on the disk.
 
     Only then are all but the newest ``keep`` checkpoints deleted, and with them any of a later round: the run that
-    saves ``round`` did not continue from those. beside: what the manifest holds beside digests, as JSON. files: by
+    saves ``round`` did not continue from those. metadata: what the manifest holds beside digests, as JSON. files: by
     name, what else the checkpoint consists of.
 
     Raises ValueError if ``round`` is negative or ``keep`` below 1, OSError if the disk refuses.
@@ -93,7 +93,7 @@ def save(
     path = directory.absolute() / f"round_{round:06d}"
     _delete(path)
     try:
-        with naming(path):
+        with name_in_errors(path):
             ocp.save(path, _stored(round, state), custom_metadata={"leaves": _describe(state)})
             for name, data in (files or {}).items():
                 (path / name).write_bytes(data)
@@ -106,7 +106,7 @@ def save(
     for folder in [path, *(child for child in path.rglob("*") if child.is_dir())]:
         sync_directory(folder)
     manifest = _manifest(path)
-    write_atomic(manifest, sealed_json(manifest.name, {"files": digests, "beside": dict(beside or {})}, indent=1))
+    write_atomic(manifest, sealed_json(manifest.name, {"files": digests, "beside": dict(metadata or {})}, indent=1))
     _prune(directory, round, keep)
     return path
 
@@ -245,9 +245,9 @@ def _find(round: int, path: pathlib.Path) -> Found:
     try:
         # Without a digest, the names in a manifest are those of the files.
         digests, sealed = read_json(manifest, _files(path))
-        beside = digests["beside"] if sealed else None
+        metadata = digests["beside"] if sealed else None
         if (digests["files"] if sealed else digests) == digests_of(path):
-            return Found(round, path, True, "", beside)
+            return Found(round, path, True, "", metadata)
     except (OSError, DamagedError):
         pass
     return Found(round, path, True, "damaged", None)

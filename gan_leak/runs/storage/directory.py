@@ -25,7 +25,7 @@ import numpy as np
 
 import gan_leak
 from gan_leak.machine import usable_cores
-from gan_leak.runs.storage.disk import naming
+from gan_leak.runs.storage.disk import name_in_errors
 from gan_leak.runs.storage.integrity import DamagedError, RefusedError, is_leftover, leftovers, read_json, sealed_json
 from gan_leak.settings import encoded_values, settings_of, to_json, with_defaults
 
@@ -61,7 +61,7 @@ def write_atomic(path: pathlib.Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with naming(path), temporary.open("wb") as file:
+        with name_in_errors(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -135,7 +135,7 @@ def append_metrics(run: RunDirectory, record: Mapping[str, object]) -> None:
     line = json.dumps(encoded, allow_nan=False) + "\n"
     path = run.path / METRICS_NAME
     created = not path.exists()
-    with naming(path), path.open("ab") as file:
+    with name_in_errors(path), path.open("ab") as file:
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
@@ -181,7 +181,7 @@ def _claim(workdir: pathlib.Path, undo: contextlib.ExitStack) -> int:
     for attempt in range(_TRIES):
         try:
             _make_folders(workdir, undo)
-            check_ours(workdir)
+            check_is_run(workdir)
             return _lock(workdir, undo)
         except (FileNotFoundError, FileExistsError):
             if attempt == _TRIES - 1:
@@ -203,7 +203,7 @@ def _remove_empty(folder: pathlib.Path) -> None:
         folder.rmdir()
 
 
-def check_ours(workdir: pathlib.Path) -> None:
+def check_is_run(workdir: pathlib.Path) -> None:
     """Raises ``RefusedError`` if a directory holds files, but no run."""
     others = sorted(path.name for path in workdir.iterdir() if path.name != LOCK_NAME and not is_leftover(path.name))
     if others and CONFIG_NAME not in others:

@@ -16,7 +16,7 @@ _CODE = re.compile(r"os_error_code='(\d+)'")
 
 
 @contextlib.contextmanager
-def naming(path: pathlib.Path) -> Iterator[None]:
+def name_in_errors(path: pathlib.Path) -> Iterator[None]:
     """Within, an error of the disk is an OSError that names a file: ``path``, where it names none itself."""
     try:
         yield

@@ -18,7 +18,7 @@ import numpy as np
 
 from gan_leak import trees
 from gan_leak.runs.storage.directory import npz_bytes, sync_directory
-from gan_leak.runs.storage.disk import naming
+from gan_leak.runs.storage.disk import name_in_errors
 from gan_leak.runs.storage.integrity import DamagedError, read_npz, sealed_npz
 from gan_leak.types import ParticipantState
 
@@ -66,7 +66,7 @@ def write_states(
         leaves = map(np.asarray, jax.tree.leaves(trees.take(states, position)))
         archive = npz_bytes(**{f"arr_{place}": leaf for place, leaf in enumerate(leaves)})
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        with naming(path):
+        with name_in_errors(path):
             temporary.write_bytes(sealed_npz(path.name, archive))
         os.replace(temporary, path)
     return advance_table(table, cohort, round)

@@ -13,7 +13,7 @@ import pytest
 from gan_leak.attacks.gradient.observation import gradient_of
 from gan_leak.attacks.gradient.registry import GRADIENT_ATTACKS
 from gan_leak.runs.inversion.gradient import network_for
-from gan_leak.runs.inversion.gradient_files import from_torch, load_gradient, named_shapes, told_of_gradient
+from gan_leak.runs.inversion.gradient_files import from_torch, load_gradient, named_shapes, summarize_gradient
 from gan_leak.types import GradientView
 from reference.small import largest_difference, same_bits
 
@@ -131,7 +131,7 @@ def test_frozen_layers_may_be_missing(tmp_path):
     sizes = {"arrays": 2, "of_arrays": 8, "parameters": 768 * 4 + 4}
     assert sizes.items() <= brought.matched.items()
     assert brought.matched["of_parameters"] == sum(leaf.size for leaf in jax.tree.leaves(view.params))
-    told = told_of_gradient(GRADIENT_ATTACKS["dlg"], brought, 0.0, None)
+    told = summarize_gradient(GRADIENT_ATTACKS["dlg"], brought, 0.0, None)
     assert told["notes"] == [f"2 of 8 arrays were matched, 3076 of {brought.matched['of_parameters']} parameters"]
 
 
@@ -155,7 +155,7 @@ def test_the_gradient_is_divided_by_its_scale(tmp_path):
 def test_what_stays_far_from_the_gradient_is_not_matched(tmp_path, attack, distance, matched):
     model, view = observed("dlg_lenet")
     np.savez(tmp_path / "ours.npz", **arrays_of(view))
-    told = told_of_gradient(GRADIENT_ATTACKS[attack], read(tmp_path / "ours.npz", model), distance, None)
+    told = summarize_gradient(GRADIENT_ATTACKS[attack], read(tmp_path / "ours.npz", model), distance, None)
     assert told["gradient"]["matched"] is matched
     assert [("NOT MATCHED" in note, "flatten order" in note) for note in told["notes"]] == [(True, True)] * (
         not matched
