@@ -1,8 +1,8 @@
-"""Where an interrupted run can continue: at a checkpoint with which everything that belongs to it is complete.
+"""The checkpoint from which an interrupted run continues: the newest with complete metrics and evaluations.
 
-The manifest of a checkpoint holds the SHA-256 of the metrics up to its round, and these hold the SHA-256 of the
-evaluations. A second copy of the metrics lies beside the checkpoints. Damage is repaired from the copy, or by computing
-again from an older checkpoint. Where neither is possible, the run is refused before anything is changed.
+The manifest of a checkpoint holds the SHA-256 of the metrics up to its round. The metrics hold the SHA-256 of the
+evaluations. The folder of the checkpoints holds a second copy of the metrics. Damage is repaired from the copy, or by
+computing again from an older checkpoint. If neither is possible, the run is refused before anything is changed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _SHOWN_REASONS = 3
 
 
 class Resumption(NamedTuple):
-    """Where to continue.
+    """The point from which a run continues.
 
-    checkpoint: None for the beginning. metrics: the lines of metrics.jsonl up to the checkpoint's round. notices: a
-    line for each thing that was found damaged, and how it is repaired.
+    checkpoint: None if the run starts from its first round. metrics: the lines of metrics.jsonl up to the checkpoint's
+    round. notices: a line for each damaged file, with its repair.
     """
 
     checkpoint: checkpoints.Found | None
@@ -39,19 +39,19 @@ class Resumption(NamedTuple):
 
 
 def evaluation_path(run: pathlib.Path, round: int) -> pathlib.Path:
-    """Where the reconstructions of an evaluation are."""
+    """The path of the reconstructions of an evaluation."""
     return run / "evaluations" / f"round_{round:06d}.npz"
 
 
 def save_checkpoint(run: pathlib.Path, round: int, state: PyTree) -> None:
-    """Saves the state after ``round``, with the digest of the metrics up to then and their second copy.
+    """Saves the state after ``round``, with the digest and the second copy of the metrics up to that round.
 
-    Raises ``DamagedError`` if metrics.jsonl does not hold so many records.
+    Raises ``DamagedError`` if metrics.jsonl holds fewer than ``round`` records.
     """
     path, directory = run / METRICS_NAME, run / _CHECKPOINTS
     metrics = _first_lines(read_file(path), round)
     if metrics is None:
-        raise DamagedError(f"{path}: holds less than the {round} records that were written")
+        raise DamagedError(f"{path}: holds fewer than the {round} records that were written")
     directory.mkdir(exist_ok=True)
     _copy_metrics(directory / METRICS_NAME, metrics)
     metadata = {"metrics": {"bytes": len(metrics), "sha256": sha256(metrics)}}
@@ -59,10 +59,10 @@ def save_checkpoint(run: pathlib.Path, round: int, state: PyTree) -> None:
 
 
 def plan(run: pathlib.Path, config: RunConfig, unusable: Mapping[str, str] | None = None) -> Resumption:
-    """Finds the newest checkpoint with which metrics and evaluations are complete; changes nothing.
+    """Finds the newest checkpoint with complete metrics and evaluations. Changes nothing.
 
-    unusable: by name, checkpoints that cannot be used, and why. Raises ``RefusedError`` if there are finished
-    checkpoints and none can be used, or if there are none although the run was beyond the first.
+    unusable: the reason for each checkpoint that cannot be used, by name. Raises ``RefusedError`` if no finished
+    checkpoint can be used, or if all checkpoints are missing although the run was past the first.
     """
     expect_kinds(run, _FOLDERS, _FILES)
     sources = [_read(run / METRICS_NAME), _read(run / _CHECKPOINTS / METRICS_NAME)]
@@ -90,11 +90,11 @@ def plan(run: pathlib.Path, config: RunConfig, unusable: Mapping[str, str] | Non
 def restore(
     run: pathlib.Path, config: RunConfig, template: PyTree, check_state: Callable[[PyTree], object]
 ) -> tuple[PyTree | None, tuple[str, ...]]:
-    """The state to continue from, None for the beginning, and notices; the metrics hold then what belongs to it.
+    """Returns the state to continue from (None: the initial state) and notices. Cuts the metrics to its round.
 
-    check_state: raises ``DamagedError`` if a file that the state relies on is damaged.
+    check_state: raises ``DamagedError`` if a file that belongs to the state is damaged.
 
-    Raises ``RefusedError`` where the run cannot be continued.
+    Raises ``RefusedError`` if the run cannot be continued.
     """
     unusable: dict[str, str] = {}
     while True:
@@ -120,7 +120,7 @@ def _read(path: pathlib.Path) -> bytes | None:
 
 
 def _first_lines(data: bytes, count: int) -> bytes | None:
-    """The first lines with their ends, None if there are fewer whole ones."""
+    """The first ``count`` lines with their line ends, None if there are fewer complete lines."""
     lines = data.split(b"\n")[:-1][:count]
     return b"".join(line + b"\n" for line in lines) if len(lines) == count else None
 
@@ -130,7 +130,7 @@ def _copy_metrics(path: pathlib.Path, metrics: bytes) -> None:
     if there is None or not metrics.startswith(there):
         write_atomic(path, metrics)
     elif len(there) < len(metrics):
-        # What a crash tears here, the next call completes.
+        # After a crash in this block, the next call completes the file.
         with path.open("ab") as file:
             file.write(metrics[len(there) :])
             file.flush()
@@ -138,7 +138,7 @@ def _copy_metrics(path: pathlib.Path, metrics: bytes) -> None:
 
 
 def _metrics_at(run: pathlib.Path, found: checkpoints.Found, sources: list[bytes | None]) -> bytes | None:
-    """The metrics up to a checkpoint from the first of the sources that holds them intact."""
+    """The metrics up to a checkpoint, from the first source in which they are intact."""
     for data in filter(None, sources):
         if found.metadata is None:
             metrics = _first_lines(data, found.round)
@@ -160,7 +160,7 @@ def _is_complete(run: pathlib.Path, metrics: bytes, rounds: int) -> bool:
 
 
 def _damaged_evaluation(run: pathlib.Path, metrics: bytes) -> str:
-    """What is wrong with the evaluations of these records, empty if nothing is."""
+    """The first problem of the evaluations of these records, empty if there is none."""
     for record in metrics_records(run / METRICS_NAME, metrics):
         path = evaluation_path(run, record["round"])
         try:
@@ -193,7 +193,7 @@ def _repairs(found: checkpoints.Found, metrics: bytes, sources: list[bytes | Non
 
 
 def _check_no_checkpoint_is_missing(run: pathlib.Path, config: RunConfig, sources: list[bytes | None]) -> None:
-    """Raises ``RefusedError`` if more was computed than a run computes before its first checkpoint."""
+    """Raises ``RefusedError`` if the run went past its first checkpoint."""
     first, last = config.checkpoint_interval, config.federation.rounds
     rounds = max(0 if data is None else data.count(b"\n") for data in sources)
     if rounds > first or any(evaluation_path(run, round).exists() for round in range(first + 1, last + 1)):

@@ -349,7 +349,7 @@ def test_a_run_that_diverges_tells_what_was_spent(quiet, tmp_path, monkeypatch, 
         expected_epsilon(quiet, rounds) for rounds in (1, 2)
     ]
     shown = capsys.readouterr().err
-    assert "No promise of privacy covers what that round has shown." in shown
+    assert "No promise of privacy covers that round." in shown
     assert "by taking part in 2 rounds" in shown
 
 

@@ -95,7 +95,7 @@ def test_kernels_that_were_turned_by_hand_but_not_their_rows_are_put_in_order(tm
     brought = read(tmp_path / "rows.npz", model)
     assert same_bits(brought.view, view)
     assert len(brought.notes) == 1
-    assert "as the gradient tells" in brought.notes[0]
+    assert "as inferred from the gradient" in brought.notes[0]
     kept = read(tmp_path / "rows.npz", model, flatten_order="hwc")
     assert largest_difference(kept.view, view) > 1e-3
     assert not kept.notes
@@ -176,7 +176,10 @@ BIAS = "gradient/layer7/Dense_0/bias"
         ({"gradient/fc/bias": np.zeros(4)}, "holds gradient/fc/bias, expected the arrays of the network"),
         ({"labels": np.array([3, 4])}, "labels hold 4, expected 0 to 3"),
         ({"labels": np.array([-1, 2])}, "labels hold -1, expected 0 to 3"),
-        ({"labels": np.array([1, 2, 3])}, "labels are int64 [3], expected integers [2], as --batch_sizes=2 has it"),
+        (
+            {"labels": np.array([1, 2, 3])},
+            "labels are int64 [3], expected integers [2], one for each image of --batch_sizes=2",
+        ),
         ({"labels": np.array([1.0, 2.0])}, "labels are float64 [2], expected integers [2]"),
         ({"labels": np.array([True, False])}, "labels are bool [2], expected integers [2]"),
         ({BIAS: np.zeros(4, "V1")}, f"{BIAS} of type |V1, expected an npz of numbers"),
