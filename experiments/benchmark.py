@@ -1,4 +1,4 @@
-"""How fast is this machine at what gan_leak does, how fast could it be, and how fast is PyTorch?
+"""Benchmark: the time of each part of a run on this machine, beside a lower bound and the time of PyTorch.
 
 python -m experiments.benchmark --workdir=runs/benchmark
 python -m experiments.benchmark --groups=steps --convolutions=blocked,matmul,lax
@@ -23,7 +23,7 @@ import jax
 from experiments.benchmarks.cases import GROUPS
 from experiments.benchmarks.commands import start_rows, sweep_rows
 from experiments.benchmarks.rows import as_table, time_group
-from experiments.benchmarks.torch_baselines import torch_is_there
+from experiments.benchmarks.torch_baselines import torch_is_installed
 from experiments.common.flags import check_distinct, run_binary
 from gan_leak.collaboration.round import PARTICIPANT_MAPPINGS
 from gan_leak.machine import MOST_CPU_DEVICES, use_cpu_devices
@@ -41,22 +41,22 @@ _FROM_OUTSIDE = {"start": start_rows, "sweep": sweep_rows}
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is timed and how often."""
+    """Cases to time, and the number of repeats."""
 
-    groups: str = option("all", f"What is timed: 'all' or some of {', '.join(GROUPS)}, with commas between.")
-    repeats: int = option(7, "How often each case is timed, in turn with the others of its group.", bounds=at_least(1))
+    groups: str = option("all", f"Groups to time: 'all', or some of {', '.join(GROUPS)}, separated by commas.")
+    repeats: int = option(7, "Measurements of each case, in turn with the others of its group.", bounds=at_least(1))
     convolutions: str = option("auto", f"Which of {', '.join(IMPLEMENTATIONS)}; several are timed in turn.")
     mappings: str = option("auto", f"Which of {', '.join(PARTICIPANT_MAPPINGS)}; several are timed in turn.")
     cpu_devices: int = option(
         1,
-        "Devices that a CPU counts as, over which synchronous rounds are dealt out.",
+        "Number of devices of a CPU; synchronous rounds are sharded over them.",
         bounds=between(1, MOST_CPU_DEVICES),
     )
     pytorch: bool = option(True, "Whether to time the same work in PyTorch, if it is installed.")
 
 
 class PreparedBenchmark(NamedTuple):
-    """A benchmark whose input has been checked."""
+    """A benchmark with checked input."""
 
     groups: list[str]
     options: list[PerformanceOptions]
@@ -74,7 +74,7 @@ def _chosen(name: str, text: str, allowed: tuple[str, ...]) -> list[str]:
 
 
 def prepare(config: BenchmarkConfig, workdir: pathlib.Path, resume: bool) -> PreparedBenchmark:
-    """Checks the flags and opens the directory; raises ValueError for bad ones."""
+    """Check the flags and open the directory; raises ValueError for bad input."""
     check_values(config)
     groups = list(GROUPS) if config.groups == "all" else _chosen("groups", config.groups, GROUPS)
     options = [
@@ -82,21 +82,21 @@ def prepare(config: BenchmarkConfig, workdir: pathlib.Path, resume: bool) -> Pre
         for convolution in _chosen("convolutions", config.convolutions, IMPLEMENTATIONS)
         for mapping in _chosen("mappings", config.mappings, PARTICIPANT_MAPPINGS)
     ]
-    # What is found in a cache has no time of compilation.
+    # A cached program has no compilation time.
     jax.config.update("jax_enable_compilation_cache", False)
     if config.cpu_devices > 1:
         use_cpu_devices("cpu_devices", config.cpu_devices)
     directory = open_run(workdir, config, resume=resume)
-    return PreparedBenchmark(groups, options, config.repeats, config.pytorch and torch_is_there(), directory)
+    return PreparedBenchmark(groups, options, config.repeats, config.pytorch and torch_is_installed(), directory)
 
 
 def execute(prepared: PreparedBenchmark) -> int:
-    """Times one group after the other, and writes the table anew after each."""
+    """Time one group after the other, and rewrite the table after each."""
     path = prepared.directory.path
     try:
         busy = busy_share(_SECONDS_OF_IDLE_CHECK)
         if busy > _MOST_BUSY:
-            tell(f"the machine is {busy:.0%} busy with other work: ratios can be trusted, times cannot")
+            tell(f"the machine is {busy:.0%} busy with other work: ratios are reliable, times are not")
         peak = gemm_peak()
         tell(f"matrix products of this machine: {peak / 1e9:.0f} GFLOP/s")
         rows: list[dict[str, Any]] = []

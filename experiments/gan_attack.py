@@ -1,4 +1,4 @@
-"""How much of a private class does an insider with a GAN see? (Hitaj, Ateniese and Perez-Cruz, CCS 2017)
+"""GAN attack of an insider on the private class of another participant (Hitaj, Ateniese and Perez-Cruz, CCS 2017).
 
 python -m experiments.gan_attack
 python -m experiments.gan_attack --preset=figure6a --workdir=runs/figure6a
@@ -30,7 +30,7 @@ from gan_leak.settings import Setting, flat_class, values_of
 
 def _as_flag(setting: Setting) -> Setting:
     if setting.name == "target_class":
-        # A number or a name, which only the data set tells apart.
+        # A number or a name: only the data set can distinguish them.
         return dataclasses.replace(setting, type=str, default=str(setting.default), bounds=None)
     return setting
 
@@ -39,21 +39,21 @@ AttackFlags: Any = flat_class("AttackFlags", RunConfig, _as_flag)
 
 
 def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> train.PreparedRun:
-    """Checks the flags and the data and opens the run directory; raises ValueError for bad input."""
+    """Check the flags and the data and open the run directory; raises ValueError for bad input."""
     values = values_of(config)
     target_class = values.pop("target_class")
     return train.prepare(make_config(**values), workdir, resume, target_class=target_class)
 
 
 def execute(prepared: train.PreparedRun) -> int:
-    """Says who owns what and what the adversary is after, runs and reports; returns the exit status."""
+    """Print the owners of the data and the target, run, and write the report; returns the exit status."""
     for line in describe_run(prepared.config, prepared.data) if is_lead() else ():
         tell(line)
     return run_and_report(prepared)
 
 
 def run_and_report(prepared: train.PreparedRun) -> int:
-    """Runs, writes the report into the run directory and shows the summary; returns the exit status.
+    """Runs, writes the report into the run directory and print the summary; returns the exit status.
 
     0, 1 if training diverged, or 3 if leakage cannot be measured and ``fail_if_not_measurable`` ended the run.
     """

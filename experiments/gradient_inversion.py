@@ -1,4 +1,4 @@
-"""How much of its images does a participant's gradient give away? (DLG, iDLG, Inverting Gradients, GRNN)
+"""Attacks on the gradient or update of one participant (DLG, iDLG, Inverting Gradients, GRNN).
 
 python -m experiments.gradient_inversion --attack=grnn --workdir=runs/grnn
 python -m experiments.gradient_inversion --attack=dlg --network=dlg_lenet --defenses=none,pruning:0.2,gaussian:0.01
@@ -49,7 +49,7 @@ TITLE = "Attacks on one gradient"
 
 
 class PreparedInversion(NamedTuple):
-    """Attacks whose input has been checked."""
+    """Attacks with checked input."""
 
     config: GradientConfig
     dataset: Dataset
@@ -59,7 +59,7 @@ class PreparedInversion(NamedTuple):
 
 
 def load_data(config: GradientConfig) -> tuple[Dataset, Model]:
-    """The data set and the network that fits it; raises ValueError or OSError where they do not go together."""
+    """The data set and its network; raises ValueError or OSError if they do not fit each other."""
     dataset = load(config.dataset, image_size=config.image_size)
     model = inversion.network_for(
         config.network, config.initialisation, len(dataset.class_names), config.image_size, config.channels
@@ -70,7 +70,7 @@ def load_data(config: GradientConfig) -> tuple[Dataset, Model]:
 
 
 def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> PreparedInversion:
-    """Checks the flags, the data and the gradients and opens the directory; raises ValueError for bad input."""
+    """Check the flags, the data and the gradients and open the directory; raises ValueError for bad input."""
     check(config)
     parse_defenses(config.defenses, GRADIENT)
     dataset, model = load_data(config)
@@ -103,12 +103,12 @@ def _check_memory(config: GradientConfig, dataset: Dataset, model: Model) -> Non
 
 
 def execute(prepared: PreparedInversion) -> int:
-    """Runs the rows that are not there yet, and writes the table anew after each."""
+    """Run the rows without a result, and rewrite the table after each."""
     return run_and_report(prepared.directory, lambda: run_settings(prepared))
 
 
 def run_settings(prepared: PreparedInversion) -> list[Drawn]:
-    """Every setting with its row and pictures, from the directory where it is there."""
+    """Every setting with its row and pictures; finished rows are read from the directory."""
     config, dataset, model, settings, directory = prepared
     tasks = [
         RowTask(

@@ -1,4 +1,4 @@
-"""The pages of experiments/results and the tables of the documents, made of the result files that runs wrote.
+"""Pages of experiments/results and tables of the documents, generated from the result files of runs.
 
 python -m experiments.results --name=he_mnist --sources=runs/he_mnist
 python -m experiments.results --name=default_run --sources="active=runs/a0,runs/a1;passive=runs/p0,runs/p1"
@@ -44,7 +44,7 @@ from gan_leak.settings import option
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = pathlib.Path("experiments/results")
-# Where a table of a page may be embedded.
+# Documents that may contain a table of a page.
 DOCUMENTS = ("README.md", "BUILD_NOTES.md", "experiments/guides/*.md")
 # The configuration of each binary that has flags for it.
 CONFIG_CLASSES: dict[str, Any] = {
@@ -61,16 +61,16 @@ DIFFERENT_STATUS = 1
 
 @dataclasses.dataclass(frozen=True)
 class ResultsConfig:
-    """Which page gets new numbers, and from where; without a name all pages are written anew from their JSON."""
+    """The page that gets new numbers, and their source; without a name all pages are rewritten from their JSON."""
 
     name: str = option("", "The page that gets new numbers: experiments/results/<name>.json and .md.")
     sources: str = option(
         "",
-        "Run directories of one binary, with commas between; ';' between groups, each of which may begin with "
+        "Run directories of one binary, separated by commas; ';' separates groups, and a group may begin with "
         "'label='. Runs of the main job in one group are seeds of one setting.",
     )
-    title: str = option("", "Title of a page; that of the present page if left out.")
-    check: bool = option(False, "Write nothing; exit with status 1 if a page or a table is not what its JSON gives.")
+    title: str = option("", "Title of the page; if left out, the present title.")
+    check: bool = option(False, "Write nothing; exit with status 1 if a page or a table differs from its JSON.")
 
 
 def run(config: ResultsConfig, root: pathlib.Path = ROOT) -> int:
@@ -89,7 +89,7 @@ def run(config: ResultsConfig, root: pathlib.Path = ROOT) -> int:
     for path in changed:
         if config.check:
             print(
-                f"{path.relative_to(root)}: not what its JSON gives; run python -m experiments.results", file=sys.stderr
+                f"{path.relative_to(root)}: differs from its JSON; run python -m experiments.results", file=sys.stderr
             )
         else:
             write_atomic(path, files[path])
@@ -98,7 +98,7 @@ def run(config: ResultsConfig, root: pathlib.Path = ROOT) -> int:
 
 
 def new_page(config: ResultsConfig, present: dict[str, Any] | None) -> dict[str, Any]:
-    """The page with the numbers of the sources; words and columns are those of the present page, where there is one."""
+    """The page with the numbers of the sources; keeps the words and columns of the present page, if any."""
     groups = parse_groups(config.sources)
     kind = kind_of(groups)
     tables = read_tables(kind, groups)
@@ -106,7 +106,7 @@ def new_page(config: ResultsConfig, present: dict[str, Any] | None) -> dict[str,
     versions = dict(origin.versions)
     for table, old in zip(tables, present["tables"] if present else (), strict=False):
         shown = {column[key] for column in old["columns"] for key in ("measure", "baseline") if key in column}
-        # A page that was laid out by hand may show what result files do not hold.
+        # A page with a manual layout may show measures that result files lack.
         if all(shown <= row.keys() for row in table["rows"]):
             table |= {name: old[name] for name in ("title", "caption", "columns")}
         table["notes"] = table["notes"] or old["notes"]
@@ -127,7 +127,7 @@ def new_page(config: ResultsConfig, present: dict[str, Any] | None) -> dict[str,
 
 
 def files_of(root: pathlib.Path, pages: dict[str, dict[str, Any]]) -> dict[pathlib.Path, bytes]:
-    """What the files of all pages hold, and the documents with their tables, by path."""
+    """The contents of all pages and of the documents with their tables, by path."""
     folder = root / PAGES
     files = {folder / f"{name}.json": page_bytes(page) for name, page in pages.items()}
     files |= {folder / f"{name}.md": page_markdown(name, page).encode() for name, page in pages.items()}

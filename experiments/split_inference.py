@@ -1,4 +1,4 @@
-"""How much of an input do the features give away that a client sends to the cloud? (He, Zhang and Lee, ACSAC 2019)
+"""Attacks on the features that a client sends to the cloud in split inference (He, Zhang and Lee, ACSAC 2019).
 
 python -m experiments.split_inference --workdir=runs/split
 python -m experiments.split_inference --network=cifar10 --dataset=tfds:cifar10 --splits=conv11,ReLU22
@@ -33,7 +33,7 @@ TITLE = "Split inference"
 
 
 class PreparedSplit(NamedTuple):
-    """Attacks whose input has been checked."""
+    """Attacks with checked input."""
 
     config: SplitConfig
     victim: split.Victim
@@ -43,7 +43,7 @@ class PreparedSplit(NamedTuple):
 
 
 def load_data(config: SplitConfig) -> tuple[Dataset, split.SplitData]:
-    """The data set, and whose image is whose; raises ValueError or OSError for one that does not fit the network."""
+    """The data set and its partition; raises ValueError or OSError if it does not fit the network."""
     victim = split.victim_for(config.network)
     dataset = load(config.dataset, image_size=victim.network.input_shape[0])
     rng = np.random.default_rng(config.seed)
@@ -51,7 +51,7 @@ def load_data(config: SplitConfig) -> tuple[Dataset, split.SplitData]:
 
 
 def prepare(config: SplitConfig, workdir: pathlib.Path, resume: bool) -> PreparedSplit:
-    """Checks the flags and the data and opens the directory; raises ValueError for bad input."""
+    """Check the flags and the data and open the directory; raises ValueError for bad input."""
     check(config)
     victim = split.victim_for(config.network)
     settings = list(row_settings(config, victim))
@@ -64,12 +64,12 @@ def prepare(config: SplitConfig, workdir: pathlib.Path, resume: bool) -> Prepare
 
 
 def execute(prepared: PreparedSplit) -> int:
-    """Trains the victim, runs the attacks that are not there yet, and writes the table anew after each."""
+    """Train the victim, run the attacks without a result, and rewrite the table after each."""
     return run_and_report(prepared.directory, lambda: run_settings(prepared))
 
 
 def run_settings(prepared: PreparedSplit) -> list[Drawn]:
-    """Every setting with its row and pictures, from the directory where it is there."""
+    """Every setting with its row and pictures; finished rows are read from the directory."""
     config, victim, data, settings, directory = prepared
     originals = split.as_images(victim, data.tested[0][data.chosen])
     classes = len(np.unique(data.tested[1]))

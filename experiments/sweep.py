@@ -1,4 +1,4 @@
-"""A grid of settings of the attack, each over several seeds: one table, one map of the leakage, one report.
+"""Sweep of settings: the attack for each combination, over several seeds, in one table, one map and one report.
 
 python -m experiments.sweep --upload_fraction=0.01,0.1,1 --download_fraction=0.1,1 --workdir=runs/sweep
 python -m experiments.sweep --preset=figure14a --preset=nearest_mnist --epsilon_per_release=1,10,100,1000
@@ -21,54 +21,37 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.common.flags import run_binary
-from gan_leak.config import RunConfig, make_config, validate
+from gan_leak.config import RunConfig
 from gan_leak.reports.sweep import sweep_files
-from gan_leak.runs.federated.batch import check_batch
 from gan_leak.runs.federated.batch_files import read_result
 from gan_leak.runs.federated.measurement import make_instrument_source
-from gan_leak.runs.federated.owners import describe_run
-from gan_leak.runs.federated.privacy import PrivacyPlan, counts_for_privacy, solve_for_noise
 from gan_leak.runs.federated.result import NOT_MEASURABLE_STATUS
-from gan_leak.runs.federated.setup import build_experiment, class_number, prepare_data
-from gan_leak.runs.federated.sweep import Cell, as_csv, make_cells, make_jobs, rows_of, with_privacy
+from gan_leak.runs.federated.sweep import Cell, as_csv, make_jobs, rows_of
+from gan_leak.runs.federated.sweep_plan import plan_sweep, swept_values
 from gan_leak.runs.hosts.workers import check_workers, default_workers, running, tell
-from gan_leak.runs.memory import check_run
 from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
 from gan_leak.runs.storage.integrity import expect_kinds
-from gan_leak.settings import (
-    Setting,
-    at_least,
-    check_values,
-    flat_class,
-    option,
-    program_of,
-    replace,
-    settings_of,
-    values_of,
-    with_defaults,
-)
+from gan_leak.settings import Setting, at_least, check_values, flat_class, option, values_of
 
 _LANES_ON_AN_ACCELERATOR = 64
-_MOST_LINES_TOLD = 40
+_MOST_LINES_OF_DESCRIPTION = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """How a grid is run."""
+    """Seeds, processes and batches of a sweep."""
 
-    num_seeds: int = option(3, "Seeds of each cell, from --seed on.")
+    num_seeds: int = option(3, "Number of seeds of each cell; the first is --seed.")
     workers: int = option(
-        0, "Processes side by side; 0 = one a core, at most 4; one on a GPU.", bounds=at_least(0), effect="call"
+        0, "Number of processes; 0 = one for each core, at most 4, and one on a GPU.", bounds=at_least(0), effect="call"
     )
-    most_lanes: int = option(
-        0, "Runs that share a program at a time; 0 = those of a cell, or 64 on a GPU.", bounds=at_least(0)
-    )
+    most_lanes: int = option(0, "Runs in one batch; 0 = those of a cell, or 64 on a GPU.", bounds=at_least(0))
 
 
 def _as_flag(setting: Setting) -> Setting:
     if not setting.sweepable:
         return setting
-    text = f"{setting.help} Several, with commas between, are swept."
+    text = f"{setting.help} Separate several values with commas to sweep them."
     unchecked: Any = {"choices": (), "bounds": None, "check": None}
     return dataclasses.replace(setting, type=str, default=str(setting.default), help=text, **unchecked)
 
@@ -77,74 +60,24 @@ SweepConfig: Any = flat_class("SweepConfig", RunConfig, _as_flag, SweepOptions)
 
 
 class PreparedSweep(NamedTuple):
-    """A sweep whose input has been checked. told: who owns what and what is attacked, a line each."""
+    """A sweep with checked input. description: the owners of the data and the target of each attack, a line each."""
 
     config: Any
     cells: list[Cell]
     directory: RunDirectory
-    told: tuple[str, ...] = ()
-
-
-def _parse(setting: Setting, text: str) -> Any:
-    try:
-        return setting.type(text.strip())
-    except ValueError:
-        expected = "a whole number" if setting.type is int else "a number"
-        raise ValueError(f"{setting.name}={text}: expected {expected}, or several with commas between") from None
-
-
-def _values(config: Any) -> tuple[RunConfig, dict[str, list[Any]]]:
-    """The configuration that all cells share, and the values of each setting that may be swept.
-
-    Raises ValueError for a value of another type, and for a class that the data set does not have.
-    """
-    given = values_of(config)
-    fixed, values = {}, {}
-    for name, setting in settings_of(RunConfig).items():
-        if name == "target_class":
-            values[name] = [class_number(config.dataset, part) for part in given[name].split(",")]
-        elif setting.sweepable:
-            values[name] = [_parse(setting, part) for part in given[name].split(",")]
-        else:
-            fixed[name] = given[name]
-    return make_config(**fixed), values
+    description: tuple[str, ...] = ()
 
 
 def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
-    """Checks every cell and its data and opens the directory; raises ValueError for bad input."""
+    """Check all cells and their data and open the directory; raises ValueError for bad input."""
     check_values(config)
     check_workers(config.workers)
-    shared, values = _values(config)
-    cells = make_cells(shared, values, config.num_seeds)
-    if "none" in values["attack"]:
-        raise ValueError("attack=none: expected active, passive or both, since a sweep measures leakage")
-    dealt: dict[RunConfig, tuple[tuple[int, ...], int]] = {}
-    told: dict[str, None] = {}
-
-    def plan_of(lane: RunConfig) -> PrivacyPlan:
-        # Cells that differ in numbers only have their data in common.
-        kind = with_defaults(lane, lambda setting: setting.kind == "traced")
-        kind = dataclasses.replace(kind, defense=program_of(lane).defense)
-        if kind not in dealt:
-            data = prepare_data(lane)
-            # Its size does not depend on the noise, which is yet to be solved for.
-            sized = replace(lane, target_epsilon=0.0)
-            check_run(sized, data, build_experiment(sized, data), lanes=config.num_seeds)
-            told.update(dict.fromkeys(describe_run(lane, data)))
-            dealt[kind] = counts_for_privacy(lane, data)
-        return solve_for_noise(PrivacyPlan(lane, *dealt[kind], lane.defense.target_epsilon))
-
-    for cell in cells:
-        validate(cell.lanes[0])
-        check_values(cell.lanes[-1])
-    cells = [with_privacy(cell, plan_of) for cell in cells]
-    for cell in cells:
-        check_batch(cell.lanes)
+    cells, description = plan_sweep(*swept_values(values_of(config)), config.num_seeds)
     privacy = {cell.name: dict(cell.privacy) for cell in cells if cell.privacy}
     directory = open_run(workdir, config, resume=resume, privacy=privacy, check=_check_directory)
     for change in directory.differences:
         tell(f"not the machine or versions this sweep began with: {change}")
-    return PreparedSweep(config, cells, directory, tuple(told))
+    return PreparedSweep(config, cells, directory, description)
 
 
 def _check_directory(path: pathlib.Path) -> None:
@@ -152,12 +85,12 @@ def _check_directory(path: pathlib.Path) -> None:
 
 
 def execute(prepared: PreparedSweep) -> int:
-    """Runs the cells that are not there yet, and writes the tables anew after each batch of them.
+    """Run the cells without a result, and rewrite the tables after each batch.
 
     Returns the exit status: 0, or 3 with ``fail_if_not_measurable`` where a cell has no leakage score.
     """
-    config, cells, directory, told = prepared
-    for line in told[:_MOST_LINES_TOLD]:
+    config, cells, directory, description = prepared
+    for line in description[:_MOST_LINES_OF_DESCRIPTION]:
         tell(line)
     try:
         accelerator = jax.default_backend() != "cpu"

@@ -1,18 +1,18 @@
 """How much private training data leaks out of collaborative deep learning, measured in JAX.
 
-The public names load what they need when they are first used, so that importing the package costs next to nothing.
+A public name loads its module at its first use, so importing the package takes almost no time.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.2.0"
 
-# All public names, a line each. Type checkers and editors follow these imports. Python does not: ``_modules`` reads
-# them, and ``__getattr__`` makes each when its name is first used.
+# All public names, one a line. Type checkers and editors follow these imports. At run time ``_modules`` reads them, and
+# ``__getattr__`` imports a name at its first use.
 if TYPE_CHECKING:
     from gan_leak.attacks import GanAttackHyperParameters as GanAttackHyperParameters
     from gan_leak.attacks import GradientEvidence as GradientEvidence
@@ -95,7 +95,7 @@ if TYPE_CHECKING:
 @functools.cache
 def _modules() -> dict[str, str]:
     """The module of every public name, from the imports above."""
-    # Here, since most programs import the package for its modules alone.
+    # Imported here, since most programs use only the modules of the package.
     import ast
     import pathlib
 
@@ -112,7 +112,7 @@ def _modules() -> dict[str, str]:
 # Hidden from type checkers: to them a name that is not imported above is an error.
 if not TYPE_CHECKING:
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name == "__all__":
             return ["__version__", *_modules()]
         if name not in _modules():

@@ -47,7 +47,7 @@ def make_config(**settings: object) -> RunConfig:
 
 
 def validate(config: RunConfig) -> None:
-    """Checks every value that can be checked without the data, whether or not it has an effect.
+    """Check every value that can be checked without the data, whether or not it has an effect.
 
     Raises ValueError with the name, the value and the allowed values.
     """

@@ -63,7 +63,7 @@ def kind_of(mode: int) -> str:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Opens a regular file to read its bytes. Never waits for a writer, and never opens a device.
+    """Open a regular file to read its bytes. Never waits for a writer, and never opens a device.
 
     Raises OSError if there is no such file, and ValueError for a folder, a pipe, a socket or a device.
     """

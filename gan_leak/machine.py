@@ -26,7 +26,7 @@ def has_core_for_each_device() -> bool:
 
 
 def use_cpu_devices(name: str, count: int) -> None:
-    """Splits the CPU into ``count`` devices. Raises ValueError, with the option's ``name``, if JAX has others."""
+    """Split the CPU into ``count`` devices. Raises ValueError, with the option's ``name``, if JAX has others."""
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:
@@ -36,7 +36,7 @@ def use_cpu_devices(name: str, count: int) -> None:
 
 
 def check_backend() -> None:
-    """Raises ValueError if the backend that a setting such as ``JAX_PLATFORMS=cuda`` requests is not available.
+    """Raise ValueError if the backend that a setting such as ``JAX_PLATFORMS=cuda`` requests is not available.
 
     If no backend or the CPU is requested, JAX is not initialized, so that the number of devices can still be chosen.
     """
@@ -69,7 +69,7 @@ def usable_memory() -> int:
 
 
 def check_fits(what: str, size: float) -> None:
-    """Raises ValueError, beginning with ``what``, for a size in bytes of more than half of the usable memory.
+    """Raise ValueError, beginning with ``what``, for a size in bytes of more than half of the usable memory.
 
     The limit is half, since memory may hold data twice: as a copy in another type, or for a checkpoint.
     """

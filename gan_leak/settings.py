@@ -215,7 +215,7 @@ def program_of(config: Config) -> Config:
 
 
 def hyperparameters_for(record: Callable[..., Config], config: object, **given: object) -> Config:
-    """Builds a NamedTuple of a program's arguments. Each field is ``given`` or the value of the setting of its name.
+    """Build a NamedTuple of a program's arguments. Each field is ``given`` or the value of the setting of its name.
 
     Raises TypeError for a field that is neither given nor a setting that may vary in a batch.
     """
@@ -253,7 +253,7 @@ def flat_class(name: str, config_class: type, change: Callable[[Setting], Settin
 
 
 def check_values(config: Any) -> None:
-    """Raises ValueError for the first value outside the choices or bounds of its setting.
+    """Raise ValueError for the first value outside the choices or bounds of its setting.
 
     A whole number without bounds is at most ``LARGEST_COUNT``.
     """
@@ -262,7 +262,7 @@ def check_values(config: Any) -> None:
 
 
 def check_value(setting: Setting, value: Any) -> None:
-    """Raises ValueError if a value is outside the choices or bounds of its setting, or its check refuses it."""
+    """Raise ValueError if a value is outside the choices or bounds of its setting, or its check refuses it."""
     given, bounds = f"{setting.name}={value!r}", setting.bounds
     if setting.check is not None:
         setting.check(value)
@@ -305,7 +305,7 @@ def to_json(config: object) -> dict[str, Any]:
 
 
 def from_json(config_class: type[Config], data: object) -> Config:
-    """Builds the configuration that ``to_json`` encoded: ``from_json(type(config), to_json(config)) == config``.
+    """Build the configuration that ``to_json`` encoded: ``from_json(type(config), to_json(config)) == config``.
 
     Raises ValueError naming the field if one is unknown, missing or of another type.
     """

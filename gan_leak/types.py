@@ -1,4 +1,4 @@
-"""The contracts that every room of gan_leak shares.
+"""The contracts that all packages of gan_leak share.
 
 Axis legend, used in every shape comment of the package:
 
@@ -33,11 +33,11 @@ class Model(NamedTuple):
 
 
 class FederationData(NamedTuple):
-    """Who owns which samples, padded to one length so that participants share an axis.
+    """The samples of each participant, padded to one length.
 
-    inputs: float32 [P, N, ...]; labels: int32 [P, N]; sizes: int32 [P]. Sample ``n`` of participant ``p`` is real
-    exactly where ``n < sizes[p]``; the rest is padding that no result may depend on. participants: int32 [P], their
-    numbers in a larger federation of which these are some; -1 marks padding; None means participants 0 to P - 1.
+    inputs: float32 [P, N, ...]; labels: int32 [P, N]; sizes: int32 [P]. Sample ``n`` of participant ``p`` is real if
+    ``n < sizes[p]``; the rest is padding, and no result may depend on it. participants: int32 [P], their numbers in a
+    larger federation; -1 marks padding; None means participants 0 to P - 1.
     """
 
     inputs: Array
@@ -47,18 +47,37 @@ class FederationData(NamedTuple):
 
 
 class LocalData(NamedTuple):
-    """What one participant trains on in one turn: inputs [N, ...], labels [N], mask bool [N] (True = real)."""
+    """The training data of one participant in one turn: inputs [N, ...], labels [N], mask bool [N] (True = real)."""
 
     inputs: Array
     labels: Array
     mask: Array
 
 
-class LocalTraining(Protocol):
-    """How a participant learns from its own data in one turn -> (params, optimizer_steps, mean loss).
+class RoundHyperParameters(NamedTuple):
+    """The traced hyperparameters of a round: a sweep over them shares one compilation and may be vmapped.
 
-    data: inputs [N, ...], labels [N], mask [N], of which no result may depend on what the mask hides.
-    ``hyperparameters`` holds the traced numbers; ``optimizer_steps`` counts over the whole run.
+    upload_threshold, upload_bound: in units of parameters. defense: the hyperparameters of the defenses by name.
+    attack, server_attack: those of the insider's attack and of the server's, or ().
+    """
+
+    learning_rate: Array | float
+    learning_rate_decay: Array | float = 0.0
+    upload_fraction: Array | float = 1.0
+    download_fraction: Array | float = 1.0
+    upload_threshold: Array | float = 0.0
+    upload_bound: Array | float = float("inf")
+    update_count_decay: Array | float = 1.0
+    defense: PyTree = ()
+    attack: PyTree = ()
+    server_attack: PyTree = ()
+
+
+class LocalTraining(Protocol):
+    """The training of a participant on its own data in one turn -> (params, optimizer_steps, mean loss).
+
+    data: inputs [N, ...], labels [N], mask [N]. No result may depend on samples that the mask hides.
+    optimizer_steps: counts over the whole run.
     """
 
     def __call__(
@@ -68,7 +87,7 @@ class LocalTraining(Protocol):
         params: PyTree,
         optimizer_steps: Array,
         data: LocalData,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         *,
         epochs: int,
         batch_size: int,
@@ -76,7 +95,7 @@ class LocalTraining(Protocol):
 
 
 class ServerState(NamedTuple):
-    """The parameter server between rounds: the shared parameters and how often each was uploaded (float32 [D])."""
+    """The parameter server between rounds: shared parameters, and the upload count of each (float32 [D])."""
 
     params: PyTree
     update_counts: Array
@@ -90,10 +109,10 @@ class FlatServer(NamedTuple):
 
 
 class ParticipantState(NamedTuple):
-    """What one participant keeps between turns.
+    """The state that one participant keeps between turns.
 
-    params: its persistent local parameters. optimizer_steps: int32 [], SGD calls so far (drives the learning-rate
-    decay). upload_state: the state of its upload transform.
+    params: its local parameters. optimizer_steps: int32 [], SGD steps so far, for the decay of the learning rate.
+    upload_state: the state of its upload transform.
     """
 
     params: PyTree
@@ -102,10 +121,10 @@ class ParticipantState(NamedTuple):
 
 
 class FederationState(NamedTuple):
-    """Everything that the next round needs. ``participants`` carries a leading P axis on every leaf.
+    """The state between rounds. Every leaf of ``participants`` has a leading P axis.
 
-    attack, server_attack: the states of the insider and of the adversary at the server; aggregation: that of the
-    aggregator. Each is () where there is none.
+    attack, server_attack: the states of the insider's attack and of the server's. aggregation: the state of the
+    aggregator. Each is () if there is none.
     """
 
     server: ServerState
@@ -117,9 +136,9 @@ class FederationState(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """A participant's message to the server: values float32 [D], and mask bool [D], True where a value is sent.
+    """A participant's message to the server: values float32 [D], mask bool [D], True where a value is sent.
 
-    ``values`` is exactly zero wherever ``mask`` is False.
+    ``values`` is exactly zero where ``mask`` is False.
     """
 
     values: Array
@@ -127,23 +146,29 @@ class Upload(NamedTuple):
 
 
 class TransformInfo(NamedTuple):
-    """Diagnostics of an upload transform: how many coordinates are still sent (int32 [])."""
+    """Diagnostics of an upload transform: the number of coordinates sent (int32 [])."""
 
     uploaded: Array
 
 
 class UploadTransformApply(Protocol):
     def __call__(
-        self, key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        self,
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]: ...
 
 
 class UploadTransform(NamedTuple):
-    """What happens to an update between local training and the server: selection, truncation, noise.
+    """A change of an update between local training and the server: selection, truncation, noise.
 
     ``init(params) -> state``; ``apply(key, upload, state, *, params, hyperparameters, **extra) -> (upload, state,
-    info)``. ``params`` are the participant's parameters before local training; ``hyperparameters`` holds the traced
-    numbers.
+    info)``. params: the participant's parameters before local training.
     """
 
     init: Callable[[PyTree], PyTree]
@@ -151,7 +176,7 @@ class UploadTransform(NamedTuple):
 
 
 class Received(NamedTuple):
-    """What the server sees of uploads that arrive in plain.
+    """The uploads as the server sees them without encryption.
 
     uploads: values and mask [P, D]. weights: int32 [P], the sample counts; None if the participants do not send them.
     """
@@ -169,23 +194,22 @@ class AggregatorApply(Protocol):
         weights: Array,
         state: PyTree,
         *,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         merged: Array | None = None,
         **extra: Any,
     ) -> tuple[FlatServer, PyTree, PyTree, PyTree]: ...
 
 
 class Aggregator(NamedTuple):
-    """How the server merges the uploads of a round into the shared parameters, and what it sees of them.
+    """The server's way to merge the uploads of a round into the shared parameters, and what it sees of them.
 
     ``init(params) -> state``; ``apply(key, server, uploads, weights, state, *, hyperparameters, merged=None, **extra)
     -> (server, state, visible, info)``. uploads: values and mask [P, D]. weights: int32 [P], the sample counts.
-    ``hyperparameters`` holds the traced numbers. merged: bool [P], which uploads join the shared parameters; None means
-    all. ``visible`` is all that the server sees of the uploads, merged or not: ``Received`` where they arrive in plain;
-    of a secure sum, the masked words and the sum.
+    merged: bool [P], the uploads that join the shared parameters; None means all. visible: all that the server sees of
+    the uploads, merged or not. Without encryption it is ``Received``; for a secure sum, the masked words and the sum.
 
-    sequential: whether the aggregator also serves schedules in which turns follow each other. There it merges one
-    upload at a time (P = 1), and every leaf of its ``visible`` must have the leading P axis.
+    sequential: whether the aggregator also works in sequential schedules. There it merges one upload at a time (P = 1),
+    and every leaf of its ``visible`` must have the leading P axis.
     """
 
     init: Callable[[PyTree], PyTree]
@@ -194,22 +218,22 @@ class Aggregator(NamedTuple):
 
 
 class InsiderView(NamedTuple):
-    """All that an inside adversary sees at its turn: its local parameters just after download."""
+    """Everything that an inside adversary sees at its turn: its local parameters just after download."""
 
     params: PyTree
 
 
 class ServerView(NamedTuple):
-    """All that an adversary at the server sees of one round, and nothing else.
+    """Everything that an adversary at the server sees of one round.
 
     - round: int32 [], the number of rounds before this one.
-    - participants: int32 [P], the numbers of those who took part. Padding has -1 or, where a mesh added it, a number
-      that no participant has, and uploads nothing.
+    - participants: int32 [P], the numbers of those who took part. Padding uploads nothing; its number is -1 or, if a
+      mesh added it, one that no participant has.
     - sent: the parameters that each participant was sent, with a leading P axis on every leaf. ``trees.ravel`` of one
       entry gives the order of the flat coordinates D.
-    - downloaded: bool [P, D], which of these coordinates the participant took. It kept its own value of the others,
-      which the server does not see.
-    - visible: what the aggregator shows of the uploads, see ``Aggregator``.
+    - downloaded: bool [P, D], the coordinates that the participant took. It kept its own values of the others; the
+      server does not see those.
+    - visible: the part of the uploads that the aggregator shows, see ``Aggregator``.
     - params: the shared parameters after the round.
     """
 
@@ -222,9 +246,9 @@ class ServerView(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What an adversary at the server sends to one participant.
+    """The message of an adversary at the server to one participant.
 
-    merged: bool [], whether the upload that comes back joins the shared parameters; None: it always does.
+    merged: bool [], whether the participant's upload joins the shared parameters; None means yes.
     """
 
     params: PyTree
@@ -232,15 +256,15 @@ class Sent(NamedTuple):
 
 
 class ModelView(NamedTuple):
-    """All that an adversary sees who is given the trained model."""
+    """Everything that an adversary with access to the trained model sees."""
 
     params: PyTree
 
 
 class GradientView(NamedTuple):
-    """What the server sees of one participant's step: the parameters that it sent out, and the gradient that came back.
+    """The server's view of one participant's step: the parameters that it sent, and the gradient that it received.
 
-    Of several local steps, the gradient is (params before - params after) / learning rate.
+    For several local steps, the gradient is (params before - params after) / learning rate.
     """
 
     params: PyTree
@@ -248,10 +272,9 @@ class GradientView(NamedTuple):
 
 
 class SplitView(NamedTuple):
-    """What the cloud sees of one input in split inference, and what it knows of the client's part of the network.
+    """The cloud's view of one input in split inference, and its knowledge of the client's part of the network.
 
-    features: [...], what the client sent. params: the parameters it knows: the client's in the white box, those of its
-    own shadow otherwise.
+    features: [...], sent by the client. params: the client's in the white box, those of a shadow model otherwise.
     """
 
     features: Array
@@ -259,7 +282,7 @@ class SplitView(NamedTuple):
 
 
 class Contribution(NamedTuple):
-    """What an adversary adds to its own local data in one round: inputs [F, ...], labels [F], mask bool [F]."""
+    """The samples that an adversary adds to its local data in one round: inputs [F, ...], labels [F], mask bool [F]."""
 
     inputs: Array
     labels: Array
@@ -276,24 +299,24 @@ class RoundAttack(NamedTuple):
     """
 
     init: Callable[[Array], PyTree]
-    step: Callable[[Array, PyTree, InsiderView, Any], tuple[PyTree, Contribution, PyTree]]
+    step: Callable[[Array, PyTree, InsiderView, PyTree], tuple[PyTree, Contribution, PyTree]]
     reconstruct: Callable[[Array, PyTree, int], Array]
 
 
 class ServerAttack(NamedTuple):
-    """An attack by the server, which sees the uploads of a round and decides what each participant is sent.
+    """An attack by the server. It sees the uploads of a round and decides what each participant is sent.
 
     - ``init(key, params) -> state``, from the initial shared parameters.
-    - ``broadcast(key, state, params, participant, hyperparameters) -> Sent``: what one participant is sent, given the
-      shared parameters of that moment and its number (int32 []). A passive attack returns ``Sent(params)``. An attack
-      that isolates a participant sends it a model of its own, with ``merged`` False for it and True for the others.
-    - ``step(key, state, view, hyperparameters) -> (state, info)``, once after each round, whatever the schedule.
+    - ``broadcast(key, state, params, participant, hyperparameters) -> Sent``: the message to one participant, from the
+      current shared parameters and its number (int32 []). A passive attack returns ``Sent(params)``. An attack that
+      isolates a participant sends it other parameters, with ``merged`` False for it and True for the others.
+    - ``step(key, state, view, hyperparameters) -> (state, info)``, once after each round, in every schedule.
     - ``reconstruct(key, state, count) -> inputs[count, ...]``; ``count`` is static.
 
     The fields of ``hyperparameters`` are traced, so that one compilation serves a sweep.
     """
 
     init: Callable[[Array, PyTree], PyTree]
-    broadcast: Callable[[Array, PyTree, PyTree, Array, Any], Sent]
-    step: Callable[[Array, PyTree, ServerView, Any], tuple[PyTree, PyTree]]
+    broadcast: Callable[[Array, PyTree, PyTree, Array, PyTree], Sent]
+    step: Callable[[Array, PyTree, ServerView, PyTree], tuple[PyTree, PyTree]]
     reconstruct: Callable[[Array, PyTree, int], Array]

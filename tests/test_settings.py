@@ -23,7 +23,7 @@ from gan_leak.attacks import GanAttackHyperParameters
 from gan_leak.collaboration import RoundHyperParameters
 from gan_leak.config import RunConfig, make_config
 from gan_leak.defenses import DEFENSES, claim_of
-from gan_leak.defenses.settings import defense_numbers
+from gan_leak.defenses.settings import defense_hyperparameters
 from gan_leak.runs.federated.batch import batch_directory
 from gan_leak.runs.federated.batch_files import check_lanes
 from gan_leak.runs.storage import directory
@@ -143,7 +143,7 @@ def test_every_traced_number_reaches_the_program_by_its_name():
         | attack._asdict()
     )
     for defense in DEFENSES:
-        found |= defense_numbers(replace(config, defense=defense.name).defense)
+        found |= defense_hyperparameters(replace(config, defense=defense.name).defense)
     for setting in OF_RUNS:
         if setting.kind == "traced":
             assert found[setting.name] == value_of(config, setting) != setting.default
@@ -289,8 +289,9 @@ from gan_leak.config import RunConfig, make_config, validate
 from gan_leak.runs.federated.batch import batch_directory, check_batch
 from gan_leak.runs.federated.rows import differences_between
 from gan_leak.runs.federated.sweep import make_cells, shape_of
+from gan_leak.runs.federated.sweep_plan import swept_values
 from gan_leak.runs.storage import directory
-from gan_leak.settings import hyperparameters_for, replace, to_json
+from gan_leak.settings import hyperparameters_for, replace, to_json, values_of
 
 def refusal(call):
     try:
@@ -306,7 +307,7 @@ def resume(workdir, **changes):
 values = absl_flags.FlagValues()
 flags.define_flags(gan_attack.AttackFlags, values)
 config = flags.config_from_arguments(RunConfig, ["--rate_factor=0.5"])
-shared, grid = sweep._values(flags.config_from_arguments(sweep.SweepConfig, ["--rate_factor=1,2"]))
+shared, grid = swept_values(values_of(flags.config_from_arguments(sweep.SweepConfig, ["--rate_factor=1,2"])))
 cells = make_cells(shared, grid, 2)
 check_batch([lane for cell in cells for lane in cell.lanes])
 print(json.dumps({

@@ -1,14 +1,14 @@
-"""What the benchmark times: each case is a function that JAX compiles, how much arithmetic it is, and its rival."""
+"""Cases of the benchmark: a function that JAX compiles, its number of operations, and its PyTorch baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmarks import torch_baselines as rivals
+from experiments.benchmarks import torch_baselines
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.collaboration import RoundHyperParameters, add, average, init_federation, make_round, selective_upload
 from gan_leak.collaboration.participant import masked_cross_entropy
@@ -17,7 +17,7 @@ from gan_leak.defenses import sparse_vector_upload
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.performance import PerformanceOptions
 from gan_leak.runs.timing import matmul_flops
-from gan_leak.types import FederationData, InsiderView, Model, PyTree, Upload
+from gan_leak.types import FederationData, InsiderView, Model, PyTree, TransformInfo, Upload
 
 _STEPS = 10
 _LEARNING_RATE = 0.01
@@ -26,8 +26,8 @@ _LEARNING_RATE = 0.01
 class Case(NamedTuple):
     """A function of ``arguments`` to be compiled and timed.
 
-    flops: those of the matrix products of one call. units: how many steps, rounds ... a call is. rival: builds the
-    function that does the same in PyTorch, None where there is none.
+    flops: operations of the matrix products of one call. units: steps, rounds and so on in one call. torch_baseline:
+    builds the function that does the same in PyTorch, or None.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Case(NamedTuple):
     arguments: tuple
     flops: int
     units: int = 1
-    rival: Callable[[], Callable[[], None]] | None = None
+    torch_baseline: Callable[[], Callable[[], None]] | None = None
 
 
 def _outputs(image_size: int) -> int:
@@ -55,7 +55,7 @@ def _classifier(image_size: int, performance: PerformanceOptions) -> Model:
     return classifier_for(image_size, _outputs(image_size), 1, implementation=performance.convolution)
 
 
-# The floor is that of matrix products, however a convolution is run.
+# The floor counts matrix products, for every implementation of convolutions.
 _FLOOR = PerformanceOptions(convolution="matmul")
 
 
@@ -65,7 +65,7 @@ def _step_flops(image_size: int, batch_size: int) -> int:
     images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 1), jnp.float32)
     labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
 
-    def gradients(params: Any, images: jax.Array, labels: jax.Array) -> Any:
+    def gradients(params: PyTree, images: jax.Array, labels: jax.Array) -> PyTree:
         mask = jnp.ones(labels.shape, bool)
         return jax.grad(lambda weights: masked_cross_entropy(model, weights, images, labels, mask))(params)
 
@@ -73,13 +73,13 @@ def _step_flops(image_size: int, batch_size: int) -> int:
 
 
 def local_step(image_size: int, batch_size: int, performance: PerformanceOptions) -> Case:
-    """One step of local SGD as a round runs it, within a loop."""
+    """One step of local SGD in a loop, as in a round."""
     model = _classifier(image_size, performance)
     images, labels = _images(batch_size, image_size, image_size, 1), _labels(image_size, batch_size)
     mask = jnp.ones(batch_size, bool)
 
-    def steps(params: Any, images: jax.Array) -> Any:
-        def step(_: Any, params: Any) -> Any:
+    def steps(params: PyTree, images: jax.Array) -> PyTree:
+        def step(_: int, params: PyTree) -> PyTree:
             gradients = jax.grad(lambda weights: masked_cross_entropy(model, weights, images, labels, mask))(params)
             return jax.tree.map(lambda weight, gradient: weight - _LEARNING_RATE * gradient, params, gradients)
 
@@ -92,7 +92,7 @@ def local_step(image_size: int, batch_size: int, performance: PerformanceOptions
         (model.init(jax.random.key(0)), images),
         _STEPS * _step_flops(image_size, batch_size),
         _STEPS,
-        lambda: rivals.local_steps(image_size, _outputs(image_size), batch_size, _STEPS),
+        lambda: torch_baselines.local_steps(image_size, _outputs(image_size), batch_size, _STEPS),
     )
 
 
@@ -107,7 +107,7 @@ def generator_step(image_size: int, performance: PerformanceOptions, batch_size:
         arguments,
         matmul_flops(floor, *arguments),
         _STEPS,
-        lambda: rivals.generator_steps(image_size, _outputs(image_size), batch_size, width, _STEPS),
+        lambda: torch_baselines.generator_steps(image_size, _outputs(image_size), batch_size, width, _STEPS),
     )
 
 
@@ -123,10 +123,10 @@ def _generator_steps(
         generator_batch_size=batch_size,
         fakes_per_round=0,
     )
-    numbers = GanAttackHyperParameters(3, _outputs(image_size) - 1, _LEARNING_RATE)
+    hyperparameters = GanAttackHyperParameters(3, _outputs(image_size) - 1, _LEARNING_RATE)
 
-    def steps(state: Any, view: InsiderView) -> Any:
-        return attack.step(jax.random.key(3), state, view, numbers)[0]
+    def steps(state: PyTree, view: InsiderView) -> PyTree:
+        return attack.step(jax.random.key(3), state, view, hyperparameters)[0]
 
     return steps, (attack.init(jax.random.key(4)), InsiderView(classifier.init(jax.random.key(0))))
 
@@ -139,11 +139,11 @@ def local_round(
     performance: PerformanceOptions,
     *,
     schedule: str = "synchronous",
-    with_rival: bool = False,
+    with_torch_baseline: bool = False,
 ) -> Case:
-    """One round without an attack: federated averaging where it is synchronous, else turn by turn.
+    """One round without an attack: federated averaging if it is synchronous, else one participant after another.
 
-    The participants of a synchronous round are dealt out over all devices.
+    The participants of a synchronous round are sharded over all devices.
     """
     model = _classifier(image_size, performance)
     transform = selective_upload("largest")
@@ -171,8 +171,8 @@ def local_round(
     flops += _step_flops(image_size, last) if last < batch_size else 0
     kind = "averaging round" if synchronous else f"{schedule.replace('_', ' ')} round"
 
-    def rival() -> Callable[[], None]:
-        return rivals.local_round(
+    def torch_baseline() -> Callable[[], None]:
+        return torch_baselines.local_round(
             image_size, _outputs(image_size), participants, samples, batch_size, average=synchronous
         )
 
@@ -182,23 +182,25 @@ def local_round(
         lambda state, data: round_fn(jax.random.key(5), state, data, RoundHyperParameters(_LEARNING_RATE)),
         (state, data),
         participants * flops,
-        rival=rival if with_rival else None,
+        torch_baseline=torch_baseline if with_torch_baseline else None,
     )
 
 
 def sparse_vector_upload_of(image_size: int, releases: float) -> Case:
-    """The differentially private upload of one participant, of which a share ``releases`` is released."""
+    """The differentially private upload of one participant; ``releases``: the released fraction."""
     model = _classifier(image_size, PerformanceOptions())
     params = model.init(jax.random.key(0))
     transform = sparse_vector_upload(0.002, 1.0)
-    numbers = RoundHyperParameters(_LEARNING_RATE, upload_fraction=releases, upload_threshold=1e-4, upload_bound=1e-3)
+    hyperparameters = RoundHyperParameters(
+        _LEARNING_RATE, upload_fraction=releases, upload_threshold=1e-4, upload_bound=1e-3
+    )
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     values = 1e-3 * jax.random.normal(jax.random.key(6), (size,))
 
-    def upload(values: jax.Array) -> Any:
+    def upload(values: jax.Array) -> tuple[Upload, PyTree, TransformInfo]:
         everything = Upload(values, jnp.ones(size, bool))
         return transform.apply(
-            jax.random.key(7), everything, transform.init(params), params=params, hyperparameters=numbers
+            jax.random.key(7), everything, transform.init(params), params=params, hyperparameters=hyperparameters
         )
 
     return Case(f"sparse vector upload, {size} coordinates, {releases:g} released", "upload", upload, (values,), 0)
@@ -210,7 +212,7 @@ _SAMPLES = (64, 256, 1024, 4096)
 
 
 def cases_of(group: str, performance: PerformanceOptions) -> list[Case]:
-    """The cases of a group: steps, rounds, upload, and how a round grows with participants and with samples."""
+    """The cases of a group: steps, rounds, upload, and rounds of more and more participants or samples."""
     if group == "steps":
         return [
             local_step(32, 64, performance),
@@ -221,8 +223,8 @@ def cases_of(group: str, performance: PerformanceOptions) -> list[Case]:
         ]
     if group == "rounds":
         return [
-            local_round(32, 10, 500, 64, performance, with_rival=True),
-            local_round(64, 41, 10, 1, performance, schedule="round_robin", with_rival=True),
+            local_round(32, 10, 500, 64, performance, with_torch_baseline=True),
+            local_round(64, 41, 10, 1, performance, schedule="round_robin", with_torch_baseline=True),
             local_round(64, 1, 10, 1, performance, schedule="round_robin"),
         ]
     if group == "upload":

@@ -1,4 +1,4 @@
-"""What a benchmark times from outside: how soon a run starts, and what a sweep gains over a process for every run."""
+"""Times of whole processes: the start of a run, and a sweep against one process for each run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gan_leak.runs.hosts.interruption import on_interruption, uninterrupted
 _MOST_SECONDS_TO_FIRST_ROUND = 300.0
 _GRID = {"upload_fraction": ("0.03", "0.1", "0.3", "1"), "learning_rate": ("0.02", "0.05")}
 _SEEDS = 3
-# Short, so that what does not depend on the number of rounds shows.
+# Short, so that the costs that do not depend on the number of rounds are visible.
 _SHORT = (
     *("--rounds=10", "--evaluation_interval=10", "--evaluation_samples=100", "--samples_per_participant=500"),
     *("--generator_width=32", "--generator_batch_size=32", "--fakes_per_round=250"),
@@ -26,7 +26,7 @@ _SHORT = (
 
 
 def start_rows() -> list[dict[str, Any]]:
-    """Seconds from the start of the process to the first finished round, without and with compiled programs kept."""
+    """Seconds from the start of the process to the first finished round, with an empty and a warm compilation cache."""
     with temporary_directory() as cache:
         return [
             {"case": f"start to first round, {state} cache", "options": "", "unit": "start", "median_seconds": seconds}
@@ -36,7 +36,7 @@ def start_rows() -> list[dict[str, Any]]:
 
 
 def seconds_to_first_round(arguments: Sequence[str]) -> float:
-    """Starts the main job and waits until its first round is written; raises RuntimeError if none ever is."""
+    """Start the main job and wait until its first round is written; raises RuntimeError if there is none."""
     with temporary_directory() as directory:
         workdir = directory / "run"
         command = [sys.executable, "-m", "experiments.gan_attack", f"--workdir={workdir}", *arguments]
@@ -51,9 +51,9 @@ def seconds_to_first_round(arguments: Sequence[str]) -> float:
 
 
 def sweep_rows() -> list[dict[str, Any]]:
-    """Seconds of a grid of short runs, as one sweep and as a process for every run, one after the other.
+    """Seconds of a grid of short runs, as one sweep and as one process after another for each run.
 
-    Both start with an empty cache of compiled programs, and find the judge that an earlier run has trained.
+    Both start with an empty compilation cache. An earlier run has trained the judge.
     """
     runs = [
         [*(f"--{name}={value}" for name, value in zip(_GRID, values, strict=True)), f"--seed={seed}"]
@@ -87,7 +87,7 @@ def _seconds_of(commands: Sequence[tuple[str, Sequence[str]]]) -> float:
 
 @contextlib.contextmanager
 def temporary_directory() -> Iterator[pathlib.Path]:
-    """A directory that is gone afterwards, and after an interruption."""
+    """A directory that is removed at the end, also after an interruption."""
     directory = pathlib.Path(tempfile.mkdtemp())
 
     def remove() -> None:
@@ -101,7 +101,7 @@ def temporary_directory() -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
-    """A process that has ended afterwards, and after an interruption."""
+    """A process that is ended at the end, also after an interruption."""
 
     def end() -> None:
         process.kill()

@@ -1,4 +1,4 @@
-"""What the benchmark times of the attacks on features and gradients, and the same steps in PyTorch."""
+"""Benchmark cases of the attacks on features and gradients, and the same steps in PyTorch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gan_leak.models.grnn_generator import grnn_generator
 from gan_leak.models.layered import he_lenet, split_after
 from gan_leak.performance import PerformanceOptions
 from gan_leak.runs.timing import matmul_flops
-from gan_leak.types import GradientView, PyTree, SplitView
+from gan_leak.types import GradientView, Model, PyTree, SplitView
 
 # A function to be compiled and timed, and its arguments.
 Program = tuple[Callable[..., PyTree], tuple]
@@ -30,11 +30,11 @@ _CLASSES = 10
 
 
 def inversion_cases(performance: PerformanceOptions) -> list[Case]:
-    """White box on ten images together, DLG and GRNN on one image of 32 pixels in colour."""
+    """White box on ten images together, DLG and GRNN on one image of 32 pixels in color."""
     return [
         _white_box(performance),
-        _gradient_case("DLG", _dlg, performance, dlg_rival),
-        _gradient_case("GRNN", _grnn, performance, grnn_rival),
+        _gradient_case("DLG", _dlg, performance, dlg_torch_baseline),
+        _gradient_case("GRNN", _grnn, performance, grnn_torch_baseline),
     ]
 
 
@@ -45,7 +45,7 @@ def _white_box(performance: PerformanceOptions, count: int = 10) -> Case:
         params = network.init(jax.random.key(0))
         features = client.apply(params, jax.random.normal(jax.random.key(1), (count, *network.input_shape)))
 
-        def one(params: Any, features: jax.Array) -> jax.Array:
+        def one(params: PyTree, features: jax.Array) -> jax.Array:
             view, key = SplitView(features, params), jax.random.key(2)
             search = regularized_likelihood(client, (28, 28, 1), total_variation=1.0)
             return search.extract(advance(key, search, search.init(key, view), view, _STEPS), view)
@@ -60,7 +60,7 @@ def _white_box(performance: PerformanceOptions, count: int = 10) -> Case:
         arguments,
         matmul_flops(*_floor(program)),
         _STEPS,
-        lambda: white_box_rival(count),
+        lambda: white_box_torch_baseline(count),
     )
 
 
@@ -77,7 +77,7 @@ def _grnn(implementation: str) -> Procedure:
     return grnn(_victim(implementation), grnn_generator(_CLASSES, implementation=implementation), 1)
 
 
-def _victim(implementation: str) -> Any:
+def _victim(implementation: str) -> Model:
     return with_uniform_init(dlg_lenet(_CLASSES, implementation=implementation))
 
 
@@ -85,7 +85,7 @@ def _gradient_case(
     name: str,
     attack_of: Callable[[str], Procedure],
     performance: PerformanceOptions,
-    rival: Callable[[], Callable[[], None]],
+    torch_baseline: Callable[[], Callable[[], None]],
 ) -> Case:
     def program(implementation: str) -> Program:
         model, attack = _victim(implementation), attack_of(implementation)
@@ -105,11 +105,11 @@ def _gradient_case(
         arguments,
         matmul_flops(*_floor(program)),
         _STEPS,
-        rival,
+        torch_baseline,
     )
 
 
-def lenet_rival() -> Any:
+def torch_lenet() -> Any:
     """DLG's LeNet, every parameter drawn from U(-0.5, 0.5)."""
     from torch import nn
 
@@ -123,26 +123,26 @@ def lenet_rival() -> Any:
 
 
 def torch_gradient(module: Any, images: Any, labels: Any) -> list[Any]:
-    """The gradient of a PyTorch module, which can be differentiated again; labels [B, K]."""
+    """The gradient of a PyTorch module, itself differentiable; labels [B, K]."""
     import torch
 
     loss = -(labels * torch.log_softmax(module(images), 1)).sum(1).mean()
     return list(torch.autograd.grad(loss, list(module.parameters()), create_graph=True))
 
 
-def _seen(module: Any) -> list[Any]:
+def _observed_gradient(module: Any) -> list[Any]:
     import torch
 
     labels = torch.nn.functional.one_hot(torch.tensor([3]), _CLASSES).float()
     return [gradient.detach() for gradient in torch_gradient(module, torch.rand(1, 3, 32, 32), labels)]
 
 
-def dlg_rival() -> Callable[[], None]:
-    """DLG with PyTorch's own L-BFGS: as many evaluations of the objective as steps here."""
+def dlg_torch_baseline() -> Callable[[], None]:
+    """DLG with PyTorch's own L-BFGS: evaluates the objective once for each of our steps."""
     import torch
 
-    module = lenet_rival()
-    seen = _seen(module)
+    module = torch_lenet()
+    observed = _observed_gradient(module)
     images = torch.randn(1, 3, 32, 32, requires_grad=True)
     logits = torch.randn(1, _CLASSES, requires_grad=True)
     optimizer = torch.optim.LBFGS([images, logits], max_iter=_STEPS, max_eval=_STEPS)
@@ -150,14 +150,14 @@ def dlg_rival() -> Callable[[], None]:
     def objective() -> Any:
         optimizer.zero_grad()
         gradients = torch_gradient(module, images, torch.softmax(logits, 1))
-        distance = torch.stack([((a - b) ** 2).sum() for a, b in zip(gradients, seen, strict=True)]).sum()
+        distance = torch.stack([((a - b) ** 2).sum() for a, b in zip(gradients, observed, strict=True)]).sum()
         distance.backward()
         return distance
 
     return lambda: optimizer.step(objective)
 
 
-def generator_rival(noise_size: int = 128) -> tuple[Any, Any]:
+def torch_grnn_generator(noise_size: int = 128) -> tuple[Any, Any]:
     """GRNN's two branches: images, and soft labels."""
     import torch
     from torch import nn
@@ -174,13 +174,13 @@ def generator_rival(noise_size: int = 128) -> tuple[Any, Any]:
     return nn.Sequential(*layers, nn.Sigmoid()), nn.Sequential(nn.Linear(noise_size, _CLASSES), nn.Softmax(1))
 
 
-def grnn_rival() -> Callable[[], None]:
+def grnn_torch_baseline() -> Callable[[], None]:
     """GRNN's loss as released, with RMSprop."""
     import torch
 
-    module = lenet_rival()
-    seen = torch.cat([gradient.flatten() for gradient in _seen(module)])
-    images_branch, labels_branch = generator_rival()
+    module = torch_lenet()
+    observed = torch.cat([gradient.flatten() for gradient in _observed_gradient(module)])
+    images_branch, labels_branch = torch_grnn_generator()
     noise = torch.randn(1, 128)
     parameters = [*images_branch.parameters(), *labels_branch.parameters()]
     optimizer = torch.optim.RMSprop(parameters, lr=1e-4, momentum=0.99)
@@ -190,7 +190,7 @@ def grnn_rival() -> Callable[[], None]:
             optimizer.zero_grad()
             images, labels = images_branch(noise[:, :, None, None]), labels_branch(noise)
             gradients = torch.cat([gradient.flatten() for gradient in torch_gradient(module, images, labels)])
-            squared = ((gradients - seen) ** 2).sum()
+            squared = ((gradients - observed) ** 2).sum()
             variation = (images[:, :, 1:] - images[:, :, :-1]).pow(2).mean()
             variation = variation + (images[..., 1:] - images[..., :-1]).pow(2).mean()
             (squared + squared.sqrt() + 2e-3 * variation).backward()
@@ -199,8 +199,8 @@ def grnn_rival() -> Callable[[], None]:
     return run
 
 
-def white_box_rival(count: int) -> Callable[[], None]:
-    """All images as one batch: their objectives do not touch each other."""
+def white_box_torch_baseline(count: int) -> Callable[[], None]:
+    """All images as one batch: their objectives are independent."""
     import torch
     from torch import nn
 

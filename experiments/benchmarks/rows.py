@@ -1,4 +1,4 @@
-"""From the cases of a benchmark to its table: compiled, timed in turn with their rivals, related to the floor."""
+"""Table of a benchmark: cases are compiled, timed in turn with PyTorch, and divided by a lower bound."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ _COLUMNS = {
 def time_group(
     group: str, options: Sequence[PerformanceOptions], *, repeats: int, peak: float, pytorch: bool
 ) -> list[dict[str, Any]]:
-    """Times the cases of a group under each of the options, in turn with PyTorch at one thread and at all.
+    """Time the cases of a group under each of the options, in turn with PyTorch at one thread and at all.
 
-    peak: float operations a second of the fastest matrix product, which makes the floor of every time.
+    peak: float operations a second of the fastest matrix product, which gives the lower bound of every time.
     """
     functions: dict[str, Callable[[], Any]] = {}
     rows: dict[str, dict[str, Any]] = {}
-    rivals: dict[str, list[str]] = {}
+    torch_names: dict[str, list[str]] = {}
     for choice in options:
         for case in inversion_cases(choice) if group == "inversions" else cases_of(group, choice):
             name = f"{case.name}, {_shown(choice)}"
             functions[name], rows[name] = _compile(case, _shown(choice))
-            if pytorch and case.rival is not None and case.name not in rivals:
-                rival = case.rival()
-                rivals[case.name] = []
+            if pytorch and case.torch_baseline is not None and case.name not in torch_names:
+                torch_baseline = case.torch_baseline()
+                torch_names[case.name] = []
                 for threads in sorted({1, len(usable_cores())}):
-                    rivals[case.name].append(f"{case.name}, PyTorch, {threads} threads")
-                    functions[rivals[case.name][-1]] = _with_threads(rival, threads)
+                    torch_names[case.name].append(f"{case.name}, PyTorch, {threads} threads")
+                    functions[torch_names[case.name][-1]] = _with_threads(torch_baseline, threads)
     timings = time_in_turn(functions, repeats=repeats)
     for name, row in rows.items():
-        theirs = min((timings[rival].median for rival in rivals.get(row["case"], ())), default=None)
-        row.update(_speed(timings[name], row.pop("units"), row.pop("flops"), peak, theirs))
+        torch_seconds = min((timings[name].median for name in torch_names.get(row["case"], ())), default=None)
+        row.update(_speed(timings[name], row.pop("units"), row.pop("flops"), peak, torch_seconds))
     return list(rows.values())
 
 
@@ -60,10 +60,10 @@ def _shown(options: PerformanceOptions) -> str:
     return f"{options.convolution}, {options.participant_mapping}"
 
 
-def _with_threads(rival: Callable[[], None], threads: int) -> Callable[[], None]:
+def _with_threads(function: Callable[[], None], threads: int) -> Callable[[], None]:
     def run() -> None:
         set_threads(threads)
-        rival()
+        function()
 
     return run
 
@@ -80,7 +80,7 @@ def _compile(case: Case, options: str) -> tuple[Callable[[], Any], dict[str, Any
         "units": case.units,
         "flops": case.flops,
         "compile_seconds": seconds,
-        # What the arguments take, what is returned, and what is needed on the way.
+        # Of the arguments, the results and the temporary values.
         "memory_bytes": memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
         if memory is not None
         else None,
@@ -88,20 +88,20 @@ def _compile(case: Case, options: str) -> tuple[Callable[[], Any], dict[str, Any
     return lambda: jax.block_until_ready(compiled(*case.arguments)), row
 
 
-def _speed(timing: Timing, units: int, flops: int, peak: float, theirs: float | None) -> dict[str, Any]:
+def _speed(timing: Timing, units: int, flops: int, peak: float, torch_seconds: float | None) -> dict[str, Any]:
     return {
         "median_seconds": timing.median / units,
         "least_seconds": timing.least / units,
         "measurements": timing.measurements,
         "gflops": flops / timing.median / 1e9 if flops else None,
         "times_the_floor": timing.median * peak / flops if flops else None,
-        "pytorch_seconds": None if theirs is None else theirs / units,
-        "ratio_to_pytorch": None if theirs is None else timing.median / theirs,
+        "pytorch_seconds": None if torch_seconds is None else torch_seconds / units,
+        "ratio_to_pytorch": None if torch_seconds is None else timing.median / torch_seconds,
     }
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a Markdown table; empty where there is no such figure."""
+    """The rows as a Markdown table; a cell without a number is empty."""
     lines = ["| " + " | ".join(_COLUMNS) + " |", "|---" * len(_COLUMNS) + "|"]
     lines += ["| " + " | ".join(_cell(name, row.get(name)) for name in _COLUMNS.values()) + " |" for row in rows]
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
-"""The same work in PyTorch, written as its users would at their best: channels_last, tanh after the pooling as here.
+"""The same computations in fast PyTorch: channels_last, and tanh after the pooling as in our models.
 
-PyTorch is imported when a rival is built, so that the benchmark runs without it.
+PyTorch is imported when a baseline is built, so that the benchmark also runs without PyTorch.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 _LEARNING_RATE = 0.01
 
 
-def torch_is_there() -> bool:
+def torch_is_installed() -> bool:
     """Whether PyTorch can be imported."""
     return importlib.util.find_spec("torch") is not None
 
 
 def set_threads(count: int) -> None:
-    """How many threads PyTorch's operations use from now on."""
+    """Set the number of threads of PyTorch's operations."""
     import torch
 
     torch.set_num_threads(count)
@@ -112,7 +112,7 @@ def generator_steps(image_size: int, outputs: int, batch_size: int, width: int, 
 def local_round(
     image_size: int, outputs: int, participants: int, samples: int, batch_size: int, *, average: bool
 ) -> Callable[[], None]:
-    """One round: participants one after the other, their differences averaged at its end or added after each turn."""
+    """One round, one participant after another; updates are averaged at the end or added after each turn."""
     import torch
 
     server = list(torch_classifier(image_size, outputs).parameters())

@@ -1,4 +1,4 @@
-"""From a frozen configuration to command-line flags and back, and the frame that every binary runs in.
+"""Command-line flags of a frozen configuration, and the main function of every binary.
 
 Each setting of the configuration is one flag of its name, type, default and help text; those of a part with a prefix
 are ``--part.setting`` (``gan_leak.settings``). Presets are files of flags in ``experiments/presets``; later flags
@@ -41,17 +41,17 @@ _DEFINERS = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DE
 def define_flags(
     config_class: type, flag_values: flags.FlagValues = flags.FLAGS, *, run_directory: bool = True
 ) -> None:
-    """Defines a flag for every setting of the dataclass, and those that all binaries share, such as ``--workdir``.
+    """Define a flag for every setting of the dataclass, and the common flags of all binaries, such as ``--workdir``.
 
-    run_directory: whether the binary has a run directory; without one it has none of the shared flags.
+    run_directory: whether the binary has a run directory; without one it has no common flags.
     Raises TypeError for a setting of a type other than bool, int, float and str.
     """
-    # absl shows first, and under --help only, the flags of the module that it takes for the binary.
+    # --help of absl shows only the flags of the main module.
     common: dict[str, Any] = {"flag_values": flag_values, "module_name": sys.argv[0]}
     for name, setting in settings_of(config_class).items():
         if setting.type not in _DEFINERS:
             raise TypeError(f"{name}: a flag cannot hold {setting.type}")
-        # Values outside of the choices are left to ``check_values``, which refuses them for every caller alike.
+        # ``check_values`` refuses other values than the choices, with the same error for every caller.
         choices = f"<{'|'.join(map(str, setting.choices))}>: " if setting.choices else ""
         _DEFINERS[setting.type](name, setting.default, choices + setting.help, **common)
     if not run_directory:
@@ -61,35 +61,35 @@ def define_flags(
     flags.DEFINE_string(
         "compilation_cache",
         None,
-        "Directory that keeps compiled programs from run to run, or 'off'; in the user's cache directory if left out.",
+        "Directory of the compilation cache, or 'off'; if left out, in the user's cache directory.",
         **common,
     )
     flags.DEFINE_string(
         "preset",
         None,
-        "The flags of experiments/presets/<preset>.flags; the folder may be left out. May be given several times.",
+        "Use the flags of experiments/presets/<preset>.flags; the folder is optional. Can be repeated.",
         **common,
     )
 
 
 def config_from_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
-    """Builds the configuration from parsed flags."""
+    """Build the configuration from parsed flags."""
     return make(config_class, **{name: flag_values[name].value for name in settings_of(config_class)})
 
 
 def define_process_flags() -> None:
-    """Defines the flags by which several processes share one run."""
+    """Define the flags of a run of several processes."""
     common: dict[str, Any] = {"module_name": sys.argv[0]}
     flags.DEFINE_bool(
         "distributed",
         False,
-        "Share the run with the other processes that were started with the same flags; SLURM, Open MPI, Kubernetes and "
-        "TPU pods tell them of each other, elsewhere the next three flags do.",
+        "Share the run with the other processes that were started with the same flags. SLURM, Open MPI, Kubernetes and "
+        "TPU pods connect them; elsewhere set the next three flags.",
         **common,
     )
     flags.DEFINE_string("coordinator_address", None, "host:port of process 0.", **common)
-    flags.DEFINE_integer("num_processes", None, "How many processes share the run.", **common)
-    flags.DEFINE_integer("process_id", None, "Which of them this one is; 0 writes the results.", **common)
+    flags.DEFINE_integer("num_processes", None, "Number of processes that share the run.", **common)
+    flags.DEFINE_integer("process_id", None, "Number of this process, from 0; process 0 writes the results.", **common)
 
 
 def _join_processes() -> None:
@@ -109,13 +109,13 @@ def run_binary(
     *,
     many_processes: bool = False,
 ) -> None:
-    """Runs ``execute(prepare(config, workdir, resume))`` with flags from the command line, and exits with its status.
+    """Run ``execute(prepare(config, workdir, resume))`` with flags from the command line, and exit with its status.
 
-    ``prepare`` validates: its ValueError or OSError is bad input, told in one line with exit status 2, as are wrong
-    flags and a ``RefusedError`` of ``execute``. Another exception of ``execute`` is a defect and keeps its traceback,
-    except where a disk is full or broken: that is told in one line, with exit status 74. Both run in a thread of their
-    own, so that Ctrl-C and SIGTERM end the process at any moment, with 130 and 143, after what ``on_interruption`` was
-    given. ``many_processes``: whether several processes may share a run.
+    ``prepare`` validates. Its ValueError or OSError means bad input: one line, and exit status 2. The same holds for
+    wrong flags and for a ``RefusedError`` of ``execute``. A full or broken disk gives one line and exit status 74.
+    Other exceptions of ``execute`` are defects and keep their traceback. Both functions run in a second thread, so that
+    Ctrl-C and SIGTERM end the process at any moment, with status 130 and 143, after the functions of
+    ``on_interruption``. many_processes: whether several processes may share a run.
     """
     leave_on_signals()
     define_flags(config_class)
@@ -140,16 +140,16 @@ def run_binary(
         except OSError as error:
             if (refused := refusal(error)) is None:
                 raise
-            print(f"error: workdir={workdir}: {refused}; --resume continues when that is solved", file=sys.stderr)
+            print(f"error: workdir={workdir}: {refused}; --resume continues afterwards", file=sys.stderr)
             return REFUSED_BY_DISK_STATUS
 
     app.run(lambda _: interruptible(work), flags_parser=_parse)
 
 
 def run_tool(work: Callable[[Any], int | None], config_class: type) -> None:
-    """Runs ``work(config)`` of a binary that has no run directory, and exits with its status.
+    """Run ``work(config)`` of a binary that has no run directory, and exit with its status.
 
-    Its ValueError or OSError is told in one line with exit status 2, as are wrong flags.
+    A ValueError or OSError, and wrong flags, give one line and exit status 2.
     """
     leave_on_signals()
     define_flags(config_class, run_directory=False)
@@ -175,18 +175,18 @@ def _parse(arguments: list[str]) -> list[str]:
     except (flags.Error, ValueError, OSError) as error:
         _fail(error)
     except SystemExit:
-        # absl leaves here only after showing help, for which it means to report failure.
+        # absl exits here only after it showed the help, with a status of failure.
         raise SystemExit(0) from None
     if flags.FLAGS["verbosity"].using_default_value:
-        # absl would lower it to INFO, at which Orbax tells its every step.
+        # absl would lower it to INFO, and Orbax logs every step at that level.
         flags.FLAGS["verbosity"].using_default_value = False
     return remaining
 
 
 def expand_presets(arguments: list[str]) -> list[str]:
-    """Replaces each ``--preset=name`` by the flags that the preset holds, and theirs in turn.
+    """Replace each ``--preset=name`` by the flags of the preset, recursively.
 
-    Raises ValueError for an unknown preset, naming those there are, and for one that holds itself.
+    Raises ValueError for an unknown preset, with the known names, and for a preset that includes itself.
     """
     expanded: list[str] = []
     rest = iter(arguments)
@@ -200,9 +200,9 @@ def expand_presets(arguments: list[str]) -> list[str]:
 
 
 def check_flagfiles(arguments: Sequence[str], within: tuple[pathlib.Path, ...] = ()) -> None:
-    """Raises ValueError for a ``--flagfile`` that is a pipe, a device or too large to be flags, and for those it holds.
+    """Raise ValueError for a ``--flagfile`` that is a pipe, a device or too large, also inside another flagfile.
 
-    What is missing is left to absl, which tells it.
+    absl reports a missing file.
     """
     rest = iter(arguments)
     for argument in rest:
@@ -223,12 +223,12 @@ def check_flagfiles(arguments: Sequence[str], within: tuple[pathlib.Path, ...] =
 
 
 def preset_arguments(preset: str, within: tuple[str, ...] = ()) -> list[str]:
-    """The flags of a preset, those of the presets that it holds in their places; later ones override earlier ones.
+    """The flags of a preset, with included presets in their places; later flags override earlier ones.
 
-    A line that ends with a backslash goes on in the next one.
+    A line that ends with a backslash continues on the next line.
     """
     if preset in within:
-        raise ValueError(f"preset={preset}: holds itself, by way of {' and '.join(within)}")
+        raise ValueError(f"preset={preset}: includes itself, through {' and '.join(within)}")
     arguments: list[str] = []
     for line in _CONTINUED.sub("", preset_text(preset)).splitlines():
         flag = line.strip()
@@ -245,10 +245,10 @@ def preset_text(preset: str) -> str:
 
 
 def preset_path(preset: str) -> pathlib.Path:
-    """The file of a preset, named ``<folder>/<name>``, or ``<name>`` where only one folder has a preset of this name.
+    """The file of a preset, named ``<folder>/<name>``, or ``<name>`` if the name is unique.
 
-    Only files within the folder of presets count, whatever path a name spells. Raises ValueError for an unknown name,
-    with those there are.
+    Only files in the folder of presets are found, also for a name with '..'. Raises ValueError for an unknown name,
+    with the known names.
     """
     paths = sorted(path for path in PRESETS.rglob("*.flags") if path.is_file())
     known = {path.relative_to(PRESETS).with_suffix("").as_posix(): path for path in paths}
@@ -262,16 +262,16 @@ def preset_path(preset: str) -> pathlib.Path:
 
 
 def check_distinct(name: str, values: Sequence[Any]) -> None:
-    """Raises ValueError, with the ``name`` of the flag, for a value that is there twice."""
+    """Raise ValueError, with the ``name`` of the flag, for a repeated value."""
     for place, value in enumerate(values):
         if value in values[:place]:
             raise ValueError(f"{name}={value}: there twice, expected every value once")
 
 
 def config_from_arguments(config_class: type, arguments: list[str]) -> Any:
-    """The configuration that a command line with these flags, presets among them, would run.
+    """The configuration of a command line with these flags and presets.
 
-    Raises ValueError for flags that do not exist or values that they cannot hold.
+    Raises ValueError for unknown flags and for values of a wrong type.
     """
     flag_values = flags.FlagValues()
     define_flags(config_class, flag_values)

@@ -1,4 +1,4 @@
-"""The flags of the binary for attacks on one gradient, what they may be, and what follows from them."""
+"""The flags of the binary for attacks on one gradient, their checks, and values derived from them."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from gan_leak.settings import SEEDS, Bounds, above, at_least, between, check_val
 
 # Local steps are traced one after the other.
 _MOST_LOCAL_STEPS = 1000
-# Each has a key of its own, which all are drawn at once.
+# The keys of all steps are drawn at once.
 _MOST_UTILITY_STEPS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class GradientConfig:
-    """Participants who each send one gradient, or the update of several steps, of a network of their own."""
+    """Participants with one network each; each sends one gradient, or the update of several steps."""
 
     attack: str = option("grnn", f"One of {', '.join(GRADIENT_ATTACKS)}.", choices=tuple(GRADIENT_ATTACKS))
-    network: str = option("dlg_lenet", f"Whose gradient it is: one of {', '.join(inversion.NETWORKS)}.")
+    network: str = option("dlg_lenet", f"Network of a participant: one of {', '.join(inversion.NETWORKS)}.")
     initialisation: str = option(
-        "wide", "Of the network: 'wide', U(-0.5, 0.5) as the authors of DLG and GRNN, or 'torch', the usual one."
+        "wide", "Initial network: 'wide', U(-0.5, 0.5) as in DLG and GRNN, or 'torch', the default of PyTorch."
     )
     dataset: str = option("mnist", "Data set, as in the main job.")
     image_size: int = option(32, "Side of the images in pixels.")
-    channels: int = option(3, "1, or 3: grey images repeated, as in the released code of GRNN.", choices=(1, 3))
-    batch_sizes: str = option("1", "Images of one participant; several with commas between, each a row.")
-    images: int = option(20, "Images that are attacked: as many participants as it takes.", bounds=at_least(1))
+    channels: int = option(3, "1, or 3: gray images repeated, as in the released code of GRNN.", choices=(1, 3))
+    batch_sizes: str = option("1", "Images of one participant; separate several sizes by commas, each gives a row.")
+    images: int = option(20, "Attacked images; they determine the number of participants.", bounds=at_least(1))
     local_steps: int = option(
         1,
-        "SGD steps that a participant takes before it sends; 1 is a plain gradient.",
+        "SGD steps of a participant before it sends; 1 is a plain gradient.",
         bounds=between(1, _MOST_LOCAL_STEPS),
     )
     local_batch_size: int = option(0, "Images of one step; 0 = all of them.", bounds=at_least(0))
@@ -47,69 +47,65 @@ class GradientConfig:
     )
     local_shuffle: bool = option(
         False,
-        "Shuffle the images anew in each local epoch, as real clients do; all participants in the same order.",
+        "Shuffle the images again in each local epoch, as real clients do; all participants use the same order.",
         later=True,
     )
     matching: str = option(
         "ordered",
-        "Order of several steps that inverting_gradients takes for granted, several with commas between, each a row: "
-        "'ordered' is that of the images, 'known_order' that of --local_shuffle, 'epoch_mean' none (Dimitrov et al. "
-        "2022: images of its own for each epoch, tied by their mean).",
+        "Order of the images that inverting_gradients assumes; several are separated by commas, each gives a row: "
+        "'ordered' is the order of the images, 'known_order' that of --local_shuffle. 'epoch_mean' assumes none: each "
+        "epoch has its own images, and their means must agree (Dimitrov et al. 2022).",
         later=True,
     )
     labels: str = option(
         "known",
-        "What inverting_gradients is given: 'known' labels (with --gradient the array 'labels' of the file), or "
-        "'inferred' from the last layer where that is beyond doubt; idlg infers them.",
+        "Labels given to inverting_gradients: 'known' (with --gradient the array 'labels' of the file), or 'inferred' "
+        "from the last layer where that is exact; idlg always infers them.",
         choices=("known", "inferred"),
     )
     iterations: int = option(
         0,
-        "Iterations of the attack; 0 = its own ("
+        "Iterations of the attack; 0 = its default ("
         + ", ".join(f"{attack.name} {attack.iterations}" for attack in GRADIENT_ATTACKS.values())
         + ").",
         bounds=at_least(0),
     )
-    total_variation: float = option(-1.0, "Weight of total variation; -1 = the attack's own.")
-    noise_size: int = option(128, "Of GRNN's generator.", bounds=at_least(1))
-    loss: str = option("released", f"Of GRNN: one of {', '.join(LOSSES)}.", choices=tuple(LOSSES))
-    restarts: int = option(
-        1, "Starts of the attack, of which that counts whose gradient comes nearest.", bounds=at_least(1)
-    )
-    lanes: int = option(
-        0, "Participants that share a program at a time; 0 = so many that they have 20 images.", bounds=at_least(0)
-    )
+    total_variation: float = option(-1.0, "Weight of total variation; -1 = the default of the attack.")
+    noise_size: int = option(128, "Noise size of GRNN's generator.", bounds=at_least(1))
+    loss: str = option("released", f"Loss of GRNN: one of {', '.join(LOSSES)}.", choices=tuple(LOSSES))
+    restarts: int = option(1, "Starts of the attack; the start with the nearest gradient counts.", bounds=at_least(1))
+    lanes: int = option(0, "Participants attacked in one program; 0 = as many as have 20 images.", bounds=at_least(0))
     defenses: str = option(
-        "none", f"What a participant does to its gradient: none, or of {defense_names(GRADIENT)} with :strength."
+        "none", f"Defenses of the gradient: none, or one of {defense_names(GRADIENT)} with :strength."
     )
     utility_steps: int = option(
         0,
-        "Training steps on defended gradients that tell each defense's accuracy; 0 = none.",
+        "Training steps on defended gradients, to measure the accuracy with each defense; 0 = none.",
         bounds=between(0, _MOST_UTILITY_STEPS),
     )
     gradient: str = option(
         "",
-        "npz file with what a participant of yours sent, attacked instead: all arrays params/<layer>/<name> of the "
-        "network and those of gradient/<layer>/<name> that were sent (what is missing, as of frozen layers, is not "
-        "matched), optionally labels, int [B]; the data set only tells the classes. Kernels are [H, W, in, out] and "
-        "[in, out], rows behind a flattened feature map in the order (H, W, C); PyTorch's [out, in, H, W] and "
-        "[out, in] are read too. From a PyTorch module that is a chain: np.savez(path, **from_torch(model, 'params', "
-        "[p.detach().numpy() for p in module.parameters()]), **from_torch(model, 'gradient', [p.grad.numpy() for p in "
-        "module.parameters()])) with gan_leak.runs.inversion.gradient_files.from_torch and "
+        "npz file with the gradient of your own participant, attacked instead: all arrays params/<layer>/<name> of "
+        "the network, the arrays gradient/<layer>/<name> that were sent (missing ones, as of frozen layers, are not "
+        "matched), and optionally labels, int [B]. The data set gives only the names of the classes. Kernels are [H, "
+        "W, in, out] and [in, out], rows after a flattened feature map in the order (H, W, C); PyTorch's [out, in, H, "
+        "W] and [out, in] are read too. From a sequential PyTorch module: np.savez(path, **from_torch(model, "
+        "'params', [p.detach().numpy() for p in module.parameters()]), **from_torch(model, 'gradient', "
+        "[p.grad.numpy() for p in module.parameters()])) with gan_leak.runs.inversion.gradient_files.from_torch and "
         "gan_leak.runs.inversion.gradient.network_for. float16, bfloat16 and float64 are converted; .pt, .pth, "
         ".safetensors and pickles are not read.",
     )
     flatten_order: str = option(
         "auto",
-        "Order of the rows of the first dense layer in --gradient: 'hwc', 'chw' as in PyTorch, or 'auto', that which "
-        "explains the gradient (exact for one image, a close estimate for a batch).",
+        "Order of the rows of the first dense layer in --gradient: 'hwc', 'chw' as in PyTorch, or 'auto', the order "
+        "that explains the gradient (exact for one image, a close estimate for a batch).",
         choices=FLATTEN_ORDERS,
         later=True,
     )
     gradient_scale: float = option(
         1.0,
-        "How many times the mean's gradient --gradient is: the batch size if it is a sum. 0 = read off the last layer "
-        "where it tells, else fitted by least squares during the attack, with --restarts if need be "
+        "Factor of --gradient over the gradient of the mean loss: the batch size if it is a sum. 0 = infer it from the "
+        "last layer if possible, else fit it by least squares during the attack; --restarts may help "
         "(inverting_gradients compares directions and needs neither).",
         bounds=Bounds(0, wording="a finite number from 0"),
         later=True,
@@ -118,7 +114,7 @@ class GradientConfig:
 
 
 def check(config: GradientConfig) -> None:
-    """Raises ValueError in one line for flags that cannot be, alone or together."""
+    """Raise ValueError in one line for invalid flags and combinations of flags."""
     check_values(config)
     attack = GRADIENT_ATTACKS[config.attack]
     if config.local_steps > 1 and not attack.several_steps:
@@ -136,8 +132,8 @@ def check(config: GradientConfig) -> None:
             raise ValueError(f"local_batch_size={config.local_batch_size}: expected a divisor of {size}")
         if config.local_steps * (config.local_batch_size or size) < size:
             raise ValueError(
-                f"local_batch_size={config.local_batch_size}: expected so many that {config.local_steps} local steps "
-                f"use all {size} images"
+                f"local_batch_size={config.local_batch_size}: expected a size with which {config.local_steps} local "
+                f"steps use all {size} images"
             )
     _check_matching(config)
     if config.gradient:
@@ -150,7 +146,7 @@ def check(config: GradientConfig) -> None:
 
 
 def matchings_of(config: GradientConfig) -> list[str]:
-    """The ways in which the batches of several steps are matched, each a row."""
+    """The orders of the images that the attack assumes, each for a row."""
     return [part.strip() for part in config.matching.split(",")]
 
 
@@ -164,7 +160,7 @@ def _check_matching(config: GradientConfig) -> None:
     if len(set(matchings)) < len(matchings):
         raise ValueError(f"matching={config.matching}: expected each once")
     if "known_order" in matchings and not config.local_shuffle:
-        raise ValueError("matching=known_order: expected --local_shuffle, whose order it is")
+        raise ValueError("matching=known_order: expected together with --local_shuffle")
     if config.local_shuffle and (config.gradient or config.local_steps == 1):
         raise ValueError("local_shuffle=True: expected several local steps and no --gradient")
     for size in parse_numbers("batch_sizes", config.batch_sizes) if "epoch_mean" in matchings else ():
@@ -177,7 +173,7 @@ def _check_matching(config: GradientConfig) -> None:
 
 
 def total_variation_of(config: GradientConfig) -> float:
-    """The weight of total variation: the flag's or the attack's own; raises ValueError for one that is none."""
+    """The weight of total variation: the flag or the default of the attack; raises ValueError for an invalid weight."""
     attack = GRADIENT_ATTACKS[config.attack]
     if attack.total_variation is None and config.total_variation != -1.0:
         raise ValueError(f"total_variation={config.total_variation}: expected -1 with {config.attack}, which has none")
@@ -185,18 +181,18 @@ def total_variation_of(config: GradientConfig) -> float:
 
 
 def iterations_of(config: GradientConfig) -> int:
-    """The iterations of the attack: the flag's or its own."""
+    """The iterations of the attack: the flag or its default."""
     return config.iterations or GRADIENT_ATTACKS[config.attack].iterations
 
 
 def labels_are_inferred(config: GradientConfig) -> bool:
-    """Whether the labels that the attack is given are inferred from the gradient before it."""
+    """Whether the labels are inferred from the gradient before the attack."""
     labels = GRADIENT_ATTACKS[config.attack].labels
     return labels == "inferred" or (labels == "given" and config.labels == "inferred")
 
 
 def observation_of(config: GradientConfig, shuffled: int | None = None) -> inversion.Observation:
-    """How participants arrive at what they send; shuffled: the size of a batch whose images they shuffle."""
+    """Local training of the participants; shuffled: the size of a shuffled batch, or None."""
     observation = inversion.Observation(config.local_steps, config.local_learning_rate, config.local_batch_size)
     if shuffled is None:
         return observation

@@ -1,4 +1,4 @@
-"""The rows of a table of attacks on gradients: their settings from flags, and what each computes and shows."""
+"""Rows of a table of attacks on gradients: their settings from flags, their arrays and their pictures."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _IMAGES_AT_A_TIME = 20
 
 
 class Setting(NamedTuple):
-    """One row of the table: the victims, their defense, and the labels [E, B, K] that the attack is given.
+    """One row of the table: the victims, their defense, and the labels [E, B, K] given to the attack.
 
-    The victims of a user's gradient are unknown; it is ``brought``. matching: one of ``inversion.MATCHINGS``.
+    With a user's gradient, ``brought``, the victims are unknown. matching: one of ``inversion.MATCHINGS``.
     """
 
     victims: inversion.Victims | None
@@ -69,7 +69,7 @@ def procedure_of(
     *,
     fit_scale: bool = False,
 ) -> Procedure:
-    """The attack on batches of this size; raises ValueError if it cannot draw such images."""
+    """The attack on batches of this size; raises ValueError for images of a wrong shape."""
     return inversion.procedure_for(
         config.attack,
         model,
@@ -86,7 +86,7 @@ def procedure_of(
 
 
 def row_settings(config: GradientConfig, dataset: Dataset, model: Model) -> list[Setting]:
-    """All rows, each of whose undefended gradients has been checked; raises ValueError for one that is refused."""
+    """All rows with checked undefended gradients; raises ValueError for a refused one."""
     num_classes = len(dataset.class_names)
     sizes = parse_numbers("batch_sizes", config.batch_sizes)
     found = []
@@ -102,7 +102,7 @@ def row_settings(config: GradientConfig, dataset: Dataset, model: Model) -> list
 
 
 def _setting_of_file(config: GradientConfig, model: Model, size: int, num_classes: int) -> Setting:
-    """The setting of a user's gradient, once it and its labels have been checked."""
+    """The setting of a user's gradient, after checks of the gradient and its labels."""
     brought = load_gradient(
         user_path("gradient", config.gradient),
         model,
@@ -126,7 +126,7 @@ def _setting_of_file(config: GradientConfig, model: Model, size: int, num_classe
 
 
 def _with_labels(config: GradientConfig, model: Model, setting: Setting) -> Setting:
-    """The setting with the labels that the attack is given: known ones, or those that the gradient tells."""
+    """The setting with the labels given to the attack: known, or inferred from the gradient."""
     if not labels_are_inferred(config):
         return setting
     _, size, num_classes = setting.labels.shape
@@ -137,7 +137,7 @@ def _with_labels(config: GradientConfig, model: Model, setting: Setting) -> Sett
 
 
 def _views(config: GradientConfig, model: Model, setting: Setting) -> GradientView:
-    """What the participants send, with a leading axis of participants; the same networks whatever the defense."""
+    """The uploads, with a leading axis of participants; the networks are the same for every defense."""
     if setting.brought is not None:
         return jax.tree.map(lambda leaf: leaf[None], setting.brought.view)
     assert setting.victims is not None
@@ -152,11 +152,11 @@ def _views(config: GradientConfig, model: Model, setting: Setting) -> GradientVi
 
 
 def _labels_in_order(config: GradientConfig, model: Model, setting: Setting, views: GradientView) -> Array:
-    """The labels as the attack takes them: by epoch, as far as the updates tell, where the order is unknown."""
+    """The labels in the order of the attack; if the order is unknown, inferred for each epoch from the updates."""
     if setting.matching != "epoch_mean":
         return setting.labels
     batch = setting.labels.shape[1]
-    tell(f"  {config.attack}, batch {batch}: which labels were in which batch is sought")
+    tell(f"  {config.attack}, batch {batch}: searching for the labels of each batch")
     observation = observation_of(config)
     size = observation.batch_size or batch
     return arranged_labels(
@@ -173,14 +173,14 @@ def _labels_in_order(config: GradientConfig, model: Model, setting: Setting, vie
 def attack_setting(
     config: GradientConfig, dataset: Dataset, model: Model, setting: Setting, progress: SavedProgress
 ) -> dict[str, np.ndarray]:
-    """All arrays that a row and its pictures are made of."""
+    """All arrays of a row and its pictures."""
     num_classes, batch = len(dataset.class_names), setting.labels.shape[1]
     attack, brought = GRADIENT_ATTACKS[config.attack], setting.brought
-    # Where the last layer does not determine it.
+    # Fit the scale only if the last layer does not determine it.
     fit_scale = config.gradient_scale == 0.0 and (brought is None or brought.scale is None)
     views = _views(config, model, setting)
     found: GradientInversion = inversion.run_attack(
-        # By batch, so that a row is the same whichever others are asked for, and every defense meets the same starts.
+        # Keys depend on the batch size: a row is independent of the others, and every defense faces the same starts.
         jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), batch - 1),
         procedure_of(config, model, num_classes, batch, setting.matching, fit_scale=fit_scale),
         GradientEvidence(views, _labels_in_order(config, model, setting, views)),
@@ -200,7 +200,7 @@ def attack_setting(
 
 
 def _accuracy(config: GradientConfig, dataset: Dataset, defense: AppliedDefense) -> float:
-    """Of a network that is trained behind a defense from the usual initialization, whatever the attacked one."""
+    """The accuracy of a network trained with a defense, always from the default initialization of PyTorch."""
     num_classes = len(dataset.class_names)
     network = inversion.network_for(config.network, "torch", num_classes, config.image_size, config.channels)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)

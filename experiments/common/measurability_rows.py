@@ -1,11 +1,11 @@
-"""What is measurable, summed up over the classes of a data set."""
+"""Summary of measurability over the classes of a data set."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# How many private images are tried.
+# Numbers of private images that are tested.
 PRIVATE_IMAGES = (4, 8, 16, 32, 64)
 _SHOWN_CLASSES = 3
 

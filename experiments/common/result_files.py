@@ -1,4 +1,4 @@
-"""Run directories as sources of a results page: of which kind they are, and where their numbers come from."""
+"""Run directories as sources of a results page: their kind, and the origin of their numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gan_leak.runs.storage.directory import METRICS_NAME, read_config_file
 
 
 class Origin(NamedTuple):
-    """Where the numbers of a page come from, as a page tells it."""
+    """The origin of the numbers of a page."""
 
     commands: list[str]
     versions: dict[str, str]
@@ -36,7 +36,7 @@ class Origin(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of run directory: the binary that writes it, its result file, and how its tables are read."""
+    """A kind of run directory: its binary, its result file, and the function that reads its tables."""
 
     binary: str
     result_name: str
@@ -44,9 +44,9 @@ class Kind(NamedTuple):
 
 
 def parse_groups(text: str) -> list[Group]:
-    """Read 'label=directory,directory;label=directory'; a label may be left out.
+    """Read 'label=directory,directory;label=directory'; a label is optional.
 
-    Raises ValueError in one line for a directory that is not there.
+    Raises ValueError in one line for a missing directory.
     """
     groups = []
     for part in text.split(";"):
@@ -60,7 +60,7 @@ def parse_groups(text: str) -> list[Group]:
 
 
 def kind_of(groups: Sequence[Group]) -> Kind:
-    """The kind that all of the directories are of; raises ValueError in one line if there is none."""
+    """The common kind of all directories; raises ValueError in one line if they differ."""
     kinds = {directory: _kind_of_directory(directory) for group in groups for directory in group.directories}
     (first, kind), *others = kinds.items()
     for directory, other in others:
@@ -88,7 +88,7 @@ def origin_of(kind: Kind, groups: Sequence[Group], config_class: type) -> Origin
         if kind.binary == "reproduce":
             commands |= dict.fromkeys(_without_workdir(read_results(directory / kind.result_name)["command"]))
         else:
-            # A page tells the seeds beside its commands.
+            # A page lists the seeds beside its commands.
             unseeded = {name: value for name, value in config.items() if name != "seed"}
             commands[command_line(kind.binary, config_class, unseeded)] = None
         environments.append(environment)
@@ -105,7 +105,7 @@ def origin_of(kind: Kind, groups: Sequence[Group], config_class: type) -> Origin
 
 
 def command_line(binary: str, config_class: type, recorded: Mapping[str, Any]) -> str:
-    """The command that runs a recorded configuration: the flags in which it departs from the defaults."""
+    """The command that runs a recorded configuration: the flags that differ from the defaults."""
     values = flags.FlagValues()
     define_flags(config_class, values)
     flat = dict(recorded)
@@ -119,7 +119,7 @@ def command_line(binary: str, config_class: type, recorded: Mapping[str, Any]) -
 
 
 def _without_workdir(commands: str) -> list[str]:
-    """The commands of a reproduction, which ';' separates, without the directory that they worked on."""
+    """The commands of a reproduction, separated by ';', without their run directory."""
     lines = [[part for part in shlex.split(line) if not _names_workdir(part)] for line in commands.split(";")]
     return [shlex.join(line) for line in lines]
 
@@ -153,7 +153,7 @@ def _machine(environment: Mapping[str, Any]) -> str:
     return f"{environment['device_count']} x {environment['device_kind']}"
 
 
-# Each result file, and where several binaries write one of the same name, which of them did.
+# The result file of each binary.
 KINDS = (
     Kind("gan_attack", METRICS_NAME, read_runs),
     Kind("sweep", "results.jsonl", read_sweep),

@@ -1,4 +1,4 @@
-"""Pages of results: the JSON that holds the numbers of a page, and the Markdown that is made of it and of nothing else.
+"""Pages of results: JSON with the numbers of a page, and Markdown that is generated only from this JSON.
 
 A page is an object with these fields:
 
@@ -10,10 +10,11 @@ A page is an object with these fields:
     transcribed        "" if the numbers were read from result files, else the document that they were copied from
     tables             a list of tables
 
-A table has ``title``, ``caption``, ``spread`` (what stands in parentheses, or ""), ``columns``, ``rows`` and ``notes``
-(paragraphs below it). A column has ``title``, ``measure`` and ``digits`` (decimals, or the unit "seconds" or "bytes");
-with ``baseline`` that measure follows after a slash. A row has ``name`` and its measures, of which a table may show
-some only. A measure is a number, a text, null, a list of these, or an object with ``mean``, ``low`` and ``high``.
+A table has ``title``, ``caption``, ``spread`` (the meaning of numbers in parentheses, or ""), ``columns``, ``rows`` and
+``notes`` (paragraphs below it). A column has ``title``, ``measure`` and ``digits`` (decimals, or the unit "seconds" or
+"bytes"); with ``baseline`` that measure follows after a slash. A row has ``name`` and its measures, of which a table
+may show some only. A measure is a number, a text, null, a list of these, or an object with ``mean``, ``low`` and
+``high``.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ _MARKER = re.compile(r"<!-- results/(?P<page>[a-z0-9_]+): (?P<measures>[a-z0-9_,
 
 
 class Embedded(NamedTuple):
-    """A generated table within another document: the text from its marker on, as it is and as the results give it."""
+    """A generated table in another document: its present text from the marker on, and the expected text."""
 
     marker: str
     found: str
@@ -68,14 +69,14 @@ class Embedded(NamedTuple):
 
 
 def check_name(name: str) -> str:
-    """Return the name of a page; raise ValueError if it is no lower-case file name."""
+    """Return the name of a page; raise ValueError if it is not a lower-case file name."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"name={name}: expected lower-case letters, digits and single underscores")
     return name
 
 
 def read_page(path: pathlib.Path) -> dict[str, Any]:
-    """Read the JSON of a page; raise ValueError in one line if it is none."""
+    """Read the JSON of a page; raise ValueError in one line if it is invalid."""
     try:
         page = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -177,7 +178,7 @@ def embedded_tables(text: str, pages: Mapping[str, Mapping[str, Any]]) -> Iterat
 
 
 def cell(value: Any, digits: int | str, measure: str = "") -> str:
-    """A measure as text; an interval is cut to where its measure can lie at all."""
+    """A measure as text; an interval is cut to the range of its measure."""
     if value is None or isinstance(value, str):
         return value or MISSING
     if isinstance(value, list):
@@ -234,7 +235,7 @@ def _command_lines(commands: Sequence[str]) -> list[str]:
 
 
 def _tables(columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The table, in as few parts of about one width as its lines need, each with the names of the rows."""
+    """The table in as few parts as possible, of similar width, each with the names of the rows."""
     names = ["", *(row["name"] for row in rows)]
     filled = [[column["title"], *(_column_cell(column, row) for row in rows)] for column in columns]
     fewest = len(_packed(names, filled, WIDTH))
@@ -243,7 +244,7 @@ def _tables(columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
 
 
 def _packed(names: list[str], columns: Sequence[list[str]], width: int) -> list[list[list[str]]]:
-    """The columns in groups, each of as many as fit into lines of this width beside the names, and of one at least."""
+    """The columns in groups that fit into lines of this width beside the names, at least one in each."""
     parts: list[list[list[str]]] = [[]]
     for column in columns:
         if parts[-1] and max(map(len, _lines([names, *parts[-1], column]))) > width:

@@ -1,4 +1,4 @@
-"""From what a run wrote to the tables of a results page, for each kind of result file."""
+"""Tables of a results page from each kind of result file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STATISTICS = ("mean", "low", "high")
 
 
 class Group(NamedTuple):
-    """Directories that one label stands for, such as the runs of several seeds."""
+    """The directories of one label, such as the runs of several seeds."""
 
     label: str
     directories: tuple[pathlib.Path, ...]
@@ -43,7 +43,7 @@ def _column(title: str, measure: str, digits: int | str = 2, baseline: str = "")
 
 
 def _table(title: str, columns: Sequence[Mapping[str, Any]], rows: Sequence[Row], spread: str = "") -> Table:
-    # What no row has is no column; what some rows lack is null there.
+    # A measure that no row has gives no column; a measure that some rows lack is null there.
     shown = [column for column in columns if any(column["measure"] in row for row in rows)]
     measures = [column[key] for column in shown for key in ("measure", "baseline") if key in column]
     return {
@@ -179,7 +179,7 @@ def read_benchmark(groups: Sequence[Group]) -> list[Table]:
         timed = read_results(directory / "benchmark.json")["rows"]
         cases = [row["case"] for row in timed]
         for row in timed:
-            # Several convolutions or mappings of one case are told apart by their options.
+            # Several convolutions or mappings of one case are distinguished by their options.
             name = row["case"] if cases.count(row["case"]) == 1 else f"{row['case']}, {row['options']}"
             rows.append({**row, "name": _joined_name(group.label, name)})
     return [_table("Times", _BENCHMARK, rows)]
@@ -212,7 +212,7 @@ def read_measurability(groups: Sequence[Group]) -> list[Table]:
 
 
 def read_reproduction(groups: Sequence[Group]) -> list[Table]:
-    """Two tables: the verdicts, and all rows beside which they were reached."""
+    """Two tables: the verdicts, and all rows that they compare."""
     verdicts: list[Row] = []
     rows: list[Row] = []
     claims: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The rows of a table of attacks on split inference: their settings from flags, and what each computes and shows."""
+"""Rows of a table of attacks on split inference: their settings from flags, their arrays and their measures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Setting(NamedTuple):
 
 
 def row_settings(config: SplitConfig, victim: split.Victim) -> Iterator[Setting]:
-    """All rows; raises ValueError for a split, an attack or a defense that there is not."""
+    """All rows; raises ValueError for an unknown split, attack or defense."""
     defenses = parse_defenses(config.defenses, FEATURES)
     layers = [layer.strip() for layer in config.splits.split(",")] if config.splits else victim.splits
     check_distinct("splits", layers)
@@ -63,11 +63,11 @@ def attack_setting(
     victim_params: Callable[[], PyTree],
     progress: SavedProgress,
 ) -> dict[str, np.ndarray]:
-    """Everything that a row and its picture are made of."""
+    """All arrays of a row and its picture."""
     params = victim_params()
-    # By name, so that a row is the same whichever others are asked for, and every defense meets the same attack.
+    # Keys depend on the name: a row is independent of the other rows, and every defense faces the same attack.
     named = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(setting.undefended().encode()))
-    # What a query is answered with, and what the cloud classifies, is defended as well, with noise of its own.
+    # The defense also covers the answers to queries and the input of the cloud, with independent noise.
     key, key_features, key_accuracy = jax.random.split(named, 3)
     parts = split.split_network(victim, setting.split)
     send = split.defended_client(transform_of(setting.defense, FEATURES), parts.client, params)
@@ -92,7 +92,7 @@ def attack_setting(
 def row_measures(
     victim: split.Victim, setting: Setting, saved: dict[str, np.ndarray], classes: int
 ) -> dict[str, np.ndarray | float]:
-    """By measure: over the first image of every class, as in the paper, over the others, and what is published."""
+    """Arrays by measure: for the first image of every class as in the paper, for the others, and published values."""
     found: dict[str, np.ndarray | float] = {}
     for measure in split.Outcome._fields[1:]:
         found[measure] = saved[measure][:classes]

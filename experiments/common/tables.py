@@ -1,4 +1,4 @@
-"""What the binaries share whose attacks draw single images: defenses by name, rows that resume, tables and reports."""
+"""Common parts of attacks on single images: defenses by name, rows that can be resumed, tables and reports."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class AppliedDefense(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A setting that ran: its row of the table, and originals and pictures [M, H, W, C] in [-1, 1].
+    """A finished setting: its row of the table, and originals and reconstructions [M, H, W, C] in [-1, 1].
 
-    undefended: the name of the setting without its defense, which settings have in common that differ in nothing else.
-    seconds: how long it took, in this call or an earlier one.
+    undefended: the name of the setting without its defense; settings that differ only in the defense share it.
+    seconds: the time that it took, in this call or an earlier one.
     """
 
     row: dict[str, Any]
@@ -55,23 +55,23 @@ class Drawn(NamedTuple):
 
 
 class RowTask(NamedTuple):
-    """A row: what computes its arrays, and what makes the row and its pictures of them and the seconds that took."""
+    """A row: ``compute`` returns its arrays; ``draw`` makes the row and its pictures from arrays and seconds."""
 
     compute: Callable[[SavedProgress], Mapping[str, np.ndarray]]
     draw: Callable[[dict[str, Any], float], Drawn]
 
 
-# A reconstruction under noise may have a low SSIM and still tell which image it is of.
+# A reconstruction under noise may have a low SSIM and still be re-identified.
 _LEAKAGE = {"ssim": "SSIM of reconstructions", "re_identified": "Share of images re-identified"}
 
-# What version 0.2 calls re_identified in the rows that it saved.
+# The name of re_identified in rows of version 0.2.
 _FORMER_NAME = "singled_out"
 
 
 def recorded(config: Any) -> Any:
-    """A configuration as a run directory records it: options that came later are left out at their default.
+    """A configuration as a run directory records it, without later options at their default.
 
-    So a directory that does not know them still is one of the same configuration.
+    So an older directory without these options still has the same configuration.
     """
     settings = settings_of(type(config))
     values = {
@@ -84,9 +84,9 @@ def recorded(config: Any) -> Any:
 
 
 def parse_defenses(text: str, stage: str) -> list[AppliedDefense]:
-    """Reads 'none,gaussian:0.1,pruning:0.5', defenses of a stage that takes one strength.
+    """Read 'none,gaussian:0.1,pruning:0.5', the defenses of a stage with one strength each.
 
-    Raises ValueError for a defense that the stage does not have, a wrong strength, or one twice.
+    Raises ValueError for an unknown or repeated defense and for a wrong strength.
     """
     found: list[AppliedDefense] = []
     for part in text.split(","):
@@ -110,20 +110,20 @@ def parse_defenses(text: str, stage: str) -> list[AppliedDefense]:
 
 
 def defense_names(stage: str) -> str:
-    """The names of the defenses of a stage, with commas between."""
+    """The names of the defenses of a stage, separated by commas."""
     return ", ".join(defense.name for defense in in_stages(stage))
 
 
 def transform_of(applied: AppliedDefense, stage: str) -> UploadTransform | None:
-    """What the defense does at this stage; None for none."""
+    """The transform of the defense at this stage; None without a defense."""
     defense = find(applied.name, stage)
     return None if defense is None else defense.build(applied.strength)
 
 
 def parse_numbers(name: str, text: str) -> list[int]:
-    """Reads whole numbers from 1 with commas between; raises ValueError for anything else, or one twice."""
+    """Read whole numbers from 1, separated by commas; raises ValueError for other text or a repeated number."""
     parts = [part.strip() for part in text.split(",")]
-    # Of at most nine digits, which any machine holds; what fits a data set is for its own check.
+    # At most nine digits, which fit into 32 bits; the check of the data set comes later.
     if not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in parts):
         raise ValueError(f"{name}={text}: expected whole numbers from 1 to 999999999, with commas between")
     check_distinct(name, numbers := [int(part) for part in parts])
@@ -131,12 +131,12 @@ def parse_numbers(name: str, text: str) -> list[int]:
 
 
 def defended_name(undefended: str, defense: AppliedDefense) -> str:
-    """The name of a row: that of its setting, and the defense if there is one."""
+    """The name of a row: the name of its setting, and the defense if there is one."""
     return undefended if defense.name == "none" else f"{undefended}, {defense}"
 
 
 def weight_or_own(name: str, weight: float, own: Weight) -> float | Weight:
-    """The weight that a flag gives, or, for -1, the attack's own; raises ValueError for a weight that is none."""
+    """The weight of a flag, or the default of the attack for -1; raises ValueError for an invalid weight."""
     if weight == -1.0:
         return own
     if not 0.0 <= weight < float("inf"):
@@ -145,22 +145,22 @@ def weight_or_own(name: str, weight: float, own: Weight) -> float | Weight:
 
 
 def check_directory(path: pathlib.Path) -> None:
-    """Raises ``RefusedError`` if something else is where rows and reports will be written."""
+    """Raise ``RefusedError`` if another kind of file is in the place of rows or reports."""
     expect_kinds(path, ("rows", "figures"), ("results.json", "report.html"))
 
 
 def part_of_row(directory: RunDirectory, index: int) -> pathlib.Path:
-    """Where a long computation of a row may keep what it has reached."""
+    """The file for the progress of a long computation of a row."""
     return directory.path / "rows" / f"{index:03d}.part.npz"
 
 
 def keep_row(
     directory: RunDirectory, index: int, compute: Callable[[], Mapping[str, np.ndarray]]
 ) -> tuple[dict[str, Any], float]:
-    """The arrays of a row, read where they are already, computed and kept where not; and the seconds that took.
+    """The arrays of a row, read from its file or computed and saved, and the seconds of the computation.
 
-    What a computation left behind on its way is removed when its result is there, not before. A damaged row is renamed
-    and computed again, which is told.
+    The progress of a computation is removed only after its result is saved. A damaged row is renamed and computed
+    again, with a message.
     """
     path = directory.path / "rows" / f"{index:03d}.npz"
     arrays = _read_row(path)
@@ -187,12 +187,12 @@ def _read_row(path: pathlib.Path) -> dict[str, np.ndarray] | None:
         tell(f"{error}: renamed to {set_aside(path).name} and computed again")
         return None
     if not sealed:
-        tell(f"{path}: of a version without digests; an altered number in it would not be noticed")
+        tell(f"{path}: written by a version without digests, so altered numbers cannot be detected")
     return {name.replace(_FORMER_NAME, "re_identified"): values for name, values in arrays.items()}
 
 
 def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -> None:
-    """Writes results.json, the pictures and report.html anew, from the settings that ran so far."""
+    """Rewrite results.json, the pictures and report.html from the finished settings."""
     rows = [entry.row for entry in drawn]
     write_atomic(directory.path / "results.json", json.dumps(rows, indent=1, allow_nan=False).encode())
     pictures = picture_files(drawn)
@@ -206,7 +206,7 @@ def write_results(directory: RunDirectory, title: str, drawn: Sequence[Drawn]) -
 
 
 def run_rows(directory: RunDirectory, title: str, tasks: Sequence[RowTask]) -> list[Drawn]:
-    """Every row with its pictures, from the directory where it is there; the table is written anew after each."""
+    """Every row with its pictures, from the directory or computed; rewrite the table after each."""
     drawn: list[Drawn] = []
     for index, task in enumerate(tasks):
         progress = SavedProgress(part_of_row(directory, index), tell)
@@ -221,7 +221,7 @@ def run_rows(directory: RunDirectory, title: str, tasks: Sequence[RowTask]) -> l
 
 
 def run_and_report(directory: RunDirectory, run: Callable[[], Sequence[Drawn]]) -> int:
-    """Runs the settings, which write what they give, and says where; the directory is free again whatever happens."""
+    """Run the settings, print the paths of their files, and always release the directory."""
     try:
         for difference in directory.differences:
             tell(f"not the machine or versions this run began with: {difference}")
@@ -233,7 +233,7 @@ def run_and_report(directory: RunDirectory, run: Callable[[], Sequence[Drawn]]) 
 
 
 def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
-    """By caption: the first images and what every setting drew of them, and leakage over utility where it is known."""
+    """Pictures by caption: private images with all reconstructions, and leakage over utility if it was measured."""
     found = {}
     groups: dict[bytes, list[Drawn]] = {}
     for entry in drawn:
@@ -258,7 +258,7 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
 
 
 def tell_row(row: Mapping[str, Any]) -> None:
-    """Shows a row that is finished in a line of progress."""
+    """Print a finished row in one line."""
     named = ("psnr", "ssim", "recovered", "re_identified", "distance")
     words = [f"{label(name)} {number(row['metrics'][name]['mean'])}" for name in named if name in row["metrics"]]
     tell(f"{row['name']}: {', '.join(words)}")

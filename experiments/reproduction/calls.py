@@ -1,4 +1,4 @@
-"""The calls that worked on the directory of a reproduction: their commands and the time that they took."""
+"""The calls on the directory of a reproduction: their commands and times."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def earlier_calls(workdir: pathlib.Path, show: Callable[[str], None]) -> list[di
 def record_call(
     workdir: pathlib.Path, earlier: Sequence[dict[str, Any]], arguments: Sequence[str], began: float
 ) -> list[dict[str, Any]]:
-    """Write the list of calls with this one at its end, and return it; began: when it did, by ``time.monotonic``."""
+    """Write the list of calls with this one at its end, and return it; began: its start by ``time.monotonic``."""
     command = shlex.join(["python", "-m", "experiments.reproduce", *arguments])
     calls = [*earlier, {"command": command, "seconds": time.monotonic() - began}]
     write_atomic(workdir / CALLS_NAME, sealed_json(CALLS_NAME, {"calls": calls}))

@@ -1,4 +1,4 @@
-"""What is claimed of a preset, and when it counts as reproduced: ``claims.toml`` beside the presets, read strictly."""
+"""Claims of presets and the criteria of their reproduction, read strictly from ``claims.toml`` beside the presets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _OPTIONAL = ("nearest",)
 
 
 class Claim(NamedTuple):
-    """What is claimed of a preset before any run.
+    """The claim of a preset, written before any run.
 
     claim: the paper's claim in our words. reproduced_if, partly_if: the criteria of its verdict.
-    quick: the preset to put last for a short run.
-    nearest: the preset to put after this one for the nearest setting that works, empty if there is none.
+    quick: the last preset of a short run.
+    nearest: the preset after this one for the nearest setting that works, or empty.
     """
 
     claim: str
@@ -31,20 +31,20 @@ class Claim(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The numbers that the criteria ask for."""
+        """The names of the numbers in the criteria."""
         return (*self.reproduced_if.names, *self.partly_if.names)
 
     @property
     def texts(self) -> list[str]:
-        """All that decides a verdict beside the numbers: claim and criteria as they are written."""
+        """All inputs of a verdict beside the numbers: the texts of claim and criteria."""
         return [self.claim, self.reproduced_if.text, self.partly_if.text]
 
 
 def read_claim(preset: str) -> Claim:
     """Read the claim of a preset from the ``claims.toml`` in its folder.
 
-    Raises ValueError, in one line, for an unknown preset, for one without a claim, and for a file in which any entry is
-    not that of a preset in its folder, lacks a key, has an unknown key, or holds a criterion that cannot be read.
+    Raises ValueError, in one line, for an unknown preset and for one without a claim. Also for a file with an entry of
+    no preset in its folder, a missing or unknown key, or an invalid criterion.
     """
     path = preset_path(preset)
     file = path.with_name(CLAIMS_NAME)
@@ -59,7 +59,8 @@ def read_claim(preset: str) -> Claim:
 def parse_claims(text: str, where: str, presets: frozenset[str]) -> Mapping[str, Claim]:
     """Parse the text of a ``claims.toml``: claims by preset.
 
-    where: the file, for errors. presets: those that may have a claim. Raises ValueError as ``read_claim`` does.
+    where: the file, for errors. presets: the names of presets that may have a claim. Raises ValueError as
+    ``read_claim`` does.
     """
     try:
         tables = tomllib.loads(text)
@@ -90,5 +91,5 @@ def _parse_claim(where: str, preset: str, table: Any, presets: frozenset[str]) -
 
 
 def rows_named_by(claim: Claim) -> set[str]:
-    """The rows beside the one judged that the criteria of a claim name."""
+    """The names of other rows in the criteria of a claim."""
     return {name.split(".")[0] for name in claim.names if name.count(".") > 1}

@@ -1,4 +1,4 @@
-"""A reproduction that runs: sections that are not there yet, and the report anew after each."""
+"""Execution of a reproduction: the missing sections, and the report after each."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from gan_leak.runs.storage.directory import close_run, read_config_file, write_a
 
 
 def execute(prepared: Prepared) -> int:
-    """Run the sections that are not there yet, and write the report anew after each.
+    """Run the missing sections, and rewrite the report after each.
 
-    Returns the exit status: 0, or 3 with ``fail_if_not_measurable`` where the leakage of a claim cannot be measured.
+    Returns the exit status: 0, or 3 with ``fail_if_not_measurable`` if the leakage of a claim cannot be measured.
     """
     directory = prepared.directory
     try:
@@ -85,7 +85,7 @@ def _run_tables(prepared: Prepared) -> None:
 
 
 def _holds(path: pathlib.Path, basis: str) -> bool:
-    """Tell whether a folder holds the section that this call would make, from the same runs and criteria."""
+    """Return whether a folder holds the section of this call, from the same runs and criteria."""
     section = read_section(path)
     return section is not None and section.basis == basis
 
@@ -102,7 +102,7 @@ def _skip(prepared: Prepared, section: Figure | Table, shown: str) -> None:
 
 
 def _write_report(prepared: Prepared) -> list[dict[str, Any]]:
-    """Write results.json and report.html from all sections there are; returns their entries."""
+    """Write results.json and report.html from all finished sections; return their entries."""
     found = {section.number: read_section(_section_path(prepared, section)) for section in (*FIGURES, *TABLES)}
     sections = {number: section for number, section in found.items() if section is not None}
     results = _results(prepared, list(sections.values()))

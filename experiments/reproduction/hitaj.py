@@ -1,4 +1,4 @@
-"""Hitaj et al. 2017 as data: the figures, the presets that make them, and the controls beside each."""
+"""Hitaj et al. 2017 as data: the figures, their presets and their controls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCALES = ("quick", "paper")
 
 
 class Figure(NamedTuple):
-    """One figure: its settings by label, each a preset, and what its pictures are laid out as."""
+    """One figure: its settings by label, each a preset, and the layout of its pictures."""
 
     number: str
     title: str
@@ -71,18 +71,18 @@ FIGURES = (
 )
 
 
-# Whose data set is brought along: any other would be held against claims about this one.
+# The user supplies the data set of these figures; any other one would be judged by claims about CIFAR-10.
 CIFAR10_FIGURES = ("3",)
 
 
 def select_figures(text: str, sections: Sequence[Any] = FIGURES) -> tuple[Any, ...]:
-    """The sections that ``--figures`` asks for, 'all' or numbers separated by commas, in the order of ``sections``."""
+    """The sections in ``--figures``, 'all' or numbers separated by commas, in the order of ``sections``."""
     wanted = {part.strip() for part in text.split(",")}
     return tuple(section for section in sections if wanted == {"all"} or section.number in wanted)
 
 
 def check_names(text: str, known: Sequence[str]) -> None:
-    """Raises ValueError for a part of ``--figures`` that there is not, and for one that is there twice."""
+    """Raise ValueError for an unknown or repeated part of ``--figures``."""
     numbers = [] if text.strip() == "all" else [number.strip() for number in text.split(",")]
     for number in numbers:
         if number not in known:
@@ -91,7 +91,7 @@ def check_names(text: str, known: Sequence[str]) -> None:
 
 
 def arguments_for(preset: str, variant: str, scale: str) -> list[str]:
-    """The command line of a setting: the paper's own, or the nearest that works, shortened where the scale is quick."""
+    """The command line of a setting: the paper's own, or the nearest that works, shortened at the quick scale."""
     claim = read_claim(preset)
     arguments = [f"--preset={preset}"]
     if variant == NEAREST_VARIANT:
@@ -104,22 +104,22 @@ def arguments_for(preset: str, variant: str, scale: str) -> list[str]:
 
 
 def variants_of(scale: str, paper_hyperparameters: bool) -> tuple[str, ...]:
-    """Which variants a scale runs: a quick run is too short for the paper's own learning rate to learn anything."""
+    """The variants of a scale. A quick run is too short for the paper's own learning rate."""
     return (PAPER_VARIANT, NEAREST_VARIANT) if scale == "paper" and paper_hyperparameters else (NEAREST_VARIANT,)
 
 
 def not_stated(config: RunConfig) -> frozenset[str]:
     """The hyper-parameters that the paper leaves open for the setting of this configuration."""
     open_everywhere = frozenset(name for name, setting in settings_of(RunConfig).items() if not setting.stated)
-    # For faces the generator's steps are counted by the adversary's images, where it has any (section 9.2.2).
+    # For faces the paper counts the generator's steps by the images of the adversary, if any (section 9.2.2).
     counted = config.data.dataset == "orl_faces" and not config.data.participant_classes.endswith(";")
     return open_everywhere if counted else open_everywhere | {"generator_steps"}
 
 
 def controls_of(arguments: list[str], *, undefended: bool = False) -> dict[str, list[str]]:
-    """What stands beside a setting, by name: an adversary who only watches, and a target class that nobody owns.
+    """The controls of a setting by name: a passive adversary, and a target class without an owner.
 
-    With ``undefended`` also the setting without its defence: what fails there fails not because of the defence.
+    With ``undefended`` also the setting without its defense: if this fails, the defense is not the reason.
     """
     config = config_from_arguments(RunConfig, arguments)
     owners = parse_participant_classes(config.data.participant_classes, 1_000)

@@ -1,4 +1,4 @@
-"""How the figures of Hitaj et al. are laid out: rows, pictures and notes made of their batches."""
+"""Layouts of the figures of Hitaj et al.: rows, pictures and notes from their batches."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Row = dict[str, Any]
 
 
 class Layout(NamedTuple):
-    """What a layout makes of its batches.
+    """The results of a layout.
 
-    judged: by batch, the row that the verdict is on, and by name the rows that its criterion may ask for.
+    judged: for each batch, the judged row, and by name the other rows for its criterion.
     pictures: PNG bytes by caption.
     """
 
@@ -59,7 +59,7 @@ def lay_out_settings(
     lanes: Mapping[Key, Sequence[RunConfig]],
     batches: Mapping[Key, BatchResult],
 ) -> Layout:
-    """Lay out an ordinary figure: a row for each setting and control, and the last pictures of each."""
+    """Lay out an ordinary figure: a row and the last pictures of each setting and control."""
     rows: list[Row] = []
     beside: dict[str, Row] = {}
     attacks: dict[Key, Row] = {}
@@ -100,7 +100,7 @@ def lay_out_methods(
     lanes: Mapping[Key, Sequence[RunConfig]],
     batches: Mapping[Key, BatchResult],
 ) -> Layout:
-    """Lay out the comparison of methods: the GAN beside model inversion, over the ten digits instead of seeds."""
+    """Lay out the comparison of methods: the GAN and model inversion, over the ten digits instead of seeds."""
     rows, beside, inversions = _inversions(study, next(iter(lanes.values())))
     judged: dict[Key, tuple[Row, dict[str, Row]]] = {}
     pictures: dict[str, bytes] = {}
@@ -140,7 +140,7 @@ def lay_out_curve(
     lanes: Mapping[Key, Sequence[RunConfig]],
     batches: Mapping[Key, BatchResult],
 ) -> Layout:
-    """Lay out leakage against accuracy: each evaluation counts, not only the last."""
+    """Lay out leakage against accuracy: all evaluations count, not only the last."""
     rows: list[Row] = []
     judged: dict[Key, tuple[Row, dict[str, Row]]] = {}
     for (setting, variant), batch in batches.items():
@@ -177,7 +177,7 @@ LAYOUTS = {
 
 
 def _inversions(study: Study, configs: Sequence[RunConfig]) -> tuple[list[Row], dict[str, Row], dict[str, Inversions]]:
-    """Model inversion of both kinds of network: the rows, the same by the name in criteria, and the pictures."""
+    """Model inversion of both kinds of network: the rows, the rows by their name in criteria, and the pictures."""
     quick = study.scale == "quick"
     # A single picture of a class has no diversity to measure.
     models = 2 if quick else max(2, study.num_seeds)
@@ -200,7 +200,7 @@ def _inversions(study: Study, configs: Sequence[RunConfig]) -> tuple[list[Row], 
 
 
 def _measurability(batches: Mapping[Key, BatchResult]) -> list[str]:
-    """What limits the leakage scores of each setting: views that are left out, and seeds without a score."""
+    """Limits of the leakage scores of each setting: unused views, and seeds without a score."""
     found: dict[str, list[str]] = {}
     for key, batch in batches.items():
         for seed, fields in enumerate(batch.measurability):
@@ -219,7 +219,7 @@ def _diverged(batches: Mapping[Key, BatchResult]) -> list[str]:
 
 
 def _pictures_by_seed(batches: Mapping[Key, BatchResult]) -> dict[str, bytes]:
-    """The paper's layout: a private image, and beside it a picture of each setting and control; a row for each seed."""
+    """The paper's layout: a private image and a picture of each setting and control; a row for each seed."""
     first = next(iter(batches.values()))
     seeds = min(len(first.records), _ROWS_OF_PICTURES)
     rows = {
@@ -233,7 +233,7 @@ def _pictures_by_seed(batches: Mapping[Key, BatchResult]) -> dict[str, bytes]:
 
 def _film_strips(batches: Mapping[Key, BatchResult]) -> dict[str, bytes]:
     """The same latent over the rounds, passive above active, seed by seed."""
-    # The paper's own variant has other rounds; its last pictures are drawn below.
+    # The paper's own variant has another number of rounds; its last pictures are drawn below.
     shown = {key: batch for key, batch in batches.items() if key[1] in ("passive", NEAREST_VARIANT)}
     first = next(iter(shown.values()))
     rows = {}

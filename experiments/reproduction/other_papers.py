@@ -1,4 +1,4 @@
-"""The papers beside Hitaj et al. as data: the tables, and the presets and binaries that make them."""
+"""The other papers as data: the tables, their presets and their binaries."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from experiments import gradient_inversion, split_inference
 
 
 class Binary(NamedTuple):
-    """A binary whose settings become the rows of a table.
+    """A binary with a row of a table for each setting.
 
     module: its name for ``python -m``. config_class: its configuration.
-    load_data: ``load_data(config)`` reads the data set, which comes first in what it returns, and checks that it fits.
+    load_data: ``load_data(config)`` reads and checks the data set and returns it first.
     prepare: ``prepare(config, workdir, resume)`` checks a run and opens its directory.
-    run_settings: runs what is left of a prepared run, and returns a ``Drawn`` for each setting.
+    run_settings: runs the missing rows of a prepared run, and returns a ``Drawn`` for each setting.
     """
 
     module: str
@@ -27,7 +27,7 @@ class Binary(NamedTuple):
 class Table(NamedTuple):
     """One section of the reproduction.
 
-    settings: by label, the presets of one binary. measure: the measure that the report shows first.
+    settings: by label, the presets of one binary. measure: the first measure in the report.
     """
 
     number: str

@@ -1,4 +1,4 @@
-"""What a reproduction checks before anything runs: flags, presets, claims, data and its directory."""
+"""Checks of a reproduction before any run: flags, presets, claims, data and its directory."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ _NUMBERS = tuple(section.number for section in (*FIGURES, *TABLES))
 
 @dataclasses.dataclass(frozen=True)
 class ReproduceConfig:
-    """What to reproduce; the settings themselves are presets."""
+    """The scope of a reproduction; its settings are presets."""
 
     figures: str = option("all", "'all', or numbers separated by commas: " + ", ".join(_NUMBERS), effect="call")
     scale: str = option(
         "quick",
         "'quick': shortened runs of the nearest settings that work, about 50 minutes on two CPU cores; 'paper': the "
-        "paper's own hyper-parameters beside them, at full length.",
+        "paper's own hyperparameters beside them, at full length.",
         choices=SCALES,
     )
     paper_hyperparameters: bool = option(
-        True, "At the paper's scale, run its own hyper-parameters too, which take longest.", effect="call"
+        True, "At the scale 'paper', also run the paper's own hyperparameters, which take longest.", effect="call"
     )
     num_seeds: int = option(0, "Seeds of each setting; 0 = 3.", bounds=at_least(0))
     most_samples: int = option(
-        0, "Cuts the training images of each participant to save time; 0 = no cut.", bounds=at_least(0)
+        0, "Largest number of training images of each participant, to save time; 0 = no limit.", bounds=at_least(0)
     )
-    most_rounds: int = option(0, "Cuts the rounds likewise; 0 = no cut.", bounds=at_least(0))
+    most_rounds: int = option(0, "Largest number of rounds, to save time; 0 = no limit.", bounds=at_least(0))
     workers: int = option(
         0,
-        "Processes that run settings side by side; 0 = one a core, at most 4; one on a GPU.",
+        "Number of processes; 0 = one for each core, at most 4, and one on a GPU.",
         bounds=at_least(0),
         effect="call",
     )
@@ -62,16 +62,16 @@ class ReproduceConfig:
     )
     cifar10: str = option(
         "tfds:cifar10",
-        "Where CIFAR-10 is, for two sections: a data set as --dataset takes it.",
+        "CIFAR-10 for two sections, in the form of --dataset.",
         effect="call",
     )
 
 
 class Prepared(NamedTuple):
-    """A reproduction whose input has been checked: what to run, how, and in which directory.
+    """A reproduction with checked input: its sections, its options and its directory.
 
-    unavailable: by the number of a figure or table, why its data cannot be read. workers: processes, 0 for the default.
-    calls: command and seconds of each call that worked on the directory before; began: when this one did, by
+    unavailable: by the number of a figure or table, the reason why its data cannot be read. workers: processes, 0 for
+    the default. calls: command and seconds of each earlier call on the directory. began: the start of this call by
     ``time.monotonic``.
     """
 
@@ -126,7 +126,7 @@ def _check_flags(config: ReproduceConfig) -> None:
 def _check_figures(
     config: ReproduceConfig, study: Study, figures: Sequence[Figure]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Check every batch; returns by figure why CIFAR-10 cannot be read, and notes on the data."""
+    """Check every batch; return by figure why CIFAR-10 cannot be read, and notes on the data."""
     unavailable = {}
     notes: dict[str, None] = {}
     for figure in figures:
@@ -138,7 +138,7 @@ def _check_figures(
                 check_pictures(figure, config.cifar10, data)
                 notes.update(dict.fromkeys(data.notes))
             except (ValueError, OSError) as error:
-                # Only CIFAR-10 is the user's to bring; asked for by name, its absence is an error like any other.
+                # Only CIFAR-10 may be missing, and only if the user did not name its figure or its data set.
                 if config.figures != "all" or configs[0].data.dataset != ReproduceConfig.cifar10:
                     raise
                 unavailable[figure.number] = str(error)
@@ -167,7 +167,7 @@ def _check_version(workdir: pathlib.Path) -> None:
         results = json.loads(path.read_bytes())
         found = results["format"], results["version"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        # It is made of what else the directory holds; config.json tells the version as well.
+        # The other files of the directory give it again; config.json also holds the version.
         tell(f"{path}: damaged, will be written again")
         return
     if found != (FORMAT, gan_leak.__version__):
@@ -178,7 +178,7 @@ def _check_version(workdir: pathlib.Path) -> None:
 
 
 def _open_directory(config: ReproduceConfig, seeds: int, workdir: pathlib.Path, resume: bool) -> RunDirectory:
-    # Later calls may ask for other figures, or have CIFAR-10: those settings have an effect on the call only.
+    # Later calls may name other figures or another CIFAR-10: these settings affect only the call.
     lasting = dataclasses.replace(config, num_seeds=seeds)
     directory = open_run(workdir, lasting, resume=resume, check=_check_directory)
     if other := [change for change in directory.differences if change.startswith("versions.gan_leak ")]:

@@ -1,4 +1,4 @@
-"""The sections of a reproduction on the disk: an entry, its pictures, and why a section was not run."""
+"""Files of the sections of a reproduction: an entry, its pictures, or the reason why a section was not run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _DIGESTS = "pictures_sha256"
 class Section(NamedTuple):
     """A section of a reproduction.
 
-    entry: as in results.json. judges: by data set, the judges that measured it. pictures: PNG bytes by caption.
-    basis: all that decides the section, as text; empty for one that was not run, whose entry says why.
+    entry: as in results.json. judges: its judges by data set. pictures: PNG bytes by caption. basis: all inputs of the
+    section as text; empty for a section that was not run, whose entry has the reason.
     """
 
     entry: dict[str, Any]
@@ -31,7 +31,7 @@ class Section(NamedTuple):
 
 
 def write_section(path: pathlib.Path, section: Section) -> None:
-    """Writes a section that ran into a folder of its own."""
+    """Write a finished section into its own folder."""
     path.mkdir(parents=True, exist_ok=True)
     for place, png in enumerate(section.pictures.values()):
         write_atomic(path / f"{place}.png", png)
@@ -42,18 +42,18 @@ def write_section(path: pathlib.Path, section: Section) -> None:
         "basis": section.basis,
         _DIGESTS: [sha256(png) for png in section.pictures.values()],
     }
-    # Written last: its presence says that the section is finished.
+    # Written last: its presence means that the section is finished.
     write_atomic(path / _SECTION_NAME, sealed_json(_SECTION_NAME, kept))
 
 
 def write_error(path: pathlib.Path, entry: dict[str, Any]) -> None:
-    """Writes the entry of a section that was not run."""
+    """Write the entry of a section that was not run."""
     path.mkdir(parents=True, exist_ok=True)
     write_atomic(path / _ERROR_NAME, sealed_json(_ERROR_NAME, entry))
 
 
 def read_section(path: pathlib.Path) -> Section | None:
-    """The section in a folder, or why it was not run; None if there is neither. Raises ``DamagedError``."""
+    """The section in a folder, or the reason why it was not run; None if there is neither. Raises ``DamagedError``."""
     if os.path.lexists(path / _SECTION_NAME):
         kept, sealed = read_json(path / _SECTION_NAME, _SECTION_FIELDS)
         if not kept.keys() >= set(_SECTION_FIELDS) or not isinstance(kept["captions"], list):
@@ -72,7 +72,7 @@ def read_section(path: pathlib.Path) -> Section | None:
 
 
 def set_damaged_aside(path: pathlib.Path, say: Callable[[str], None]) -> None:
-    """Renames the folder of a section if it is damaged, and tells ``say``; it is made again where it is asked for."""
+    """Rename the folder of a section if it is damaged, and report that to ``say``; the section can be run again."""
     try:
         if os.path.lexists(path) and not path.is_dir():
             raise DamagedError(f"{path}: not a folder")

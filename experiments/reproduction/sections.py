@@ -1,4 +1,4 @@
-"""The sections of the figures of Hitaj et al.: batches, laid out and judged by the claims of their presets."""
+"""The sections of the figures of Hitaj et al.: batches, laid out, and judged by the claims of their presets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reproduction of Hitaj et al. runs: the batches of each figure, and what decides its section."""
+"""The runs of a reproduction of Hitaj et al.: the batches of each figure, and the basis of its section."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ Key = tuple[str, str]
 
 
 class Study(NamedTuple):
-    """How a reproduction runs.
+    """The options of a reproduction.
 
-    cuts: by field, its largest value, 0 for no limit; in these fields 0 means all there is. cifar10: the data set in
-    the place of tfds:cifar10. directory: of the reproduction, with its batches. show: shows a line of progress.
+    cuts: the largest value of each field, 0 for no limit; in these fields 0 means all. cifar10: the data set used for
+    tfds:cifar10. directory: of the reproduction, with its batches. show: shows a line of progress.
     """
 
     scale: str
@@ -48,7 +48,7 @@ class Study(NamedTuple):
 
 
 def configurations(study: Study, arguments: Sequence[str]) -> list[RunConfig]:
-    """The configurations of a setting, one for each seed: those of its command line, cut."""
+    """The configurations of a setting, one for each seed: those of its command line, with the cuts."""
     config = config_from_arguments(RunConfig, list(arguments))
     for name, most in study.cuts.items():
         if most:
@@ -65,7 +65,7 @@ def departures(study: Study, preset: str, used: RunConfig) -> dict[str, list[Any
 
 
 def batches_of(study: Study, figure: Figure) -> dict[Key, list[RunConfig]]:
-    """All lanes that a figure needs, by (setting, variant or control)."""
+    """All lanes of a figure, by (setting, variant or control)."""
     found: dict[Key, list[RunConfig]] = {}
     for label, preset in figure.settings.items():
         for variant in variants_of(study.scale, study.paper_hyperparameters):
@@ -86,7 +86,7 @@ def _all_classes(config: RunConfig) -> list[RunConfig]:
 
 
 def check_pictures(figure: Figure, cifar10: str, data: AttackData) -> None:
-    """Raises ValueError for other pictures than the figure is about; only CIFAR-10 is the user's to bring."""
+    """Raise ValueError for pictures that do not fit the figure; the user supplies only CIFAR-10."""
     channels, classes = data.private.shape[-1], len(data.class_names)
     if figure.number in CIFAR10_FIGURES and (channels, classes) != (3, 10):
         kind = "color" if channels == 3 else "grey"
@@ -108,7 +108,7 @@ def jobs_of(study: Study, figure: Figure) -> list[Job]:
 
 
 def basis_of(study: Study, figure: Figure) -> str:
-    """All that decides a section, as text: its batches, and the claims that they are judged by."""
+    """All inputs of a section as text: its batches and its claims."""
     batches = {", ".join(key): directory_of(study, configs).name for key, configs in batches_of(study, figure).items()}
     claims = {label: read_claim(preset).texts for label, preset in figure.settings.items()}
     return json.dumps({"batches": batches, "claims": claims})

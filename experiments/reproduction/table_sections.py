@@ -1,4 +1,4 @@
-"""The sections of the tables: settings that their binaries run, judged by the claims of their presets."""
+"""The sections of the tables: settings run by their binaries, and judged by the claims of their presets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gan_leak.runs.storage.integrity import RefusedError
 
 
 class TableRun(NamedTuple):
-    """What a reproduction asks of a table: the scale, the directory of its runs, and where CIFAR-10 is."""
+    """The options of a table: the scale, the directory of its runs, and the data set CIFAR-10."""
 
     scale: str
     directory: pathlib.Path
@@ -31,7 +31,7 @@ class TableRun(NamedTuple):
 
 
 def configurations_of(run: TableRun, table: Table) -> dict[str, Any]:
-    """Build the configuration of each setting, by label; at the quick scale with the preset that shortens it."""
+    """Build the configuration of each setting, by label; the quick scale adds the preset for a short run."""
     found = {}
     for label, preset in table.settings.items():
         config = config_from_arguments(table.binary.config_class, _arguments(run, preset))
@@ -52,7 +52,7 @@ def check_table(run: TableRun, table: Table) -> None:
 
 
 def table_basis(run: TableRun, table: Table) -> str:
-    """Give all that decides a section, as text: the settings, their data, and the claims that they are judged by."""
+    """Return all inputs of a section as text: the settings, their data and their claims."""
     configurations = configurations_of(run, table)
     configs = {label: dataclasses.asdict(recorded(config)) for label, config in configurations.items()}
     data = {label: _fingerprint(table.binary, config) for label, config in configurations.items()}
@@ -61,7 +61,7 @@ def table_basis(run: TableRun, table: Table) -> str:
 
 
 def table_section(run: TableRun, table: Table) -> Section:
-    """Run what is left of a table and judge its rows."""
+    """Run the missing rows of a table and judge all rows."""
     seconds = 0.0
     rows: list[dict[str, Any]] = []
     verdicts: list[dict[str, Any]] = []
@@ -106,7 +106,7 @@ def _fingerprint(binary: Binary, config: Any) -> str:
 
 
 def _workdir(run: TableRun, table: Table, label: str, config: Any) -> pathlib.Path:
-    # Named by all that decides the result, so that changed settings or data begin anew.
+    # The name depends on all inputs, so changed settings or data start a new run.
     text = json.dumps([dataclasses.asdict(recorded(config)), _fingerprint(table.binary, config)], sort_keys=True)
     return run.directory / f"{table.settings[label]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -115,7 +115,7 @@ def _run(binary: Binary, config: Any, workdir: pathlib.Path) -> list[Drawn]:
     try:
         prepared = binary.prepare(config, workdir, (workdir / CONFIG_NAME).exists())
     except ValueError as error:
-        # Flags and data are those of a preset, and have been checked: the error is about the directory.
+        # Flags and data of presets were checked before: the error is about the directory.
         raise RefusedError(str(error)) from error
     try:
         return binary.run_settings(prepared)
@@ -124,7 +124,7 @@ def _run(binary: Binary, config: Any, workdir: pathlib.Path) -> list[Drawn]:
 
 
 def _verdicts(claim: Claim, measure: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A verdict on every row; where the claim compares with the first row of the run, on those after it."""
+    """A verdict on every row, or on all but the first row if the claim compares with it."""
     compares = any(name.startswith("first.") for name in claim.names)
     return [
         judge(row["name"], NEAREST_VARIANT, claim, row, {"first": rows[0]}, measure=measure)

@@ -1,4 +1,4 @@
-"""The verdict on a claim: what its criteria make of a row of measures, and why."""
+"""The verdict on a claim: its criteria applied to a row of measures, with reasons."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ def judge(
     *,
     measure: str | None = None,
 ) -> dict[str, Any]:
-    """Judge a row by the criteria of a claim; returns the verdict as ``check_results`` accepts it.
+    """Judge a row by the criteria of a claim; returns the verdict in the format of ``check_results``.
 
-    name, variant: what the report calls the setting, and which variant of it the row measures. row: as in the results
-    of a reproduction. beside: the rows that a criterion may name, by that name; its controls are listed with the
-    verdict. measure: what the report shows in the place of the leakage score, with ``control_<measure>`` of the same
-    row as its control.
+    name, variant: the setting in the report, and the variant of the row. row: as in the results of a reproduction.
+    beside: the rows for criteria by name; its controls are listed with the verdict. measure: the measure that the
+    report shows instead of the leakage score, with ``control_<measure>`` of the same row as its control.
 
-    A row with a diverged seed is not reproduced, since the other seeds would be a choice. A claim on a leakage score
-    that cannot be measured, of the row or one beside it, is not measurable. Raises ValueError if a criterion asks for a
-    number that was not measured.
+    A row with a diverged seed is not reproduced, since the other seeds would be a selection. A claim on a leakage score
+    that cannot be measured, of this or another row, is not measurable. Raises ValueError if a number in a criterion was
+    not measured.
     """
     verdict, reasons = _decide(claim, row, beside)
     shown = {"measure": measure, "control_measure": f"control_{measure}"} if measure else {}
@@ -65,7 +64,7 @@ def _decide(
 
 
 def _unmeasured(claim: Claim, row: Mapping[str, Any], beside: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The rows that the claim compares by their leakage score and that have no interval of it for that reason."""
+    """The names of compared rows whose leakage score has no interval because it is not measurable."""
     asked = [name.split(".") for name in claim.names]
     rows = {"": row, **beside}
     compared = dict.fromkeys("" if len(name) == 2 else name[0] for name in asked if "leakage_score" in name)

@@ -1,4 +1,4 @@
-"""Published attacks, one a file."""
+"""Published attacks, one per file."""
 
 from gan_leak.attacks.gradient.contract import GradientAttack, GradientEvidence, GradientInversion, GradientTask
 from gan_leak.attacks.gradient.deep_leakage import deep_leakage

@@ -1,4 +1,4 @@
-"""The step and the training that optimizing attacks share, and the optimizers of the released codes."""
+"""The optimization step, the training loop, and the optimizers of the released codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gan_leak.types import Array, PyTree
 
 
 class Position(NamedTuple):
-    """Where a descent is: the values sought, and the state of the optimizer."""
+    """The state of a descent: the values, and the state of the optimizer."""
 
     values: PyTree
     optimizer: PyTree
@@ -44,10 +44,10 @@ class _AmsgradState(NamedTuple):
 def amsgrad(
     learning_rate: float | optax.Schedule, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-3
 ) -> optax.GradientTransformation:
-    """AMSGrad as PyTorch 1.0 had it, which He, Zhang and Lee 2019 used with epsilon 1e-3.
+    """AMSGrad of PyTorch 1.0, which He, Zhang and Lee 2019 used with epsilon 1e-3.
 
-    The largest second moment so far is kept without bias correction, and epsilon is added before it is corrected:
-    step = lr * sqrt(1 - beta2^t) / (1 - beta1^t) * mean / (sqrt(largest) + epsilon). With so large an epsilon the
+    The largest second moment is kept without bias correction, and epsilon is added before the correction:
+    step = lr * sqrt(1 - beta2^t) / (1 - beta1^t) * mean / (sqrt(largest) + epsilon). With such a large epsilon the
     first steps are much shorter than in ``optax.amsgrad``.
     """
 
@@ -69,7 +69,7 @@ def amsgrad(
 
 
 class _QuasiNewtonState(NamedTuple):
-    """What L-BFGS remembers: all in one vector [D] each, pairs newest last [memory, D]."""
+    """The state of L-BFGS: vectors [D], and pairs [memory, D] with the newest last."""
 
     started: Array
     gradient: Array
@@ -81,11 +81,11 @@ class _QuasiNewtonState(NamedTuple):
 
 
 def limited_memory_bfgs(*, memory: int = 100, learning_rate: float = 1.0) -> optax.GradientTransformation:
-    """L-BFGS without a line search, as PyTorch's: what DLG and iDLG are released with.
+    """PyTorch's L-BFGS without a line search: the optimizer of the released DLG and iDLG.
 
-    Pairs of a move s and a change of gradient y count only if s.y > 1e-10, where ``optax.lbfgs`` takes all, and goes
-    uphill after one of negative curvature; the first move has an L1 norm of at most ``learning_rate``; where a
-    direction no longer descends by 1e-9 or no entry of the gradient exceeds 1e-7, it stays.
+    A pair of a move s and a change of gradient y is kept only if s.y > 1e-10. ``optax.lbfgs`` keeps all pairs, and goes
+    uphill after one of negative curvature. The first move has an L1 norm of at most ``learning_rate``. There is no move
+    if the direction descends by less than 1e-9, or if no entry of the gradient exceeds 1e-7.
     """
 
     def init(params: PyTree) -> _QuasiNewtonState:
@@ -117,7 +117,7 @@ def limited_memory_bfgs(*, memory: int = 100, learning_rate: float = 1.0) -> opt
             move, change, inverse, weight = pair
             return direction + move * (weight - inverse * jnp.vdot(change, direction)), None
 
-        # A place that is not filled yet has an inverse of zero, and changes nothing.
+        # An empty place has an inverse of zero and changes nothing.
         rest, weights = jax.lax.scan(newest_first, gradient, (moves, changes, inverses), reverse=True)
         direction, _ = jax.lax.scan(oldest_first, scale * rest, (moves, changes, inverses, weights))
         first = jnp.minimum(1.0, 1.0 / jnp.maximum(jnp.sum(jnp.abs(gradient)), jnp.finfo(gradient.dtype).tiny))
@@ -130,7 +130,7 @@ def limited_memory_bfgs(*, memory: int = 100, learning_rate: float = 1.0) -> opt
 
 
 class TrainingData(NamedTuple):
-    """What a training reads. samples: a tree with a leading axis [N, ...]; context: what else the loss reads."""
+    """The data of a training. samples: a tree with a leading axis [N, ...]. context: other input of the loss."""
 
     samples: PyTree
     context: PyTree = None
@@ -148,8 +148,8 @@ def training(
     """Training of ``init(key)`` on ``loss(params, batch, context) -> []``; a step is an epoch, the result the params.
 
     The evidence is ``TrainingData`` with ``samples`` samples, the info the mean loss [] of the epoch. Samples that do
-    not fill a last batch are left out, others in each epoch if ``shuffled``. Raises ValueError if there is not one
-    batch.
+    not fill a last batch are left out: different ones in each epoch if ``shuffled``. Raises ValueError if there are
+    fewer samples than one batch has.
     """
     batches = samples // batch_size
     if not batches:

@@ -1,4 +1,4 @@
-"""What an attack takes for granted about pictures: neighbouring pixels are alike, and values have a range."""
+"""Priors on images: neighboring pixels are similar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gan_leak.types import Array
 
 
 def squared_total_variation(images: Array) -> Array:
-    """Mean squared difference of vertical neighbours plus that of horizontal ones, over images [..., H, W, C] -> [...].
+    """Mean squared difference of vertical neighbors plus that of horizontal ones, over images [..., H, W, C] -> [...].
 
     As in the released codes of He, Zhang and Lee 2019 and, twice as large, of GRNN (Ren et al. 2022).
     """
@@ -17,7 +17,7 @@ def squared_total_variation(images: Array) -> Array:
 
 
 def absolute_total_variation(images: Array) -> Array:
-    """Mean absolute difference of vertical neighbours plus that of horizontal ones -> [...] (Geiping et al. 2020)."""
+    """Mean absolute difference of vertical neighbors plus that of horizontal ones -> [...] (Geiping et al. 2020)."""
     down, right = _differences(images)
     return jnp.mean(jnp.abs(down), axis=(-3, -2, -1)) + jnp.mean(jnp.abs(right), axis=(-3, -2, -1))
 

@@ -1,7 +1,7 @@
 """The contract of iterative computations outside the round, and its runner over a traced number of steps.
 
-Attacks on a gradient, on features and on a model, and the training of the networks that some of them need, all have
-this form. ``gan_leak.runs.storage.resumable.run_in_parts`` runs a long one in parts that are saved.
+Attacks on a gradient, on features and on a model have this form, and so does the training of networks for them.
+``gan_leak.runs.storage.resumable.run_in_parts`` runs a long one in parts and saves each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from gan_leak.types import Array, PyTree
 
-# Step keys branch off here, far from the numbers by which ``init`` may split its key.
+# Step keys are folded in under this number, far from the indices that ``init`` may fold into its key.
 _STEPS_BRANCH = 2**31 - 1
 
 
@@ -22,9 +22,9 @@ class Procedure(NamedTuple):
     """An iterative computation as pure functions, for ``jit`` and ``vmap``; static choices are closed over.
 
     ``init(key, evidence) -> state``; ``step(key, state, evidence) -> (state, info)``;
-    ``extract(state, evidence) -> result``. evidence: all that the computation reads, such as the view of an adversary
-    with what it knows, or training data. state: what the next step needs. info: diagnostics, mostly the objective [].
-    finished: ``finished(state) -> bool []`` is True where no further step changes the result; None if it never is.
+    ``extract(state, evidence) -> result``. evidence: all input, such as the view and the knowledge of an adversary, or
+    training data. state: the input of the next step. info: diagnostics, mostly the objective []. finished:
+    ``finished(state) -> bool []`` is True if no further step changes the result; None means never.
     """
 
     init: Callable[[Array, PyTree], PyTree]
@@ -36,9 +36,9 @@ class Procedure(NamedTuple):
 def advance(
     key: Array, procedure: Procedure, state: PyTree, evidence: PyTree, steps: Array | int, *, first: Array | int = 0
 ) -> PyTree:
-    """The state after ``steps`` further steps, of which the first is number ``first`` of all; both may be traced.
+    """The state after the steps ``first`` to ``first + steps - 1``; both numbers may be traced.
 
-    Step n gets the key ``fold_in(key, n)``, so that any division into parts gives the same result. A finished procedure
+    Step n gets the key ``fold_in(key, n)``, so any division into parts gives the same result. A finished procedure
     takes no step.
     """
 
@@ -60,7 +60,7 @@ def advance(
 
 
 def run_procedure(key: Array, procedure: Procedure, evidence: PyTree, steps: Array | int) -> PyTree:
-    """The result after so many steps from ``init(key, evidence)``; the keys of the steps are derived from ``key``.
+    """The result after ``steps`` steps from ``init(key, evidence)``; ``key`` also gives the keys of the steps.
 
     Raises ValueError for a negative number of steps, unless it is traced.
     """

@@ -17,13 +17,13 @@ Array([[6, 4],
 
 from gan_leak.collaboration.aggregation import AGGREGATORS, add, average
 from gan_leak.collaboration.round import (
-    RoundHyperParameters,
     RoundInfo,
     init_federation,
     make_round,
     make_rounds,
 )
 from gan_leak.collaboration.selection import selective_upload
+from gan_leak.types import RoundHyperParameters
 
 __all__ = [
     "AGGREGATORS",

@@ -1,4 +1,4 @@
-"""Aggregators: how the server merges uploads into the shared parameters, and what it sees of them."""
+"""Aggregators: the server merges uploads into the shared parameters, and sees part of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gan_leak.types import Aggregator, Array, FlatServer, PyTree, Received, Upload
+from gan_leak.types import Aggregator, Array, FlatServer, PyTree, Received, RoundHyperParameters, Upload
 
 
 def _stateless(params: PyTree) -> tuple[()]:
@@ -15,7 +15,7 @@ def _stateless(params: PyTree) -> tuple[()]:
 
 
 def _leave_out(uploads: Upload, weights: Array, merged: Array | None) -> tuple[Upload, Array]:
-    """Uploads and weights with zeros in the place of those that are not merged."""
+    """Uploads and weights, with zeros for those that are not merged."""
     if merged is None:
         return uploads, weights
     mask = uploads.mask & merged[:, None]
@@ -23,7 +23,7 @@ def _leave_out(uploads: Upload, weights: Array, merged: Array | None) -> tuple[U
 
 
 def _merge(server: FlatServer, uploads: Upload, factors: Array, count_decay: Array | float) -> FlatServer:
-    """The server with the uploads times their factors [P] added and their coordinates counted."""
+    """The server after adding the uploads times their factors [P] and counting their coordinates."""
     counts = count_decay * server.update_counts + jnp.sum(uploads.mask, axis=0)
     if len(factors) == 1:
         # Exact on every device, unlike a matrix product.
@@ -32,10 +32,10 @@ def _merge(server: FlatServer, uploads: Upload, factors: Array, count_decay: Arr
 
 
 def add() -> Aggregator:
-    """Adds the uploads and counts their coordinates, as selective SGD does (Shokri and Shmatikov 2015).
+    """Add the uploads and count their coordinates, as selective SGD does (Shokri and Shmatikov 2015).
 
-    ``update_count_decay`` multiplies the counters before every merge. The server sees every upload; it is told no
-    sample counts.
+    ``update_count_decay`` multiplies the counters before every merge. The server sees every upload, but no sample
+    counts.
     """
 
     def apply(
@@ -45,7 +45,7 @@ def add() -> Aggregator:
         weights: Array,
         state: PyTree,
         *,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         merged: Array | None = None,
         **extra: Any,
     ) -> tuple[FlatServer, PyTree, Received, tuple[()]]:
@@ -57,10 +57,10 @@ def add() -> Aggregator:
 
 
 def average() -> Aggregator:
-    """Averages the uploads, weighted by sample counts: FederatedAveraging (McMahan et al. 2017, Algorithm 1).
+    """Average the uploads, weighted by sample counts: FederatedAveraging (McMahan et al. 2017, Algorithm 1).
 
-    A coordinate that a participant did not upload counts as no change; if nobody has a sample, nothing changes. The
-    server sees every upload and the sample counts.
+    A coordinate that was not uploaded counts as no change. If no participant has samples, nothing changes. The server
+    sees every upload and the sample counts.
     """
 
     def apply(
@@ -70,7 +70,7 @@ def average() -> Aggregator:
         weights: Array,
         state: PyTree,
         *,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         merged: Array | None = None,
         **extra: Any,
     ) -> tuple[FlatServer, PyTree, Received, tuple[()]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,14 @@ from gan_leak.types import (
     Model,
     ParticipantState,
     PyTree,
+    RoundHyperParameters,
     Upload,
     UploadTransform,
 )
 
 
 class TurnInfo(NamedTuple):
-    """What is logged of a turn: mean loss over its samples, how many these were, coordinates sent, L2 of the update."""
+    """The log of a turn: mean loss over its samples, their number, coordinates sent, L2 norm of the update."""
 
     loss: Array
     samples: Array
@@ -31,7 +32,7 @@ class TurnInfo(NamedTuple):
 
 
 def init_participant(params: PyTree, transform: UploadTransform) -> ParticipantState:
-    """A participant that starts from the agreed initial parameters."""
+    """The state of a participant that starts from the shared initial parameters."""
     return ParticipantState(params, jnp.zeros((), jnp.int32), transform.init(params))
 
 
@@ -50,18 +51,18 @@ def masked_cross_entropy(model: Model, params: PyTree, inputs: Array, labels: Ar
 def zero_padding(inputs: Array, mask: Array) -> Array:
     """Inputs [B, ...] with zeros wherever the mask [B] is False.
 
-    A masked loss is not enough: in the gradient, zero times what fills the padding may be NaN.
+    A masked loss is not enough: zero times a padding value may be NaN in the gradient.
     """
     return jnp.where(mask.reshape(-1, *[1] * (inputs.ndim - 1)), inputs, 0.0)
 
 
 def _shuffle(key: Array, mask: Array, length: int) -> Array:
-    """A random order of the real samples, padding behind them, filled to ``length`` -> int32 [length]."""
+    """A random order of the real samples, then padding up to ``length`` -> int32 [length]."""
     order = jnp.argsort(jnp.where(mask, jax.random.uniform(key, mask.shape), jnp.inf))
     return jnp.pad(order, (0, length - mask.size))
 
 
-def torch_learning_rate(hyperparameters: Any, optimizer_steps: Array) -> Array:
+def torch_learning_rate(hyperparameters: RoundHyperParameters, optimizer_steps: Array) -> Array:
     """Torch's rate of SGD step t, counted over the whole run: ``learning_rate / (1 + t * learning_rate_decay)``."""
     return hyperparameters.learning_rate / (1.0 + optimizer_steps * hyperparameters.learning_rate_decay)
 
@@ -72,7 +73,7 @@ def local_sgd(
     params: PyTree,
     optimizer_steps: Array,
     data: LocalData,
-    hyperparameters: Any,
+    hyperparameters: RoundHyperParameters,
     *,
     epochs: int,
     batch_size: int,
@@ -80,8 +81,8 @@ def local_sgd(
     """Minibatch SGD over shuffled local data -> (params, optimizer_steps, mean loss over the samples seen).
 
     data: inputs [N, ...], labels [N], mask [N]. ``hyperparameters`` has learning_rate and learning_rate_decay.
-    The last batch of an epoch may be partial; its mean is over its real samples. A participant takes only as many steps
-    as its real samples fill; without samples it takes none.
+    The last batch of an epoch may be partial; its mean is over its real samples. The number of steps depends on the
+    real samples only; without samples there are none.
     """
     samples = jnp.sum(data.mask)
     steps_per_epoch = -(-samples // batch_size)
@@ -122,7 +123,7 @@ def train_and_upload(
 ) -> tuple[ParticipantState, Upload, TurnInfo]:
     """The part of a turn after download: local training from ``downloaded``, then the transformed difference.
 
-    The trained parameters stay with the participant whole; only the upload leaves (Shokri and Shmatikov 2015).
+    The participant keeps all trained parameters and sends only the upload (Shokri and Shmatikov 2015).
     """
     key_training, key_upload = jax.random.split(key)
     params, optimizer_steps, loss = local_training(
@@ -136,7 +137,7 @@ def train_and_upload(
         batch_size=batch_size,
     )
     update, _ = trees.ravel(trees.subtract(params, downloaded))
-    # Who has trained on nothing has nothing to send, and must not count as having updated a coordinate.
+    # A participant without samples sends nothing, so its coordinates must not be counted as updated.
     everything = Upload(update, jnp.full(update.shape, jnp.any(data.mask)))
     upload, upload_state, transform_info = transform.apply(
         key_upload, everything, state.upload_state, params=downloaded, hyperparameters=hyperparameters

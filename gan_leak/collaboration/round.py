@@ -1,10 +1,10 @@
-"""One round of collaborative learning as a pure function; the only place where participants get an axis."""
+"""One round of collaborative learning as a pure function. Only here do participants get an axis."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from gan_leak.types import (
     ParticipantState,
     PyTree,
     RoundAttack,
+    RoundHyperParameters,
     ServerAttack,
     ServerState,
     ServerView,
@@ -40,29 +41,10 @@ from gan_leak.types import (
 PARTICIPANT_MAPPINGS = ("auto", "vmap", "map", "loop")
 
 
-class RoundHyperParameters(NamedTuple):
-    """The traced numbers of a round: a sweep over them shares one compilation and may be vmapped.
-
-    upload_threshold and upload_bound are in units of parameters. ``defense`` holds the numbers of the defenses by name,
-    ``attack`` and ``server_attack`` those of the insider's attack and of the server's, or ().
-    """
-
-    learning_rate: Array | float
-    learning_rate_decay: Array | float = 0.0
-    upload_fraction: Array | float = 1.0
-    download_fraction: Array | float = 1.0
-    upload_threshold: Array | float = 0.0
-    upload_bound: Array | float = float("inf")
-    update_count_decay: Array | float = 1.0
-    defense: Any = ()
-    attack: Any = ()
-    server_attack: Any = ()
-
-
 class RoundInfo(NamedTuple):
-    """What is logged of a round: ``turns`` with a leading P axis, in participant order, and the info of each attack.
+    """The log of a round: ``turns`` with a leading P axis, in participant order, and the info of each attack.
 
-    aggregation: the info of the aggregator, in a sequential schedule with a leading P axis as well.
+    aggregation: the info of the aggregator, with a leading P axis in a sequential schedule.
     """
 
     turns: TurnInfo
@@ -77,7 +59,9 @@ RoundFunction = Callable[
 RoundsFunction = Callable[
     [Array, FederationState, FederationData, RoundHyperParameters, Array | int], tuple[FederationState, RoundInfo]
 ]
-_Train = Callable[[Array, ParticipantState, PyTree, LocalData, Any], tuple[ParticipantState, Upload, TurnInfo]]
+_Train = Callable[
+    [Array, ParticipantState, PyTree, LocalData, RoundHyperParameters], tuple[ParticipantState, Upload, TurnInfo]
+]
 
 
 def init_federation(
@@ -90,9 +74,9 @@ def init_federation(
     aggregator: Aggregator | None = None,
     server_attack: ServerAttack | None = None,
 ) -> FederationState:
-    """The federation before its first round: server and participants share one initialization.
+    """The federation before its first round: server and participants have the same initial parameters.
 
-    ``attack``, ``aggregator`` and ``server_attack`` as in ``make_round``.
+    ``attack``, ``aggregator`` and ``server_attack`` must be those of ``make_round``.
     """
     key_server = fold_in_server(key)
     key_model, key_attack = jax.random.split(key)
@@ -125,8 +109,8 @@ def _zeros(shapes: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-class _Moved(NamedTuple):
-    """What a round moves: the server, the participants and the states of the insider and of the aggregator."""
+class _Progress(NamedTuple):
+    """The parts of the state that turns change: server, participants, states of the insider and the aggregator."""
 
     server: FlatServer
     participants: ParticipantState
@@ -138,25 +122,25 @@ def _finish(
     server_attack: ServerAttack | None,
     key: Array,
     before: FederationState,
-    moved: _Moved,
+    progress: _Progress,
     unravel: Callable[[Array], PyTree],
     identities: Array,
     exchange: Exchange | None,
-    hyperparameters: Any,
+    hyperparameters: RoundHyperParameters,
 ) -> tuple[FederationState, PyTree]:
-    """The state after the round, and the info of an adversary at the server, which takes its step here."""
-    params = unravel(moved.server.params)
+    """Let an adversary at the server take its step -> (the state after the round, its info)."""
+    params = unravel(progress.server.params)
     attack_state, info = before.server_attack, ()
     if server_attack is not None and exchange is not None:
         sent = jax.vmap(unravel)(exchange.sent)
         view = ServerView(before.round, identities, sent, exchange.downloaded, exchange.visible, params)
         attack_state, info = server_attack.step(key, attack_state, view, hyperparameters.server_attack)
     state = FederationState(
-        ServerState(params, moved.server.update_counts),
-        moved.participants,
-        moved.attack,
+        ServerState(params, progress.server.update_counts),
+        progress.participants,
+        progress.attack,
         before.round + 1,
-        moved.aggregation,
+        progress.aggregation,
         attack_state,
     )
     return state, info
@@ -181,26 +165,28 @@ def make_round(
     participant_mapping: str = "auto",
     mesh: jax.sharding.Mesh | None = None,
 ) -> RoundFunction:
-    """Builds ``round(key, state, data, hyperparameters) -> (state, RoundInfo)`` of Hitaj et al. 2017, Algorithm 1.
+    """Build ``round(key, state, data, hyperparameters) -> (state, RoundInfo)`` of Hitaj et al. 2017, Algorithm 1.
 
-    In each turn a participant downloads, trains locally and uploads; the adversary first runs one attack step on the
-    model it just downloaded and adds the contribution to its local data. Sequential schedules scan over turns;
-    ``synchronous`` runs all participants from the same server state by ``participant_mapping`` ('vmap', 'map', 'loop',
-    or 'auto'), which never changes a result beyond float tolerance; nor does a ``mesh``, over whose devices the
-    participants of a synchronous round are sharded (``gan_leak.collaboration.sharding``). ``local_training`` is plain
-    SGD or another way to learn from local data, such as ``gan_leak.defenses.dp_sgd``.
+    In each turn a participant downloads, trains locally and uploads. The adversary first runs one attack step on the
+    model it just downloaded, and adds the contribution to its local data.
 
-    ``aggregator`` merges the uploads, one by one in a sequential schedule and all at once in a synchronous one; None
-    adds them. ``server_attack`` is an adversary at the server: it decides what each participant is sent, and takes one
-    step after the round on what the aggregator lets it see. ``init_federation`` must be given the same two.
+    schedule: sequential schedules scan over turns. ``synchronous`` runs all participants from the same server state.
+    participant_mapping: 'vmap', 'map', 'loop' or 'auto' over the participants of a synchronous round.
+    mesh: devices over which these participants are sharded (``gan_leak.collaboration.sharding``). Neither the mapping
+    nor the mesh changes a result beyond float tolerance.
+    local_training: plain SGD or another method, such as ``gan_leak.defenses.dp_sgd``.
+    aggregator: merges the uploads, one by one in a sequential schedule and all at once in a synchronous one. None adds
+    them.
+    server_attack: an adversary at the server. It decides what each participant is sent, and takes one step after the
+    round on what the aggregator shows. ``init_federation`` must be given the same aggregator and server_attack.
 
     Raises ValueError for an unknown schedule or mapping, for a mesh or an aggregator of whole rounds in a sequential
-    schedule, for an attack without an adversary, and, when called, for an adversary that is none of the participants
+    schedule, and for an attack without an adversary. The round raises it for an adversary that is not a participant,
     and for participants that cannot be sharded evenly.
 
-    Where the data are those of some participants of a larger federation, ``state`` holds theirs too, in the same order;
-    a participant draws the same random numbers in a round whoever else takes part. Without the adversary among them the
-    attack is skipped, and its info is zeros.
+    If the data are those of some participants of a larger federation, ``state`` holds the same participants, in the
+    same order. The random numbers of a participant do not depend on the others. If the adversary is not among them, the
+    attack is skipped; its info is zeros.
     """
     aggregator = aggregator or add()
     if schedule not in SCHEDULES:
@@ -215,7 +201,7 @@ def make_round(
         raise ValueError(f"adversary={adversary}: an attack and an adversary go together")
 
     def train(
-        key: Array, state: ParticipantState, downloaded: PyTree, data: LocalData, hyperparameters: Any
+        key: Array, state: ParticipantState, downloaded: PyTree, data: LocalData, hyperparameters: RoundHyperParameters
     ) -> tuple[ParticipantState, Upload, TurnInfo]:
         return train_and_upload(
             key,
@@ -243,15 +229,19 @@ def _sequential_round(
     insider: Insider | None,
     server_attack: ServerAttack | None,
 ) -> RoundFunction:
-    def insider_step(key: Array, participant: Array, attack_state: PyTree, view: InsiderView, numbers: PyTree) -> tuple:
+    def insider_step(
+        key: Array, participant: Array, attack_state: PyTree, view: InsiderView, hyperparameters: PyTree
+    ) -> tuple:
         assert insider is not None
         step = insider.attack.step
 
         def skip() -> tuple:
-            _, contribution, info = _zeros(jax.eval_shape(step, key, attack_state, view, numbers))
+            _, contribution, info = _zeros(jax.eval_shape(step, key, attack_state, view, hyperparameters))
             return attack_state, contribution, info
 
-        return jax.lax.cond(participant == insider.participant, lambda: step(key, attack_state, view, numbers), skip)
+        return jax.lax.cond(
+            participant == insider.participant, lambda: step(key, attack_state, view, hyperparameters), skip
+        )
 
     def round_fn(
         key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
@@ -262,8 +252,8 @@ def _sequential_round(
         identities, keys = identities_of(data), server_keys(key_turns)
         server, unravel = flatten(state.server)
 
-        def turn(moved: _Moved, position: Array) -> tuple[_Moved, PyTree]:
-            server, participants, attack_state, aggregation = moved
+        def turn(progress: _Progress, position: Array) -> tuple[_Progress, PyTree]:
+            server, participants, attack_state, aggregation = progress
             participant = identities[position]
             own = trees.take(participants, position)
             sent, merged = server.params, None
@@ -290,14 +280,16 @@ def _sequential_round(
                 merged=trees.expand(merged),
             )
             exchange = None if server_attack is None else Exchange(sent, begun.downloaded, trees.take(visible, 0))
-            moved = _Moved(server, trees.put(participants, position, own), attack_state, aggregation)
-            return moved, (info, attack_info, aggregation_info, exchange)
+            progress = _Progress(server, trees.put(participants, position, own), attack_state, aggregation)
+            return progress, (info, attack_info, aggregation_info, exchange)
 
-        moved, turns = jax.lax.scan(turn, _Moved(server, state.participants, state.attack, state.aggregation), order)
+        progress, turns = jax.lax.scan(
+            turn, _Progress(server, state.participants, state.attack, state.aggregation), order
+        )
         infos, attack_infos, aggregation_infos, exchange = trees.take(turns, jnp.argsort(order))
         attack_info = () if insider is None else trees.take(attack_infos, position_of(data, insider.participant))
         state, server_info = _finish(
-            server_attack, keys.attack, state, moved, unravel, identities, exchange, hyperparameters
+            server_attack, keys.attack, state, progress, unravel, identities, exchange, hyperparameters
         )
         return state, RoundInfo(infos, attack_info, aggregation_infos, server_info)
 
@@ -315,7 +307,7 @@ def _synchronous_round(
     def turn(
         key: Array,
         server: FlatServer,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         participant: Array,
         own: ParticipantState,
         samples: LocalData,
@@ -335,11 +327,11 @@ def _synchronous_round(
         key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
     ) -> tuple[FederationState, RoundInfo]:
         check_insider(insider, data)
-        # As in a sequential round, whose first half draws the order.
+        # A sequential round draws the order from the first half.
         _, key_turns = jax.random.split(key)
         identities, keys = identities_of(data), server_keys(key_turns)
         server, unravel = flatten(state.server)
-        sent: Any = None
+        sent: Array | None = None
         merged = None
         if server_attack is not None:
             sent, merged = jax.vmap(
@@ -347,7 +339,7 @@ def _synchronous_round(
                     server_attack, keys.broadcast, state, state.server.params, participant, hyperparameters
                 )
             )(identities)
-        # Among the others, the adversary has no data and does nothing; its turn follows.
+        # In the turns of all participants the adversary has no data; its own turn follows.
         sizes = data.sizes if insider is None else jnp.where(identities == insider.participant, 0, data.sizes)
         samples = LocalData(data.inputs, data.labels, jnp.arange(data.labels.shape[1])[None] < sizes[:, None])
         shared = (key_turns, server, hyperparameters)
@@ -365,10 +357,10 @@ def _synchronous_round(
             hyperparameters=hyperparameters,
             merged=merged,
         )
-        exchange = None if server_attack is None else Exchange(sent, downloaded, visible)
-        moved = _Moved(server, states, attack_state, aggregation)
+        exchange = None if sent is None else Exchange(sent, downloaded, visible)
+        progress = _Progress(server, states, attack_state, aggregation)
         state, server_info = _finish(
-            server_attack, keys.attack, state, moved, unravel, identities, exchange, hyperparameters
+            server_attack, keys.attack, state, progress, unravel, identities, exchange, hyperparameters
         )
         return state, RoundInfo(turns, attack_info, aggregation_info, server_info)
 
@@ -384,7 +376,7 @@ def _insider_turn(
     sent: Array | None,
     results: tuple,
 ) -> tuple[PyTree, PyTree, tuple]:
-    """The attack's state and info, and the results of all turns, with the adversary's put in if it takes part."""
+    """The attack's state and info, and the results of all turns, including the adversary's if it takes part."""
     key, server, hyperparameters = shared
     attack, adversary = insider
     position = position_of(data, adversary)
@@ -399,7 +391,7 @@ def _insider_turn(
         samples = join(local_data(data, position), contribution)
         *others, downloaded = results
         result = train(begun.key_train, own, begun.params, samples, hyperparameters)
-        # What it downloads does not depend on its data: that of its empty turn among the others is right.
+        # The download does not depend on the data, so that of the turn without data is right.
         return attack_state, info, (*trees.put(tuple(others), position, result), downloaded)
 
     if data.participants is None:
@@ -412,10 +404,10 @@ def _insider_turn(
 
 
 def make_rounds(round_fn: RoundFunction, most: int) -> RoundsFunction:
-    """Builds ``rounds(key, state, data, hyperparameters, count)``: ``count`` <= ``most`` rounds in one traced loop.
+    """Build ``rounds(key, state, data, hyperparameters, count)``: ``count`` <= ``most`` rounds in one traced loop.
 
-    Returns the state and RoundInfo with a leading axis of length ``most``, filled up to ``count``. Round r always gets
-    the key ``fold_in(key, r)``, so results do not depend on how rounds are cut into chunks. ``count`` may be traced.
+    It returns the state and RoundInfo with a leading axis of length ``most``, filled up to ``count``. Round r always
+    gets the key ``fold_in(key, r)``, so results do not depend on the division into chunks. ``count`` may be traced.
     """
 
     def rounds(

@@ -1,4 +1,4 @@
-"""Who takes part in a round, and in which order: the parameter exchange protocols of Shokri and Shmatikov 2015."""
+"""The participants of a round and their order: the parameter exchange protocols of Shokri and Shmatikov 2015."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SCHEDULES = (*_IN_ORDER, "synchronous")
 
 
 def draw_cohort(key: Array, participants: int, cohort: int) -> Array:
-    """Who takes part in a round: a uniformly random ``cohort`` of 0 to ``participants`` - 1, in order, int32 [cohort].
+    """A uniformly random cohort for a round: numbers from 0 to ``participants`` - 1, sorted, int32 [cohort].
 
-    Without replacement, as federated averaging draws its clients (McMahan et al. 2017, Algorithm 1). Raises ValueError
-    if it is empty or larger than all.
+    Drawn without replacement, as in federated averaging (McMahan et al. 2017, Algorithm 1). Raises ValueError for a
+    cohort that is empty or larger than ``participants``.
     """
     if not 1 <= cohort <= participants:
         raise ValueError(f"cohort={cohort}: expected 1 to {participants}, the number of participants")
@@ -25,8 +25,8 @@ def draw_cohort(key: Array, participants: int, cohort: int) -> Array:
 def turn_order(key: Array, schedule: str, participants: int) -> Array:
     """The order of the turns of one sequential round, int32 [P].
 
-    ``round_robin`` is 0, 1, ..., P-1 in every round; ``random_order`` a fresh permutation. In both, a turn reads and
-    writes the server before the next one begins. Raises ValueError for a schedule without an order.
+    ``round_robin`` is 0, 1, ..., P-1 in every round; ``random_order`` is a new permutation each time. In both, a turn
+    reads and writes the server before the next one begins. Raises ValueError for a schedule without an order.
     """
     if schedule == "round_robin":
         return jnp.arange(participants, dtype=jnp.int32)

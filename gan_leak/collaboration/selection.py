@@ -1,4 +1,4 @@
-"""Which coordinates travel between a participant and the server (Shokri and Shmatikov 2015, selective SGD)."""
+"""Selection of the coordinates that a participant uploads (Shokri and Shmatikov 2015, selective SGD)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gan_leak.types import Array, PyTree, TransformInfo, Upload, UploadTransform
+from gan_leak.types import Array, PyTree, RoundHyperParameters, TransformInfo, Upload, UploadTransform
 
 
 def fraction_to_count(fraction: Array | float, size: int) -> Array:
-    """The whole number of ``size`` coordinates nearest to the fraction, at least one."""
+    """The number of coordinates nearest to a fraction of ``size``, at least one."""
     return jnp.clip(jnp.round(jnp.asarray(fraction) * size).astype(jnp.int32), 1, size)
 
 
@@ -33,21 +33,21 @@ def _mask_of_largest(bits: Array, count: Array) -> Array:
 
 
 def largest(scores: Array, count: Array | int, *, key: Array | None = None) -> Array:
-    """Marks the ``count`` largest of non-negative scores [D] -> bool [D] with exactly ``count`` True (0 <= count <= D).
+    """Mark the ``count`` largest of non-negative scores [D] -> bool [D] with exactly ``count`` True (0 <= count <= D).
 
-    Ties at the boundary go to the lowest index, or with a ``key`` to a uniformly random subset. NaN ranks above
-    everything, so that a diverged update is seen rather than hidden. ``count`` may be traced.
+    Ties at the boundary go to the lowest index, or with a ``key`` to a uniformly random subset. NaN ranks above every
+    number, so a diverged update stays visible. ``count`` may be traced.
     """
     count = jnp.asarray(count, jnp.int32)
     lottery = None if key is None else jax.random.bits(key, scores.shape, jnp.uint32) | jnp.uint32(1)
-    # The search costs as much as training on several images: in vain where everything is selected, as it often is.
+    # The search costs as much as training on several images. It is skipped in the common case that all are selected.
     return jax.lax.cond(
         count >= scores.size, lambda: jnp.ones(scores.shape, bool), lambda: _search(scores, count, lottery)
     )
 
 
 def _search(scores: Array, count: Array, lottery: Array | None) -> Array:
-    # Bit patterns of non-negative floats are ordered as the floats are.
+    # Bit patterns of non-negative floats have the order of the floats.
     bits = jax.lax.bitcast_convert_type(jnp.abs(scores.astype(jnp.float32)), jnp.uint32)
     if lottery is None:
         return _mask_of_largest(bits, count)
@@ -70,10 +70,16 @@ def _info(upload: Upload) -> TransformInfo:
 
 
 def largest_fraction() -> UploadTransform:
-    """Keeps the ``upload_fraction`` of largest magnitude, in exact number; fraction 1 keeps the update as it is."""
+    """Keep exactly the ``upload_fraction`` of largest magnitude; fraction 1 keeps the update unchanged."""
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         count = fraction_to_count(hyperparameters.upload_fraction, upload.values.size)
         kept = _keep(upload, largest(jnp.where(upload.mask, jnp.abs(upload.values), 0.0), count))
@@ -83,16 +89,22 @@ def largest_fraction() -> UploadTransform:
 
 
 def random_above_threshold() -> UploadTransform:
-    """Keeps a uniformly random subset of the coordinates whose magnitude exceeds ``upload_threshold``.
+    """Keep a uniformly random subset of the coordinates whose magnitude exceeds ``upload_threshold``.
 
-    At most ``upload_fraction`` of all coordinates are kept; fewer where fewer pass the threshold.
+    At most ``upload_fraction`` of all coordinates are kept, fewer if fewer exceed the threshold.
     """
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         count = fraction_to_count(hyperparameters.upload_fraction, upload.values.size)
-        # Written as "not below" so that a NaN passes and is noticed.
+        # Written as "not at most", so that NaN passes and is noticed.
         passing = upload.mask & ~(jnp.abs(upload.values) <= hyperparameters.upload_threshold)
         chosen = largest(passing.astype(jnp.float32), count, key=key)
         kept = _keep(upload, passing & chosen)
@@ -102,10 +114,16 @@ def random_above_threshold() -> UploadTransform:
 
 
 def truncate() -> UploadTransform:
-    """Truncates uploaded values to [-upload_bound, upload_bound]."""
+    """Truncate uploaded values to [-upload_bound, upload_bound]."""
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         bound = hyperparameters.upload_bound
         truncated = Upload(jnp.clip(upload.values, -bound, bound), upload.mask)
@@ -115,13 +133,19 @@ def truncate() -> UploadTransform:
 
 
 def chain(*transforms: UploadTransform) -> UploadTransform:
-    """Applies transforms one after the other; with none, the identity. The state is a tuple of their states."""
+    """Apply transforms one after the other; without any, the identity. The state is a tuple of their states."""
 
     def init(params: PyTree) -> tuple[PyTree, ...]:
         return tuple(transform.init(params) for transform in transforms)
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         new_state = []
         for index, (transform, part) in enumerate(zip(transforms, state, strict=True)):

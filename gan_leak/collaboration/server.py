@@ -1,4 +1,4 @@
-"""The parameter server: shared parameters, how often each was uploaded, and what a download overwrites."""
+"""The parameter server: shared parameters, their upload counts, and downloads."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def init_server(params: PyTree) -> ServerState:
 
 
 def flatten(server: ServerState) -> tuple[FlatServer, Callable[[Array], PyTree]]:
-    """The server as a round works on it, and the function that turns flat parameters [D] back into the pytree."""
+    """The flat server that a round uses, and the function that turns flat parameters [D] back into the pytree."""
     flat, unravel = trees.ravel(server.params)
     return FlatServer(flat, server.update_counts), unravel
 
 
 def download(key: Array, server: FlatServer, local_params: PyTree, fraction: Array | float) -> tuple[PyTree, Array]:
-    """Overwrites the most-updated fraction of a participant's parameters with the server's.
+    """Overwrite the most-updated fraction of a participant's parameters with the server's -> (parameters, mask).
 
-    Returns the parameters and which coordinates were overwritten (bool [D]). Ties between update counters are broken at
-    random: by index, a server whose counters are all equal would send the same coordinates forever. Fraction 1 is
-    exactly the server's parameters (Shokri and Shmatikov 2015).
+    mask: bool [D], the coordinates that were overwritten. Ties between update counters are broken at random. By index,
+    a server with equal counters would always send the same coordinates. Fraction 1 gives exactly the server's
+    parameters (Shokri and Shmatikov 2015).
     """
     local, unravel = trees.ravel(local_params)
     mask = largest(server.update_counts, fraction_to_count(fraction, local.size), key=key)

@@ -1,21 +1,21 @@
-"""The place of an adversary at the server: its keys, what it sends, and what passes before its eyes in a round."""
+"""The interface of an adversary at the server to a round: keys, broadcasts, and the exchange that it sees."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from gan_leak import trees
-from gan_leak.types import Array, FederationState, PyTree, ServerAttack
+from gan_leak.types import Array, FederationState, PyTree, RoundHyperParameters, ServerAttack
 
-# The number under which the server draws; no participant has it, and -1 marks padding.
+# The number of the server in key derivation. No participant has it; -1 marks padding.
 _SERVER = np.uint32(2**32 - 2)
 
 
 class ServerKeys(NamedTuple):
-    """The keys of the server in one round, by what they are for."""
+    """The keys of the server in one round, by purpose."""
 
     broadcast: Array
     aggregation: Array
@@ -23,10 +23,10 @@ class ServerKeys(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """What went to the participants and came back in a round.
+    """The messages between the server and the participants in a round.
 
-    sent: float32 [P, D]; downloaded: bool [P, D], the coordinates that each participant took; visible: what the
-    aggregator shows of the uploads.
+    sent: float32 [P, D]. downloaded: bool [P, D], the coordinates that each participant took. visible: the part of the
+    uploads that the aggregator shows.
     """
 
     sent: Array
@@ -35,12 +35,12 @@ class Exchange(NamedTuple):
 
 
 def fold_in_server(key: Array) -> Array:
-    """The server's key among the keys that are folded by participant."""
+    """The server's key, derived like those of the participants."""
     return jax.random.fold_in(key, _SERVER)
 
 
 def server_keys(key: Array) -> ServerKeys:
-    """The server's keys, from the key that each participant folds its number into."""
+    """The server's keys, from the key of the round's turns."""
     return ServerKeys(*jax.random.split(fold_in_server(key), 3))
 
 
@@ -50,11 +50,11 @@ def broadcast(
     state: FederationState,
     params: PyTree,
     participant: Array,
-    hyperparameters: Any,
+    hyperparameters: RoundHyperParameters,
 ) -> tuple[Array, Array | None]:
-    """What the adversary sends to one participant, flat [D], and whether what comes back is merged (None: it is).
+    """The parameters [D] that the adversary sends to one participant, and whether its upload is merged (None: yes).
 
-    Raises ValueError, while tracing, for parameters that are not shaped as the shared ones.
+    Raises ValueError, while tracing, for parameters of other shapes than the shared ones.
     """
     sent = server_attack.broadcast(
         jax.random.fold_in(key, participant),

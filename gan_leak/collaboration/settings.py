@@ -1,4 +1,4 @@
-"""The settings of a run that say how participants learn together."""
+"""The settings of collaborative learning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gan_leak.collaboration.schedule import SCHEDULES
 from gan_leak.collaboration.selection import CRITERIA
 from gan_leak.settings import Bounds, above, at_least, option
 
-_SHARE = Bounds(0, 1, lowest_included=False, highest_included=True)
+_FRACTION = Bounds(0, 1, lowest_included=False, highest_included=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +19,14 @@ class FederationConfig:
 
     participants_per_round: int = option(
         0,
-        "Participants drawn at random for each round; the others sit it out, and what they keep waits on the disk. 0 = "
-        "all take part in every round (McMahan et al. 2017, Algorithm 1; Hitaj et al. 2017 have all).",
+        "Participants drawn at random for each round; the others stay on disk. 0 = all take part in every round, "
+        "as in Hitaj et al. 2017 (McMahan et al. 2017, Algorithm 1).",
         bounds=at_least(0),
         kind="host",
     )
     rounds: int = option(
         100,
-        "Rounds of the collaboration; in each, every participant takes one turn (open).",
+        "Number of rounds; in each round every participant takes one turn (open).",
         bounds=at_least(1),
         kind="host",
         stated=False,
@@ -62,13 +62,13 @@ class FederationConfig:
     upload_fraction: float = option(
         1.0,
         "Fraction theta_u of the update that is uploaded (Shokri and Shmatikov 2015).",
-        bounds=_SHARE,
+        bounds=_FRACTION,
         kind="traced",
     )
     download_fraction: float = option(
         1.0,
         "Fraction theta_d of the parameters that is downloaded (Shokri and Shmatikov 2015).",
-        bounds=_SHARE,
+        bounds=_FRACTION,
         kind="traced",
     )
     upload_criterion: str = option(
@@ -94,13 +94,13 @@ class FederationConfig:
     update_count_decay: float = option(
         1.0,
         "Factor applied to the server's update counters at every upload (Shokri and Shmatikov 2015; 1 = no decay).",
-        bounds=_SHARE,
+        bounds=_FRACTION,
         kind="traced",
     )
 
 
 def check_federation(config: FederationConfig) -> None:
-    """Raises ValueError for settings that exclude each other."""
+    """Raise ValueError for settings that exclude each other."""
     if config.schedule != "synchronous" and not AGGREGATORS[config.aggregation]().sequential:
         raise ValueError(
             f"aggregation={config.aggregation!r}: expected with schedule 'synchronous', not {config.schedule!r}"

@@ -1,6 +1,6 @@
-"""Participants, or whole runs, sharded over the devices of a mesh: each device runs its share.
+"""Sharding of participants, or of whole runs, over the devices of a mesh.
 
-Inside a device they are mapped as on a single one; only what the server merges travels between devices.
+Inside a device they are mapped as on a single device. Only the uploads travel between devices.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _Function = TypeVar("_Function", bound=Callable[..., PyTree])
 
 
 def device_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of one axis over the devices; over all there are if none are given."""
+    """A mesh of one axis over the devices; None means all devices."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (DEVICE_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def over_devices(fun: _Function, mesh: Mesh) -> _Function:
-    """Runs ``fun(shared, each)`` on every device with its share of ``each``, whose leaves are cut along the first axis.
+    """Run ``fun(shared, each)`` on every device; the leaves of ``each`` are divided along the first axis.
 
-    The function returned raises ValueError if that axis is no multiple of the number of devices.
+    The function returned raises ValueError if that axis is not a multiple of the number of devices.
     """
-    # Loops that start from constants would otherwise have to be told that they differ from device to device.
+    # With check_vma, loops that start from constants would need annotations that they differ between devices.
     mapped = jax.shard_map(
         fun,
         mesh=mesh,
@@ -51,7 +51,7 @@ def over_devices(fun: _Function, mesh: Mesh) -> _Function:
 
 
 def rows_between(array: np.ndarray, start: int, stop: int, *, fill: int = 0) -> np.ndarray:
-    """Entries ``start`` to ``stop`` of the first axis, with ``fill`` for those behind its end."""
+    """Entries ``start`` to ``stop`` of the first axis, with ``fill`` beyond its end."""
     taken = array[start:stop]
     return np.pad(
         taken, [(0, stop - start - len(taken)), *[(0, 0)] * (array.ndim - 1)], constant_values=array.dtype.type(fill)
@@ -59,10 +59,10 @@ def rows_between(array: np.ndarray, start: int, stop: int, *, fill: int = 0) -> 
 
 
 def shard(state: FederationState, data: FederationData, mesh: Mesh) -> tuple[FederationState, FederationData]:
-    """Places each participant's state and data on its device, and everything else on all of them.
+    """Place each participant's state and data on its device, and everything else on all devices.
 
-    Padding participants without data fill up the last devices; they upload and count nothing. With several processes,
-    each process reads only the rows of its own participants (``own_positions``).
+    Padding participants without data fill the last devices. They upload nothing and are not counted. With several
+    processes, each process reads only the rows of its own participants (``own_positions``).
     """
     by_participant = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
 
@@ -85,15 +85,15 @@ def shard(state: FederationState, data: FederationData, mesh: Mesh) -> tuple[Fed
 
 
 def _without_participants(state: FederationState) -> FederationState:
-    nothing: Any = ()
+    nothing: PyTree = ()
     return state._replace(participants=nothing)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The same arrays on every device; every process must have them."""
+    """Copy arrays to every device; every process must hold them."""
     everywhere = NamedSharding(mesh, PartitionSpec())
 
-    # jax.device_put has no way to the devices of other processes.
+    # jax.device_put does not reach the devices of other processes.
     def copy(leaf: PyTree) -> jax.Array:
         if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(copy(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
@@ -114,9 +114,9 @@ def own_positions(participants: int, mesh: Mesh) -> list[int]:
 
 
 def unshard(state: FederationState, participants: int) -> FederationState:
-    """The state of a federation without the padding that ``shard`` added, as NumPy arrays, in every process.
+    """The state of a federation without the padding of ``shard``, as NumPy arrays, in every process.
 
-    It can be kept, and sharded again over any number of devices.
+    It can be saved, and sharded again over any number of devices.
     """
     everyone = multihost_utils.process_allgather(state.participants, tiled=True)
     shared = jax.device_get(_without_participants(state))
@@ -124,8 +124,8 @@ def unshard(state: FederationState, participants: int) -> FederationState:
 
 
 def round_places(mesh: Mesh) -> tuple[FederationState, NamedSharding]:
-    """Where the results of a round are placed: states as ``shard`` places them, what is logged on every device."""
+    """The placement of the results of a round: states as in ``shard``, the log on every device."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     by_participant = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
-    places: Any = FederationState._make([everywhere] * len(FederationState._fields))
+    places: PyTree = FederationState._make([everywhere] * len(FederationState._fields))
     return places._replace(participants=by_participant), everywhere

@@ -1,15 +1,24 @@
-"""Whose turn it is and how a turn begins: positions and numbers of participants, keys, download."""
+"""The beginning of a turn: positions and numbers of participants, keys, download."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gan_leak import trees
 from gan_leak.collaboration.server import download
-from gan_leak.types import Array, FederationData, FlatServer, LocalData, ParticipantState, PyTree, RoundAttack
+from gan_leak.types import (
+    Array,
+    FederationData,
+    FlatServer,
+    LocalData,
+    ParticipantState,
+    PyTree,
+    RoundAttack,
+    RoundHyperParameters,
+)
 
 
 class Insider(NamedTuple):
@@ -19,8 +28,8 @@ class Insider(NamedTuple):
     participant: int
 
 
-class Begun(NamedTuple):
-    """A turn after its download: parameters, the coordinates taken bool [D], and the keys of what comes next."""
+class StartedTurn(NamedTuple):
+    """A turn after its download: parameters, downloaded coordinates bool [D], and keys for attack and training."""
 
     params: PyTree
     downloaded: Array
@@ -29,15 +38,15 @@ class Begun(NamedTuple):
 
 
 def check_insider(insider: Insider | None, data: FederationData) -> None:
-    """Raises ValueError for an insider that is none of the participants."""
+    """Raise ValueError for an insider that is not a participant."""
     participants = data.sizes.shape[0]
-    # Of those drawn from a larger federation the adversary need not be one.
+    # A cohort of a larger federation need not include the adversary.
     if insider is not None and data.participants is None and not 0 <= insider.participant < participants:
         raise ValueError(f"adversary={insider.participant}: expected 0 to {participants - 1}, one of the participants")
 
 
 def local_data(data: FederationData, position: Array | int) -> LocalData:
-    """The share of the participant at one position: inputs [N, ...], labels [N], mask [N]."""
+    """The data of the participant at one position: inputs [N, ...], labels [N], mask [N]."""
     inputs, labels, size, _ = trees.take(data, position)
     return LocalData(inputs, labels, jnp.arange(labels.shape[0]) < size)
 
@@ -48,23 +57,27 @@ def identities_of(data: FederationData) -> Array:
 
 
 def position_of(data: FederationData, adversary: int) -> Array | int:
-    """Where the adversary is; 0 if it is not among these participants."""
+    """The position of the adversary; 0 if it is not among these participants."""
     return adversary if data.participants is None else jnp.argmax(data.participants == adversary)
 
 
 def turn_keys(key: Array, participant: Array | int) -> tuple[Array, Array, Array]:
     """The keys of one turn for download, attack and training.
 
-    Keyed by participant, not by position, so that a schedule changes the order of turns and nothing else.
+    They depend on the participant, not on its position, so that a schedule changes only the order of turns.
     """
     key_download, key_attack, key_train = jax.random.split(jax.random.fold_in(key, participant), 3)
     return key_download, key_attack, key_train
 
 
 def begin_turn(
-    key: Array, server: FlatServer, participant: Array | int, own: ParticipantState, hyperparameters: Any
-) -> Begun:
-    """A turn up to its download, from what this participant is sent."""
+    key: Array,
+    server: FlatServer,
+    participant: Array | int,
+    own: ParticipantState,
+    hyperparameters: RoundHyperParameters,
+) -> StartedTurn:
+    """Start a turn with the download of what this participant is sent."""
     key_download, key_attack, key_train = turn_keys(key, participant)
     params, downloaded = download(key_download, server, own.params, hyperparameters.download_fraction)
-    return Begun(params, downloaded, key_attack, key_train)
+    return StartedTurn(params, downloaded, key_attack, key_train)

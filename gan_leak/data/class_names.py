@@ -1,4 +1,4 @@
-"""Classes by number or by name: their order, how names are shown, and which class a user's text means."""
+"""Classes by number or by name: their order, printable names, and the class that a user's text means."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
-    """A key that sorts digits within names as numbers: 'c2' before 'c10'; of equal ones, '01' comes before '1'."""
-    # What re.split gives is text and digits in turn, so that text is only ever compared with text.
+    """A sort key that compares digits within names as numbers: 'c2' before 'c10'; among equals '01' before '1'."""
+    # re.split alternates text and digits, so text is only compared with text.
     parts = re.split(r"([0-9]+)", name)
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 def shown(name: str) -> str:
-    """A name as it can be printed anywhere: bytes that are no UTF-8 and control characters become escapes."""
+    """A printable form of a name: bytes that are not UTF-8 and control characters become escapes."""
     return "".join(char if char.isprintable() else _escape(char) for char in name)
 
 
 def _escape(char: str) -> str:
-    # How Python holds a byte of a file name that is no UTF-8.
+    # Python represents a byte of a file name that is not UTF-8 in this range.
     if "\udc80" <= char <= "\udcff":
         return f"\\x{ord(char) - 0xDC00:02x}"
     return char.encode("unicode_escape").decode()
 
 
 class ClassLookup(NamedTuple):
-    """The classes of a data set: their names in order, and the numbers of those of a name, as text and as number."""
+    """The class names of a data set in order, and the class numbers by name, as text and as integer."""
 
     names: tuple[str, ...]
     by_name: Mapping[str, frozenset[int]]
@@ -39,7 +39,7 @@ class ClassLookup(NamedTuple):
 
 
 def make_lookup(names: Sequence[str]) -> ClassLookup:
-    """The lookup of class names that are in the order of their numbers."""
+    """The lookup for class names in the order of their numbers."""
     by_name: dict[str, frozenset[int]] = {}
     by_number: dict[int, frozenset[int]] = {}
     for number, name in enumerate(names):
@@ -53,10 +53,10 @@ def make_lookup(names: Sequence[str]) -> ClassLookup:
 def find_class(lookup: ClassLookup, text: str) -> int:
     """The number of the class that a text means: by its number from 0, or by its name.
 
-    'index:3' is a number only and 'name:3' a name only. A number that is also the name of a class, or that name with
-    zeros in front, must mean the same class both ways. Names are compared in Unicode's composed form.
+    'index:3' is only a number and 'name:3' only a name. A number that is also the name of a class, or that name with
+    leading zeros, must mean the same class both ways. Names are compared in Unicode's composed form.
 
-    Raises ValueError, which begins with the text, where it means no class or more than one.
+    Raises ValueError, which begins with the text, if it means no class or more than one.
     """
     kind, colon, rest = text.strip().partition(":")
     found = set(lookup.by_name.get(_comparable(text), ())) | set(lookup.by_name.get(_comparable(text.strip()), ()))
@@ -76,10 +76,10 @@ def find_class(lookup: ClassLookup, text: str) -> int:
 
 
 def find_range(lookup: ClassLookup, text: str) -> list[int] | None:
-    """The numbers of a range 'a-b' of classes, both ends included; None for a text that is no range.
+    """The numbers of a range 'a-b' of classes, both ends included; None for a text that is not a range.
 
-    'index:a-b' is a range of numbers whatever the names are. Raises ValueError, which begins with the text, for ends
-    that are out of order or no classes, and where a number within is the name of another class.
+    'index:a-b' is a range of numbers for all names. Raises ValueError, which begins with the text, for ends that are
+    out of order or not classes, and if a number in the range is the name of another class.
     """
     match = re.fullmatch(r"\s*(index:)?\s*(\d{1,9})\s*-\s*(\d{1,9})\s*", text, re.ASCII)
     if match is None:

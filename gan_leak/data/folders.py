@@ -1,4 +1,4 @@
-"""Folders of pictures, one sub-folder a class: which entries count, and how a picture becomes an array."""
+"""Folders of images with one sub-folder per class: their entries, and the decoding of an image."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from PIL import Image, ImageOps
 from gan_leak.data.class_names import natural_key, shown
 from gan_leak.files import kind_of, open_regular
 
-# What systems leave in folders without being asked, in small letters; hidden files are skipped as well.
+# Files that operating systems create in folders, in lower case. Hidden files are skipped as well.
 _SYSTEM_NAMES = frozenset(
     {
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "__macosx", "@eadir"),
         *("$recycle.bin", "system volume information", "lost+found"),
     }
 )
-# Pillow has other programs draw these.
+# Pillow starts other programs to draw these.
 _PROGRAM_FORMATS = ("EPS", "WMF")
-_GREY_MODES = ("1", "L", "LA", "La")
+_GRAY_MODES = ("1", "L", "LA", "La")
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 class ClassFolder(NamedTuple):
-    """One class: its name as it can be printed, and its files in order."""
+    """One class: its printable name, and its files in order."""
 
     name: str
     files: tuple[Path, ...]
@@ -37,10 +37,10 @@ class ClassFolder(NamedTuple):
 def list_classes(path: Path) -> tuple[list[ClassFolder], list[str]]:
     """The classes below a folder in natural order of their names, 2 before 10, and the entries that are skipped.
 
-    Skipped are system files and hidden ones, files beside the class folders, and folders within them.
+    System files, hidden files, files beside the class folders and folders within them are skipped.
 
-    Raises ValueError where ``path`` is no folder, holds none, or one without a file; for a link to nothing and a file
-    of a special kind; and for two names that look the same when printed.
+    Raises ValueError if ``path`` is not a folder, holds no folder, or holds one without a file; for a broken link or a
+    special file; and for two names with the same printed form.
     """
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder")
@@ -62,7 +62,7 @@ def list_classes(path: Path) -> tuple[list[ClassFolder], list[str]]:
 
 
 def _entries(folder: Path, skipped: list[str]) -> list[tuple[Path, int]]:
-    """What a folder holds apart from system files, with the mode of what links point to."""
+    """The entries of a folder except system files, each with its mode; links are followed."""
     found = []
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES:
@@ -86,9 +86,9 @@ def _is_kept(entry: Path, wanted: bool, skipped: list[str]) -> bool:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """A picture as uint8 [H, W, C], with one channel where its mode is a grey one and three elsewhere.
+    """An image file as uint8 [H, W, C], with one channel for gray modes and three for others.
 
-    Raises ValueError for what cannot be read, among it pictures of more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
+    Raises ValueError if it cannot be read, or has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -108,6 +108,6 @@ def _as_array(opened: Image.Image) -> np.ndarray:
         return (np.asarray(picture) >> 8).astype(np.uint8)[..., None]
     if picture.mode in ("I", "F"):
         raise ValueError(f"pixel mode {picture.mode}, expected 8 or 16 bits a channel")
-    if picture.mode in _GREY_MODES:
+    if picture.mode in _GRAY_MODES:
         return np.asarray(picture.convert("L"))[..., None]
     return np.asarray(picture.convert("RGB"))

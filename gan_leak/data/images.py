@@ -10,7 +10,7 @@ from PIL import Image
 def to_float(images: np.ndarray) -> np.ndarray:
     """Scale uint8 images of any shape to float32 in [-1, 1] by ``x / 127.5 - 1`` (Hitaj et al. 2017, section 8.1).
 
-    Raises ValueError when ``images`` is not uint8, so that nothing is scaled twice.
+    Raises ValueError if ``images`` is not uint8, which prevents scaling twice.
 
     >>> to_float(np.array([0, 255], np.uint8))
     array([-1.,  1.], dtype=float32)
@@ -24,7 +24,7 @@ def to_float(images: np.ndarray) -> np.ndarray:
 def to_uint8(images: ArrayLike) -> np.ndarray:
     """Scale float images of any shape from [-1, 1] to uint8, rounded and clipped; the inverse of ``to_float``.
 
-    Raises ValueError when ``images`` is not floating point or holds NaN, which no grey level stands for.
+    Raises ValueError if ``images`` is not floating point or holds NaN.
 
     >>> to_uint8(np.array([-1.0, 0.2, 1.0]))
     array([  0, 153, 255], dtype=uint8)
@@ -40,8 +40,8 @@ def to_uint8(images: ArrayLike) -> np.ndarray:
 def fit(images: np.ndarray, image_size: int) -> np.ndarray:
     """Bring uint8 images [N, H, W, C] to [N, image_size, image_size, C].
 
-    Images that fit inside are centred on black. Of larger ones the centre square is taken, and resized with an
-    antialiased bicubic filter, or, where its side is at most ``image_size``, centred on black.
+    Images that fit inside are centered on black. Larger images are cropped to their center square. The square is
+    resized with an antialiased bicubic filter or, if its side is at most ``image_size``, centered on black.
 
     Raises ValueError on another type or shape, and on an ``image_size`` below 1.
     """
@@ -50,13 +50,13 @@ def fit(images: np.ndarray, image_size: int) -> np.ndarray:
     if image_size < 1:
         raise ValueError(f"image_size={image_size}, expected at least 1")
     if max(images.shape[1:3]) > image_size:
-        images = _centre_square(images)
+        images = _center_square(images)
     if max(images.shape[1:3]) > image_size:
         return _resize(images, image_size)
     return _pad(images, image_size)
 
 
-def _centre_square(images: np.ndarray) -> np.ndarray:
+def _center_square(images: np.ndarray) -> np.ndarray:
     height, width = images.shape[1:3]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -1,7 +1,7 @@
-"""Who owns what: training images dealt out to the participants, and a pool set aside for the judge.
+"""Partition of the training images among the participants, and a separate pool for the judge.
 
-The contract of every scheme: participants are disjoint, and the adversary owns no image of its target class. The one
-exception is 'centralised', which is no federation and says so.
+In every scheme the participants own disjoint images, and the adversary owns no image of its target class. The only
+exception is 'centralised', where one participant owns all images.
 """
 
 from __future__ import annotations
@@ -9,30 +9,29 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import numpy as np
 
 from gan_leak.data.class_names import ClassLookup, find_class, find_range, make_lookup
 from gan_leak.data.images import to_float
 from gan_leak.machine import check_fits
-from gan_leak.types import FederationData
+from gan_leak.types import FederationData, PyTree
 
 SCHEMES = ("by_class", "iid", "dirichlet", "centralised")
 
 
 def parse_participant_classes(text: str, classes: int | Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Parse who owns which classes: '0-4;5-9' -> ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9)).
+    """Parse the classes of each participant: '0-4;5-9' -> ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9)).
 
-    Participants are separated by ';', classes by ','; 'a-b' is a range with both ends; an empty entry is a participant
-    without data; 'each' before classes makes a participant of every one: 'each 0-2;' -> ((0,), (1,), (2,), ()). Returns
+    Participants are separated by ';', classes by ','; 'a-b' is a range with both ends. An empty entry is a participant
+    without data. 'each' before classes makes one participant for each: 'each 0-2;' -> ((0,), (1,), (2,), ()). Returns
     the sorted classes of each participant.
 
-    classes: their names in order, or how many there are. A class is given by its number or its name, see
-    ``class_names.find_class``; ranges are of numbers. A name that holds ',' or ';' can only be given by its number.
+    classes: their names in order, or their number. A class is given by its number or its name, see
+    ``class_names.find_class``; a range is given by numbers. A name with ',' or ';' can only be given by its number.
 
-    Raises ValueError on any other text, an empty one, a class twice in one entry, one that there is not, and a text
-    that may mean two classes.
+    Raises ValueError for another text, an empty one, a repeated class in one entry, an unknown class, and a text that
+    may mean two classes.
 
     >>> parse_participant_classes("0-2;3,4;", classes=5)
     ((0, 1, 2), (3, 4), ())
@@ -60,9 +59,9 @@ def split_off_judge_pool(labels: np.ndarray, judge_samples: int) -> tuple[np.nda
     """Split the indices of labels [N] into (federation_indices, judge_indices), both sorted, together all of them.
 
     The judge gets ``judge_samples`` of them, at most half of all and half of any class, in the proportions of the
-    classes and evenly spaced within each. No randomness: the pool is the same for every seed, so one judge serves all.
+    classes and evenly spaced within each. The pool is not random, so one judge serves all seeds.
 
-    Raises ValueError when ``judge_samples`` is negative.
+    Raises ValueError if ``judge_samples`` is negative.
 
     >>> labels = np.repeat([0, 1], 4)
     >>> federation_indices, judge_indices = split_off_judge_pool(labels, judge_samples=2)
@@ -93,20 +92,23 @@ def partition(
     rng: np.random.Generator,
     candidates: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """Deal the samples of labels [N] to the P participants; returns the sorted indices of each, disjoint.
+    """Divide the samples of labels [N] among P participants; returns the sorted indices of each, disjoint.
 
-    'by_class': a class goes to the participants that list it, in even random shares. 'iid': everything goes to all, in
-    even random shares. 'dirichlet': a class goes to all, in shares drawn from a symmetric Dirichlet distribution (as
-    Yurochkin et al. 2019, arXiv 1905.12022). In the last two only the number of entries of ``participant_classes``
-    matters, and the target class is taken out of the adversary's share, to nobody's gain. 'centralised': the only
-    participant owns all classes it lists, the target class among them, and is the adversary itself; nothing is private
-    then, and attacks can be compared on equal knowledge (Hitaj et al. 2017, section 9.1).
+    - 'by_class': each class is divided evenly, at random, among the participants that list it.
+    - 'iid': all samples are divided evenly, at random, among all participants.
+    - 'dirichlet': each class is divided among all participants in proportions drawn from a symmetric Dirichlet
+      distribution (as Yurochkin et al. 2019, arXiv 1905.12022).
+    - 'centralised': the only participant is the adversary and owns all classes that it lists, also the target class.
+      Nothing is private, and attacks can be compared with equal knowledge (Hitaj et al. 2017, section 9.1).
 
-    ``samples_per_participant`` > 0 caps a participant by a random subset in the proportions of its classes; 0 keeps
-    all. ``candidates`` are the indices that may be dealt (None = all).
+    In 'iid' and 'dirichlet' only the number of entries of ``participant_classes`` matters. There the adversary's images
+    of the target class are discarded.
 
-    Raises ValueError on arguments out of range, when the adversary owns the target class, and when a participant ends
-    up with no image, unless it is the adversary or, in 'by_class', lists no class.
+    ``samples_per_participant`` > 0 limits a participant to a random subset in the proportions of its classes; 0 keeps
+    all. ``candidates`` are the indices to divide (None = all).
+
+    Raises ValueError for arguments out of range, if the adversary owns the target class, and if a participant gets no
+    image, unless it is the adversary or, in 'by_class', lists no class.
 
     >>> owned = partition(
     ...     np.array([0, 1, 2, 0, 1, 2]),
@@ -130,11 +132,11 @@ def partition(
             raise ValueError(
                 f"target_class={target_class} is owned by the adversary {adversary}, expected another class"
             )
-        shares = _deal_by_class(labels, candidates, participant_classes, rng)
+        shares = _divide_by_class(labels, candidates, participant_classes, rng)
     elif scheme == "iid":
         shares = tuple(np.array_split(rng.permutation(candidates), participants))
     else:
-        shares = _deal_dirichlet(labels, candidates, participants, dirichlet_concentration, rng)
+        shares = _divide_by_dirichlet(labels, candidates, participants, dirichlet_concentration, rng)
     if scheme in ("iid", "dirichlet"):
         own = shares[adversary]
         shares = (*shares[:adversary], own[labels[own] != target_class], *shares[adversary + 1 :])
@@ -168,9 +170,9 @@ def gather(
     """Collect the images uint8 [M, H, W, C] and labels [M] of P participants, padded to the longest.
 
     Returns NumPy arrays: images float32 [P, N, H, W, C] in [-1, 1], labels int32 [P, N], sizes int32 [P]. Padding is 0.
-    With ``only``, the images and labels of all other participants are left out: zeros, which take no memory.
+    With ``only``, the images and labels of all other participants are zeros, which take no memory.
 
-    Raises ValueError when there is no participant or no image at all, and when the images do not fit into memory.
+    Raises ValueError if there is no participant or no image, and if the images do not fit into memory.
 
     >>> images, labels = np.zeros((6, 32, 32, 1), np.uint8), np.array([0, 1, 2, 0, 1, 2])
     >>> data = gather(images, labels, (np.array([0, 1, 3, 4]), np.array([2, 5])))
@@ -193,7 +195,7 @@ def gather(
             continue
         padded_images[participant, : len(indices)] = to_float(images[indices])
         padded_labels[participant, : len(indices)] = labels[indices]
-    arrays: tuple[Any, Any, Any] = (padded_images, padded_labels, sizes)
+    arrays: PyTree = (padded_images, padded_labels, sizes)
     return FederationData(*arrays)
 
 
@@ -234,7 +236,7 @@ def _checked_candidates(candidates: np.ndarray | None, count: int) -> np.ndarray
     return candidates
 
 
-def _deal_by_class(
+def _divide_by_class(
     labels: np.ndarray, candidates: np.ndarray, participant_classes: Sequence[Sequence[int]], rng: np.random.Generator
 ) -> tuple[np.ndarray, ...]:
     shares: list[list[np.ndarray]] = [[] for _ in participant_classes]
@@ -246,7 +248,7 @@ def _deal_by_class(
     return tuple(np.concatenate(share) if share else np.empty(0, np.intp) for share in shares)
 
 
-def _deal_dirichlet(
+def _divide_by_dirichlet(
     labels: np.ndarray, candidates: np.ndarray, participants: int, concentration: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, ...]:
     shares: list[list[np.ndarray]] = [[np.empty(0, np.intp)] for _ in range(participants)]
@@ -272,7 +274,7 @@ def _cap(labels: np.ndarray, share: np.ndarray, samples: int, rng: np.random.Gen
 
 
 def _proportional_quotas(counts: np.ndarray, total: int) -> np.ndarray:
-    """Share out ``total`` (at most the sum of ``counts``) in proportion to ``counts``, by largest remainder."""
+    """Divide ``total`` (at most the sum of ``counts``) in proportion to ``counts``, by largest remainder."""
     if not len(counts):
         return np.zeros(0, np.intp)
     exact = counts.astype(np.int64) * total

@@ -1,4 +1,4 @@
-"""The settings of a run that say who owns which images."""
+"""The settings of the data and their partition."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class DataConfig:
     )
     partition: str = option(
         "by_class",
-        "Who owns what: 'by_class' (Hitaj et al. 2017, section 9.2), 'iid' or 'dirichlet', which all keep the target "
-        "class from the adversary; or 'centralised', one participant who is the adversary and owns everything (section "
-        "9.1).",
+        "Partition among participants: 'by_class' (Hitaj et al. 2017, section 9.2), 'iid' or 'dirichlet', where the "
+        "adversary has no image of the target class; or 'centralised', in which the only participant is the adversary "
+        "and owns all images (section 9.1).",
         choices=SCHEMES,
         kind="host",
     )
     participant_classes: str = option(
         "0-4;5-9",
-        "Classes of each participant, participants separated by ';', classes by ','. A class is its number from 0 or "
-        "its name, 'a-b' a range of numbers; 'index:3' and 'name:3' where a number is also a name; a name with ',' or "
-        "';' is given by its number. An empty entry is a participant without data (Hitaj et al. 2017, section 9.2.1); "
-        "'each a-b' is a participant for every class. "
+        "Classes of each participant, participants separated by ';', classes by ','. A class is given by its number "
+        "from 0 or its name, 'a-b' is a range of numbers; write 'index:3' or 'name:3' if a number is also a name, and "
+        "the number for a name with ',' or ';'. An empty entry is a participant without data (Hitaj et al. 2017, "
+        "section 9.2.1); 'each a-b' makes a participant for each class. "
         "With partition 'iid' or 'dirichlet' only the number of participants matters.",
         kind="host",
     )
@@ -48,14 +48,14 @@ class DataConfig:
     )
     samples_per_participant: int = option(
         1000,
-        "Most training images of one participant; 0 = all there are (open; the paper uses all of MNIST).",
+        "Most training images of one participant; 0 = all (open; the paper uses all of MNIST).",
         bounds=at_least(0),
         kind="host",
     )
     judge_samples: int = option(
         30000,
-        "Training images set aside for the judge, which no participant ever owns; at most half of the training set "
-        "is taken (ours).",
+        "Training images reserved for the judge, owned by no participant; at most half of the training set is used "
+        "(ours).",
         bounds=at_least(0),
         kind="host",
     )

@@ -1,4 +1,4 @@
-"""Where images come from: two bundled data sets, TensorFlow Datasets, npz files and folders of pictures."""
+"""Sources of images: two bundled data sets, TensorFlow Datasets, npz files and folders of images."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from gan_leak.machine import check_fits
 IMAGE_SIZES = (28, 32, 64)
 NAMES = "'mnist', 'orl_faces', 'tfds:<name>[/<config>]', 'npz:<path>' or 'folder:<path>'"
 
-# The split of a source that comes without a test part: every fifth sample of a class.
+# The split of a source without a test part: every fifth sample of a class is for testing.
 _TEST_EVERY = 5
 # The split of the faces, which Hitaj et al. 2017 do not state: images 9 and 10 of each person are for testing.
 _ORL_TRAIN_IMAGES = 8
-# Each is an output of the networks; more are row numbers or time stamps rather than classes.
+# Each class is an output of the networks. Labels with more values are probably row numbers or time stamps.
 MOST_CLASSES = 2**16
 _MNIST_NAMES = tuple(str(digit) for digit in range(10))
 _ORL_NAMES = tuple(f"person {person}" for person in range(1, bundled.ORL_PEOPLE + 1))
@@ -34,12 +34,12 @@ _NPZ_ARRAYS = ("images", "labels", "owners", "test_images", "test_labels", "test
 
 
 class Dataset(NamedTuple):
-    """Labelled square images in a training and a test part.
+    """Labeled square images in a training and a test part.
 
     train_images, test_images: uint8 [N, S, S, C], C 1 or 3; train_labels, test_labels: int32 [N], indices into
     class_names. fingerprint: SHA-256 (hex) of the shapes and bytes of these arrays, and of those of the owners if there
-    are any. notes: what the reader of a run should know of how they were read, a line each. train_owners, test_owners:
-    int64 [N], whom each image belongs to, such as its writer or speaker; None if the source does not tell.
+    are any. notes: remarks on the reading for reports, one line each. train_owners, test_owners: int64 [N], the owner
+    of each image, such as its writer; None if unknown.
     """
 
     name: str
@@ -68,17 +68,17 @@ class _Samples(NamedTuple):
 
 
 def load(name: str, *, image_size: int = 32, data_dir: str | None = None) -> Dataset:
-    """Load a data set as uint8 images of one size; see ``gan_leak.data.images.fit`` for how they get there.
+    """Load a data set as uint8 images of one size, resized by ``gan_leak.data.images.fit``.
 
     'mnist' and 'orl_faces' (training: images 1-8 of each of the 40 people, test: 9-10) need the extra ``data``.
     'tfds:<name>[/<config>]' reads the features 'image' and 'label' of the splits 'train' and 'test' as TensorFlow
     Datasets prepared them in ``data_dir`` (None = its own default), and prepares them if TensorFlow is installed.
     'npz:<path>' reads ``images`` (uint8 [N, H, W] or [N, H, W, C]) and ``labels`` (0..K-1), and optionally
-    ``test_images`` and ``test_labels``; and of both parts, optionally, ``owners`` and ``test_owners`` (an integer for
-    each image). 'folder:<path>' reads one sub-folder of pictures a class, in natural order of
-    their names: 2 before 10. Without a test part, every fifth sample of each class is the test part.
+    ``test_images``, ``test_labels``, ``owners`` and ``test_owners`` (an integer for each image). 'folder:<path>' reads
+    one sub-folder of images per class, in natural order of their names: 2 before 10. Without a test part, every fifth
+    sample of each class is the test part.
 
-    Raises ValueError on an unknown name, a missing extra, unreadable, altered or unsuitable data, and data that do not
+    Raises ValueError for an unknown name, a missing extra, unreadable, altered or unsuitable data, and data that do not
     fit into half of the memory.
 
     >>> mnist = load("mnist")
@@ -105,7 +105,7 @@ def load(name: str, *, image_size: int = 32, data_dir: str | None = None) -> Dat
 def load_class_names(name: str, *, data_dir: str | None = None) -> tuple[str, ...]:
     """The names of the classes of a data set in order, as ``load`` gives them, without reading its images.
 
-    Raises ValueError as ``load`` does for what it looks at.
+    Raises ValueError as ``load`` does.
     """
     kind, argument = _kind_of(name)
     if kind == "mnist":
@@ -121,7 +121,7 @@ def load_class_names(name: str, *, data_dir: str | None = None) -> tuple[str, ..
 
 
 def _kind_of(name: str) -> tuple[str, str]:
-    """Which source a name asks for, and what of it."""
+    """The kind of source that a name means, and its argument."""
     kind, separator, argument = name.partition(":")
     if name in ("mnist", "orl_faces"):
         return name, ""
@@ -191,7 +191,7 @@ def _read_npz(
 
 
 def _check_headers(headers: Mapping[str, ArrayHeader], *, image_size: int) -> None:
-    """Raises ValueError for arrays that make no data set, as their headers tell before they are unpacked."""
+    """Raise ValueError if the headers show that the arrays are not a data set, before they are unpacked."""
     parts = [""] if {"test_images", "test_labels", "test_owners"}.isdisjoint(headers) else ["", "test_"]
     needed = 0
     for prefix in parts:
@@ -233,12 +233,12 @@ def _check_owners(header: ArrayHeader, key: str, count: int) -> None:
 
 
 def _working_bytes(count: int, image_size: int, channels: int) -> int:
-    """Bytes of images of the size that is wanted, and of a float32 copy."""
+    """Bytes of uint8 images of the wanted size, and of a float32 copy."""
     return 5 * count * image_size**2 * channels
 
 
 def _npz_names(name: str, labels: np.ndarray) -> tuple[str, ...]:
-    """The numbers of the classes as names, of which every one must be there."""
+    """The numbers of the classes as names; labels must contain every class."""
     found = np.unique(labels)
     if len(found) > MOST_CLASSES or not np.array_equal(found, np.arange(len(found))):
         raise ValueError(
@@ -306,7 +306,7 @@ def _tfds_builder(argument: str, data_dir: str | None) -> Any:
 
     try:
         return tensorflow_datasets.builder(argument, data_dir=data_dir)
-    except Exception as error:  # names are parsed as settings, paths and addresses, and each way fails in its own
+    except Exception as error:  # names are parsed as settings, paths and addresses, with different errors
         raise ValueError(
             f"dataset='tfds:{argument}', expected one that TensorFlow Datasets has ({_reason(error)})"
         ) from error
@@ -333,7 +333,7 @@ def _tfds_samples(name: str, builder: Any, split: str, image_size: int) -> _Samp
             images.append(fit(np.asarray(example["image"])[None], image_size)[0])
             labels.append(int(example["label"]))
         return _Samples(np.stack(images), np.array(labels))
-    except Exception as error:  # another file format, a damaged file, images of a type that has no place here
+    except Exception as error:  # another file format, a damaged file, images of another type
         raise ValueError(
             f"dataset={name!r}: cannot read split {split!r} in {builder.data_dir} ({_reason(error)}); "
             "expected uint8 images prepared with file_format='array_record'"
@@ -341,7 +341,7 @@ def _tfds_samples(name: str, builder: Any, split: str, image_size: int) -> _Samp
 
 
 def _dataset(name: str, train: _Samples, test: _Samples | None, class_names: tuple[str, ...]) -> Dataset:
-    """Check what every source promises and put it together, splitting off a test part where there is none."""
+    """Check the parts of a source and combine them; split off a test part if there is none."""
     if test is None:
         train_indices, test_indices = stratified_split(train.labels)
         train, test = train.take(train_indices), train.take(test_indices)
@@ -382,7 +382,7 @@ def _with_fingerprint(dataset: Dataset) -> Dataset:
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
     owners = {"train_owners": dataset.train_owners, "test_owners": dataset.test_owners}
     for name, kept in owners.items():
-        # Data sets without owners keep the fingerprint that they have always had.
+        # Data sets without owners keep the fingerprint of earlier versions.
         if kept is not None:
             digest.update(f"{name} {kept.shape}".encode())
             digest.update(kept.astype(kept.dtype.newbyteorder("<"), copy=False).data)

@@ -1,6 +1,6 @@
-"""Published defenses, one a file, in one registry; each says what it promises, to whom and at what cost.
+"""Published defenses, one per file, in one registry; each states its privacy claim.
 
-A defense of the round takes the place of local training or of the upload transform:
+A defense of the round replaces local training or the upload transform:
 
 >>> import functools
 >>> import jax
@@ -12,12 +12,12 @@ A defense of the round takes the place of local training or of the upload transf
 >>> one_round = make_round(classifier, transform, schedule="synchronous", batch_size=2, local_training=training)
 >>> data = FederationData(jnp.zeros((2, 6, 4, 4, 1)), jnp.zeros((2, 6), int), sizes=jnp.array([6, 4]))
 >>> state = init_federation(jax.random.key(0), classifier, transform, participants=2)
->>> numbers = RoundHyperParameters(0.1, upload_fraction=0.1, upload_bound=0.001)
->>> state, info = jax.jit(one_round)(jax.random.key(1), state, data, numbers)
+>>> hyperparameters = RoundHyperParameters(0.1, upload_fraction=0.1, upload_bound=0.001)
+>>> state, info = jax.jit(one_round)(jax.random.key(1), state, data, hyperparameters)
 >>> bool(jnp.all(info.turns.uploaded <= 5))
 True
 
-What a run promises:
+The promise of a run:
 
 >>> sparse_vector_epsilon(epsilon_per_release=0.5, upload_fraction=0.1, coordinates=51, uploads=2).epsilon
 5.0

@@ -1,6 +1,6 @@
-"""What the defences promise over a whole run, as (epsilon, delta); numbers on the host, nothing traced.
+"""The promises of the defenses over a whole run, as (epsilon, delta). Computed on the host; nothing is traced.
 
-``dp-accounting`` and the parts of SciPy are loaded by the first function that needs them.
+``dp-accounting`` and SciPy are imported by the first function that needs them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import numpy as np
 from gan_leak.collaboration.selection import fraction_to_count
 
 ADD_OR_REMOVE_ONE = "add or remove one"
-# With less noise, epsilon is in the thousands for a single step and the accountants overflow.
+# With less noise, epsilon is in the thousands after one step, and the accountants overflow.
 LEAST_NOISE_MULTIPLIER = 0.01
 BOUNDED_UPDATES = "updates that differ by at most the sensitivity in every coordinate"
 
 
 class PrivacyLoss(NamedTuple):
-    """An (epsilon, delta) promise: of which mechanism, for which neighbouring inputs, computed how.
+    """An (epsilon, delta) promise, with its neighboring inputs and its method of computation.
 
-    unit: what two neighbouring inputs differ in. cross_check: epsilon at the same delta by a second method, which is
-    not smaller, or None where ``method`` is a closed form.
+    unit: the difference between two neighboring inputs. cross_check: epsilon at the same delta by a second method, not
+    smaller; None if ``method`` is a closed form.
     """
 
     epsilon: float
     delta: float
     unit: str
-    neighbouring_relation: str
+    neighboring_relation: str
     method: str
     cross_check: float | None = None
 
@@ -41,10 +41,9 @@ def sparse_vector_epsilon(
 
     One upload releases at most ``c = fraction_to_count(upload_fraction, coordinates)`` coordinates, each with the
     budget ``epsilon_per_release``, and costs ``c * epsilon_per_release`` (Dwork and Roth 2014, Theorem 3.27; the
-    epsilon per epoch of Shokri and Shmatikov 2015); uploads add up (McSherry 2009). A participant uploads once a round.
-    The neighbours are two updates that differ by at most the sensitivity in every coordinate: whether two data sets
-    that differ in a record, or altogether, are such neighbours is for the bound on the update to ensure, not for this
-    sum.
+    epsilon per epoch of Shokri and Shmatikov 2015). The costs of uploads add up (McSherry 2009). A participant uploads
+    once per round. Neighbors are two updates that differ by at most the sensitivity in every coordinate. Whether two
+    data sets, different in one record or completely, give such updates depends on the bound on the update.
 
     Raises ValueError for an epsilon or a fraction not above 0, a fraction above 1 and counts below 1 or 0.
     """
@@ -59,11 +58,10 @@ def sparse_vector_epsilon(
 
 
 def sparse_vector_charged(epsilon_per_release: float, releases: int) -> float:
-    """What was charged for the releases that were made: ``epsilon_per_release * releases``, as the sources count.
+    """The cost of the releases that were made: ``epsilon_per_release * releases``, counted as in the sources.
 
-    A figure to compare runs by, not a promise: it depends on the data, and a search that ends without a release has
-    answered its queries all the same, for up to one further ``epsilon_per_release``. The promise is
-    ``sparse_vector_epsilon``.
+    It serves to compare runs and is not a promise: it depends on the data. Also, a search that ends without a release
+    has answered its queries, for up to one further ``epsilon_per_release``. The promise is ``sparse_vector_epsilon``.
 
     Raises ValueError for an epsilon not above 0 and for releases below 0.
     """
@@ -75,7 +73,7 @@ def sparse_vector_charged(epsilon_per_release: float, releases: int) -> float:
 def dp_sgd_schedule(samples: int, batch_size: int, epochs: int) -> tuple[float, int]:
     """The sampling probability and the number of steps of ``dp_sgd`` over ``epochs`` epochs, all rounds together.
 
-    The probability is the one with which ``dp_sgd`` draws: of a multiple of 2^-23 below a ratio in float32.
+    The probability is that of the draws in ``dp_sgd``: a multiple of 2^-23 is below a ratio in float32.
 
     Raises ValueError for a batch size below 1 and for negative samples or epochs.
     """
@@ -89,11 +87,11 @@ def dp_sgd_schedule(samples: int, batch_size: int, epochs: int) -> tuple[float, 
 def dp_sgd_epsilon(noise_multiplier: float, sampling_probability: float, steps: int, delta: float) -> PrivacyLoss:
     """The epsilon of DP-SGD after ``steps`` steps: the Poisson-subsampled Gaussian mechanism, composed.
 
-    Per record, under adding or removing one, with noise of ``noise_multiplier`` times the clipping norm on the sum of
-    the clipped gradients. Of two upper bounds the smaller one, which ``method`` names: "PLD", by the distribution of
-    the privacy loss, or "RDP", by Renyi differential privacy at integer orders; ``cross_check`` is the other. With
-    sampling probability 1 the first is that of one "Gaussian" mechanism, exact (Balle and Wang 2018, Theorem 8).
-    Infinite without noise and, as a bound, with a noise multiplier below 0.01; 0 without steps.
+    Per record, under adding or removing one. The noise on the sum of clipped gradients is ``noise_multiplier`` times
+    the clipping norm. The result is the smaller of two upper bounds, named by ``method``; ``cross_check`` is the other:
+    "PLD", from the distribution of the privacy loss, and "RDP", from Renyi differential privacy at integer orders. With
+    sampling probability 1, "Gaussian" replaces "PLD"; it is exact (Balle and Wang 2018, Theorem 8). The result is
+    infinite with a noise multiplier below 0.01 and 0 without steps.
 
     Raises ValueError for a negative or infinite noise multiplier, a sampling probability not in (0, 1], negative steps
     and a delta not in (0, 1).
@@ -118,12 +116,12 @@ def dp_sgd_epsilon(noise_multiplier: float, sampling_probability: float, steps: 
 def noise_multiplier_for(epsilon: float, delta: float, sampling_probability: float, steps: int) -> float:
     """The least noise multiplier with which ``steps`` steps of DP-SGD cost at most ``epsilon``, to four digits.
 
-    The inverse of ``dp_sgd_epsilon``: with it that is at most ``epsilon``, with the next smaller number of four
-    significant digits it is more. At least 0.01, and 0 without steps.
+    The inverse of ``dp_sgd_epsilon``: that is at most ``epsilon`` with this multiplier, and more with the next smaller
+    number of four significant digits. The result is at least 0.01, and 0 without steps.
 
-    Raises ValueError as it does, for an epsilon that is not a finite number above 0, and for a delta of at least the
-    probability that a given record is ever drawn: with such a delta, publishing every drawn record would pass as
-    private.
+    Raises ValueError as ``dp_sgd_epsilon`` does, for an epsilon that is not a finite number above 0, and for a delta of
+    at least the probability that a given record is ever drawn. With such a delta, publishing every drawn record would
+    count as private.
     """
     _check_positive("epsilon", epsilon)
     _check_sampling(sampling_probability, steps, delta)
@@ -137,10 +135,10 @@ def noise_multiplier_for(epsilon: float, delta: float, sampling_probability: flo
     found: dict[int, float] = {}
 
     def excess(index: int) -> float:
-        """By what factor, as a logarithm, the noise at a place on the grid costs too much."""
+        """The logarithm of the spent epsilon over the allowed one, for the noise at an index of the grid."""
         if index not in found:
             spent = dp_sgd_epsilon(_four_digits(index), sampling_probability, steps, delta).epsilon
-            # Finite, so that one can interpolate; above 0 exactly where too much is spent.
+            # Finite for the interpolation, and above 0 exactly if too much is spent.
             ratio = math.log(min(max(spent / epsilon, 1e-9), 1e9))
             found[index] = max(ratio, 1e-12) if spent > epsilon else min(ratio, 0.0)
         return found[index]
@@ -149,17 +147,17 @@ def noise_multiplier_for(epsilon: float, delta: float, sampling_probability: flo
 
 
 def _four_digits(index: int) -> float:
-    """The numbers of four significant digits from 0.01 on, in order."""
+    """The grid of numbers with four significant digits, from 0.01 on."""
     decade, place = divmod(index, 9000)
     return float(f"{1000 + place}e{decade - 5}")
 
 
 def _likely_place(epsilon: float, delta: float, sampling_probability: float, steps: int) -> int:
-    """Where on the grid of ``_four_digits`` the noise is in the limit of many steps (Bu et al. 2020, Corollary 5.4)."""
+    """The index on the grid of ``_four_digits`` in the limit of many steps (Bu et al. 2020, Corollary 5.4)."""
     from_delta = math.sqrt(-2.0 * math.log(delta))
     mean = max(2.0 * epsilon / (from_delta + math.sqrt(from_delta**2 + 2.0 * epsilon)), 1e-8)
     for _ in range(8):
-        # Epsilon grows with the mean at least in proportion and at most as its square.
+        # Epsilon grows at least linearly and at most quadratically with the mean.
         mean *= (epsilon / _gaussian_epsilon(1.0, 1.0, mean**2, delta)) ** 0.6
     noise = math.sqrt(steps) / mean
     if sampling_probability < 1.0:
@@ -169,7 +167,7 @@ def _likely_place(epsilon: float, delta: float, sampling_probability: float, ste
 
 
 def _first_without_excess(excess: Callable[[int], float], guess: int) -> int:
-    """The first place from which on a decreasing function is not above 0, looked for from a guess on; at least 0."""
+    """The first index >= 0 at which a decreasing function is not above 0; the search starts at ``guess``."""
     low = high = guess
     stride = 4
     while excess(high) > 0:
@@ -184,20 +182,20 @@ def _first_without_excess(excess: Callable[[int], float], guess: int) -> int:
         middle = min(max(low + math.ceil(share * (high - low)), low + 1), high - 1)
         before = high - low
         low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-        # Where interpolation has moved one end only, and by little, halving moves the other.
+        # If interpolation reduced the interval by less than half, the next step halves it.
         halve = high - low > before / 2
     return high
 
 
 def _gaussian_epsilon(noise_multiplier: float, sampling_probability: float, steps: float, delta: float) -> float:
-    """The exact epsilon of the Gaussian mechanism that unsampled steps are together, rounded up."""
+    """The exact epsilon of the Gaussian mechanism composed of steps without sampling, rounded up."""
     import dp_accounting
 
     mean = math.sqrt(steps) / noise_multiplier
     if mean < 1e-9:
-        # The difference of two equal numbers to a float.
+        # In floating point the two probabilities would be equal.
         return math.inf
-    # A smaller delta makes up for rounding in the difference of two probabilities, the factor for that in its root.
+    # The smaller delta covers rounding in the difference of two probabilities, the final factor that in its root.
     with np.errstate(divide="ignore"):
         epsilon = dp_accounting.get_epsilon_gaussian(1.0 / mean, delta * (1.0 - 1e-9 - 1e-13 / mean))
     return float(epsilon) * (1.0 + 1e-12) + 1e-12

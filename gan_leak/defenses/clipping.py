@@ -1,6 +1,6 @@
-"""Clipping of the L2 norm of what leaves a participant.
+"""Clipping of the L2 norm of an upload.
 
-It promises nothing by itself: it bounds what one participant changes, and only noise on top of that hides it.
+It has no privacy claim: it bounds the change by one participant, but only added noise hides it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gan_leak.types import Array, Upload, UploadTransform
 
 
 def clip_norm(norm: Array | float) -> UploadTransform:
-    """Scales the update to an L2 norm of at most ``norm``; a shorter one stays as it is."""
+    """Scale the update to an L2 norm of at most ``norm``; a shorter one is unchanged."""
 
     def change(key: Array, upload: Upload) -> Upload:
         length = jnp.linalg.norm(upload.values)

@@ -1,7 +1,7 @@
-"""Defenses chosen by name for the main job, checked together, and put where they act.
+"""Composition of defenses for the main job: parsing, checks, and the place of each.
 
-Several compose, joined by '+' or ',': stage after stage in the order of ``contract.STAGES``, and defenses of an update
-from left to right. The selection of coordinates and their truncation come after them, the sum at the server last.
+Names are joined by '+' or ','. Stages act in the order of ``contract.STAGES``, defenses of an update from left to
+right. The selection and truncation of coordinates follow them, and then the sum at the server.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from gan_leak.types import (
     LocalTraining,
     Model,
     PyTree,
+    RoundHyperParameters,
     TransformInfo,
     Upload,
     UploadTransform,
@@ -41,10 +42,10 @@ from gan_leak.types import (
 
 
 def parse_composition(text: str) -> tuple[Defense, ...]:
-    """Reads 'none', 'dp_sgd', 'clipping+gaussian' or 'clipping,gaussian' -> the defenses, in the order of acting.
+    """Read 'none', 'dp_sgd', 'clipping+gaussian' or 'clipping,gaussian' -> the defenses, in the order of acting.
 
-    Raises ValueError for an unknown name, one twice, another order than that of the stages, two in a stage that has
-    room for one, two that promise privacy, and a change of the update before a defense of the selection.
+    Raises ValueError for an unknown or repeated name, an order other than that of the stages, two defenses in a stage
+    that allows one, two with privacy claims, and a change of the update before a defense of the selection.
     """
     names = [name.strip() for name in re.split("[+,]", text)]
     if names == ["none"]:
@@ -84,9 +85,9 @@ def _check_composition(text: str, defenses: Sequence[Defense]) -> None:
 
 
 def claim_of(text: str) -> Claim | None:
-    """What a composition promises, None for nothing. Others than the one that promises add nothing and take nothing.
+    """The privacy claim of a composition, None without one. The defenses without a claim do not change it.
 
-    They either act on what is released already or, in the place of the sum at the server, on sums of it.
+    They act on values that are already released or, as aggregators, on sums of them.
     """
     claims = [defense.claim for defense in parse_composition(text) if defense.claim is not None]
     return claims[0] if claims else None
@@ -100,7 +101,7 @@ def _stage_of(defense: Defense) -> str:
 def local_training_of(defenses: Sequence[Defense], otherwise: LocalTraining) -> LocalTraining:
     """The local training of the composition, ``otherwise`` if no defense has that stage.
 
-    The numbers come traced, by name, from ``hyperparameters.defense``.
+    Its traced hyperparameters are read, by name, from ``hyperparameters.defense``.
     """
     chosen = [defense for defense in defenses if LOCAL_TRAINING in defense.stages]
     if not chosen:
@@ -113,12 +114,12 @@ def local_training_of(defenses: Sequence[Defense], otherwise: LocalTraining) -> 
         params: PyTree,
         optimizer_steps: Array,
         data: LocalData,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         *,
         epochs: int,
         batch_size: int,
     ) -> tuple[PyTree, Array, Array]:
-        training = defense.build(*_numbers(defense, hyperparameters))
+        training = defense.build(*_hyperparameters_of(defense, hyperparameters))
         return training(
             key, model, params, optimizer_steps, data, hyperparameters, epochs=epochs, batch_size=batch_size
         )
@@ -127,10 +128,10 @@ def local_training_of(defenses: Sequence[Defense], otherwise: LocalTraining) -> 
 
 
 def upload_of(defenses: Sequence[Defense], selection: UploadTransform) -> UploadTransform:
-    """What happens to an update: its defenses from left to right, and then the selection, or the defense in its place.
+    """The transform of an update: its defenses from left to right, then the selection or the defense that replaces it.
 
-    A defense draws by its name and the selection as if it were alone, so that nothing else draws differently where a
-    defense is added. Without a defense of the update the result is the selection itself.
+    The key of a defense depends on its name, and the selection gets the key that it has alone. So an added defense does
+    not change other random numbers. Without a defense of the update the result is the selection itself.
     """
     chosen = [defense for defense in defenses if SELECTION in defense.stages]
     last = traced(chosen[0]) if chosen else selection
@@ -143,7 +144,13 @@ def _one_after_another(before: Mapping[str, UploadTransform], last: UploadTransf
         return tuple(transform.init(params) for transform in (*before.values(), last))
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         keys = [jax.random.fold_in(key, zlib.crc32(name.encode())) for name in before]
         new_state = []
@@ -172,38 +179,46 @@ def aggregator_of(defenses: Sequence[Defense], otherwise: Aggregator) -> Aggrega
         weights: Array,
         state: PyTree,
         *,
-        hyperparameters: Any,
+        hyperparameters: RoundHyperParameters,
         merged: Array | None = None,
         **extra: Any,
     ) -> tuple[FlatServer, PyTree, PyTree, PyTree]:
-        own: Aggregator = defense.build(*_numbers(defense, hyperparameters))
+        own: Aggregator = defense.build(*_hyperparameters_of(defense, hyperparameters))
         return own.apply(key, server, uploads, weights, state, hyperparameters=hyperparameters, merged=merged, **extra)
 
     return fixed._replace(apply=apply)
 
 
 def traced(defense: Defense) -> UploadTransform:
-    """The upload transform of a defense that takes its numbers, by name, from ``hyperparameters.defense``."""
+    """The upload transform of a defense; its hyperparameters are read, by name, from ``hyperparameters.defense``."""
 
     def init(params: PyTree) -> PyTree:
         return defense.build(*(parameter.default for parameter in defense.hyperparameters)).init(params)
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
-        transform = defense.build(*_numbers(defense, hyperparameters))
+        transform = defense.build(*_hyperparameters_of(defense, hyperparameters))
         return transform.apply(key, upload, state, params=params, hyperparameters=hyperparameters, **extra)
 
     return UploadTransform(init, apply)
 
 
-def _numbers(defense: Defense, hyperparameters: Any) -> list[Array | float]:
+def _hyperparameters_of(defense: Defense, hyperparameters: RoundHyperParameters) -> list[Array | float]:
     return [hyperparameters.defense[parameter.name] for parameter in defense.hyperparameters]
 
 
 def protect(key: Array, transform: UploadTransform, tree: PyTree) -> PyTree:
-    """A gradient, or features, as it leaves through an upload transform: every value is offered, once."""
+    """Apply an upload transform once to all values of a gradient or of features."""
     flat, unravel = trees.ravel(tree)
     everything = Upload(flat, jnp.ones(flat.shape, bool))
-    upload, _, _ = transform.apply(key, everything, transform.init(tree), params=tree, hyperparameters=None)
+    # Outside a round there are no hyperparameters of a round.
+    absent: PyTree = None
+    upload, _, _ = transform.apply(key, everything, transform.init(tree), params=tree, hyperparameters=absent)
     return unravel(upload.values)

@@ -1,6 +1,6 @@
-"""The contract of a defense: in which stages it works, how it is built, its numbers, and what it promises.
+"""The contract of a defense: its stages, how it is built, its hyperparameters, and its privacy claim.
 
-A defense is one file, which ends in a ``Defense``, and one line in ``gan_leak.defenses.registry``.
+A defense is one file that ends in a ``Defense``, and one line in ``gan_leak.defenses.registry``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from gan_leak.defenses.accounting import PrivacyLoss
 from gan_leak.settings import Bounds
-from gan_leak.types import Array, PyTree, TransformInfo, Upload, UploadTransform
+from gan_leak.types import Array, PyTree, RoundHyperParameters, TransformInfo, Upload, UploadTransform
 
 LOCAL_TRAINING = "local training"
 UPLOAD = "upload"
@@ -22,17 +22,17 @@ SELECTION = "selection"
 AGGREGATION = "aggregation"
 GRADIENT = "gradient"
 FEATURES = "features"
-# Those of the main job, in the order in which they act.
+# The stages of the main job, in the order in which they act.
 ROUND_STAGES = (LOCAL_TRAINING, UPLOAD, SELECTION, AGGREGATION)
 STAGES = (*ROUND_STAGES, GRADIENT, FEATURES)
 
 
 class HyperParameter(NamedTuple):
-    """A number of a defense, which a sweep may vary: a setting of the main job with a flag of its own.
+    """A number of a defense: a setting of the main job, with its own flag, that a sweep may vary.
 
-    name: of the setting. default: in the main job; its type is that of the flag. help: for people, with the source.
-    bounds: what it may be. neutral: the number that changes nothing, None where there is none. later: whether run
-    directories of earlier versions lack it, which had the default.
+    name: of the setting. default: in the main job; its type is that of the flag. help: text of the flag, with source.
+    bounds: allowed values. neutral: the value that changes nothing, None if there is none. later: whether run
+    directories of earlier versions lack it; those runs had the default.
     """
 
     name: str
@@ -44,11 +44,11 @@ class HyperParameter(NamedTuple):
 
 
 class Exposure(NamedTuple):
-    """What a promise depends on: how much of a run each participant takes part in, and under which numbers.
+    """The parts of a run that a promise depends on.
 
-    sizes: records of each participant. protected: the participants that the promise is for. rounds: int [P], in how
-    many rounds each takes part; planned_rounds: of the run. coordinates: shared parameters, 0 where the claim does not
-    count them. delta: at which epsilon is reported. numbers: all traced settings of the run by name.
+    sizes: records of each participant. protected: the participants that the promise is for. rounds: int [P], the number
+    of rounds that each takes part in. planned_rounds: of the run. coordinates: number of shared parameters, 0 if the
+    claim does not count them. delta: of the reported epsilon. settings: all traced settings of the run by name.
     """
 
     sizes: tuple[int, ...]
@@ -59,14 +59,14 @@ class Exposure(NamedTuple):
     local_epochs: int
     coordinates: int
     delta: float
-    numbers: Mapping[str, float]
+    settings: Mapping[str, float]
 
 
 class Promise(NamedTuple):
-    """The worst promise to a participant that is protected.
+    """The weakest promise to a protected participant.
 
-    participant: whose it is, None where nobody is protected; then epsilon is infinite. rounds: in how many of them it
-    takes part. sampling_probability, steps: of local training, None where nothing is sampled.
+    participant: its number, None if no participant is protected; then epsilon is infinite. rounds: the number of rounds
+    that it takes part in. sampling_probability, steps: of local training, None without sampling.
     """
 
     loss: PrivacyLoss
@@ -77,15 +77,16 @@ class Promise(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What a defense promises, in words, and how much.
+    """The privacy claim of a defense, in words and in numbers.
 
-    mechanism: its name. sensitivity: by how much one unit changes what the noise is added to. unit: what two
-    neighboring inputs differ in, a record or a whole update. noise_added_by: who adds the noise. against: from whom the
-    unit is protected. covers: what is released under the promise, and what is not. total: how rounds add up.
+    mechanism: its name. sensitivity: the largest change, by one unit, of the values that get noise. unit: the
+    difference between two neighboring inputs, a record or a whole update. noise_added_by: the party that adds the
+    noise. against: the parties that the unit is protected from. covers: the values that the promise covers, and those
+    that it does not. total: the composition over rounds.
 
-    promise: ``(exposure) -> Promise``, to the participant that is worst off. solved_for: the hyperparameter that a
-    target for epsilon decides; solve: ``(exposure, target) -> value`` of it. details: ``(exposure, promise) ->`` more
-    fields of a report, as strict JSON. note: ``(exposure, promise, releases a round) ->`` the details in a sentence.
+    promise: ``(exposure) -> Promise``, the weakest of all participants. solved_for: the hyperparameter that a target
+    for epsilon decides. solve: ``(exposure, target) -> value`` of it. details: ``(exposure, promise) ->`` more fields
+    of a report, as strict JSON. note: ``(exposure, promise, releases per round) ->`` the details in a sentence.
     counts_coordinates: whether the promise depends on the number of shared parameters.
     """
 
@@ -99,24 +100,24 @@ class Claim(NamedTuple):
     promise: Callable[[Exposure], Promise]
     solved_for: str
     solve: Callable[[Exposure, float], float]
-    details: Callable[[Exposure, Promise], dict[str, Any]]
+    details: Callable[[Exposure, Promise], dict[str, str | float | None]]
     note: Callable[[Exposure, Promise, float], str]
     counts_coordinates: bool = False
 
 
-def any_numbers(numbers: Mapping[str, float]) -> None:
-    """No numbers exclude each other."""
+def accept_all(settings: Mapping[str, float]) -> None:
+    """Accept all settings: none exclude each other."""
 
 
 class Defense(NamedTuple):
-    """A defense as the binaries see it.
+    """A defense: an entry of the registry.
 
-    name: in ``--defense`` and ``--defenses``. stages: where it works, of ``STAGES``; at most one of ``ROUND_STAGES``.
-    build: from its hyperparameters, in their order, each a number or a traced scalar, to what its stages take: a
-    ``LocalTraining`` (local training), an ``Aggregator`` (aggregation), an ``UploadTransform`` (all others).
-    hyperparameters: its numbers; in the stages gradient and features it has exactly one, the strength. claim: what it
-    promises, None for nothing. check: raises ValueError for numbers of a run, by name of their setting, that exclude
-    each other. aliases: other names of it.
+    name: in ``--defense`` and ``--defenses``. stages: of ``STAGES``; at most one of ``ROUND_STAGES``.
+    build: takes the hyperparameters in their order, each a number or a traced scalar. It returns a ``LocalTraining``
+    (local training), an ``Aggregator`` (aggregation) or an ``UploadTransform`` (all other stages).
+    hyperparameters: in the stages gradient and features exactly one, the strength. claim: its privacy claim, None
+    without one. check: raises ValueError for traced settings of a run, by name, that exclude each other. aliases: its
+    other names.
     """
 
     name: str
@@ -124,23 +125,29 @@ class Defense(NamedTuple):
     build: Callable[..., Any]
     hyperparameters: tuple[HyperParameter, ...]
     claim: Claim | None = None
-    check: Callable[[Mapping[str, float]], None] = any_numbers
+    check: Callable[[Mapping[str, float]], None] = accept_all
     aliases: tuple[str, ...] = ()
 
 
 def no_promise(unit: str, exposure: Exposure) -> Promise:
-    """The promise where nobody is protected: an epsilon of 0 would be true, and read as a strong one."""
+    """The promise if no participant is protected: epsilon is infinite, since 0 would look like strong privacy."""
     return Promise(PrivacyLoss(math.inf, exposure.delta, unit, "none", "none"), None, exposure.planned_rounds)
 
 
 def stateless(change: Callable[[Array, Upload], Upload]) -> UploadTransform:
-    """The ``UploadTransform`` without state that changes an upload by ``change(key, upload) -> upload``."""
+    """An ``UploadTransform`` without state that applies ``change(key, upload) -> upload``."""
 
     def init(params: PyTree) -> tuple[()]:
         return ()
 
     def apply(
-        key: Array, upload: Upload, state: PyTree, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array,
+        upload: Upload,
+        state: PyTree,
+        *,
+        params: PyTree,
+        hyperparameters: RoundHyperParameters,
+        **extra: Any,
     ) -> tuple[Upload, PyTree, TransformInfo]:
         changed = change(key, upload)
         return changed, state, TransformInfo(jnp.sum(changed.mask).astype(jnp.int32))

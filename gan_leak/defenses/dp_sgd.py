@@ -2,22 +2,22 @@
 
 The claim, for one participant: every step draws a lot from its records by Poisson sampling, clips the gradient of each
 record to L2 norm C, sums, and adds N(0, (z C)^2) to each coordinate of the sum. Adding or removing one record changes
-the sum by at most C in L2 norm, so that a step is the Gaussian mechanism with noise multiplier z on a Poisson-sampled
-lot, whatever the network and the parameters are. All that follows (the division by the expected lot size, the learning
-rate, the selection and sum of uploads) is post-processing. ``gan_leak.defenses.accounting`` turns z, the sampling
+the sum by at most C in L2 norm. So for every network a step is the Gaussian mechanism with noise multiplier z on a
+Poisson-sampled lot. All later steps (division by the expected lot size, learning rate, selection and sum of uploads)
+are post-processing. ``gan_leak.defenses.accounting`` turns z, the sampling
 probability and the number of steps of a whole run into (epsilon, delta).
 
 What is not covered:
 
-- The unit is one record of one participant, not the participant and not a class: whoever owns many pictures of one
-  person protects each picture, not the person.
-- The number of a participant's records counts as public: it fixes the sampling probability, the number of steps and
-  the divisor.
-- The loss and the norm of the update in ``TurnInfo`` are diagnostics computed without noise and must stay at home.
+- The unit is one record of one participant, not the participant and not a class. With many pictures of one person,
+  each picture is protected, but not the person.
+- The number of a participant's records is public: it determines the sampling probability, the number of steps and the
+  divisor.
+- The loss and the norm of the update in ``TurnInfo`` are diagnostics without noise. The participant must not send them.
 - Arithmetic is in float32: sensitivities hold up to rounding, and floating-point noise is not the Gaussian of the proof
   (Mironov 2012, "On significance of the least significant bits for differential privacy"). It is for research.
-- A gradient that is not a number, or too large for its norm to be one, turns the whole update into NaN, so that
-  divergence is noticed; that this happened is then visible, against which there is no promise.
+- A gradient that is NaN, or has no finite norm, turns the whole update into NaN, so that divergence is visible. The
+  promise does not cover the fact that this happened.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +34,11 @@ from gan_leak.defenses.contract import LOCAL_TRAINING, Claim, Defense, HyperPara
 from gan_leak.defenses.promises import dp_sgd_details, dp_sgd_note, dp_sgd_promise, least_noise_multiplier
 from gan_leak.machine import has_core_for_each_device
 from gan_leak.settings import above, at_least
-from gan_leak.types import Array, LocalData, LocalTraining, Model, PyTree
+from gan_leak.types import Array, LocalData, LocalTraining, Model, PyTree, RoundHyperParameters
 
 
 def check_dp_sgd(*, clipping_norm: float, noise_multiplier: float) -> None:
-    """Checks the numbers of DP-SGD on the host, before they are traced.
+    """Check the hyperparameters of DP-SGD on the host, before they are traced.
 
     Raises ValueError for a clipping norm that is not above 0, a noise multiplier that is not a finite number of at
     least 0, and for noise without clipping.
@@ -55,16 +54,16 @@ def check_dp_sgd(*, clipping_norm: float, noise_multiplier: float) -> None:
 def clipping_scale(gradient: PyTree, clipping_norm: Array | float) -> Array:
     """The factor in [0, 1] that clips a gradient to L2 norm ``clipping_norm`` over all its leaves together.
 
-    The scaled gradient has a norm of at most ``clipping_norm`` for every finite gradient, up to rounding. A shorter one
-    and the zero gradient stay as they are, and an infinite ``clipping_norm`` clips nothing. Where the norm is NaN or
-    infinite, by overflow too, the factor is NaN: C / inf = 0 would hide a diverged example.
+    For every finite gradient the scaled gradient has a norm of at most ``clipping_norm``, up to rounding. A shorter
+    gradient and the zero gradient are unchanged, and an infinite ``clipping_norm`` clips nothing. If the norm is NaN or
+    infinite, also by overflow, the factor is NaN: C / inf = 0 would hide a diverged example.
     """
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)))
     return jnp.where(jnp.isfinite(norm), jnp.minimum(1.0, clipping_norm / norm), jnp.nan)
 
 
 def poisson_sample(key: Array, mask: Array, probability: Array | float) -> Array:
-    """Draws each sample that the mask marks with the same probability, independently of all others -> bool [N]."""
+    """Draw each sample of the mask with the same probability, independently of all others -> bool [N]."""
     return mask & (jax.random.uniform(key, mask.shape) < probability)
 
 
@@ -80,10 +79,11 @@ def clipped_gradient_sum(
     """The sum of the clipped gradients of the chosen samples (bool [N]) -> (sum, sum of their losses).
 
     Sensitivity: choosing one sample more or less changes the sum by at most ``clipping_norm`` in L2 norm. The sum of
-    losses has no bound. Per-example gradients live ``microbatch_size`` at a time, and only as many microbatches run as
-    the chosen samples fill, so that a lot of any size is taken whole: a buffer for a lot of limited size would have to
-    drop a sample for another, which changes the sum by up to twice the norm. None is the size that was measured to be
-    fastest: one where a core works alone, else eight, which cores share.
+    losses has no bound.
+
+    Memory holds ``microbatch_size`` per-example gradients. The number of microbatches depends on the chosen samples, so
+    a lot of any size is complete. A buffer of limited size would have to replace one sample by another, which changes
+    the sum by up to twice the norm. None is the fastest size measured: one if each device has its own core, else 8.
     """
     microbatch_size = microbatch_size or (1 if has_core_for_each_device() else 8)
     count = jnp.sum(chosen)
@@ -100,7 +100,7 @@ def clipped_gradient_sum(
         real = index * microbatch_size + jnp.arange(microbatch_size) < count
         inputs = zero_padding(data.inputs[samples], real)
         losses, gradients, scales = jax.vmap(example)(inputs, data.labels[samples], real)
-        # One product with the scales: written as scaling and then summing, it takes five times as long on a CPU.
+        # One product with the scales: scaling and then summing takes five times as long on a CPU.
         total = jax.tree.map(lambda left, right: left + jnp.tensordot(scales, right, axes=1), carry[0], gradients)
         return total, carry[1] + jnp.sum(losses)
 
@@ -109,7 +109,7 @@ def clipped_gradient_sum(
 
 
 def add_gaussian_noise(key: Array, tree: PyTree, standard_deviation: Array | float) -> PyTree:
-    """Adds independent N(0, standard_deviation^2) to every coordinate of every leaf."""
+    """Add independent N(0, standard_deviation^2) to every coordinate of every leaf."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
     noisy = [
@@ -125,7 +125,7 @@ def dp_sgd(
     params: PyTree,
     optimizer_steps: Array,
     data: LocalData,
-    hyperparameters: Any,
+    hyperparameters: RoundHyperParameters,
     *,
     epochs: int,
     batch_size: int,
@@ -135,19 +135,19 @@ def dp_sgd(
 ) -> tuple[PyTree, Array, Array]:
     """Differentially private SGD over local data -> (params, optimizer_steps, mean loss over the samples drawn).
 
-    With ``clipping_norm`` and ``noise_multiplier`` bound, as ``dp_sgd_training`` does, a ``LocalTraining`` in the place
-    of ``collaboration.participant.local_sgd`` and with its learning rates. With n real samples, each of
-    ``epochs * ceil(n / batch_size)`` steps draws its own lot, every sample with probability
+    ``dp_sgd_training`` binds ``clipping_norm`` and ``noise_multiplier``; the result is a ``LocalTraining`` in place of
+    ``collaboration.participant.local_sgd``, with the same learning rates. With n real samples there are
+    ``epochs * ceil(n / batch_size)`` steps. Each step draws its own lot, every sample with probability
     ``q = min(1, batch_size / n)``, and moves against
 
         (sum of gradients clipped to clipping_norm + N(0, (noise_multiplier * clipping_norm)^2 I)) / (q n).
 
-    The noise is calibrated to the sum and added to the sum; the divisor is the expected lot size q n, which is
-    ``batch_size`` wherever there are that many samples, never the size that a lot came out with, which depends on the
-    data. An empty lot is a step of noise alone. Each step is the Poisson-subsampled Gaussian mechanism with q and
+    The noise is calibrated to the sum and added to the sum. The divisor is the expected lot size q n, which is
+    ``batch_size`` if there are that many samples. It is never the actual size of a lot, which depends on the data. With
+    an empty lot the step is noise alone. Each step is the Poisson-subsampled Gaussian mechanism with q and
     ``noise_multiplier``, per record, under adding or removing one record (see above for what is not covered).
 
-    ``microbatch_size`` is a matter of speed and memory: it changes no result beyond float tolerance.
+    ``microbatch_size`` affects speed and memory; it changes no result beyond float tolerance.
     """
     samples = jnp.sum(data.mask)
     lot_size = jnp.minimum(batch_size, jnp.maximum(samples, 1)).astype(jnp.float32)
@@ -171,12 +171,12 @@ def dp_sgd(
 
 
 def dp_sgd_training(clipping_norm: Array | float, noise_multiplier: Array | float) -> LocalTraining:
-    """``dp_sgd`` with its two numbers bound; they may be traced."""
+    """``dp_sgd`` with its two hyperparameters bound; they may be traced."""
     return functools.partial(dp_sgd, clipping_norm=clipping_norm, noise_multiplier=noise_multiplier)
 
 
-def _check_numbers(numbers: Mapping[str, float]) -> None:
-    check_dp_sgd(clipping_norm=numbers["clipping_norm"], noise_multiplier=numbers["noise_multiplier"])
+def _check_hyperparameters(settings: Mapping[str, float]) -> None:
+    check_dp_sgd(clipping_norm=settings["clipping_norm"], noise_multiplier=settings["noise_multiplier"])
 
 
 DEFENSE = Defense(
@@ -216,5 +216,5 @@ DEFENSE = Defense(
         details=dp_sgd_details,
         note=dp_sgd_note,
     ),
-    check=_check_numbers,
+    check=_check_hyperparameters,
 )

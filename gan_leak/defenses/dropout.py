@@ -1,6 +1,6 @@
-"""Dropout of what leaves a participant: values are set to zero at random (He, Zhang and Lee 2020, on features).
+"""Dropout of uploaded values: random values are set to zero (He, Zhang and Lee 2020, on features).
 
-It promises nothing.
+It has no privacy claim.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gan_leak.types import Array, Upload, UploadTransform
 
 
 def dropout(rate: Array | float) -> UploadTransform:
-    """Leaves out every value with probability ``rate``; the others keep their size (released code)."""
+    """Set each value to zero with probability ``rate``; the others are not rescaled (released code)."""
 
     def change(key: Array, upload: Upload) -> Upload:
         mask = upload.mask & ~(jax.random.uniform(key, upload.values.shape) < rate)

@@ -1,6 +1,6 @@
-"""Gaussian noise on what leaves a participant (Zhu, Liu and Han 2019; He, Zhang and Lee 2020).
+"""Gaussian noise on uploaded values (Zhu, Liu and Han 2019; He, Zhang and Lee 2020).
 
-It promises nothing: without a bound on what the noise is added to, no number of it means privacy.
+It has no privacy claim: without a bound on the values, no amount of noise gives a guarantee.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gan_leak.types import Array, Upload, UploadTransform
 
 
 def gaussian_noise(standard_deviation: Array | float) -> UploadTransform:
-    """Adds N(0, standard_deviation^2) to every value sent (Zhu, Liu and Han 2019, section 5.1, state the variance)."""
+    """Add N(0, standard_deviation^2) to every value sent (Zhu, Liu and Han 2019, section 5.1, state the variance)."""
 
     def change(key: Array, upload: Upload) -> Upload:
         noise = standard_deviation * jax.random.normal(key, upload.values.shape)

@@ -1,6 +1,6 @@
-"""Laplace noise on what leaves a participant (Zhu, Liu and Han 2019; He, Zhang and Lee 2020).
+"""Laplace noise on uploaded values (Zhu, Liu and Han 2019; He, Zhang and Lee 2020).
 
-It promises nothing: without a bound on what the noise is added to, no number of it means privacy.
+It has no privacy claim: without a bound on the values, no amount of noise gives a guarantee.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gan_leak.types import Array, Upload, UploadTransform
 
 
 def laplace_noise(scale: Array | float) -> UploadTransform:
-    """Adds Laplace noise of this scale to every value sent."""
+    """Add Laplace noise of this scale to every value sent."""
 
     def change(key: Array, upload: Upload) -> Upload:
         noise = scale * jax.random.laplace(key, upload.values.shape)

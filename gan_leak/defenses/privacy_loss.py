@@ -1,15 +1,14 @@
-"""Two upper bounds on the epsilon of the composed Poisson-subsampled Gaussian mechanism; numbers on the host.
+"""Two upper bounds on the epsilon of the composed Poisson-subsampled Gaussian mechanism, computed on the host.
 
 The mechanism (Abadi et al. 2016, "Deep Learning with Differential Privacy"): with noise multiplier z and sampling
-probability q, a step shows a draw of P = (1 - q) N(0, z^2) + q N(1, z^2) where the record is there, and of
-Q = N(0, z^2) where it is not. ``renyi_epsilon`` bounds its Renyi divergences. ``privacy_loss_epsilon`` composes the
+probability q, a step releases a draw from P = (1 - q) N(0, z^2) + q N(1, z^2) with the record, and from Q = N(0, z^2)
+without it. ``renyi_epsilon`` bounds its Renyi divergences. ``privacy_loss_epsilon`` composes the
 distribution of the privacy loss log(P / Q), which is tighter. Neither holds for q = 1, where the exact Gaussian
 mechanism is known.
 
-Errors of rounding. A Fourier transform leaves an absolute error of about 1e-16 for each step. After 1e7 steps that is
-more than a delta of 1e-10, and an epsilon read from such a distribution may be too small. Here the distribution is
-tilted first, so that the losses near epsilon are its likely ones. The error is then relative to delta, and a bound on
-it is added to delta.
+Rounding errors. A Fourier transform has an absolute error of about 1e-16 for each step. After 1e7 steps this exceeds a
+delta of 1e-10, and the computed epsilon may be too small. Here the distribution is tilted first, so that losses near
+epsilon are likely. The error is then relative to delta, and a bound on it is added to delta.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ import scipy.optimize
 import scipy.signal
 import scipy.special
 
-# Points of a distribution, of one step and of all together: a fraction of a second.
+# Most points of a distribution, of one step and of all steps; a transform takes a fraction of a second.
 _MOST_POINTS = 2**20
-# Of the noise in one step, what lies further below its mean counts as if it lay there.
+# Noise of one step that is further below its mean is moved to this number of deviations.
 _DEVIATIONS_BELOW = 10.0
-# The probability that tilting leaves outside of the transform; it is charged.
+# The probability outside the window of the transform after tilting; it is added to delta.
 _OUTSIDE = 1e-13
-# What floating point may change for each step: of a sum of terms in which each is right to a few units.
+# The relative rounding error for each step, for a sum of terms that are each exact to a few units.
 _ROUNDING = 64 * np.finfo(np.float64).eps / 2
 _ORDERS = (*range(2, 65), *sorted({round(64 * 1.05**step) for step in range(1, 115)}))
 
@@ -59,7 +58,7 @@ def renyi_divergences(noise_multiplier: float, sampling_probability: float) -> t
     """Orders [A] and an upper bound on the Renyi divergence of one step at each [A].
 
     At integer orders in closed form (Mironov, Talwar and Zhang 2019, arXiv 1908.10530, section 3.3). The terms of the
-    binomial that sum to one are left out, so that every term is positive and no small divergence cancels.
+    binomial that sum to one are left out, so every term is positive and small divergences do not cancel.
     """
     q, orders = sampling_probability, np.array(_ORDERS)
     if q == 1.0:
@@ -81,7 +80,7 @@ def renyi_divergences(noise_multiplier: float, sampling_probability: float) -> t
 def renyi_epsilon(noise_multiplier: float, sampling_probability: float, steps: int, delta: float) -> float:
     """An upper bound on epsilon by Renyi differential privacy (Mironov 2017; Balle et al. 2020, Theorem 21)."""
     orders, divergences = renyi_divergences(noise_multiplier, sampling_probability)
-    # What rounding may change, in each term and in the factorials of large orders.
+    # Covers rounding in each term and in the factorials of large orders.
     return _epsilon_from_divergence(orders, steps * (divergences * (1.0 + 1e-9) + _ROUNDING), delta)
 
 
@@ -96,14 +95,14 @@ def privacy_loss_epsilon(noise_multiplier: float, sampling_probability: float, s
     The worse of adding and removing a record. Losses are put on a grid so that the distribution dominates the true one
     (Doroshenko et al. 2022, "Connect the Dots"), and composed by a Fourier transform (Koskela et al. 2020; Gopi et al.
     2021) of the distribution tilted towards epsilon (Alghamdi et al. 2023, "The Saddle-Point Method in Differential
-    Privacy"). What the transform cuts off and what floating point may change are charged to delta.
+    Privacy"). The parts outside the transform and the rounding errors are added to delta.
     """
     mechanism = noise_multiplier, sampling_probability
     rough = renyi_epsilon(*mechanism, steps, delta)
     while True:
         interval = _interval(*mechanism, steps, rough)
         epsilon = _worse_epsilon(*mechanism, steps, delta, interval)
-        # With little noise, Renyi divergences overestimate many times, and a grid that suits their epsilon is coarse.
+        # With little noise, Renyi divergences overestimate epsilon many times, and the grid for it is too coarse.
         if epsilon > rough / 4.0 or _interval(*mechanism, steps, epsilon) == interval:
             return epsilon
         rough = epsilon
@@ -112,7 +111,7 @@ def privacy_loss_epsilon(noise_multiplier: float, sampling_probability: float, s
 def _worse_epsilon(
     noise_multiplier: float, sampling_probability: float, steps: int, delta: float, interval: float
 ) -> float:
-    # Beyond, the probability is charged to delta. Rounded, so that many numbers of steps share one distribution.
+    # The probability beyond is added to delta. Rounded, so that many numbers of steps share one distribution.
     outcomes = 4.0 ** math.ceil(math.log(1e6 * steps / delta, 4.0))
     removed, added = (
         _losses(noise_multiplier, sampling_probability, interval, outcomes, added=added) for added in (False, True)
@@ -122,7 +121,7 @@ def _worse_epsilon(
 
 
 def _interval(noise_multiplier: float, sampling_probability: float, steps: int, epsilon: float) -> float:
-    """A power of two: fine beside the deviation of a step and beside epsilon, and coarse enough to compute."""
+    """A power of two, small against the deviation of a step and epsilon, but large enough to compute."""
     deviation = sampling_probability * math.sqrt(math.expm1(min(noise_multiplier**-2, 100.0)))
     deviation = min(deviation, math.sqrt(sampling_probability) / noise_multiplier)
     fine = min(deviation / 25.0, max(epsilon, 1e-3 * deviation) / 2000.0)
@@ -162,8 +161,8 @@ def _between(edges: np.ndarray) -> np.ndarray:
 class _Intervals(NamedTuple):
     """The true loss of one step over the intervals between points of a grid.
 
-    probabilities: of each, where the record is as the loss supposes. excess: by how much each exceeds what it would be
-    at the loss of its left end. below, above: the probabilities outside.
+    probabilities: of each, under the distribution in the numerator of the loss. excess: the difference between each and
+    its value if all of it had the loss of the left end. below, above: the probabilities outside.
     """
 
     probabilities: np.ndarray
@@ -203,10 +202,10 @@ def _of_adding(grid: np.ndarray, noise_multiplier: float, sampling_probability: 
 def _losses(
     noise_multiplier: float, sampling_probability: float, interval: float, outcomes: float, *, added: bool
 ) -> _Losses:
-    """The loss of one step on a grid, such that it dominates the true one: of removing a record, or of adding one.
+    """The loss of one step on a grid that dominates the true loss, for removing a record or for adding one.
 
-    The probability of each interval under either distribution is kept and put on its two ends. What is less likely
-    than one in ``outcomes`` is put at infinity.
+    The probability of each interval under either distribution is kept and moved to its two ends. Outcomes less likely
+    than one in ``outcomes`` are moved to infinity.
     """
     far = noise_multiplier * math.sqrt(2.0 * math.log(outcomes))
     near = noise_multiplier * _DEVIATIONS_BELOW
@@ -215,7 +214,7 @@ def _losses(
     first = math.floor(low / interval)
     grid = interval * np.arange(first, max(math.ceil(high / interval), first + 1) + 1)
     found = (_of_adding if added else _of_removing)(grid, noise_multiplier, sampling_probability)
-    # Where numbers overflow, the whole interval is rounded up, which is safe.
+    # If values overflow, the whole interval is rounded up, which is safe.
     right = np.nan_to_num(found.excess / -math.expm1(-interval), nan=np.inf)
     right = np.clip(right, 0.0, found.probabilities)
     masses = np.zeros(len(grid))
@@ -229,7 +228,7 @@ def _losses(
 def _composed_epsilon(losses: _Losses, steps: int, delta: float, least: float) -> float:
     """Epsilon at ``delta`` after ``steps`` such losses, by a transform of the tilted distribution.
 
-    Where epsilon is at most ``least`` any number up to it.
+    If epsilon is at most ``least``, the result may be any number up to ``least``.
     """
     delta += math.expm1(steps * math.log1p(-losses.at_infinity))
     if delta <= 0.0:
@@ -244,10 +243,10 @@ def _composed_epsilon(losses: _Losses, steps: int, delta: float, least: float) -
         return bound
     probabilities, error = _self_convolved(tilted, steps, start - steps * losses.first, window)
     ends = losses.interval * (start + np.arange(window))
-    # At the upper ends of a window the true probabilities are far below what a float holds.
+    # At the upper ends of a window the true probabilities are too small for a float.
     weights = np.exp(np.clip(steps * log_scale - tilt * ends, -700.0, 700.0))
     decay = math.exp(-losses.interval)
-    # Sums of positive terms from the largest loss down: of masses, discounted, and of the deltas that they make.
+    # Sums of positive terms from the largest loss down: first of discounted masses, then of their deltas.
     discounted = scipy.signal.lfilter([0.0, 1.0], [1.0, -decay], (probabilities * weights)[::-1])
     deltas = -math.expm1(-losses.interval) * np.cumsum(discounted)[::-1]
     deltas = deltas * (1.0 + _ROUNDING * steps) + weights * (error + 2.0 * _OUTSIDE)
@@ -255,7 +254,7 @@ def _composed_epsilon(losses: _Losses, steps: int, delta: float, least: float) -
 
 
 def _best_tilt(losses: _Losses, steps: int, delta: float) -> tuple[float, float]:
-    """The tilt with which the moments of the losses bound epsilon best, and that bound."""
+    """The tilt whose moment bounds epsilon best, and that bound."""
 
     def bound(log_tilt: float) -> float:
         tilt = math.exp(log_tilt)
@@ -267,13 +266,13 @@ def _best_tilt(losses: _Losses, steps: int, delta: float) -> tuple[float, float]
 
 
 def _window(losses: _Losses, tilted: np.ndarray, tilt: float, steps: int) -> tuple[int, int]:
-    """Where the sum of ``steps`` tilted losses lies, but for ``_OUTSIDE`` on either side -> (first index, length)."""
+    """The range of the sum of ``steps`` tilted losses, up to ``_OUTSIDE`` on either side -> (first index, length)."""
     mean = float(np.dot(tilted, losses.values))
     deviation = math.sqrt(max(float(np.dot(tilted, np.square(losses.values - mean))), losses.interval**2 / 4))
     typical = math.sqrt(-2.0 * math.log(_OUTSIDE) / steps) / deviation
 
     def reach(side: float, order: float) -> float:
-        """Chernoff's bound, which holds at every order."""
+        """The Chernoff bound at an order; every order is valid."""
         growth = losses.log_moment(tilt + side * order) - losses.log_moment(tilt) - side * order * mean
         return (steps * growth - math.log(_OUTSIDE)) / order
 
@@ -286,12 +285,12 @@ def _window(losses: _Losses, tilted: np.ndarray, tilt: float, steps: int) -> tup
 def _self_convolved(probabilities: np.ndarray, times: int, start: int, length: int) -> tuple[np.ndarray, float]:
     """The ``times``-fold convolution at ``start`` to ``start + length`` and a bound on the sum of its errors.
 
-    What lies outside is folded in.
+    The parts outside are folded in.
     """
     folded = np.bincount(np.arange(len(probabilities)) % length, weights=probabilities, minlength=length)
     transform = scipy.fft.rfft(folded)
     sizes = np.minimum(np.abs(transform), 1.0)
-    # Most frequencies are gone after so many times.
+    # Most frequencies vanish in the power.
     left = sizes > 10.0 ** (-250.0 / times)
     sizes, angles = sizes[left], np.angle(transform[left])
     power = np.zeros_like(transform)
@@ -302,7 +301,7 @@ def _self_convolved(probabilities: np.ndarray, times: int, start: int, length: i
 
 
 def _crossing(losses: np.ndarray, deltas: np.ndarray, delta: float) -> float:
-    """The epsilon from which on the curve [M] is at most ``delta``; the chords in e^epsilon bound it between points."""
+    """The least epsilon with the curve [M] at most ``delta``; chords in e^epsilon bound it between the points."""
     enough = np.flatnonzero(deltas <= delta)
     if not len(enough):
         return math.inf

@@ -1,6 +1,6 @@
-"""What DP-SGD and the sparse vector technique promise over a run, to the participant that is worst off.
+"""The promises of DP-SGD and the sparse vector technique over a run, to the participant with the largest epsilon.
 
-Numbers on the host, nothing traced. The mechanisms are those of ``gan_leak.defenses.accounting``.
+Computed on the host; nothing is traced. The mechanisms are those of ``gan_leak.defenses.accounting``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -29,8 +28,8 @@ _epsilon_of = functools.lru_cache(maxsize=1024)(dp_sgd_epsilon)
 
 def dp_sgd_promise(exposure: Exposure) -> Promise:
     """The largest epsilon of a protected participant under DP-SGD."""
-    # Rounds run in float32, where the noise may be a little less.
-    given = exposure.numbers["noise_multiplier"]
+    # Rounds run in float32, which may round the noise down.
+    given = exposure.settings["noise_multiplier"]
     noise = min(given, float(np.float32(given)))
     costliest: dict[tuple[float, int], int] = {}
     for index in exposure.protected:
@@ -46,26 +45,26 @@ def dp_sgd_promise(exposure: Exposure) -> Promise:
 def least_noise_multiplier(exposure: Exposure, target: float) -> float:
     """The noise multiplier of DP-SGD, to four digits, with which the promise is at most ``target``."""
     noise = 0.0
-    # Who is the worst off depends a little on the noise.
-    worst = dp_sgd_promise(_with_number(exposure, noise_multiplier=1.0))
+    # The participant with the largest epsilon may depend on the noise.
+    worst = dp_sgd_promise(_with_settings(exposure, noise_multiplier=1.0))
     while noise == 0.0 or worst.loss.epsilon > target:
         assert worst.sampling_probability is not None
         assert worst.steps is not None
         wanted = noise_multiplier_for(target, exposure.delta, worst.sampling_probability, worst.steps)
-        # The next number where float32 makes the noise a little less.
+        # The next number, if float32 rounds the noise down.
         noise = max(wanted, _four_digits(noise, 1))
-        worst = dp_sgd_promise(_with_number(exposure, noise_multiplier=noise))
+        worst = dp_sgd_promise(_with_settings(exposure, noise_multiplier=noise))
     return noise
 
 
-def dp_sgd_details(exposure: Exposure, promise: Promise) -> dict[str, Any]:
-    """How records are sampled, and the numbers of DP-SGD."""
+def dp_sgd_details(exposure: Exposure, promise: Promise) -> dict[str, str | float | None]:
+    """The sampling of records, and the hyperparameters of DP-SGD."""
     return {
         "sampling": "Poisson",
         "sampling_probability": promise.sampling_probability,
         "steps": promise.steps,
-        "noise_multiplier": exposure.numbers["noise_multiplier"],
-        "clipping_norm": exposure.numbers["clipping_norm"],
+        "noise_multiplier": exposure.settings["noise_multiplier"],
+        "clipping_norm": exposure.settings["clipping_norm"],
     }
 
 
@@ -74,37 +73,37 @@ def dp_sgd_note(exposure: Exposure, promise: Promise, releases: float) -> str:
     if promise.sampling_probability is None or promise.steps is None:
         return f"Covers {NOTHING_COVERED}."
     return (
-        f"Noise multiplier {exposure.numbers['noise_multiplier']:g}, clipping norm "
-        f"{exposure.numbers['clipping_norm']:g}, sampling probability {promise.sampling_probability:.3g}, "
+        f"Noise multiplier {exposure.settings['noise_multiplier']:g}, clipping norm "
+        f"{exposure.settings['clipping_norm']:g}, sampling probability {promise.sampling_probability:.3g}, "
         f"{promise.steps:,} steps; by {promise.loss.method}, a second bound is {promise.loss.cross_check:.3g}."
     )
 
 
 def sparse_vector_promise(exposure: Exposure) -> Promise:
-    """The sum of a protected participant that takes part most often."""
+    """The total of the protected participant with the most rounds."""
     if not exposure.protected:
         return no_promise("update", exposure)
     index = max(exposure.protected, key=lambda index: exposure.rounds[index])
-    # Rounds run in float32, where the budget may be a little more.
-    given = exposure.numbers["epsilon_per_release"]
-    budget, fraction = max(given, float(np.float32(given))), exposure.numbers["upload_fraction"]
+    # Rounds run in float32, which may round the budget up.
+    given = exposure.settings["epsilon_per_release"]
+    budget, fraction = max(given, float(np.float32(given))), exposure.settings["upload_fraction"]
     loss = sparse_vector_epsilon(budget, fraction, exposure.coordinates, int(exposure.rounds[index]))
     return Promise(loss, index, int(exposure.rounds[index]))
 
 
 def largest_release_budget(exposure: Exposure, target: float) -> float:
     """The budget of one release, to four digits, with which the promise is at most ``target``."""
-    fraction = exposure.numbers["upload_fraction"]
+    fraction = exposure.settings["upload_fraction"]
     releases = sparse_vector_epsilon(1.0, fraction, exposure.coordinates, exposure.planned_rounds).epsilon
     budget = float(f"{target / releases:.3e}")
-    while sparse_vector_promise(_with_number(exposure, epsilon_per_release=budget)).loss.epsilon > target:
+    while sparse_vector_promise(_with_settings(exposure, epsilon_per_release=budget)).loss.epsilon > target:
         budget = _four_digits(budget, -1)
     return budget
 
 
-def sparse_vector_details(exposure: Exposure, promise: Promise) -> dict[str, Any]:
-    """How much is released, and the numbers of the technique."""
-    budget = exposure.numbers["epsilon_per_release"]
+def sparse_vector_details(exposure: Exposure, promise: Promise) -> dict[str, str | float | None]:
+    """The number of releases, and the hyperparameters of the technique."""
+    budget = exposure.settings["epsilon_per_release"]
     return {
         "sampling": "none",
         "sampling_probability": None,
@@ -112,30 +111,30 @@ def sparse_vector_details(exposure: Exposure, promise: Promise) -> dict[str, Any
         "uploads": promise.rounds,
         "most_releases_per_upload": _most_releases(exposure),
         "epsilon_per_release": budget if math.isfinite(budget) else None,
-        "sensitivity": exposure.numbers["sensitivity"],
+        "sensitivity": exposure.settings["sensitivity"],
     }
 
 
 def sparse_vector_note(exposure: Exposure, promise: Promise, releases: float) -> str:
-    """The details in a sentence; releases: how many were made a round."""
-    budget = exposure.numbers["epsilon_per_release"]
+    """The details in a sentence; releases: the number made per round."""
+    budget = exposure.settings["epsilon_per_release"]
     return (
         f"{budget:g} for each of at most {_most_releases(exposure):,} releases a round; "
-        f"{sparse_vector_charged(budget, round(releases)):,.0f} charged a round for those made. Covers values within "
-        "the bound only, as published."
+        f"{sparse_vector_charged(budget, round(releases)):,.0f} charged a round for those made. Covers only values "
+        "within the bound, as published."
     )
 
 
 def _most_releases(exposure: Exposure) -> int:
-    return int(sparse_vector_epsilon(1.0, exposure.numbers["upload_fraction"], exposure.coordinates).epsilon)
+    return int(sparse_vector_epsilon(1.0, exposure.settings["upload_fraction"], exposure.coordinates).epsilon)
 
 
-def _with_number(exposure: Exposure, **numbers: float) -> Exposure:
-    return exposure._replace(numbers={**exposure.numbers, **numbers})
+def _with_settings(exposure: Exposure, **settings: float) -> Exposure:
+    return exposure._replace(settings={**exposure.settings, **settings})
 
 
 def _four_digits(value: float, step: int) -> float:
-    """A number that lies ``step`` units of the fourth significant digit from a value rounded to four digits."""
+    """The value rounded to four digits, plus ``step`` units of the fourth digit."""
     if value == 0:
         return 0.0
     unit = 10.0 ** (math.floor(math.log10(value)) - 3)
@@ -143,7 +142,7 @@ def _four_digits(value: float, step: int) -> float:
 
 
 def _undominated(schedules: Mapping[tuple[float, int], int]) -> list[tuple[float, int]]:
-    """The schedules (probability, steps) that no other exceeds in both, in which epsilon grows."""
+    """The schedules (probability, steps) that no other exceeds in both; epsilon grows with both."""
     kept: list[tuple[float, int]] = []
     for probability, steps in sorted(schedules, reverse=True):
         if not kept or steps > kept[-1][1]:
@@ -152,9 +151,9 @@ def _undominated(schedules: Mapping[tuple[float, int], int]) -> list[tuple[float
 
 
 def _worst(noise: float, schedules: Sequence[tuple[float, int]], delta: float) -> tuple[PrivacyLoss, tuple[float, int]]:
-    """The largest epsilon of all schedules and the schedule that it is of.
+    """The largest epsilon of all schedules, and its schedule.
 
-    Renyi divergences bound each in a moment, so that few need more than that.
+    Renyi divergences bound each quickly, so few need the slower bound.
     """
     from gan_leak.defenses.privacy_loss import renyi_epsilon
 

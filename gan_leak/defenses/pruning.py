@@ -1,6 +1,6 @@
-"""Pruning of what leaves a participant: its smallest values are left out (Zhu, Liu and Han 2019).
+"""Pruning of uploaded values: the smallest are left out (Zhu, Liu and Han 2019).
 
-It promises nothing, and which values are left out depends on the data.
+It has no privacy claim: the choice of values depends on the data.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gan_leak.types import Array, Upload, UploadTransform
 
 
 def prune_smallest(fraction: Array | float) -> UploadTransform:
-    """Leaves out this fraction of all values, the smallest in magnitude (Zhu, Liu and Han 2019: compression)."""
+    """Leave out this fraction of all values, the smallest in magnitude (Zhu, Liu and Han 2019: compression)."""
 
     def change(key: Array, upload: Upload) -> Upload:
         count = fraction_to_count(1.0 - fraction, upload.values.size)

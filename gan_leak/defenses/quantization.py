@@ -1,6 +1,6 @@
-"""Quantization of what leaves a participant to evenly spaced values, rounded at random (Alistarh et al. 2017).
+"""Quantization of an upload to evenly spaced values, with random rounding (Alistarh et al. 2017).
 
-It promises nothing.
+It has no privacy claim.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gan_leak.types import Array, Upload, UploadTransform
 
 
 def quantize(bits: Array | int) -> UploadTransform:
-    """Rounds values to 2^bits evenly spaced ones from the least to the largest, up or down at random, without bias."""
+    """Round values to 2^bits evenly spaced ones from the least to the largest, at random and without bias."""
 
     def change(key: Array, upload: Upload) -> Upload:
         least, most = jnp.min(upload.values), jnp.max(upload.values)

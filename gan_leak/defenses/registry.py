@@ -1,4 +1,4 @@
-"""All defenses, a line each. One that is added here works in every binary that has one of its stages."""
+"""All defenses, one per line. A new entry works in every binary that has one of its stages."""
 
 from __future__ import annotations
 

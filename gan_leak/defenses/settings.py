@@ -1,4 +1,4 @@
-"""The settings of a run that say what protects the records of participants."""
+"""The settings of the defenses."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gan_leak.settings import FLAT, Bounds, at_least, option, settings_of
 _PROMISING = tuple(defense.name for defense in DEFENSES if defense.claim is not None)
 _SOLVED_FOR = {defense.name: defense.claim.solved_for for defense in DEFENSES if defense.claim is not None}
 
-# The numbers of all defenses of the registry that act in a round.
-DefenseNumbers: Any = dataclasses.make_dataclass(
-    "DefenseNumbers",
+# The hyperparameters of all defenses of the registry that act in a round.
+DefenseHyperParameters: Any = dataclasses.make_dataclass(
+    "DefenseHyperParameters",
     [
         (
             parameter.name,
@@ -40,21 +40,21 @@ DefenseNumbers: Any = dataclasses.make_dataclass(
 
 @dataclasses.dataclass(frozen=True)
 class DefenseConfig:
-    """The defenses and how strong they are."""
+    """The defenses and their strengths."""
 
     kind: str = option(
         "none",
-        "What protects the records: 'none' or some of "
-        f"{', '.join(defense.name for defense in in_stages(*ROUND_STAGES))}, joined by '+', or by ',' but in a sweep. "
-        "'dp_sgd' takes the place of local training (Abadi et al. 2016), 'sparse_vector' that of the upload criterion "
-        "(Shokri and Shmatikov 2015); the others change the update, from left to right, before it is selected.",
+        "Defenses: 'none' or some of "
+        f"{', '.join(defense.name for defense in in_stages(*ROUND_STAGES))}, joined by '+', or ',' except in sweeps. "
+        "'dp_sgd' replaces local training (Abadi et al. 2016), 'sparse_vector' replaces the upload criterion (Shokri "
+        "and Shmatikov 2015). The others change the update, from left to right, before the selection.",
         check=parse_composition,
         name="defense",
     )
-    numbers: DefenseNumbers = dataclasses.field(default_factory=DefenseNumbers, metadata=FLAT)
+    hyperparameters: DefenseHyperParameters = dataclasses.field(default_factory=DefenseHyperParameters, metadata=FLAT)
     delta: float = option(
         1e-5,
-        "DP-SGD: the delta at which epsilon is reported, in the summary, report.html, config.json and metrics.jsonl "
+        "DP-SGD: the delta of the reported epsilon, in the summary, report.html, config.json and metrics.jsonl "
         "(Abadi et al. 2016).",
         bounds=Bounds(0, 1, lowest_included=False),
         kind="host",
@@ -62,9 +62,9 @@ class DefenseConfig:
     )
     target_epsilon: float = option(
         0.0,
-        "The epsilon that the whole run may cost a participant; solves at delta for "
-        f"{' or '.join(f'{number} ({name})' for name, number in _SOLVED_FOR.items())}, which must be left at their "
-        "defaults. 0 = the noise is as given.",
+        "Epsilon budget of a participant for the whole run. It decides, at delta, "
+        f"{' or '.join(f'{parameter} ({name})' for name, parameter in _SOLVED_FOR.items())}, which must keep their "
+        "defaults. 0 = no target.",
         bounds=at_least(0),
         kind="host",
         defenses=_PROMISING,
@@ -72,27 +72,27 @@ class DefenseConfig:
     )
 
 
-def defense_numbers(config: DefenseConfig) -> dict[str, float]:
-    """The numbers of the chosen defenses by name, as the round takes them."""
+def defense_hyperparameters(config: DefenseConfig) -> dict[str, float]:
+    """The hyperparameters of the chosen defenses by name, for ``RoundHyperParameters.defense``."""
     chosen = parse_composition(config.kind)
     return {
-        parameter.name: getattr(config.numbers, parameter.name)
+        parameter.name: getattr(config.hyperparameters, parameter.name)
         for defense in chosen
         for parameter in defense.hyperparameters
     }
 
 
-def check_defense(config: DefenseConfig, numbers: Mapping[str, float]) -> None:
-    """Raises ValueError for settings that exclude each other; numbers: all traced settings of the run by name."""
+def check_defense(config: DefenseConfig, settings: Mapping[str, float]) -> None:
+    """Raise ValueError for settings that exclude each other; settings: all traced settings of the run by name."""
     for defense in parse_composition(config.kind):
-        defense.check(numbers)
+        defense.check(settings)
     if not config.target_epsilon:
         return
     claim = claim_of(config.kind)
     if claim is None:
         names = " or ".join(map(repr, sorted(_PROMISING)))
         raise ValueError(f"target_epsilon={config.target_epsilon}: expected with defense {names}, not {config.kind!r}")
-    default, given = settings_of(DefenseNumbers)[claim.solved_for].default, numbers[claim.solved_for]
+    default, given = settings_of(DefenseHyperParameters)[claim.solved_for].default, settings[claim.solved_for]
     if given != default:
         raise ValueError(
             f"target_epsilon={config.target_epsilon}: expected {claim.solved_for} left at {default}, not {given}, "

@@ -1,7 +1,7 @@
 """The differentially private upload of Shokri and Shmatikov 2015: the sparse vector technique.
 
 Section 5 and Figure 12 of the paper; the structure is Algorithm 3 (NumericSparse) of Dwork and Roth 2014. Where the
-sources leave a choice open, ours is said in ``sparse_vector``.
+sources leave a choice open, ``sparse_vector`` states ours.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gan_leak.defenses.promises import (
     sparse_vector_promise,
 )
 from gan_leak.settings import Bounds, above
-from gan_leak.types import Array, PyTree, TransformInfo, Upload, UploadTransform
+from gan_leak.types import Array, PyTree, RoundHyperParameters, TransformInfo, Upload, UploadTransform
 
 # In units of df/e, where eps = c e: sigma(8/9 eps) = 2 c df / (8/9 eps), twice that, and sigma(2/9 eps).
 THRESHOLD_SCALE = 2.25
@@ -40,7 +40,7 @@ def check_sparse_vector(
     sensitivity: Array | float,
     epsilon_per_release: Array | float,
 ) -> None:
-    """Refuses numbers that the mechanism has no meaning for, with ValueError; traced and device values are skipped.
+    """Raise ValueError for values outside the mechanism's domain; traced and device values are not checked.
 
     ``epsilon_per_release=inf`` is allowed: no noise, hence no privacy.
     """
@@ -58,18 +58,18 @@ def check_sparse_vector(
 
 def _random_order(key: Array, first: Array) -> Array:
     """A uniformly random order of all coordinates, those marked by ``first`` [D] before the others -> int32 [D]."""
-    return jax.lax.platform_dependent(key, first, cpu=_order_by_exchanges, default=_order_by_lots)
+    return jax.lax.platform_dependent(key, first, cpu=_order_by_exchanges, default=_order_by_sorting)
 
 
-def _order_by_lots(key: Array, first: Array) -> Array:
-    # Lots of 63 bits: at 480,000 coordinates the chance that any two are equal is about 1e-8.
+def _order_by_sorting(key: Array, first: Array) -> Array:
+    # Random numbers of 63 bits: at 480,000 coordinates, two are equal with probability of about 1e-8.
     high, low = jax.random.bits(key, (2, first.size), jnp.uint32)
     high = jnp.where(first, jnp.uint32(0), high | jnp.uint32(1))
     return jax.lax.sort((high, low, jnp.arange(first.size, dtype=jnp.int32)), num_keys=2, is_stable=False)[2]
 
 
 def _order_by_exchanges(key: Array, first: Array) -> Array:
-    """By Fisher and Yates, inside out: one exchange after another, where a sort takes ten times as long."""
+    """Shuffle by sequential exchanges (Fisher and Yates, inside out); on a CPU a sort takes ten times as long."""
     places = jnp.arange(first.size, dtype=jnp.int32)
     partners = jax.random.randint(key, first.shape, 0, places + 1)
 
@@ -86,14 +86,14 @@ def _order_by_exchanges(key: Array, first: Array) -> Array:
 
 
 def _next_starts(queries: Array, thresholds: Array) -> Array:
-    """For a threshold first used at position i, the position behind the query that it lets pass -> int32 [D + 1].
+    """For a threshold first used at position i, the position after the query that passes it -> int32 [D + 1].
 
     queries, thresholds: [D]. Entry i is 1 + min{k >= i: queries[k] >= thresholds[i]}, and D + 1 if there is no such k.
-    Found for all positions at once in O(D log D) by skipping blocks of 2, 4, 8 ... queries with too small a maximum.
+    All positions are searched at once in O(D log D), by skipping blocks of 2, 4, 8 ... queries with smaller maxima.
     """
     size = queries.size
     levels = jnp.arange(size.bit_length())
-    # A query that always passes stands behind the last, so that every search ends.
+    # A last query that always passes ends every search.
     queries = jnp.pad(queries, (0, 1), constant_values=jnp.inf)
     thresholds = jnp.pad(thresholds, (0, 1))
     positions = jnp.arange(size + 1, dtype=jnp.int32)
@@ -114,7 +114,7 @@ def _next_starts(queries: Array, thresholds: Array) -> Array:
 def _orbit(following: Array) -> Array:
     """Marks 0, following[0], following[following[0]] ... -> bool [n]; following: int32 [n], each entry above its index.
 
-    Entries may be n, where the orbit ends. By doubling: after k steps the first 2^k members are marked.
+    An entry n ends the orbit. Doubling: after k steps the first 2^k members are marked.
     """
     size = following.size
     following = jnp.append(following, size)
@@ -129,17 +129,17 @@ def _orbit(following: Array) -> Array:
 
 
 def _passing(queries: Array, thresholds: Array, most: Array | int) -> Array:
-    """Which of the queries [D], asked in turn, pass -> bool [D], at most ``most``.
+    """Ask the queries [D] one by one, and mark those that pass -> bool [D], at most ``most``.
 
-    ``thresholds[i]`` is the one drawn if a threshold is needed from query i on. As the thresholds are independent and
-    alike, it is the same in distribution whether they are drawn in turn or belong to the positions they serve from.
+    ``thresholds[i]`` is used if a new threshold starts at query i. The thresholds are independent and identically
+    distributed, so the result has the same distribution as with thresholds drawn one after another.
     """
     most = jnp.asarray(most, jnp.int32)
     return jax.lax.platform_dependent(queries, thresholds, most, cpu=_passing_in_turn, default=_passing_at_once)
 
 
 def _passing_in_turn(queries: Array, thresholds: Array, most: Array) -> Array:
-    """Asks one query after another, which a CPU does in nanoseconds each and an accelerator in microseconds."""
+    """Ask one query after another: nanoseconds each on a CPU, microseconds on an accelerator."""
 
     def ask(carry: tuple[Array, Array, Array], drawn: tuple[Array, Array]) -> tuple[tuple, Array]:
         current, fresh, left = carry
@@ -153,9 +153,9 @@ def _passing_in_turn(queries: Array, thresholds: Array, most: Array) -> Array:
 
 
 def _passing_at_once(queries: Array, thresholds: Array, most: Array) -> Array:
-    """Finds the query that ends each threshold, for all at once, and follows from the first: no sequential loop."""
+    """Find the query that ends each threshold, all at once, and follow them from the first: no sequential loop."""
     starts = _orbit(_next_starts(queries, thresholds))
-    # A threshold starts behind every query that passed.
+    # A new threshold starts after every query that passed.
     passing = starts[1:]
     return passing & (jnp.cumsum(passing) <= most)
 
@@ -172,7 +172,7 @@ def _release(
     threshold: Array | float,
     bound: Array | float,
 ) -> tuple[Array, Array]:
-    """The mechanism with its chance given, all [D] -> (released values, mask).
+    """The mechanism for given random numbers, all [D] -> (released values, mask).
 
     order: the coordinates in the order of asking; threshold_noise: by position in that order, see ``_passing``;
     query_noise and release_noise: by coordinate.
@@ -196,35 +196,35 @@ def sparse_vector(
     epsilon_per_release: Array | float,
     allowed: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Releases at most ``most_releases`` noisy coordinates -> (values [D], zero where not released; mask bool [D]).
+    """Release at most ``most_releases`` noisy coordinates -> (values [D], zero where not released; mask bool [D]).
 
     With c = most_releases, df = sensitivity, e = epsilon_per_release: the coordinates are asked in a uniformly random
     order, each once, until c are released or all were asked. Coordinate j with value w passes where
     |clip(w, bound)| + Lap(4.5 df/e) >= threshold + Lap(2.25 df/e), and then clip(w + Lap(9 df/e), bound) is released.
-    The noise on the left is drawn for every query, that on the right anew after every release. The numbers may be
-    traced; those that are not are checked by ``check_sparse_vector``. ``allowed`` [D] marks the coordinates that may be
-    asked (default all).
+    The noise on the left is drawn for every query, that on the right again after every release. The parameters may be
+    traced; others are checked by ``check_sparse_vector``. ``allowed`` [D] marks the coordinates that may be asked
+    (default all).
 
-    Privacy. Pure differential privacy, c * e for the call; ``sensitivity`` says for whom. It must bound by how much one
-    coordinate of ``values`` changes between neighbouring inputs, each coordinate by itself: noise goes on the query,
-    the threshold and the released coordinate, never on a norm.
+    Privacy. The call is purely differentially private with c * e; ``sensitivity`` determines the neighbors. It must
+    bound the change of each single coordinate of ``values`` between neighboring inputs. Noise is added to the query,
+    the threshold and the released coordinate, never to a norm.
     - Each release is one AboveThreshold of 8/9 e and one Laplace mechanism of 1/9 e. Releases compose sequentially:
       n of them cost n * e, plus 8/9 e for the last threshold if the coordinates ran out before c. Calls add up.
-    - ``sensitivity = 2 * bound`` is true of any two data sets, so the claim then is for a participant's whole data, but
-      only of values within [-bound, bound]. As published, the query is clipped before the noise and the released value
-      only after it: a coordinate beyond the bound is not covered. Chain ``truncate()`` before, and it is. (The query is
-      an absolute value and changes by ``bound`` at most: 2 * bound is conservative there.)
-    - A sensitivity per record must be shown by the caller; nothing here clips records.
-    - Noise in float32 is for research: it leaves most outputs impossible under a neighbouring input (Mironov 2012), so
-      no figure here is a guarantee against someone who reads low-order bits.
+    - ``sensitivity = 2 * bound`` holds for any two data sets. The claim then covers a participant's whole data, but
+      only values within [-bound, bound]. As published, the query is clipped before the noise, and the released value
+      only after it: a coordinate beyond the bound is not covered. With ``truncate()`` before, it is. (The query is an
+      absolute value and changes by at most ``bound``, so 2 * bound is conservative there.)
+    - The caller must prove a sensitivity per record; nothing here clips records.
+    - Noise in float32 is for research: most outputs are impossible under a neighboring input (Mironov 2012). So no
+      value here is a guarantee against an adversary that reads low-order bits.
 
-    Choices. The pseudo-code says "randomly select": we ask without replacement and stop when all were asked, so fewer
-    than c may be released; with replacement, a coordinate could be asked until it passed. The split is that of the
-    published 8/9 and 2/9 with sigma(x) = 2 c df/x, which gives Lap(9 df/e) to the release.
+    Choices. The pseudo-code says "randomly select". We ask without replacement and stop when all were asked, so fewer
+    than c may be released. With replacement, a coordinate could be asked until it passed. The budget is split by the
+    published 8/9 and 2/9 with sigma(x) = 2 c df/x, so the release gets Lap(9 df/e).
 
-    Values that are not finite. Infinite ones are clipped. Allowed NaN are asked first, always pass and come out as
-    NaN, up to c of them: a diverged update is seen, and nothing is promised for it. ``epsilon_per_release=inf`` is no
-    noise, and no privacy.
+    Values that are not finite. Infinite values are clipped. Allowed NaN are asked first, always pass and are released
+    as NaN, up to c of them: a diverged update stays visible, without a promise. ``epsilon_per_release=inf`` means no
+    noise and no privacy.
     """
     check_sparse_vector(
         coordinates=values.size,
@@ -254,21 +254,21 @@ def sparse_vector(
 
 
 def sparse_vector_upload(sensitivity: Array | float, epsilon_per_release: Array | float) -> UploadTransform:
-    """Uploads what ``sparse_vector`` releases; its privacy claim holds per call, and calls add up.
+    """Upload the releases of ``sparse_vector``; its privacy claim holds per call, and calls add up.
 
-    From ``hyperparameters``: c is ``upload_fraction`` of all coordinates, at least one; ``upload_threshold`` and
-    ``upload_bound``. What the incoming mask leaves out is never asked.
+    From ``hyperparameters`` it reads ``upload_fraction`` (c is this fraction of all coordinates, at least one),
+    ``upload_threshold`` and ``upload_bound``. Coordinates outside the incoming mask are never asked.
 
-    The state is the number of releases so far, int32 []: the run has cost that many times ``epsilon_per_release``, plus
-    8/9 of it for every call that released fewer than c. An integer, since float32 stops counting ones at 2^24; it stays
-    at 2^31 - 1 rather than wrap around.
+    The state is the number of releases so far, int32 []. The run has cost that many times ``epsilon_per_release``, plus
+    8/9 of it for every call that released fewer than c. It is an integer, since float32 counts only to 2^24, and stops
+    at 2^31 - 1.
     """
 
     def init(params: PyTree) -> Array:
         return jnp.zeros((), jnp.int32)
 
     def apply(
-        key: Array, upload: Upload, state: Array, *, params: PyTree, hyperparameters: Any, **extra: Any
+        key: Array, upload: Upload, state: Array, *, params: PyTree, hyperparameters: RoundHyperParameters, **extra: Any
     ) -> tuple[Upload, Array, TransformInfo]:
         values, mask = sparse_vector(
             key,
@@ -287,8 +287,8 @@ def sparse_vector_upload(sensitivity: Array | float, epsilon_per_release: Array 
     return UploadTransform(init, apply)
 
 
-def _check_bound(numbers: Mapping[str, float]) -> None:
-    if numbers["upload_bound"] == math.inf:
+def _check_bound(settings: Mapping[str, float]) -> None:
+    if settings["upload_bound"] == math.inf:
         raise ValueError(
             "upload_bound=inf: expected a finite number above 0 with defense 'sparse_vector', such as 0.001"
         )
@@ -302,8 +302,8 @@ DEFENSE = Defense(
         HyperParameter(
             "sensitivity",
             0.002,
-            "Sparse vector: by how much one coordinate of an update may change between neighboring data sets; 2 * "
-            "gamma holds for any two (Shokri and Shmatikov 2015).",
+            "Sparse vector: largest change of one coordinate of an update between neighboring data sets; 2 * gamma "
+            "holds for any two (Shokri and Shmatikov 2015).",
             above(0),
             neutral=None,
             later=False,

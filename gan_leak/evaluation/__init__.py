@@ -1,1 +1,1 @@
-"""How much leaked: a judge, measures with references, figures and the report."""
+"""Measures of leakage: a judge, references, scores and criteria."""

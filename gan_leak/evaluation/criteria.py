@@ -1,12 +1,12 @@
-"""When an experiment counts as reproduced: criteria written before the run, judged by numbers over several seeds.
+"""Criteria of a reproduction: they are written before the run and evaluated on measures over several seeds.
 
 A criterion is a text such as
 
     leakage_score.low > 0.1 and judge_accuracy.mean >= 0.5 and leakage_score.low > passive.leakage_score.high
 
-A report shows it as it was judged. ``metric.mean``, ``metric.low`` and ``metric.high`` are numbers of the row that is
-judged; ``row.metric.mean`` and so on are numbers of a row beside it. They are connected by ``and``, ``or``, ``not``,
-comparisons, ``+ - *`` and numbers. No part of a criterion is executed as Python.
+A report shows it unchanged. ``metric.mean``, ``metric.low`` and ``metric.high`` are numbers of the judged row;
+``row.metric.mean`` and so on are numbers of another row. They are connected by ``and``, ``or``, ``not``, comparisons,
+``+ - *`` and numbers. No part of a criterion is executed as Python.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scipy.special import stdtrit
 STATISTICS = ("mean", "low", "high")
 
 # The range of each metric. An interval may reach beyond it: reports cut it at the range, and verdicts use it uncut,
-# since a lower end below 0 says that there are too few seeds.
+# since a lower end below 0 means too few seeds.
 RANGES: Mapping[str, tuple[float, float]] = {
     "leakage_score": (0.0, 1.0),
     "judge_accuracy": (0.0, 1.0),
@@ -50,7 +50,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     ),
 }
 
-# Nesting costs a character a level, so that nothing this short is too deep to be evaluated.
+# Each level of nesting needs a character, so a text of this length is never too deep to evaluate.
 _LONGEST_TEXT = 700
 _LEAST_DIGITS = 3
 _MOST_DIGITS = 17
@@ -94,7 +94,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Criterion:
-    """A parsed criterion: its text, the names that it asks for, and the syntax tree that is evaluated."""
+    """A parsed criterion: its text, the names in it, and the syntax tree for the evaluation."""
 
     text: str
     names: tuple[str, ...] = field(compare=False)
@@ -109,11 +109,11 @@ class Reason(NamedTuple):
 
 
 def summarise(values: Iterable[float | None]) -> Interval:
-    """Gives the mean over seeds and its two-sided 95% Student-t interval.
+    """Return the mean over seeds and its two-sided 95% Student-t interval.
 
-    None, NaN and infinities are seeds without a number: they are NaN in ``values``, and are left out of the mean and of
-    the interval. With one number there is a mean and no interval (NaN); with none there is neither. Equal numbers have
-    an interval of width 0. The ends are not cut at the metric's range, see ``RANGES``.
+    None, NaN and infinities are seeds without a number: they are NaN in ``values``, and the mean and the interval
+    ignore them. One number gives a mean and no interval (NaN); no number gives neither. Equal numbers have an
+    interval of width 0. The ends are not cut at the metric's range, see ``RANGES``.
     """
     seeds = tuple(_number_or_nan(value) for value in values)
     known = [value for value in seeds if not math.isnan(value)]
@@ -129,11 +129,11 @@ def summarise(values: Iterable[float | None]) -> Interval:
 def measurements(
     judged: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, float | None]:
-    """Names the numbers that a criterion may ask for: those of the row judged, and of other rows by their name.
+    """Return the numbers for criteria by name: those of the judged row, and of the other rows.
 
     judged: by metric, ``Interval`` or a mapping with "mean", "low" and "high". others: the same for each row beside it.
 
-    Raises ValueError if a metric or a row has a name that no criterion could write.
+    Raises ValueError if the name of a metric or a row cannot be written in a criterion.
     """
     found = {}
     for prefix, row in [("", judged), *((f"{name}.", row) for name, row in (others or {}).items())]:
@@ -149,9 +149,9 @@ def measurements(
 
 
 def parse_criterion(text: str) -> Criterion:
-    """Reads a criterion.
+    """Read a criterion.
 
-    Raises ValueError, with one line that shows the text and the part at fault, for anything but comparisons
+    Raises ValueError, in one line with the text and its wrong part, for anything but comparisons
     (``< <= > >=``, also chained) of sums, differences and products of numbers and names, joined by ``and``, ``or`` and
     ``not``.
     """
@@ -170,32 +170,32 @@ def parse_criterion(text: str) -> Criterion:
 
 
 def evaluate_criterion(criterion: Criterion, lookup: Lookup) -> bool:
-    """Tells whether the numbers meet the criterion.
+    """Return whether the numbers meet the criterion.
 
-    lookup: the numbers by their name, see ``measurements``; None counts as NaN. A comparison with NaN does not hold, so
-    that a missing number never counts in favor of a claim; ``not`` reverses that, as it does in Python.
+    lookup: the numbers by name, see ``measurements``; None counts as NaN. A comparison with NaN does not hold, so a
+    missing number does not support a claim. ``not`` reverses this, as in Python.
 
-    Raises ValueError if the criterion asks for a name that is not there, whether or not the outcome depends on it.
+    Raises ValueError if a name in the criterion is missing, even if the outcome does not depend on it.
     """
     return _truth(criterion.tree, _known(criterion, lookup))
 
 
 def explain(criterion: Criterion, lookup: Lookup) -> list[Reason]:
-    """Puts the measured numbers beside each comparison: "leakage_score.low 0.41 > 0.1: yes".
+    """Put the measured numbers beside each comparison: "leakage_score.low 0.41 > 0.1: yes".
 
-    Every comparison is listed in the order of the text, those under ``not`` as they stand. Numbers have as many digits,
-    at least three, as it takes to see that the answer is right. Raises ValueError as ``evaluate_criterion`` does.
+    All comparisons are listed in the order of the text; ``not`` is not applied to them. Numbers have at least three
+    digits, and more if the answer would look wrong without them. Raises ValueError as ``evaluate_criterion`` does.
     """
     return _explained(criterion.tree, _known(criterion, lookup))
 
 
 def reason(statement: str, holds: bool) -> Reason:
-    """Makes a reason of a statement: the answer stands behind it."""
+    """Return the reason for a statement: its text and the answer."""
     return Reason(f"{statement}: {'yes' if holds else 'no'}", holds)
 
 
 def decide(reproduced_if: Criterion, partly_if: Criterion, lookup: Lookup) -> Verdict:
-    """Gives the verdict on a claim. Raises ValueError if either criterion asks for a name that is not there."""
+    """Return the verdict on a claim. Raises ValueError if a name in a criterion is missing."""
     reproduced, partly = (evaluate_criterion(criterion, lookup) for criterion in (reproduced_if, partly_if))
     if reproduced:
         return Verdict.REPRODUCED
@@ -203,11 +203,11 @@ def decide(reproduced_if: Criterion, partly_if: Criterion, lookup: Lookup) -> Ve
 
 
 class _RefusalError(Exception):
-    """What a criterion may not contain."""
+    """The error for invalid parts of a criterion."""
 
 
 def _check_truth(node: ast.expr, names: dict[str, None]) -> None:
-    """Refuses what is neither true nor false, and collects the names in the order of their first use."""
+    """Refuse nodes without a truth value, and collect the names in the order of their first use."""
     match node:
         case ast.BoolOp():
             for part in node.values:
@@ -243,7 +243,7 @@ def _check_number(node: ast.expr, names: dict[str, None]) -> None:
 def _checked_name(node: ast.expr) -> str:
     name = ast.unparse(node)
     parts = name.split(".")
-    # What a chain hangs on may be any expression: only dotted names survive this.
+    # An attribute may belong to any expression: only dotted names pass.
     dotted = all(part.isidentifier() for part in parts)
     if not dotted or len(parts) not in (2, 3) or parts[-1] not in STATISTICS:
         ends = "|".join(STATISTICS)
@@ -299,7 +299,7 @@ def _explained_comparison(node: ast.Compare, known: Mapping[str, float]) -> Reas
     sides = (node.left, *node.comparators)
     values = [_value(side, known) for side in sides]
     outcome = _holds(node, values)
-    # 0.1004 > 0.1 must not be printed as 0.1 > 0.1: digits are added until what is printed agrees with the answer.
+    # 0.1004 > 0.1 must not be printed as 0.1 > 0.1: digits are added until the printed text agrees with the answer.
     digits = _LEAST_DIGITS
     while digits < _MOST_DIGITS and _holds(node, [_printed(value, digits) for value in values]) != outcome:
         digits += 1
@@ -310,7 +310,7 @@ def _explained_comparison(node: ast.Compare, known: Mapping[str, float]) -> Reas
 
 
 def _with_values(node: ast.expr, known: Mapping[str, float], digits: int) -> str:
-    """Writes one side of a comparison as its text with the numbers after the names, and what a calculation gives."""
+    """Write one side of a comparison with the numbers after the names, and the result of a calculation."""
     text = _with_names(node, known, digits)
     if isinstance(node, ast.BinOp):
         text = text[1:-1]  # the parentheses around the whole

@@ -1,4 +1,4 @@
-"""How close one reconstruction comes to one image: matching and per-pair similarity."""
+"""Similarity of a reconstruction to an image: matching and measures of pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def nearest(images: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 
 def re_identified(images: np.ndarray, originals: np.ndarray, labels: np.ndarray, known: tuple) -> np.ndarray:
-    """Whether each image [M, H, W, C] correlates most with its very original, of all known images of its class -> [M].
+    """Whether each image [M, H, W, C] correlates most with its own original among all known images of its class -> [M].
 
     originals [M]: positions among the known images; labels [M]: their classes; known: images [N, H, W, C] and classes
     [N]. Brightness and contrast do not count. An image that correlates with
@@ -56,16 +56,16 @@ def _centred(vectors: np.ndarray) -> np.ndarray:
     """Vectors [M, F] of mean 0 and length 1, or 0."""
     shifted = vectors.astype(np.float64) - np.mean(vectors, axis=1, keepdims=True, dtype=np.float64)
     lengths = np.linalg.norm(shifted, axis=1, keepdims=True)
-    # Of one colour, but for rounding.
+    # Constant, except for rounding.
     return np.where(lengths > 1e-6, shifted / np.maximum(lengths, 1e-6), 0.0)
 
 
 def nearest_by_l1(images: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest candidate of each image in L1, as Hitaj et al. 2017, section 9.2.1, show it above a reconstruction.
+    """The nearest candidate of each image in L1, as Hitaj et al. 2017, section 9.2.1, show it.
 
     images [M, H, W, C], candidates [N, H, W, C] -> (indices [M], mean absolute difference per pixel [M]).
     """
-    # Here, since it takes longer to import than all the rest of this package.
+    # Imported here, because its import takes longer than that of the whole package.
     from scipy.spatial.distance import cdist
 
     pixels = int(np.prod(np.shape(images)[1:]))
@@ -94,7 +94,7 @@ def peak_signal_to_noise(images: np.ndarray, originals: np.ndarray) -> np.ndarra
 
 
 def root_mean_square_error(images: np.ndarray, originals: np.ndarray) -> np.ndarray:
-    """The root of the mean squared difference of each pair, in grey levels of 0 to 255 -> [M].
+    """The root of the mean squared difference of each pair, in gray levels of 0 to 255 -> [M].
 
     The group of GRNN reports this as "MSE" (FedKL, AdaDefense: released evaluation code).
     """
@@ -103,25 +103,25 @@ def root_mean_square_error(images: np.ndarray, originals: np.ndarray) -> np.ndar
 
 
 def group_psnr(images: np.ndarray, originals: np.ndarray) -> np.ndarray:
-    """What the group of GRNN reports as "PSNR": 10 log10(255^2 / root mean square error) -> [M].
+    """The "PSNR" of the group of GRNN: 10 log10(255^2 / root mean square error) -> [M].
 
-    Half the standard one and 24.07 dB more: a picture without any likeness has 26 to 30 there.
+    Half of the standard PSNR plus 24.07 dB: an unrelated picture has 26 to 30.
     """
     with np.errstate(divide="ignore"):
         return 10.0 * np.log10(255.0**2 / root_mean_square_error(images, originals))
 
 
 def uniform_similarity(images: np.ndarray, originals: np.ndarray, *, by_range: bool = False) -> np.ndarray:
-    """SSIM with a uniform window of 7 pixels, as scikit-image has it, of images [M, H, W, C] in [-1, 1] -> [M].
+    """SSIM with a uniform window of 7 pixels, as in scikit-image, of images [M, H, W, C] in [-1, 1] -> [M].
 
-    by_range: He, Zhang and Lee 2019 take the range that a reconstruction happens to have for the range of all values,
-    which is less praise for a pale picture (released code); else it is the range that images can have.
+    by_range: use the range of values in each reconstruction, as the released code of He, Zhang and Lee 2019; pale
+    pictures score lower. Otherwise the range is that of all possible values.
     """
     from scipy.ndimage import uniform_filter
 
     left, right = ((np.clip(values, -1.0, 1.0).astype(np.float64) + 1.0) / 2.0 for values in (images, originals))
     window, covariance_norm = 7, 49.0 / 48.0
-    # Of one colour, a reconstruction has no range.
+    # A constant reconstruction has no range.
     spans = np.maximum(np.ptp(left, axis=(1, 2, 3)), 1e-6) if by_range else np.ones(len(left))
     first, second = (((factor * spans) ** 2)[:, None, None, None] for factor in (0.01, 0.03))
 
@@ -134,15 +134,15 @@ def uniform_similarity(images: np.ndarray, originals: np.ndarray, *, by_range: b
     covariance = covariance_norm * (average(left * right) - mean_left * mean_right)
     similarity = (2 * mean_left * mean_right + first) * (2 * covariance + second)
     similarity /= (mean_left**2 + mean_right**2 + first) * (variance_left + variance_right + second)
-    # Only where the window lies within the image.
+    # Only windows inside the image.
     inner = slice(window // 2, -(window // 2))
     return similarity[:, inner, inner].mean(axis=(1, 2, 3))
 
 
 def match(images: np.ndarray, originals: np.ndarray) -> np.ndarray:
-    """Which original each image [M, H, W, C] stands for, each original [M, ...] once -> permutation [M].
+    """The original of each image [M, H, W, C], each original [M, ...] once -> permutation [M].
 
-    The assignment of the least sum of squared differences: a recovered batch has no order.
+    Minimizes the sum of squared differences, because a recovered batch has no order.
     """
     from scipy.optimize import linear_sum_assignment
 

@@ -1,12 +1,12 @@
-"""The judge: a classifier that the federation never touches and that a texture does not easily fool.
+"""The judge: a classifier outside of the federation that textures do not easily fool.
 
-A plain classifier calls a collapsed, unreadable texture a digit with certainty, so its accuracy on reconstructions says
-little. The judge is of another architecture than the shared model and is trained on images that no participant owns. It
-has one output more than there are classes, "none of them", which it learns on noise, blank and scrambled pictures, and
-on such pictures after they were optimised against it.
+A plain classifier accepts collapsed, unreadable textures as digits, so its accuracy on reconstructions means little.
+The judge has another architecture than the shared model and is trained on images that no participant owns. It has an
+additional output, "none of them". It learns this output on noise, blank and scrambled pictures, and on such pictures
+after optimization against it.
 
-It looks at no more than 32 x 32 pixels; larger images are averaged down to that. A class shows there, training costs as
-much for any size, and a picture that is optimised against it gains nothing from finer patterns.
+Its input has at most 32 x 32 pixels; larger images are averaged down. Classes are visible at this size, the cost of
+training does not depend on the image size, and an optimized picture gains nothing from finer patterns.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from gan_leak.files import cache_root
 from gan_leak.models.layers import convolve, max_pool
 from gan_leak.types import Array, PyTree
 
-# Raised whenever training changes, so that a judge of another recipe is not taken from the cache.
+# Increased with every change of training, so that the cache returns no judge of another recipe.
 RECIPE_VERSION = 1
 
 _RESOLUTION = 32
@@ -51,9 +51,9 @@ class Judge(NamedTuple):
 
 
 class JudgeTraining(NamedTuple):
-    """How a judge is trained; the defaults reach 99% on MNIST with 30,000 images.
+    """The recipe for a judge; the defaults reach 99% on MNIST with 30,000 images.
 
-    least_steps: a small data set is passed over more often. adversarial_step_size, noise: in image units of [-1, 1].
+    least_steps: small data sets get more epochs. adversarial_step_size, noise: in image units of [-1, 1].
     shift: pixels at 32 x 32. stretch: largest entry of the random affine map beside the identity. lighting: how much
     brightness, contrast and the slope of the light vary, in image units; 0 leaves them alone. mirror: half of the
     images are mirrored, which shows the same person, but not the same digit.
@@ -73,11 +73,11 @@ class JudgeTraining(NamedTuple):
     mirror: bool = False
 
 
-# Left out of the cache key where they are off, so that judges from before there were any keep their place.
+# Not in the cache key at their defaults, so that older judges are still found.
 _OPTIONS = ("lighting", "mirror")
 
-# For a handful of images a class: they have to be varied more than they vary among themselves. Milder speckle leaves
-# room for more garbage, without which so few images make a judge that a few steps from noise fool.
+# For few images of each class: augmentation must vary them more than they differ. Weaker noise allows more garbage;
+# without it, a few steps from noise fool a judge of so few images.
 FEW_IMAGES_TRAINING = JudgeTraining(
     least_steps=1600, batch_size=80, garbage_per_batch=40, noise=0.8, shift=2.5, stretch=0.2, lighting=0.4
 )
@@ -88,7 +88,7 @@ _FEW_IMAGES = 1000
 def training_for(shape: tuple[int, ...]) -> JudgeTraining:
     """The recipe for training images of this shape [N, H, W, C].
 
-    Few images of more than 32 x 32 pixels are taken for photographs.
+    Small data sets of more than 32 x 32 pixels are treated as photographs.
     """
     if shape[0] >= _FEW_IMAGES:
         return JudgeTraining()
@@ -96,7 +96,7 @@ def training_for(shape: tuple[int, ...]) -> JudgeTraining:
 
 
 class _JudgeNetwork(nn.Module):
-    """3x3 convolutions with ReLU on small pixel blocks: nothing of the shared model's 5x5 kernels, tanh or strides."""
+    """3x3 convolutions with ReLU on small pixel blocks, unlike the shared model with 5x5 kernels, tanh and strides."""
 
     num_outputs: int
 
@@ -108,7 +108,7 @@ class _JudgeNetwork(nn.Module):
         for width in (32, 96):
             hidden = jnp.pad(hidden, ((0, 0), (1, 1), (1, 1), (0, 0)))
             hidden = nn.Conv(width, (3, 3), padding="VALID", use_bias=False, conv_general_dilated=_convolve)(hidden)
-            # A bias commutes with the maximum: after it, there is a quarter of the work.
+            # The bias commutes with the maximum; after the maximum it costs a quarter.
             bias = self.param(f"bias_{width}", nn.initializers.zeros, (width,))
             hidden = nn.relu(max_pool(hidden, 2) + bias[None, None, None])
         features = nn.relu(nn.Dense(128)(hidden.reshape(hidden.shape[0], -1)))
@@ -134,7 +134,7 @@ def _shrink_bytes(images: np.ndarray) -> np.ndarray:
 
 
 def _blocks(images: Array, size: int) -> Array:
-    """[B, H, W, C] -> [B, H / size, W / size, size * size * C]: 16 x 16 blocks whatever the image size."""
+    """[B, H, W, C] -> [B, H / size, W / size, size * size * C]: 16 x 16 blocks for any image size."""
     batch, height, width, channels = images.shape
     blocks = images.reshape(batch, height // size, size, width // size, size, channels)
     return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // size, width // size, -1)
@@ -173,7 +173,7 @@ def judge_features(judge: Judge, images: np.ndarray | Array) -> Array:
 @functools.partial(jax.jit, static_argnums=2)
 def _apply(params: PyTree, images: Array, num_classes: int) -> tuple[Array, Array]:
     _, apply = network(num_classes, images.shape[1:])
-    # In batches, because patches take many times the memory of the images.
+    # In batches, because patches need many times the memory of the images.
     return jax.lax.map(lambda image: jax.tree.map(lambda x: x[0], apply(params, image[None])), images, batch_size=250)
 
 
@@ -183,9 +183,10 @@ def judge_accuracy(judge: Judge, images: np.ndarray | Array, labels: np.ndarray 
 
 
 def garbage(key: Array, images: Array) -> Array:
-    """Pictures [B, H, W, C] that show no class, made with real images [B, H, W, C] where it needs some.
+    """Pictures [B, H, W, C] that show no class; some are made from real images [B, H, W, C].
 
-    A random kind each: noise of random resolution, contrast and level; one grey; a real image with its blocks shuffled.
+    Each is of a random kind: noise of random resolution, contrast and level; constant gray; a real image with shuffled
+    blocks.
     """
     key_noise, key_which, key_contrast, key_level, key_blocks, key_kind = jax.random.split(key, 6)
     per_image = (images.shape[0], 1, 1, 1)
@@ -207,7 +208,7 @@ def _noise(key: Array, shape: tuple[int, ...], block: int) -> Array:
 
 
 def shuffle_blocks(key: Array, images: Array) -> Array:
-    """Images cut into 4 x 4 blocks, the blocks of each image in a random order."""
+    """Images of 4 x 4 blocks, with the blocks of each image in random order."""
     batch, height, width, channels = images.shape
     blocks = _blocks(images, height // 4).reshape(batch, 16, -1)
     order = jnp.argsort(jax.random.uniform(key, (batch, 16)), axis=1)
@@ -248,7 +249,7 @@ def relight(key: Array, images: Array, training: JudgeTraining) -> Array:
 
 
 def _speckle(key: Array, images: Array, training: JudgeTraining) -> Array:
-    """Real images under noise of random strength and grain that comes in patches, as a generator leaves it."""
+    """Real images under patches of noise of random strength and grain, as in the output of a generator."""
     key_level, key_grain, key_fine, key_coarse, key_patches = jax.random.split(key, 5)
     per_image = (images.shape[0], 1, 1, 1)
     level = jax.nn.relu(jax.random.uniform(key_level, per_image, minval=-training.noise, maxval=training.noise))
@@ -259,16 +260,16 @@ def _speckle(key: Array, images: Array, training: JudgeTraining) -> Array:
 
 
 def _to_float(images: Array) -> Array:
-    """As ``gan_leak.data.to_float``, on the device: the training set stays in bytes."""
+    """As ``gan_leak.data.to_float``, on the device, so that the training set stays in bytes."""
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def train_judge(images: np.ndarray, labels: np.ndarray, num_classes: int, training: JudgeTraining) -> PyTree:
-    """Trains a judge on images uint8 [N, H, W, C] and labels [N]; returns its parameters.
+    """Train a judge on images uint8 [N, H, W, C] and labels [N]; returns its parameters.
 
-    Beside distorted, noisy real images every batch holds garbage labelled "none of them". The garbage persists: it
-    climbs the judge's loss by the input gradient that each training step yields anyway (Shafahi et al. 2019), and a
-    share of it is replaced in each step, so that it is met at every age from untouched to strongly optimised.
+    Every batch holds distorted, noisy real images, and garbage labeled "none of them". The garbage persists between
+    steps: it ascends the judge's loss by the input gradient of each training step (Shafahi et al. 2019). A part of it
+    is replaced in each step, so its age varies from new to strongly optimized.
 
     Raises ValueError if the images are not uint8.
     """
@@ -332,14 +333,12 @@ def load_or_train_judge(
 ) -> Judge:
     """The judge of these images uint8 [N, H, W, C] and labels [N], trained once and kept on disk.
 
-    test_images: float32 [M, H, W, C], test_labels [M]: where its accuracy is measured. training: that of
-    ``training_for`` if left out. show: called with a line if there is something to wait for; by default it goes to
-    standard error, above a bar.
+    test_images: float32 [M, H, W, C], test_labels [M]: for its accuracy. training: ``training_for`` if left out. show:
+    called with a line if the user has to wait; by default it writes to standard error, above a progress bar.
 
     The cache (default: ``gan_leak`` below ``$XDG_CACHE_HOME`` or ``~/.cache``) is keyed by the data and the recipe. A
-    cache file that is damaged is made anew; one that cannot be written costs the next run the training again, nothing
-    more; a user without a home has none. Of several processes that want the same judge, one trains it and the others
-    wait.
+    damaged cache file is rewritten. If a cache file cannot be written, or the user has no home directory, the next run
+    trains again. If several processes need the same judge, one trains it and the others wait.
     """
     training = training or training_for(images.shape)
 
@@ -355,7 +354,7 @@ def load_or_train_judge(
         params = _read_cache(path)
         if params is None:
             with _alone(path.with_suffix(".lock"), show):
-                # Another process may have trained it in the meantime.
+                # Another process may have trained it meanwhile.
                 params = _read_cache(path)
                 if params is None:
                     params = train()
@@ -387,7 +386,7 @@ def _read_cache(path: pathlib.Path) -> PyTree | None:
 
 @contextlib.contextmanager
 def _alone(path: pathlib.Path, show: Callable[[str], None]) -> Iterator[None]:
-    """Within, no other process holds this lock; where files cannot be locked, nobody waits."""
+    """Hold this lock within the context; if files cannot be locked, no process waits."""
     descriptor = None
     waiting = False
     with contextlib.suppress(OSError):
@@ -411,7 +410,7 @@ def _lock(path: pathlib.Path) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever held it may have removed the file since it was opened: then that lock is nobody's.
+        # The last holder may have removed the file after we opened it: then the lock protects nothing.
         if os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor
     except (BlockingIOError, FileNotFoundError):

@@ -1,13 +1,12 @@
-"""How much of a private class reconstructions give away, between references that score one and that score nothing.
+"""Leakage of a private class by reconstructions, on a scale between references that score 0 and 1.
 
-The leakage score asks of single pictures whether they are nearer to the private images than what the adversary had
-before. A collapsed texture can fool any one way of looking at a picture, so the score is the worst over views that
-fail differently: nearness in pixels (which a blank image passes), in edges (which a blur of another digit passes in
-part) and in the judge's features (which a picture optimised against it passes), and contrast, whether a picture is
-nearer to the private class than to other classes at all (which none of them passes). Spread over the class is a
-separate question, answered by diversity and coverage.
+The leakage score compares single pictures with the images that the adversary had before: are they nearer to the private
+images? A collapsed texture can fool any single view of a picture. So the score is the smallest over views that fail
+differently. Nearness in pixels is fooled by a blank image, and in edges partly by a blurred other digit. Nearness in
+the judge's features is fooled by a picture optimized against the judge. Contrast compares the nearness to the private
+class and to other classes; none of these pictures passes it. Diversity and coverage measure the spread over the class.
 
-Horizontal bars stand for the private class here, and vertical ones for the class that the adversary owns:
+In this example horizontal bars are the private class, and vertical bars are the class of the adversary:
 
 >>> import jax
 >>> from gan_leak.evaluation.judge import network
@@ -56,11 +55,11 @@ from gan_leak.evaluation.views import (
     score,
 )
 
-# As many as a class allows: one with a handful of images, as a person's, has fewer.
+# Fewer for a class of very few images, such as one person.
 NEIGHBOURS = 5
-# The fewest private and fresh images: of two there is a single distance, and no median that one odd image cannot move.
+# The fewest private and fresh images: two have a single distance, and one outlier would move their median.
 LEAST_IMAGES = 3
-# Below this many fresh images one draw of as many reconstructions is left to chance, so that many are averaged.
+# With fewer fresh images a single draw of as many reconstructions is too random, so many draws are averaged.
 _FEW_FRESH = 20
 
 DEFINITIONS: Mapping[str, str] = {
@@ -105,7 +104,7 @@ DEFINITIONS: Mapping[str, str] = {
 
 
 class Leakage(NamedTuple):
-    """The measures of one set of pictures, see ``DEFINITIONS``; None where there is nothing to measure by."""
+    """The measures of one set of pictures, see ``DEFINITIONS``; None if it cannot be measured."""
 
     leakage_score: float | None
     leakage_by_representation: dict[str, float | None]
@@ -118,7 +117,7 @@ class Leakage(NamedTuple):
 
 
 class References(NamedTuple):
-    """All that leakage is measured against, made once a run by ``build_references``."""
+    """All references for leakage, built once in a run by ``build_references``."""
 
     judge: Judge
     target_class: int
@@ -132,9 +131,9 @@ class References(NamedTuple):
 
 
 def gallery_representations(judge: Judge, gallery: np.ndarray) -> dict[str, Representation]:
-    """How pictures are compared, by view: fixed by the judge and a gallery of real images [M, H, W, C] of all classes.
+    """The representation of each view, from the judge and a gallery of real images [M, H, W, C] of all classes.
 
-    Independent of who owns what and of the target class, so that runs on one data set can share it.
+    Independent of the partition and of the target class, so all runs on one data set can share it.
     """
     return {
         "pixels": principal_components(flatten, gallery),
@@ -156,16 +155,16 @@ def build_references(
     controls: Mapping[str, np.ndarray] | None = None,
     representations: Mapping[str, Representation] | None = None,
 ) -> References:
-    """Fixes what 0 and 1 mean, from images float32 [-, H, W, C] in [-1, 1].
+    """Define the scores 0 and 1 from images float32 [-, H, W, C] in [-1, 1].
 
-    private: the victims' images of the target class. fresh: real images of it that nobody in the federation has (what
-    scores 1); held_out: sets of others, by name, which test the measure. gallery and gallery_labels: real images of all
-    classes, apart from the private ones; of a class with a handful of images some fresh ones may be among them, which
-    then find themselves in the nearest-neighbour share. prior: what the adversary had before, by name (what scores 0):
-    images of each of its classes and of an untrained generator. controls: further pictures that leak nothing, by name,
-    beside those of ``plain_controls``. representations: those of the judge and the gallery, if they are at hand.
+    private: the victims' images of the target class. fresh: real images of it that no participant has (these score 1);
+    held_out: further sets, by name, to test the measure. gallery and gallery_labels: real images of all classes, apart
+    from the private ones; of a class with very few images it may contain fresh images, which then count in the
+    nearest-neighbor share. prior: images that the adversary had before, by name (these score 0): images of each of its
+    classes and of an untrained generator. controls: further pictures that leak nothing, by name, beside those of
+    ``plain_controls``. representations: those of the judge and the gallery, if already built.
 
-    Raises ValueError if there are too few images for the neighbours and pairs that the measures need, or no prior.
+    Raises ValueError if there are too few images for the neighbors and pairs of the measures, or no prior.
     """
     needed = {"private": LEAST_IMAGES, "fresh": LEAST_IMAGES, "gallery": 1}
     counts = {"private": len(private), "fresh": len(fresh), "gallery": int(np.sum(gallery_labels == target_class))}
@@ -188,7 +187,7 @@ def build_references(
 
 
 def scores_by_view(references: References, images: np.ndarray) -> dict[str, float | None]:
-    """What each view makes of pictures float32 [M, H, W, C], by its name; None for a view that is left out."""
+    """The score of pictures float32 [M, H, W, C] in each view, by name; None for a view that is left out."""
     return {
         name: score(view, images) if name in references.measurability.deciding else None
         for name, view in references.views.items()
@@ -203,7 +202,7 @@ def leakage_score(references: References, by_view: Mapping[str, float | None]) -
 
 
 def measure_leakage(references: References, images: np.ndarray) -> Leakage:
-    """Measures a set of pictures float32 [M, H, W, C]; the order of the pictures does not matter.
+    """Measure a set of pictures float32 [M, H, W, C]; the order of the pictures does not matter.
 
     Raises ValueError if there are fewer than two pictures or one is not finite.
     """
@@ -233,7 +232,7 @@ def _spread(features: np.ndarray) -> tuple[float, float]:
 
 
 def diversity(features: np.ndarray, fresh: np.ndarray) -> float:
-    """How different vectors [M, F] are from each other, relative to fresh ones [N, F]; see ``DEFINITIONS``."""
+    """Differences between vectors [M, F], relative to those between fresh ones [N, F]; see ``DEFINITIONS``."""
     # Distances to the nearest other shrink with the number of pictures: both sides get the same number.
     count = min(len(features), len(fresh))
     draw = _thin if len(fresh) >= _FEW_FRESH else _draws
@@ -243,29 +242,29 @@ def diversity(features: np.ndarray, fresh: np.ndarray) -> float:
 
 
 def _draws(features: np.ndarray, count: int) -> list[np.ndarray]:
-    """The features dealt out at random into groups of ``count``, the same ones in whatever order they come."""
+    """Random groups of ``count`` features; the groups do not depend on the order of the features."""
     shuffled = np.random.default_rng(0).permutation(features[np.lexsort(features.T[::-1])])
     return [shuffled[start : start + count] for start in range(0, len(features) - count + 1, count)]
 
 
 def _thin(features: np.ndarray, count: int) -> list[np.ndarray]:
-    """One group, evenly spaced in the order of their first component: no matter in which order they come."""
+    """One group, evenly spaced by the first component; it does not depend on the order of the features."""
     chosen = np.linspace(0, len(features) - 1, count).round().astype(int)
     return [features[np.argsort(features[:, 0], kind="stable")[chosen]]]
 
 
 def coverage(private: np.ndarray, features: np.ndarray) -> float:
-    """The share of private vectors [N, F] that one of the vectors [M, F] comes close to; see ``DEFINITIONS``."""
+    """The fraction of private vectors [N, F] with a close vector in [M, F]; see ``DEFINITIONS``."""
     own = np.sort(euclidean_distances(private, private), axis=1)[:, min(NEIGHBOURS, len(private) - 1)]
     nearest = euclidean_distances(private, features).min(axis=1)
     return float(np.mean(nearest <= own))
 
 
 def nearest_neighbour_share(references: References, images: np.ndarray) -> float:
-    """The share of images [M, H, W, C] whose neighbors are mostly of the target class; see ``DEFINITIONS``."""
+    """The fraction of images [M, H, W, C] with mostly neighbors of the target class; see ``DEFINITIONS``."""
     distances = euclidean_distances(flatten(images), flatten(references.gallery))
     of_target = int(np.sum(references.gallery_labels == references.target_class))
-    # An odd number of which the class could be all.
+    # An odd number of at most the size of the class.
     neighbours = min(NEIGHBOURS, of_target - (of_target + 1) % 2)
     nearest = np.argpartition(distances, neighbours, axis=1)[:, :neighbours]
     votes = references.gallery_labels[nearest] == references.target_class

@@ -1,4 +1,4 @@
-"""Whether leakage can be measured at all: the views are tested before they score a reconstruction.
+"""Measurability of leakage: tests of the views before they score a reconstruction.
 
 With few private or few fresh images, a view may not tell real images of the class from the baselines. Such a view is
 left out. The other views must give a low score to pictures that leak nothing, and a high score to real images of the
@@ -17,7 +17,7 @@ from gan_leak.evaluation.views import LEAST_STANDARD_ERRORS, View, is_blind, on_
 NOT_MEASURABLE = "not measurable"
 LEAST_WORKING_VIEWS = 2
 LEAST_HELD_OUT_SCORE = 0.7
-# Half of what is allowed: other pictures of the same kind score a little more.
+# Half of the allowed score, because other pictures of the same kind score slightly more.
 MOST_CONTROL_SCORE = 0.05
 _IMAGES_OF_A_CONTROL = 100
 
@@ -32,10 +32,10 @@ def score_text(score: float | None) -> str:
 
 
 class Measurability(NamedTuple):
-    """What decides the leakage score.
+    """The tested views of the leakage score.
 
-    deciding: the names of the views that work; blind: the others. raised_by: the controls that raised the zero of the
-    scale. reason: why nothing can be measured, or None.
+    deciding: the names of the working views; blind: the others. raised_by: the controls that raised the zero of the
+    scale. reason: why the score is not measurable, or None.
     """
 
     deciding: tuple[str, ...]
@@ -44,7 +44,7 @@ class Measurability(NamedTuple):
     reason: str | None
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the score must know, a line each; empty if every view works and no control has a score."""
+        """Notes on the score, one a line; empty if every view works and no control has a score."""
         notes = []
         if self.reason is not None:
             notes.append(f"The leakage score is {NOT_MEASURABLE}: {self.reason}.")
@@ -62,7 +62,7 @@ class Measurability(NamedTuple):
 def examine(
     views: Mapping[str, View], *, held_out: Mapping[str, np.ndarray], controls: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, View], Measurability]:
-    """Tests the views on sets of images [M, H, W, C] whose score is known, by name.
+    """Test the views on sets of images [M, H, W, C] whose score is known, by name.
 
     held_out: real images of the class that no participant owns and that define no scale. controls: pictures that leak
     nothing. A control with a score raises the zero of every view, as a baseline does. Returns the views with these

@@ -1,4 +1,4 @@
-"""The settings of a run that say what is measured, and when."""
+"""The settings of a run that decide what is measured, and when."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gan_leak.settings import at_least, option
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How often and on how many reconstructions leakage is measured."""
+    """Interval of the measurements of leakage, and number of reconstructions in each."""
 
     interval: int = option(
         20,
@@ -30,7 +30,7 @@ class EvaluationConfig:
     fail_if_not_measurable: bool = option(
         False,
         "Exit with status 3 if the leakage score cannot be measured, as with very few private images; a single run "
-        "finds out before it trains.",
+        "exits before it trains.",
         kind="host",
         effect="call",
         later=True,

@@ -1,7 +1,7 @@
-"""Ways of looking at pictures: each gives a picture a number that grows with how near it is to the private images.
+"""Views of pictures: each maps a picture to a number that grows with its nearness to the private images.
 
-A view has a scale: a value that means no leakage and one that means as near as fresh real images. Where the two cannot
-be told apart, the view is blind and must not decide anything.
+A view has a scale: its zero means no leakage, and its one means as near as fresh real images. If the two cannot be
+distinguished, the view is blind and is ignored.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from gan_leak.evaluation.fidelity import euclidean_distances
 Representation = Callable[[np.ndarray], np.ndarray]
 
 PRINCIPAL_COMPONENTS = 50
-# How far apart the two ends of a scale must be, in standard errors of the end that means one.
+# Smallest distance between zero and one, in standard errors of the one.
 LEAST_STANDARD_ERRORS = 3.0
 _EDGES_BATCH = 250
 _RESAMPLES = 400
 
 
 class View(NamedTuple):
-    """One way of looking at pictures and its scale.
+    """One view of pictures and its scale.
 
-    values: images [M, H, W, C] -> a number each [M]. zero and one: the medians that mean a score of 0 and of 1.
+    values: images [M, H, W, C] -> numbers [M]. zero and one: the medians that score 0 and 1.
     standard_error: of ``one``, by bootstrap over the images that define it.
     """
 
@@ -44,7 +44,7 @@ def calibrated(
     fresh: np.ndarray,
     least_zero: float = -np.inf,
 ) -> View:
-    """A view whose zero is the best that any set of ``prior`` reaches, at least ``least_zero``, and whose one is fresh.
+    """A view with the best median of ``prior``, at least ``least_zero``, as its zero, and that of ``fresh`` as its one.
 
     prior: sets of images [M, H, W, C] by name; fresh: images [M, H, W, C]. The bootstrap has a fixed seed.
     """
@@ -55,18 +55,18 @@ def calibrated(
 
 
 def is_blind(view: View) -> bool:
-    """Whether the view cannot tell fresh real images from what scores 0, given how few images define its scale."""
+    """Whether the view cannot distinguish fresh real images from its zero, given the error of its scale."""
     gap = view.one - view.zero
     return not gap > LEAST_STANDARD_ERRORS * view.standard_error
 
 
 def score(view: View, images: np.ndarray) -> float:
-    """Where the median of the images [M, H, W, C] lies on the view's scale, see ``on_scale``."""
+    """The median of the images [M, H, W, C] on the view's scale, see ``on_scale``."""
     return on_scale(view, float(np.median(view.values(images))))
 
 
 def on_scale(view: View, value: float) -> float:
-    """A value as a share of the way from the view's zero to its one, cut to [0, 1].
+    """A value on the linear scale from the view's zero to its one, clipped to [0, 1].
 
     Raises ValueError if the scale has no length.
     """
@@ -87,13 +87,13 @@ def contrast(
     """Whether a picture is nearer to the private images than to another class: images [M, H, W, C] -> [M] in [-1, 1].
 
     (o - p) / max(o, p), with p the distance to the nearest of the private images [N, H, W, C], and o that to the
-    nearest image of another class. The more images there are, the nearer is the nearest, so each other class is dealt
-    out into groups of N images at most, and its distance is the mean over the groups. The nearest class counts.
-    gallery [M, H, W, C] and labels [M]: real images of all classes; those of ``target_class`` are left out.
+    nearest image of another class. More images have a nearer nearest one, so each other class is split into groups of
+    at most N images, and its distance is the mean over the groups. The nearest class counts. gallery [M, H, W, C] and
+    labels [M]: real images of all classes; those of ``target_class`` are left out.
     """
     private_features, of_others = represent(private), labels != target_class
     other_features, other_labels = represent(gallery[of_others]), labels[of_others]
-    groups = [_dealt_out(np.flatnonzero(other_labels == label), len(private)) for label in np.unique(other_labels)]
+    groups = [_split_evenly(np.flatnonzero(other_labels == label), len(private)) for label in np.unique(other_labels)]
 
     def values(images: np.ndarray) -> np.ndarray:
         features = represent(images)
@@ -106,8 +106,8 @@ def contrast(
     return values
 
 
-def _dealt_out(indices: np.ndarray, most: int) -> list[np.ndarray]:
-    """The indices in groups of ``most``, each spread over all of them; in one group if there are fewer."""
+def _split_evenly(indices: np.ndarray, most: int) -> list[np.ndarray]:
+    """The indices in groups of at most ``most``, each evenly spread over all indices."""
     count = max(1, len(indices) // most)
     return [indices[first::count][:most] for first in range(count)]
 
@@ -115,8 +115,8 @@ def _dealt_out(indices: np.ndarray, most: int) -> list[np.ndarray]:
 def edges(images: np.ndarray) -> np.ndarray:
     """Histograms of oriented gradients [M, F] of images [M, H, W, C] in 8x8 cells (Dalal and Triggs 2005).
 
-    A slight blur comes first, and the normalisation of a block is soft: the question is which strokes are drawn, and a
-    library's hard normalisation would lift the faintest speckle of a dark block to the weight of a stroke.
+    A slight blur comes first, and the normalization of a block is soft. The view compares strokes, and the hard
+    normalization of libraries would give faint noise in a dark block the weight of a stroke.
     """
     batches = range(0, len(images), _EDGES_BATCH)
     return np.concatenate([_edges(np.asarray(images[start : start + _EDGES_BATCH], np.float32)) for start in batches])
@@ -149,7 +149,7 @@ def principal_components(represent: Representation, gallery: np.ndarray) -> Repr
 
 
 def largest_components(centred: np.ndarray) -> np.ndarray:
-    """Principal directions [F, D] of centred vectors [M, F], the largest first; the cheaper way for M and F."""
+    """Principal directions [F, D] of centered vectors [M, F], the largest first, by the cheaper method for M and F."""
     if len(centred) < centred.shape[1]:
         return np.linalg.svd(centred, full_matrices=False)[2][:PRINCIPAL_COMPONENTS].T
     covariance = centred.T @ centred

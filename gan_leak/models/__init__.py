@@ -1,4 +1,4 @@
-"""Networks as pure functions, by image size."""
+"""Networks as pure functions."""
 
 from collections.abc import Callable
 

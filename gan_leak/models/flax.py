@@ -23,7 +23,7 @@ _EVALUATION_ARGUMENTS = {
 
 
 def evaluation_arguments(module: nn.Module) -> dict[str, bool]:
-    """The arguments of a module's ``__call__`` that select evaluation mode, by the names that are in use for it.
+    """The arguments of a module's ``__call__`` that select evaluation mode, by their usual names.
 
     train, training, is_training: False; deterministic, use_running_average: True. Empty if the module has none of them.
 
@@ -36,7 +36,7 @@ def evaluation_arguments(module: nn.Module) -> dict[str, bool]:
 
 
 def stateless_model(module: nn.Module, example_shape: tuple[int, ...]) -> Model:
-    """Wrap a Linen module that has parameters only and one mode, without any check.
+    """Wrap a Linen module that has only parameters and one mode, without checks.
 
     example_shape: the shape of one input, without the batch axis.
     """
@@ -50,12 +50,12 @@ def as_model(
 
     example_shape: the shape of one input, without the batch axis. The module is called with
     ``evaluation_arguments(module)``. Dropout is off. BatchNorm normalizes by its running statistics and never updates
-    them: federated training leaves them as they are. All collections but ``params`` are constants of the model: those
-    of ``variables``, which a trained module brings, or else their initial values. ``init(key)`` draws new parameters;
-    those of a trained module, ``variables["params"]``, are passed to ``apply``.
+    them, also in federated training. All collections but ``params`` are constants of the model: those of ``variables``
+    (of a trained module), or else their initial values. ``init(key)`` draws new parameters. To use those of a trained
+    module, pass ``variables["params"]`` to ``apply``.
 
-    Raises ValueError if the module is no Linen module, if it draws random numbers or changes a collection when it is
-    called, and if its output has no batch axis.
+    Raises ValueError if the module is not a Linen module, if a call draws random numbers or changes a collection, and
+    if its output has no batch axis.
 
     >>> import flax.linen as nn
     >>> import jax

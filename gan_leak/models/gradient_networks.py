@@ -1,8 +1,8 @@
 """The networks whose gradients are inverted: the sigmoid LeNets of DLG and GRNN, and GRNN's sigmoid ResNet-18.
 
-Sigmoids, because second derivatives of ReLU networks vanish. ``with_uniform_init`` draws every parameter from
-U(-0.5, 0.5), as the authors do (Zhu, Liu and Han 2019, released code; Ren, Deng and Xie 2022); otherwise networks start
-as in Torch.
+They have sigmoids because the second derivatives of ReLU networks vanish. The default initialization is Torch's.
+``with_uniform_init`` draws every parameter from U(-0.5, 0.5), as the authors do (Zhu, Liu and Han 2019, released code;
+Ren, Deng and Xie 2022).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def grnn_lenet(num_classes: int, *, image_size: int = 32, channels: int = 3, imp
 
 
 def grnn_resnet18(num_classes: int, *, image_size: int = 32, channels: int = 3, implementation: str = "auto") -> Model:
-    """GRNN's ResNet-18 for small images: sigmoids in the place of every ReLU, BatchNorm by the batch at hand."""
+    """GRNN's ResNet-18 for small images: sigmoids instead of ReLUs, BatchNorm by the current batch."""
     return stateless_model(_SigmoidResNet(num_classes, implementation), (image_size, image_size, channels))
 
 
@@ -71,15 +71,15 @@ def _flatten(images: Array) -> Array:
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm by the statistics of the batch at hand; nothing is remembered."""
+    """BatchNorm by the statistics of the current batch, without running statistics."""
 
     @nn.compact
     def __call__(self, values: Array) -> Array:
         axes = tuple(range(values.ndim - 1))
         scale = self.param("scale", nn.initializers.ones, (values.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (values.shape[-1],))
-        centred = values - jnp.mean(values, axes, keepdims=True)
-        normal = centred * jax.lax.rsqrt(jnp.mean(centred**2, axes, keepdims=True) + 1e-5)
+        centered = values - jnp.mean(values, axes, keepdims=True)
+        normal = centered * jax.lax.rsqrt(jnp.mean(centered**2, axes, keepdims=True) + 1e-5)
         return normal * jnp.expand_dims(scale, axes) + jnp.expand_dims(bias, axes)
 
 

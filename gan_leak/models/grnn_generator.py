@@ -32,7 +32,7 @@ def grnn_generator(
 ) -> Generator:
     """The two-branch generator: ``apply(params, noise [B, noise_size]) -> Generated``.
 
-    The image branch has 710,988 parameters at 32 pixels and three channels. BatchNorm uses the batch at hand.
+    The image branch has 710,988 parameters at 32 pixels and three channels. BatchNorm uses the current batch.
     Raises ValueError unless the image size is a power of two from 16 on.
     """
     if image_size < 16 or image_size & (image_size - 1):
@@ -58,7 +58,7 @@ class _Generator(nn.Module):
     def __call__(self, noise: Array) -> Generated:
         labels = nn.softmax(TorchDense(self.num_classes, name="label_layer")(noise))
         features = 4 * self.image_size
-        # On a 1x1 input a transposed convolution is a matrix product; Torch counts its outputs as the fan-in.
+        # On a 1x1 input a transposed convolution is a matrix product. Torch counts its outputs as the fan-in.
         initializer = torch_uniform(2 * features * 16)
         kernel = self.param("kernel", initializer, (noise.shape[-1], 4, 4, 2 * features))
         bias = self.param("bias", initializer, (2 * features,))

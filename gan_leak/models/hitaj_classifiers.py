@@ -1,6 +1,6 @@
-"""The shared models of Hitaj et al. 2017, section 8.3, which double as the adversary's discriminator.
+"""The shared models of Hitaj et al. 2017, section 8.3, which are also the adversary's discriminator.
 
-And the simpler classifiers that model inversion (Fredrikson et al. 2015) is known to work against.
+Also the simpler classifiers of Fredrikson et al. 2015, against which model inversion is known to work.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def mlp_classifier(num_outputs: int, *, image_size: int, channels: int = 1, hidd
     """The multilayer perceptron of Fredrikson et al. 2015, section 5: one hidden layer of 3000 sigmoid units.
 
     3,108,011 parameters with 11 outputs, 32 pixels and one channel. ``hidden=()`` is their softmax regression (11,275).
-    The initialisation is Torch7's, as for the other classifiers here; theirs came with their library.
+    The initialization is Torch7's, as in the other classifiers here; the paper used that of its library.
 
     Raises ValueError for sizes below 1.
 

@@ -1,4 +1,4 @@
-"""The DCGAN generators of Hitaj et al. 2017, section 8.3: as deep as the image size asks, as in the codes they name."""
+"""The DCGAN generators of Hitaj et al. 2017, section 8.3; the image size determines the depth, as in their sources."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def _normal_around(mean: float, deviation: float) -> nn.initializers.Initializer
 
 
 class DCGANGenerator(nn.Module):
-    """Full convolutions 4x4 from 1x1 up to the image, BatchNorm and ReLU between, tanh at the end, no biases.
+    """Full 4x4 convolutions from 1x1 to the image size, with BatchNorm and ReLU between, tanh at the end, no biases.
 
-    Widths are ``width * size / 8`` halving at each layer. BatchNorm uses the statistics of the batch at hand.
+    The first width is ``width * image_size / 8``; each layer halves it. BatchNorm uses the current batch.
     """
 
     image_size: int
@@ -36,15 +36,15 @@ class DCGANGenerator(nn.Module):
         features = self.width * self.image_size // 8
         # On a 1x1 input the first full convolution is a matrix product.
         hidden = nn.Dense(4 * 4 * features, use_bias=False, kernel_init=nn.initializers.normal(0.02))(latents)
-        hidden = self._normalise(hidden.reshape(-1, 4, 4, features))
+        hidden = self._normalize(hidden.reshape(-1, 4, 4, features))
         while hidden.shape[1] < self.image_size // 2:
             features //= 2
-            hidden = self._normalise(UpsampleConvolution(features, implementation=self.implementation)(hidden))
+            hidden = self._normalize(UpsampleConvolution(features, implementation=self.implementation)(hidden))
         return jnp.tanh(UpsampleConvolution(self.channels, implementation=self.implementation)(hidden))
 
-    def _normalise(self, hidden: Array) -> Array:
-        normalise = nn.BatchNorm(use_running_average=False, epsilon=1e-5, scale_init=_normal_around(1.0, 0.02))
-        return nn.relu(normalise(hidden))
+    def _normalize(self, hidden: Array) -> Array:
+        normalize = nn.BatchNorm(use_running_average=False, epsilon=1e-5, scale_init=_normal_around(1.0, 0.02))
+        return nn.relu(normalize(hidden))
 
 
 def dcgan_generator(image_size: int = 32, channels: int = 1, *, width: int = 64, implementation: str = "auto") -> Model:
@@ -73,14 +73,14 @@ def dcgan_generator(image_size: int = 32, channels: int = 1, *, width: int = 64,
 
 
 def sample_latents(key: Array, count: int) -> Array:
-    """Latents [count, Z], uniform in [-1, 1] (the DCGAN code's meaning of "uniform")."""
+    """Latents [count, Z], uniform in [-1, 1] ("uniform" in the DCGAN code)."""
     return jax.random.uniform(key, (count, LATENT_SIZE), minval=-1.0, maxval=1.0)
 
 
 def sample_images(generator: Model, params: dict, key: Array, count: int, batch_size: int) -> Array:
-    """Draws images [count, H, W, C] in batches of ``batch_size``, as BatchNorm saw them in training.
+    """Draw images [count, H, W, C] in batches of ``batch_size``, the size that BatchNorm saw in training.
 
-    A last partial batch is drawn whole and cut, so that no image depends on a smaller batch.
+    The last batch is also drawn in full and then cut, so that no image depends on a smaller batch.
     """
     batches = -(-count // batch_size)
     latents = sample_latents(key, batches * batch_size).reshape(batches, batch_size, LATENT_SIZE)

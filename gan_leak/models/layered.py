@@ -1,9 +1,9 @@
-"""Networks as chains of named layers, which may be cut after any of them (He, Zhang and Lee 2019: split inference)."""
+"""Networks as chains of named layers that can be split after each layer (He, Zhang and Lee 2019: split inference)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -30,7 +30,7 @@ class LayeredModel(NamedTuple):
 
 
 class SplitModel(NamedTuple):
-    """Both sides of a cut: ``client`` from inputs to features, ``cloud`` from features to logits.
+    """Both sides of a split: ``client`` from inputs to features, ``cloud`` from features to logits.
 
     Both take the parameters of the whole network and read their own. feature_shape: without the batch axis.
     """
@@ -41,7 +41,7 @@ class SplitModel(NamedTuple):
 
 
 def layered(layers: Sequence[tuple[str, Layer]], input_shape: tuple[int, ...]) -> LayeredModel:
-    """Builds a ``LayeredModel``; each name once."""
+    """Build a ``LayeredModel``. Raises ValueError for a name that occurs twice."""
     by_name = dict(layers)
     names = tuple(by_name)
     if len(names) < len(layers):
@@ -69,17 +69,16 @@ def layered(layers: Sequence[tuple[str, Layer]], input_shape: tuple[int, ...]) -
 
 
 def whole(network: LayeredModel) -> Model:
-    """The network uncut, from inputs to logits."""
+    """The whole network, from inputs to logits."""
     return Model(
         network.init, lambda params, inputs: network.apply(params, inputs, network.names[0], network.names[-1])
     )
 
 
 def split_after(network: LayeredModel, layer: str) -> SplitModel:
-    """Cuts the network after a layer.
+    """Split the network after a layer.
 
-    Raises ValueError, naming the layers there are, for one that does not exist, and for the last one, after which there
-    is nothing.
+    Raises ValueError, with the names of the layers, for a layer that does not exist and for the last one.
     """
     if layer not in network.names[:-1]:
         raise ValueError(f"split={layer!r}: expected one of {', '.join(network.names[:-1])}")
@@ -136,13 +135,15 @@ def he_cifar10(*, num_classes: int = 10, implementation: str = "auto") -> Layere
 
 
 def inverse_network_for(network: str, split: str, *, implementation: str = "auto") -> Model:
-    """The decoder that undoes a network's layers up to a split (He, Zhang and Lee 2019, released code).
+    """The decoder that inverts a network's layers up to a split (He, Zhang and Lee 2019, released code).
 
-    network: 'mnist' or 'cifar10'. Raises ValueError, naming the splits there are, for one that has none.
+    network: 'mnist' or 'cifar10'. Raises ValueError, with the known splits, for another one.
     """
 
-    def back(features: int, size: int, **options: Any) -> TorchTransposedConvolution:
-        return TorchTransposedConvolution(features, size, implementation=implementation, **options)
+    def back(
+        features: int, size: int, stride: int = 1, padding: int = 0, output_padding: int = 0
+    ) -> TorchTransposedConvolution:
+        return TorchTransposedConvolution(features, size, stride, padding, output_padding, implementation)
 
     twice = {"stride": 2, "padding": 1, "output_padding": 1}
     chains: dict[tuple[str, str], tuple[list[Layer], tuple[int, ...]]] = {
@@ -161,7 +162,7 @@ def inverse_network_for(network: str, split: str, *, implementation: str = "auto
 def shadow_network_for(network: str, split: str, *, implementation: str = "auto") -> Model:
     """Another structure than the client's, for a shadow of its layers up to a split (released code, "Archi2").
 
-    network: 'mnist' or 'cifar10'. Raises ValueError, naming the splits there are, for one that has none.
+    network: 'mnist' or 'cifar10'. Raises ValueError, with the known splits, for another one.
     """
 
     def same(features: int, size: int) -> TorchConvolution:
@@ -189,7 +190,7 @@ def _chain(
     *,
     between: list[Layer],
 ) -> Model:
-    """The chain of a network's split, with what stands between any two of its layers."""
+    """The chain of layers for a network's split, with the layers ``between`` any two of them."""
     if (network, split) not in chains:
         known = ", ".join(cut for name, cut in chains if name == network)
         raise ValueError(f"split={split!r}: expected one of {known} for the {what} of {network!r}")

@@ -1,10 +1,10 @@
 """Convolution layers that stay fast inside ``scan`` and under ``vmap`` on every backend.
 
-XLA's CPU backend runs a stock convolution inside a loop an order of magnitude slower than outside, and turns a ``vmap``
+XLA's CPU backend runs its convolution inside a loop an order of magnitude slower than outside, and turns a ``vmap``
 over kernels into a grouped convolution. Here a convolution is patches and one matrix product (``"matmul"``), and a
-transposed convolution is one matrix product and an overlap-add; ``"blocked"`` also takes a few images at a time through
-convolution and pooling, so that what lies between stays in a core's cache. All equal the stock operation (``"lax"``) to
-float tolerance.
+transposed convolution is one matrix product and an overlap-add. ``"blocked"`` also runs convolution and pooling on a
+few images at a time, so that intermediate values stay in a core's cache. All equal XLA's operation (``"lax"``) to float
+tolerance.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from gan_leak.types import Array
 
 IMPLEMENTATIONS = ("auto", "blocked", "matmul", "lax")
 _NHWC = ("NHWC", "HWIO", "NHWC")
-# Of patches and their products: half of a core's second-level cache on today's processors.
+# Bytes of patches and products in a block: half of a core's second-level cache on current processors.
 _BLOCK_BYTES = 2**19
 
 
 def resolve_implementation(implementation: str) -> str:
-    """What ``auto`` stands for: ``blocked`` on a CPU with a core for each device, ``matmul`` elsewhere.
+    """Replace ``auto`` by ``blocked`` on a CPU with a core for each device, and by ``matmul`` elsewhere.
 
-    Several cores share the work on a whole batch, but not that on a block. Raises ValueError for an unknown name.
+    Several cores share the work on a whole batch, but not on a block. Raises ValueError for an unknown name.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation={implementation!r}: allowed are {', '.join(map(repr, IMPLEMENTATIONS))}")
@@ -38,7 +38,7 @@ def resolve_implementation(implementation: str) -> str:
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """Torch7's default initialisation, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases (nn/Linear.lua)."""
+    """Torch7's default initialization, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases (nn/Linear.lua)."""
     bound = 1.0 / math.sqrt(fan_in)
 
     def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
@@ -48,7 +48,7 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
 
 
 def convolve(images: Array, kernel: Array, *, implementation: str, stride: int = 1) -> Array:
-    """Convolves images [B, H, W, C] with [K, K, C, O], no padding -> [B, H', W', O], H' = (H - K) // stride + 1."""
+    """Convolve images [B, H, W, C] with [K, K, C, O], no padding -> [B, H', W', O], H' = (H - K) // stride + 1."""
     implementation = resolve_implementation(implementation)
     if implementation == "lax":
         return jax.lax.conv_general_dilated(images, kernel, (stride, stride), "VALID", dimension_numbers=_NHWC)
@@ -61,7 +61,7 @@ def convolve(images: Array, kernel: Array, *, implementation: str, stride: int =
             axis=-1,
         )
     elif implementation == "blocked":
-        # First the rows, then the columns: on one core, two copies of few pieces cost less than one of many.
+        # First rows, then columns: on one core, two copies of few pieces cost less than one of many.
         rows = jnp.concatenate([images[:, i : i + height] for i in range(size)], axis=-1)
         patches = jnp.concatenate([rows[:, :, j : j + width] for j in range(size)], axis=-1)
         kernel = kernel.transpose(1, 0, 2, 3)
@@ -75,7 +75,7 @@ def convolve(images: Array, kernel: Array, *, implementation: str, stride: int =
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(images: Array, window: int) -> Array:
-    """Max-pools [B, H, W, C] over window x window with equal stride; H and W must be multiples of the window.
+    """Max-pool [B, H, W, C] over window x window with equal stride; H and W must be multiples of the window.
 
     The gradient goes to the first maximum of a window, as in Torch. JAX's own gradient shares it among equal maxima and
     takes several times as long on a CPU.
@@ -96,7 +96,7 @@ def _offsets(images: Array, window: int) -> list[Array]:
 
 
 def _max_and_position(images: Array, window: int) -> tuple[Array, Array]:
-    # The maximum is known before its position is asked for: found together, both take three times as long.
+    # The barrier separates the maximum from its position: together they take three times as long.
     best = jax.lax.optimization_barrier(max_pool(images, window))
     entries = _offsets(jax.lax.stop_gradient(images), window)
     position = jnp.full(best.shape, len(entries) - 1, jnp.int8)
@@ -133,7 +133,7 @@ def _pooled_in_blocks(images: Array, kernel: Array, pool: int) -> Array:
 
 
 def block_size(images: Array, kernel: Array) -> int:
-    """How many images fit the cache with their patches and products; a divisor of the batch if one comes near."""
+    """The number of images whose patches and products fit the cache; a divisor of the batch if one is near."""
     batch, height, width, _ = images.shape
     size, _, channels, outputs = kernel.shape
     places = (height - size + 1) * (width - size + 1)
@@ -143,7 +143,7 @@ def block_size(images: Array, kernel: Array) -> int:
 
 
 def _in_blocks(values: Array, block: int) -> Array:
-    """[B, ...] -> [blocks, block, ...], filled up with zeros."""
+    """[B, ...] -> [blocks, block, ...], padded with zeros."""
     missing = -len(values) % block
     padded = jnp.pad(values, [(0, missing), *[(0, 0)] * (values.ndim - 1)]) if missing else values
     return padded.reshape(-1, block, *values.shape[1:])
@@ -204,7 +204,7 @@ class PooledConvolution(nn.Module):
 
 
 class TorchConvolution(nn.Module):
-    """A convolution with Torch's zero padding on all sides, stride, and default initialisation of weights and bias."""
+    """A convolution with Torch's zero padding on all sides, stride, and default initialization of weights and bias."""
 
     features: int
     kernel_size: int
@@ -227,7 +227,7 @@ class TorchConvolution(nn.Module):
 
 
 class TorchTransposedConvolution(nn.Module):
-    """Torch's ConvTranspose2d with its default initialisation; the kernel has the orientation of a convolution's."""
+    """Torch's ConvTranspose2d with its default initialization; the kernel has the orientation of a convolution's."""
 
     features: int
     kernel_size: int
@@ -240,7 +240,7 @@ class TorchTransposedConvolution(nn.Module):
     def __call__(self, images: Array) -> Array:
         """Images [B, H, W, C] -> [B, H', W', features], H' = (H-1) stride - 2 padding + size + output_padding."""
         size, edge = self.kernel_size, self.kernel_size - 1 - self.padding
-        # Torch takes the outputs for the inputs when it counts the fan-in of a transposed convolution.
+        # Torch counts the outputs as the fan-in of a transposed convolution.
         initializer = torch_uniform(size * size * self.features)
         kernel = self.param("kernel", initializer, (size, size, images.shape[-1], self.features))
         bias = self.param("bias", initializer, (self.features,))
@@ -250,7 +250,7 @@ class TorchTransposedConvolution(nn.Module):
 
 
 class TorchDense(nn.Module):
-    """A fully connected layer with Torch7's default initialisation of weights and bias."""
+    """A fully connected layer with Torch7's default initialization of weights and bias."""
 
     features: int
 
@@ -308,8 +308,8 @@ def _upsample_forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array,
 
 
 def _upsample_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    # The derived gradient of the overlap-add writes sixteen padded copies of the products; it is patches of the
-    # gradient.
+    # The derived gradient of the overlap-add would write sixteen padded copies of the products. Patches of the gradient
+    # give the same.
     images, kernel = residuals
     _, height, width, channels = images.shape
     padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))

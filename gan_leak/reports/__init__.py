@@ -1,1 +1,1 @@
-"""Everything that is drawn or written: figures, pages and tables."""
+"""Figures, pages and tables of all reports."""

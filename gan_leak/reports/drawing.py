@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 def checked_images(name: str, value: np.ndarray) -> np.ndarray:
-    """Gives float images [M, H, W, C]; raises ValueError for any other shape or type."""
+    """Return float images [M, H, W, C]; raises ValueError for any other shape or type."""
     images = np.asarray(value)
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"{name}.shape={images.shape}: expected [M, H, W, C], none of them 0 and C 1 or 3")
@@ -59,7 +59,7 @@ def checked_images(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def framed_tiles(images: np.ndarray) -> np.ndarray:
-    """Turns float [m, h, w, c] in [-1, 1] into framed uint8 [m, h, w, 3], enlarged by a whole factor.
+    """Turn float [m, h, w, c] in [-1, 1] into framed uint8 [m, h, w, 3], enlarged by a whole factor.
 
     Values beyond the range are clipped, those that are not finite become magenta.
     """
@@ -73,7 +73,7 @@ def framed_tiles(images: np.ndarray) -> np.ndarray:
 
 
 def even_tiles(tiles: Sequence[np.ndarray | None], height: int, width: int) -> np.ndarray:
-    """Centres tiles [h, w, 3] on cells of one size, uint8 [m, height, width, 3]; None is a pale cell, without frame."""
+    """Center tiles [h, w, 3] on cells of one size, uint8 [m, height, width, 3]; None gives a pale cell."""
     cells = np.full((len(tiles), height, width, 3), 255, np.uint8)
     for cell, tile in zip(cells, tiles, strict=True):
         if tile is None:
@@ -85,7 +85,7 @@ def even_tiles(tiles: Sequence[np.ndarray | None], height: int, width: int) -> n
 
 
 def grid_png(rows: Sequence[Row], title: str, column_labels: Sequence[str] = ()) -> bytes:
-    """Draws rows of tiles of one size under each other, each beside its label, and labels of columns above, as PNG."""
+    """Draw rows of tiles of one size under each other, each beside its label, and labels of columns above, as PNG."""
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
@@ -131,7 +131,7 @@ def grid_png(rows: Sequence[Row], title: str, column_labels: Sequence[str] = ())
 
 
 def wrapped(text: str, pixels: float, points: float, weight: str = "normal") -> str:
-    """Breaks a text between words, and within a word that is wider than a line, into lines of that many pixels."""
+    """Break a text into lines of that many pixels, between words or within a word that is too long."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -145,7 +145,7 @@ def wrapped(text: str, pixels: float, points: float, weight: str = "normal") -> 
 
 
 def draw_axes(axes: Any) -> None:
-    """Draws the pale grid of a panel and hides its upper and right border."""
+    """Draw the pale grid of a panel and hide its upper and right border."""
     axes.grid(True, color="#E2E2E2", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8.5, color="#888888")
@@ -154,23 +154,23 @@ def draw_axes(axes: Any) -> None:
 
 
 def write_nothing_measured(axes: Any) -> None:
-    """Writes in the middle of an empty panel that nothing was measured."""
+    """Write into an empty panel that nothing was measured."""
     style = {"ha": "center", "va": "center", "color": "#666666", "backgroundcolor": "w"}
     axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, **style)
 
 
 def is_number(value: Any) -> bool:
-    """Returns whether a value is a finite number."""
+    """Return whether a value is a finite number."""
     return value is not None and bool(np.isfinite(value))
 
 
 def or_gap(value: Any) -> float:
-    """Returns the value, or NaN, which interrupts a curve."""
+    """Return the value if it is a finite number, else NaN, which interrupts a curve."""
     return float(value) if is_number(value) else float("nan")
 
 
 def png(figure: Any, dpi: int) -> bytes:
-    """Gives the PNG bytes of a Matplotlib figure."""
+    """Return the PNG bytes of a Matplotlib figure."""
     buffer = io.BytesIO()
     # Without the version of Matplotlib the same picture has the same bytes after an upgrade that draws alike.
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
@@ -178,7 +178,7 @@ def png(figure: Any, dpi: int) -> bytes:
 
 
 def _columns(tile_width: int, labels: Sequence[str]) -> tuple[int, list[str]]:
-    """Gives the distance between columns and their wrapped labels, wider than the tiles where the labels need it."""
+    """Return the distance between columns and their wrapped labels, wider than the tiles where the labels need it."""
     words = [word for label in labels for word in label.split()]
     longest = min(_text_pixels(words, _LABEL_POINTS), _MOST_LABEL_PIXELS)
     for widening in (1.0, 1.3, 1.6):
@@ -192,7 +192,7 @@ def _columns(tile_width: int, labels: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def _block_pixels(texts: Sequence[str], points: float) -> int:
-    """Gives the height of the highest of the texts and the gap below it, 0 if none says anything."""
+    """Return the height of the highest text and the gap below it; 0 if all texts are empty."""
     lines = max((text.count("\n") + 1 for text in texts if text), default=0)
     return lines * round(_LINE_SPACING * points * _GRID_DPI / 72) + TILE_GAP if lines else 0
 

@@ -48,7 +48,7 @@ class _Curve(NamedTuple):
 def reconstructions_figure(
     reconstructions: np.ndarray, nearest_private: np.ndarray, *, columns: int = 10, title: str = ""
 ) -> bytes:
-    """Draws each reconstruction under the private image nearest to it, as Figure 6 of Hitaj et al. (2017), as PNG.
+    """Draw each reconstruction under the private image nearest to it, as Figure 6 of Hitaj et al. (2017), as PNG.
 
     reconstructions, nearest_private: float [M, H, W, C] in [-1, 1], C 1 or 3; the first 30 pairs are drawn. Values
     beyond the range are clipped, those that are not finite are drawn in magenta.
@@ -69,7 +69,7 @@ def reconstructions_figure(
 
 
 def evolution_figure(images_by_round: Mapping[int, np.ndarray], *, most_columns: int = 10, title: str = "") -> bytes:
-    """Draws the reconstructions of fixed latents, one row for each round and one column for each latent, as PNG.
+    """Draw the reconstructions of fixed latents, one row for each round and one column for each latent, as PNG.
 
     images_by_round: float [m, H, W, C] in [-1, 1] for each round, C 1 or 3, all of one shape. The first
     ``most_columns`` latents and at most 12 evenly chosen rounds are drawn, among them the first and the last.
@@ -100,10 +100,10 @@ def evolution_figure(images_by_round: Mapping[int, np.ndarray], *, most_columns:
 
 
 def curves_figure(records: Sequence[Mapping[str, Any]], *, title: str = "Training and leakage") -> bytes:
-    """Draws accuracy and leakage over the rounds, and below them every participant's training loss, as PNG.
+    """Draw accuracy and leakage over the rounds, and below them every participant's training loss, as PNG.
 
     records: one a round, as in metrics.jsonl. A missing value of an evaluation (None, NaN) is a gap in its curve; a
-    round without an evaluation is not.
+    round without an evaluation gives no gap.
 
     Raises ValueError if there is no record.
     """
@@ -180,7 +180,7 @@ def _median_curve(rounds: Sequence[int], losses: np.ndarray) -> _Curve:
 
 
 def _loss_curves(rounds: Sequence[int], losses: np.ndarray) -> Iterator[_Curve]:
-    """Yields a curve for each participant; more participants than colors get thin gray curves under their median."""
+    """Yield a curve for each participant; more participants than colors get thin gray curves under their median."""
     points = [list(zip(rounds, row, strict=True)) for row in losses.tolist()]
     if len(losses) <= len(SERIES_COLORS):
         for index, (color, style) in enumerate(zip(SERIES_COLORS, SERIES_STYLES, strict=True)):

@@ -53,7 +53,7 @@ _SHORT_NAME = 36
 def picture_table(
     rows: Mapping[str, Sequence[np.ndarray | None]], column_labels: Sequence[str], *, title: str
 ) -> bytes:
-    """Draws a table of single images with the labels of its rows on the left and those of its columns on top, as PNG.
+    """Draw a table of single images with the labels of its rows on the left and those of its columns on top, as PNG.
 
     rows: for each label an image or None for every column; an image is float [H, W, C] in [-1, 1], C 1 or 3, and may
     differ in size and color from its neighbors: each is enlarged by a whole factor to about the same size and
@@ -86,7 +86,7 @@ def picture_table(
 def leakage_against_accuracy_figure(
     series: Mapping[str, Sequence[Sequence[tuple[float | None, float | None]]]], *, title: str = ""
 ) -> bytes:
-    """Draws the leakage score against the accuracy of the model at each evaluation, a line for each seed, as PNG.
+    """Draw the leakage score against the accuracy of the model at each evaluation, a line for each seed, as PNG.
 
     series: for each setting, for each seed the pairs (model accuracy, leakage score) in the order of the rounds. A pair
     with None or NaN is left out. A vertical line marks the 80% from which the paper reports good pictures.
@@ -135,7 +135,7 @@ def leakage_against_accuracy_figure(
 
 
 def interval_figure(rows: Sequence[Mapping[str, Any]], *, metric: str = "leakage_score", title: str = "") -> bytes:
-    """Draws a metric of each row as its mean, its 95% interval and a small dot for every seed, as PNG.
+    """Draw a metric of each row as its mean, its 95% interval and a small dot for every seed, as PNG.
 
     rows: as in the results of a reproduction, each with "name", "role" (attack, control or reference) and "metrics",
     where the metric has "mean", "low", "high" and "values". What is missing or not a number is not drawn. A row
@@ -186,7 +186,7 @@ def _tile(label: str, place: int, image: np.ndarray | None) -> np.ndarray | None
 
 
 def _draw_setting(axes: Any, name: str, seeds: Sequence[Sequence[tuple[Any, Any]]], place: int) -> bool:
-    """Draws the lines of one setting and tells whether there was anything to draw."""
+    """Draw the lines of one setting and return whether there was anything to draw."""
     lines = [[pair for pair in points if is_number(pair[0]) and is_number(pair[1])] for points in seeds]
     style = {
         "color": SERIES_COLORS[place % len(SERIES_COLORS)],

@@ -117,7 +117,7 @@ figcaption { color: var(--soft); font-size: .92rem; margin: .6rem auto 0; max-wi
 
 
 def page(title: str, sections: Sequence[str], style: str = "") -> str:
-    """Writes a whole page, without scripts and without anything fetched from elsewhere; style: rules of its own."""
+    """Write a whole page without scripts and external files; style: additional rules."""
     # The policy makes the browser block scripts and requests.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     written = (
@@ -132,37 +132,37 @@ def page(title: str, sections: Sequence[str], style: str = "") -> str:
 
 
 def section(heading: str, content: str, identifier: str = "", aside_content: str = "") -> str:
-    """Writes a section, or nothing if it has no content; aside_content stands in the line of the heading."""
+    """Write a section, or nothing if it has no content; aside_content is in the line of the heading."""
     anchor = f' id="{escape(identifier)}"' if identifier else ""
     return f"<section{anchor}>\n<h2>{escape(heading)}{aside_content}</h2>\n{content}</section>\n" if content else ""
 
 
 def summary_cards(summary: Mapping[str, str]) -> str:
-    """Writes the numbers of the headline, a card for each."""
+    """Write the numbers of the headline, a card for each."""
     cards = "".join(card(name, escape(number(value))) for name, value in summary.items())
     return f'<dl class="summary">\n{cards}</dl>\n' if cards else ""
 
 
 def card(name: str, content: str) -> str:
-    """Writes one card of the headline."""
+    """Write one card of the headline."""
     return f"<div><dt>{escape(name)}</dt><dd>{content}</dd></div>\n"
 
 
 def table(heads: Sequence[str], content: str, kind: str) -> str:
-    """Writes a table that scrolls where it is wider than the page; content: its rows."""
+    """Write a table that scrolls if it is wider than the page; content: its rows."""
     cells = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
     rows = f"<table>\n<thead><tr>{cells}</tr></thead>\n<tbody>\n{content}</tbody>\n</table>\n"
     return f'<div class="wide {kind}">\n{rows}</div>\n'
 
 
 def notes_panel(notes: Sequence[str]) -> str:
-    """Writes the notes of a report."""
+    """Write the notes of a report."""
     items = "".join(f"<li>{escape(note)}</li>\n" for note in notes)
     return f'<aside class="notes">\n<h2>Notes</h2>\n<ul>\n{items}</ul>\n</aside>\n' if items else ""
 
 
 def figure(caption: str, png: bytes, width: int | None = None) -> str:
-    """Writes a picture with its caption, at most ``width`` CSS pixels wide. Raises ValueError if it is not PNG."""
+    """Write a picture with its caption, at most ``width`` CSS pixels wide. Raises ValueError if it is not PNG."""
     _check_png(caption, png)
     source = base64.b64encode(png).decode("ascii")
     text = escape(caption)
@@ -174,13 +174,13 @@ def figure(caption: str, png: bytes, width: int | None = None) -> str:
 
 
 def half_width(caption: str, png: bytes) -> int:
-    """Gives half the width of a picture in pixels. Raises ValueError if it is not PNG."""
+    """Return half the width of a picture in pixels. Raises ValueError if it is not PNG."""
     _check_png(caption, png)
     return max(1, int.from_bytes(png[16:20], "big") // 2)
 
 
 def definitions_list(definitions: Mapping[str, str]) -> str:
-    """Writes what each metric means, by its name."""
+    """Write the definitions of metrics by name."""
     items = "".join(
         f"<div><dt>{escape(label(name))}</dt><dd>{escape(meaning)}</dd></div>\n"
         for name, meaning in definitions.items()
@@ -189,7 +189,7 @@ def definitions_list(definitions: Mapping[str, str]) -> str:
 
 
 def settings_table(values: Mapping[str, Any]) -> str:
-    """Writes settings exactly as they are, nested or not, one a row."""
+    """Write settings unrounded, one in each row; they may be nested."""
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(exact(value))}</td></tr>\n'
         for name, value in flattened(values, ".")
@@ -198,25 +198,25 @@ def settings_table(values: Mapping[str, Any]) -> str:
 
 
 def rank(column: str) -> int:
-    """Gives the place of a column among the metrics."""
+    """Return the position of a column among the metrics."""
     name = column.partition(": ")[0]
     return _METRIC_ORDER.index(name) if name in _METRIC_ORDER else len(_METRIC_ORDER)
 
 
 def cell(value: Any) -> str:
-    """Writes a measured value as a cell of a table."""
+    """Write a measured value as a cell of a table."""
     text = number(value)
     return f'<td class="missing">{text}</td>' if text == NOT_AVAILABLE else f"<td>{escape(text)}</td>"
 
 
 def label(name: str) -> str:
-    """Returns the name of a metric as tables and headings show it."""
+    """Return the name of a metric as tables and headings show it."""
     head, separator, rest = name.partition(": ")
     return _LABELS.get(head, head.replace("_", " ")) + separator.replace(":", "") + rest.replace("_", " ")
 
 
 def flattened(values: Mapping[str, Any], separator: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields name and value of every leaf, names joined by the separator."""
+    """Yield name and value of every leaf, with names joined by the separator."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from flattened(value, separator, f"{prefix}{name}{separator}")
@@ -225,7 +225,7 @@ def flattened(values: Mapping[str, Any], separator: str, prefix: str = "") -> It
 
 
 def number(value: Any) -> str:
-    """Writes a measured value: three significant digits, integers whole."""
+    """Write a measured value: three significant digits, integers whole."""
     if value is None:
         return NOT_AVAILABLE
     if isinstance(value, str | bool):
@@ -240,7 +240,7 @@ def number(value: Any) -> str:
 
 
 def exact(value: Any) -> str:
-    """Writes a setting in full, so that it can be given again."""
+    """Write a setting unrounded, so that it can be used again."""
     if isinstance(value, str):
         return value
     try:

@@ -1,4 +1,4 @@
-"""The promise of a defense in words."""
+"""Text of the privacy guarantee of a defense."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _WORDS = {
 
 
 def privacy_summary(fields: Mapping[str, Any], records: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
-    """The lines of a summary that say what the defenses promise, and which promise nothing; empty without a defense.
+    """The lines of a summary on the guarantees of the defenses, and on defenses without one; empty without a defense.
 
     fields: as in config.json, see ``gan_leak.runs.federated.privacy.privacy_fields``. records: one a round, as in
-    metrics.jsonl; the last one tells what was spent.
+    metrics.jsonl; the last one has the epsilon spent.
     """
     silent = fields.get("without_promise")
     nothing = {"no promise by": f"{silent}, measured against attacks only"} if silent else {}
@@ -55,7 +55,7 @@ def _epsilon_text(epsilon: float | None) -> str:
 
 
 def _rounded_up(value: float) -> float:
-    """Four significant digits, rounded up: an epsilon must not look smaller than it is."""
+    """Four significant digits, rounded up: the shown epsilon must not be too small."""
     nearest = float(f"{value:.3e}")
     if nearest >= value:
         return nearest

@@ -24,7 +24,7 @@ from gan_leak.reports.html import definitions_list, figure, half_width, notes_pa
 from gan_leak.reports.rows import ROWS_STYLE, rows_table
 
 _MOST_SHOWN = 12
-# An image that is recovered to the bit has no finite PSNR.
+# Equal images have no finite PSNR.
 _MOST_DECIBELS = 100.0
 DEFINITIONS = {
     "psnr": "10 log10(peak^2 / mean squared error) in dB, the standard form; 100 for equal images.",
@@ -52,7 +52,7 @@ DEFINITIONS = {
 
 
 def measured_row(name: str, role: str, measures: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a table: each measure, an array over images or one number, as its mean with a 95% interval."""
+    """A row of a table: the mean and the 95% interval of each measure, an array over images or one number."""
     metrics = {}
     for measure, values in measures.items():
         numbers = np.asarray(values, np.float64).reshape(-1)
@@ -74,9 +74,9 @@ def render_reconstructions(
     pictures: Mapping[str, bytes],
     environment: Mapping[str, Any],
 ) -> str:
-    """Writes a run as one self-contained HTML page.
+    """Write a run as one self-contained HTML page.
 
-    rows: as ``measured_row`` makes them, with ``notes`` where there are any. pictures: PNG bytes by caption.
+    rows: from ``measured_row``, optionally with ``notes``. pictures: PNG bytes by caption.
     environment: as in config.json, with the settings under ``config``.
     """
     measured = {metric for row in rows for metric in row["metrics"]}
@@ -115,7 +115,7 @@ def trade_off_figure(
     draw_axes(axes)
     axes.set_xlabel("accuracy with the defense", fontsize=9.5)
     axes.set_ylabel(measure, fontsize=9.5)
-    # All of the range of a share, so that charts can be compared.
+    # The whole range of a fraction, so that charts can be compared.
     axes.set_ylim(-0.05, 1.05)
     for place, (name, points) in enumerate(series.items()):
         color = SERIES_COLORS[place % len(SERIES_COLORS)]

@@ -1,4 +1,4 @@
-"""The report of a reproduction: the verdict on every claim of the papers, with the numbers and pictures behind it."""
+"""The report of a reproduction: the verdict on every claim of the papers, with its numbers and pictures."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _TITLE = "Reproduction of published attacks"
 
 
 def render_reproduction(results: Mapping[str, Any], pictures: Mapping[str, Mapping[str, bytes]]) -> str:
-    """Writes a reproduction as one self-contained HTML page, without scripts and without anything fetched.
+    """Write a reproduction as one self-contained HTML page, without scripts and external files.
 
-    results: plain JSON data as ``reproduction_results.check_results`` accepts it; figures that were not run are absent.
+    results: plain JSON data as ``reproduction_results.check_results`` accepts it; skipped figures are absent.
     pictures: for the "figure" of each entry the PNG bytes by caption.
 
     The verdicts come first. A verdict shows the score of the row that it names as "row", and the one with the highest
     mean among the rows that it names as "controls". Intervals are cut at the range of their metric; the reasons of a
-    verdict show them as they were judged. Missing numbers and NaN are "n/a", a leakage score that cannot be measured
+    verdict show them uncut. Missing numbers and NaN are "n/a", a leakage score that cannot be measured
     is "not measurable"; every text is escaped.
 
     Raises ValueError if the results are malformed, if a picture is not PNG, or if it belongs to no figure.
@@ -101,7 +101,7 @@ def _figure_section(anchor: str, entry: Mapping[str, Any], pictures: Mapping[str
         verdict_details(entry.get("verdicts", ())),
         _under("Measured", rows_table(rows)),
         _under("Pictures", _gallery(pictures)),
-        _under("Where the hyper-parameters differ from the paper's", _differences(rows)),
+        _under("Hyperparameters that differ from the paper", _differences(rows)),
         _under("What the defense promises", _privacy(entry.get("privacy", ()))),
         _under("Notes", "".join(f"<li>{escape(note)}</li>\n" for note in entry.get("notes", ())), "ul", "remarks"),
     ]
@@ -120,7 +120,7 @@ def _under(heading: str, content: str, tag: str = "", kind: str = "") -> str:
 
 
 def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Writes what was changed, once for all rows with the same changes."""
+    """Write the differences from the paper, once for all rows with the same differences."""
     groups: dict[tuple[tuple[str, str, str], ...], list[str]] = {}
     for row in rows:
         changes = tuple(
@@ -131,9 +131,9 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
             groups.setdefault(changes, []).append(row["name"])
     body = []
     for changes, names in groups.items():
-        together = "<br>".join(map(escape, names))
+        joined_names = "<br>".join(map(escape, names))
         for line, texts in enumerate(changes):
-            first = f'<th scope="rowgroup" rowspan="{len(changes)}">{together}</th>' if line == 0 else ""
+            first = f'<th scope="rowgroup" rowspan="{len(changes)}">{joined_names}</th>' if line == 0 else ""
             body.append(f"<tr>{first}{''.join(f'<td>{escape(text)}</td>' for text in texts)}</tr>\n")
     heads = ["rows", "hyper-parameter", "the paper", "used here"]
     return table(heads, "".join(body), "texts differences") if body else ""

@@ -17,13 +17,13 @@ _Check: TypeAlias = Callable[[Any, str], None]
 
 
 def check_results(results: Any) -> None:
-    """Checks the results of a reproduction.
+    """Check the results of a reproduction.
 
     Unknown keys are allowed: results may hold more than a report shows.
 
     Raises ValueError with one line that names the place, the value and what was expected there: for a missing key, a
-    value of another type, a role, verdict or format that is not known, two figures or two rows of one name, and a
-    verdict about a row that its figure does not have.
+    value of another type, an unknown role, verdict or format, two figures or two rows of one name, and a verdict
+    about a row that its figure does not have.
     """
     _RESULTS(results, "results")
     _check_different([entry["figure"] for entry in results["figures"]], "results.figures", "figure")

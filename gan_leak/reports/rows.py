@@ -1,4 +1,4 @@
-"""Tables of measures with intervals, and the style of the reports that show them."""
+"""Tables of measures with intervals, and the style of their reports."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fo
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Writes the measures of each row with their intervals; rows: as in the results of a reproduction."""
+    """Write the measures of each row with their intervals; rows: as in the results of a reproduction."""
     metrics = sorted(dict.fromkeys(metric for row in rows for metric in row["metrics"]), key=rank)
     counted = [count for count in ("rounds", "seeds") if any(count in row for row in rows)]
     body = []
@@ -105,7 +105,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measured_text(metric: str, row: Mapping[str, Any]) -> str:
-    """Writes the mean of a metric with its interval, cut at its range, and how many seeds have it if not all."""
+    """Write the mean of a metric with its interval, cut at its range, and the number of seeds if some lack it."""
     measured = row["metrics"].get(metric)
     mean, low, high = (or_gap((measured or {}).get(statistic)) for statistic in STATISTICS)
     if math.isnan(mean):
@@ -122,5 +122,5 @@ def measured_text(metric: str, row: Mapping[str, Any]) -> str:
 
 
 def _decimals(value: float) -> str:
-    """Writes a metric of a known range with as many decimals as its neighbors, so that they compare at a glance."""
+    """Write a metric of a known range with as many decimals as its neighbors, so that they are easy to compare."""
     return NOT_AVAILABLE if math.isnan(value) else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""The report of a run: its figures, one HTML page that needs nothing else to be read, and its summary in text."""
+"""The report of a run: its figures, one self-contained HTML page, and its summary as text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CAPTIONS = {
 
 
 def report_files(result: RunResult) -> dict[str, bytes]:
-    """Draws a run: the files of its report by path within the run directory, report.html last."""
+    """Draw a run: the files of its report by path within the run directory, report.html last."""
     figures = _figures(result)
     page = render_report(
         title=f"GAN attack on {result.config.data.dataset}, class {_target_name(result)}",
@@ -55,9 +55,9 @@ def report_files(result: RunResult) -> dict[str, bytes]:
 
 
 def summary_lines(result: RunResult) -> list[str]:
-    """Writes the summary of a run for a terminal: why it diverged, the headline, and the score of each set of images.
+    """Write the summary of a run for a terminal: the divergence if any, the headline, and the score of each image set.
 
-    An empty line separates why it diverged from the rest.
+    An empty line follows the text on the divergence.
     """
     return [
         *([] if result.divergence is None else [result.divergence]),
@@ -124,14 +124,13 @@ def render_report(
     notes: Sequence[str],
     privacy: Mapping[str, Any] | None = None,
 ) -> str:
-    """Writes a run as one self-contained HTML page, without scripts and without anything fetched from elsewhere.
+    """Write a run as one self-contained HTML page, without scripts and external files.
 
-    summary: the few figures of the headline. config, environment: shown exactly as they are, nested or not.
-    records: one a round, as in metrics.jsonl; those with "leakage" fill the table of evaluations. comparison: a row of
-    metrics for each set of images, the first one stands out. figures: PNG bytes by caption. definitions: what a metric
-    means, by its name. notes: what the reader must know first, shown under the headline. privacy: what the defense
-    promises over the whole run, shown exactly. Measured numbers show three
-    significant digits, missing and non-finite ones "n/a"; every text is escaped.
+    summary: the few figures of the headline. config, environment: shown unrounded; they may be nested. records: one a
+    round, as in metrics.jsonl; those with "leakage" fill the table of evaluations. comparison: a row of metrics for
+    each set of images, the first one stands out. figures: PNG bytes by caption. definitions: the meaning of each metric
+    by name. notes: shown under the headline. privacy: the guarantee over the whole run, shown unrounded. Measured
+    numbers have three significant digits; missing and non-finite ones are "n/a". Every text is escaped.
 
     Raises ValueError if a figure is not PNG.
     """
@@ -163,7 +162,7 @@ def _evaluations(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, An
 
 
 def _metrics_table(corner: str, rows: Mapping[str, Mapping[str, Any]], kind: str) -> str:
-    """Writes a row for each name, a column for each metric that any of them has."""
+    """Write a row for each name and a column for each metric in any of the rows."""
     flat = {name: dict(flattened(row, ": ")) for name, row in rows.items()}
     found = list(dict.fromkeys(column for row in flat.values() for column in row))
     # A row that lacks a whole group of metrics (None) must not add a column for the group.

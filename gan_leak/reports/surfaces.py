@@ -22,11 +22,12 @@ _DARK = 0.6
 
 
 def surface_figure(rows: Sequence[Mapping[str, Any]], *, metric: str = "leakage_score") -> bytes:
-    """Draws the mean of a metric over two swept fields as a map with its numbers, a panel for each value of the others.
+    """Draw the mean of a metric over two swept fields as a map with its numbers, a panel for each value of the others.
 
     rows: each with "cell", its value of every swept field, the same fields in all rows, and "metrics", where the metric
-    has "mean", "low" and "high". The last field runs to the right and the one before it upwards; a cell without a
-    number says "n/a", or "not measurable" if its leakage cannot be measured; one without a row stays empty.
+    has "mean", "low" and "high". The last field is on the horizontal axis, the one before it on the vertical axis. A
+    cell without a number shows "n/a", or "not measurable" if its leakage cannot be measured; one without a row is
+    empty.
 
     Raises ValueError if there is no row, if fewer than two fields are swept, or if there would be more than 12 panels.
     """

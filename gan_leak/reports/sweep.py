@@ -31,10 +31,10 @@ _COUNTED = {"diverged": "diverged", "not_measurable": "have no leakage score, be
 
 
 def sweep_files(rows: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]) -> dict[str, bytes]:
-    """Draws a sweep: the files of its report by name, report.html last.
+    """Draw a sweep: the files of its report by name, report.html last.
 
     rows: as in the results of a reproduction, one for each finished cell, with the value of every swept setting as
-    "cell" and what the cell promises as "privacy"; at least one. environment: as in config.json.
+    "cell" and the guarantee of the cell as "privacy"; at least one row. environment: as in config.json.
     """
     swept = rows[0]["cell"]
     figures = {"intervals": interval_figure(rows)}
@@ -64,11 +64,11 @@ def render_sweep(
     environment: Mapping[str, Any],
     notes: Sequence[str],
 ) -> str:
-    """Writes a sweep as one self-contained HTML page.
+    """Write a sweep as one self-contained HTML page.
 
-    rows: as in the results of a reproduction, one for each finished cell, with what the cell promises as "privacy".
-    pictures: PNG bytes by caption. settings: the flags as given. definitions: what a metric means, by its name. notes:
-    what the reader must know first.
+    rows: as in the results of a reproduction, one for each finished cell, with its guarantee as "privacy". pictures:
+    PNG bytes by caption. settings: the flags as given. definitions: the meaning of each metric by name. notes: shown
+    first.
 
     Raises ValueError if a picture is not PNG.
     """
@@ -86,7 +86,7 @@ def render_sweep(
 
 
 def _promises(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Writes what each cell promises, in a row for each cell with a defense."""
+    """Write the guarantee of each cell with a defense, one in each row."""
     found = {row["name"]: row["privacy"] for row in rows if row.get("privacy")}
     columns = list(dict.fromkeys(name for promise in found.values() for name in promise))
     body = "".join(

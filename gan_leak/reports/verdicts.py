@@ -18,7 +18,7 @@ _SIGNS = {Verdict.REPRODUCED: "✓", Verdict.PARTLY: "◐", Verdict.NOT_REPRODUC
 
 
 def verdict_cards(verdicts: Sequence[Mapping[str, Any]]) -> str:
-    """Writes a card for each variant, with the number of verdicts of each kind."""
+    """Write a card for each variant, with the number of verdicts of each kind."""
     cards = []
     for variant in _variants(verdicts):
         of_variant = [Verdict(verdict["verdict"]) for verdict in verdicts if verdict["variant"] == variant]
@@ -29,7 +29,7 @@ def verdict_cards(verdicts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def verdict_overview(entries: Sequence[Mapping[str, Any]], anchors: Sequence[str], headings: Sequence[str]) -> str:
-    """Writes the table of verdicts: a row for each setting, a column for each variant.
+    """Write the table of verdicts: a row for each setting, a column for each variant.
 
     entries: as in the results of a reproduction. anchors, headings: of the section of each entry, which its row links.
     """
@@ -51,7 +51,7 @@ def verdict_overview(entries: Sequence[Mapping[str, Any]], anchors: Sequence[str
 
 
 def verdict_details(verdicts: Sequence[Mapping[str, Any]]) -> str:
-    """Writes each criterion once, and under it the verdicts that it gave with their reasons."""
+    """Write each criterion once, followed by its verdicts with their reasons."""
     groups: dict[tuple[str, str], list[str]] = {}
     for verdict in verdicts:
         holds = verdict.get("holds") or [None] * len(verdict["because"])
@@ -134,7 +134,7 @@ def _badge(verdict: str, count: str = "") -> str:
 
 
 def _variants(verdicts: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Lists the variants: the paper's own first, then the nearest that works, then others as they come."""
+    """List the variants: the paper's own, then the nearest that works, then others in the order of the entries."""
     found = dict.fromkeys(verdict["variant"] for verdict in verdicts)
     known = [variant for variant in (PAPER_VARIANT, NEAREST_VARIANT) if variant in found]
     return [*known, *(variant for variant in found if variant not in known)]

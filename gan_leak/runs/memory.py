@@ -23,7 +23,7 @@ def bytes_of(tree: PyTree) -> int:
 
 
 def check_run(config: RunConfig, data: AttackData, experiment: Experiment, *, lanes: int = 1) -> None:
-    """Raises ValueError if ``lanes`` concurrent runs cannot fit into half of the memory.
+    """Raise ValueError if ``lanes`` concurrent runs cannot fit into half of the memory.
 
     The lower bound counts the states of the participants of one round, the images of the federation, and the widest
     layer of the generator for one batch. The error names the setting that needs most.
@@ -59,7 +59,7 @@ def check_run(config: RunConfig, data: AttackData, experiment: Experiment, *, la
 def check_inversion(
     name: str, attack: Procedure, model: Model, batch: tuple[int, int, int, int], num_classes: int, *, lanes: int
 ) -> None:
-    """Raises ValueError, beginning with ``name``, if attacks on ``lanes`` gradients cannot fit into half of the memory.
+    """Raise ValueError, beginning with ``name``, if attacks on ``lanes`` gradients cannot fit into half of the memory.
 
     batch: the shape [B, H, W, C] of the images behind one gradient. The lower bound counts the networks, their
     gradients, and the initial state of the attack.

@@ -41,7 +41,7 @@ def progress(
     plain_interval_s: float = 5.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Progress]:
-    """Shows the rounds of a run on ``stream`` (default: standard error), starting from ``initial`` finished rounds.
+    """Show the rounds of a run on ``stream`` (default: standard error), starting from ``initial`` finished rounds.
 
     A terminal gets a bar. Any other stream gets at most one line in ``plain_interval_s`` seconds, and always one for
     the last round. ``clock`` returns the time in seconds.

@@ -35,7 +35,7 @@ class Timing(NamedTuple):
 def time_in_turn(
     functions: Mapping[str, Callable[[], object]], *, repeats: int, least_seconds: float = 0.05
 ) -> dict[str, Timing]:
-    """Times functions in turn, each ``repeats`` times. A function must finish its work before it returns.
+    """Time functions in turn, each ``repeats`` times. A function must finish its work before it returns.
 
     Each runs twice beforehand. A function faster than ``least_seconds`` is called several times for one measurement.
 

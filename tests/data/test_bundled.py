@@ -114,19 +114,19 @@ def test_the_newline_rewrite_is_undone():
     pixels[[5, 700]] = 10
     pixels[[90, 10303]] = 13
     content = b"P5\n92 112\n255\n" + pixels.tobytes()
-    mended = bundled.mend_face(rewrite_newlines(content)).ravel().astype(int)
+    mended = bundled.decode_face(rewrite_newlines(content)).ravel().astype(int)
     np.testing.assert_array_equal(np.flatnonzero(mended != pixels), [90, 10303])
     assert mended[90] == mended[10303] == 10
-    np.testing.assert_array_equal(bundled.mend_face(content).ravel(), pixels)
+    np.testing.assert_array_equal(bundled.decode_face(content).ravel(), pixels)
 
 
 def test_a_pixel_lost_between_carriage_return_and_newline_is_put_back():
     pixels = np.full(112 * 92, 99, np.uint8)
     pixels[[500, 501]] = 13, 10
     content = rewrite_newlines(b"P5\n92 112\n255\n" + pixels.tobytes())
-    np.testing.assert_array_equal(bundled.mend_face(content, lost_pixel=500).ravel(), pixels)
+    np.testing.assert_array_equal(bundled.decode_face(content, lost_pixel=500).ravel(), pixels)
     with pytest.raises(ValueError, match="pixels=10303, expected 10304"):
-        bundled.mend_face(content)
+        bundled.decode_face(content)
 
 
 @pytest.fixture

@@ -44,11 +44,11 @@ def test_the_published_mnist_recipe(noise, epochs, reported):
 def test_what_is_promised_is_said():
     """The unit, the neighbouring relation, delta and the method travel with the number."""
     loss = dp_sgd_epsilon(2.0, 0.01, 100, 1e-6)
-    assert (loss.unit, loss.neighbouring_relation, loss.delta) == ("record", "add or remove one", 1e-6)
+    assert (loss.unit, loss.neighboring_relation, loss.delta) == ("record", "add or remove one", 1e-6)
     assert loss.method == "PLD"
     loss = sparse_vector_epsilon(1.0, 0.1, 1000)
     assert (loss.unit, loss.delta, loss.cross_check) == ("update", 0.0, None)
-    assert "sensitivity" in loss.neighbouring_relation
+    assert "sensitivity" in loss.neighboring_relation
 
 
 @pytest.mark.parametrize(

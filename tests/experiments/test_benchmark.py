@@ -1,4 +1,4 @@
-"""The benchmark's table says what was timed, its rivals do the same work, and bad input is one line."""
+"""The benchmark's table says what was timed, its PyTorch baselines do the same work, and bad input is one line."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ from experiments.benchmarks import cases as benchmark_cases
 from experiments.benchmarks import commands as benchmark_commands
 from experiments.benchmarks import inversions as benchmark_inversions
 from experiments.benchmarks import rows as benchmark_rows
-from experiments.benchmarks import torch_baselines as benchmark_rivals
+from experiments.benchmarks import torch_baselines
 from experiments.benchmarks.cases import Case
 from gan_leak.attacks.gradient.observation import gradient_of
 from gan_leak.models import classifier_for, dcgan_generator
@@ -43,10 +43,10 @@ def small_cases(group, options):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Small cases, a machine of 1 GFLOP/s that nothing else uses, and a rival that does nothing."""
+    """Small cases, a machine of 1 GFLOP/s that nothing else uses, and a PyTorch baseline that does nothing."""
     monkeypatch.setattr(benchmark_rows, "cases_of", small_cases)
     monkeypatch.setattr(benchmark_rows, "set_threads", lambda count: None)
-    monkeypatch.setattr(benchmark, "torch_is_there", lambda: True)
+    monkeypatch.setattr(benchmark, "torch_is_installed", lambda: True)
     monkeypatch.setattr(benchmark, "gemm_peak", lambda: 1e9)
     monkeypatch.setattr(benchmark, "_SECONDS_OF_IDLE_CHECK", 0.0)
     kept = jax.config.values["jax_enable_compilation_cache"]
@@ -54,8 +54,8 @@ def quick(monkeypatch):
     jax.config.update("jax_enable_compilation_cache", kept)
 
 
-def test_a_row_relates_the_time_of_a_unit_to_the_floor_and_to_the_rival(quick, tmp_path, monkeypatch, capsys):
-    """A call of 4 products takes 8 ms: at 1 GFLOP/s the floor is 2.1 ms; the rival takes 16 ms with one thread."""
+def test_a_row_relates_the_time_of_a_unit_to_the_floor_and_to_the_torch_baseline(quick, tmp_path, monkeypatch, capsys):
+    """A call of 4 products takes 8 ms: at 1 GFLOP/s the floor is 2.1 ms; PyTorch takes 16 ms with one thread."""
     seconds = {"products, PyTorch, 1 threads": 0.016}
 
     def timed(functions, *, repeats):
@@ -85,7 +85,7 @@ def test_a_row_relates_the_time_of_a_unit_to_the_floor_and_to_the_rival(quick, t
 
 
 def test_without_pytorch_the_table_has_no_ratio(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "torch_is_there", lambda: False)
+    monkeypatch.setattr(benchmark, "torch_is_installed", lambda: False)
     prepared = benchmark.prepare(BenchmarkConfig(groups="steps", repeats=1), tmp_path / "run", False)
     benchmark.execute(prepared)
     (row,) = json.loads((tmp_path / "run" / "benchmark.json").read_text())["rows"]
@@ -211,54 +211,54 @@ def as_torch(torch, kernel):
 
 
 @pytest.mark.parametrize("image_size", [32, 64])
-def test_the_rival_classifier_is_the_same_network(torch, image_size):
+def test_the_torch_baseline_classifier_is_the_same_network(torch, image_size):
     """With our parameters in it, it gives our logits."""
     outputs, blocks = (11, 2) if image_size == 32 else (41, 3)
     model = classifier_for(image_size, outputs, 1)
     params = model.init(jax.random.key(0))
-    rival = benchmark_rivals.torch_classifier(image_size, outputs)
+    torch_baseline = torch_baselines.torch_classifier(image_size, outputs)
     with torch.no_grad():
         for index in range(blocks):
             block = params[f"PooledConvolution_{index}"]
-            rival[3 * index].weight.copy_(as_torch(torch, block["kernel"]))
-            rival[3 * index].bias.copy_(torch.tensor(np.asarray(block["bias"])))
+            torch_baseline[3 * index].weight.copy_(as_torch(torch, block["kernel"]))
+            torch_baseline[3 * index].bias.copy_(torch.tensor(np.asarray(block["bias"])))
         channels = params[f"PooledConvolution_{blocks - 1}"]["bias"].size
         hidden = np.asarray(params["hidden_layer"]["Dense_0"]["kernel"])
         side = int((hidden.shape[0] / channels) ** 0.5)
         hidden = hidden.reshape(side, side, channels, -1).transpose(3, 2, 0, 1).reshape(hidden.shape[1], -1)
         for layer, kernel, name in (
-            (rival[-3], hidden, "hidden_layer"),
-            (rival[-1], np.asarray(params["output_layer"]["Dense_0"]["kernel"]).T, "output_layer"),
+            (torch_baseline[-3], hidden, "hidden_layer"),
+            (torch_baseline[-1], np.asarray(params["output_layer"]["Dense_0"]["kernel"]).T, "output_layer"),
         ):
             layer.weight.copy_(torch.tensor(kernel))
             layer.bias.copy_(torch.tensor(np.asarray(params[name]["Dense_0"]["bias"])))
         images = np.random.default_rng(0).uniform(-1, 1, (3, image_size, image_size, 1)).astype(np.float32)
-        theirs = rival(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+        theirs = torch_baseline(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
     np.testing.assert_allclose(model.apply(params, images), theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("image_size", [32, 64])
-def test_the_rival_generator_has_as_many_parameters(torch, image_size):
+def test_the_torch_baseline_generator_has_as_many_parameters(torch, image_size):
     ours = dcgan_generator(image_size, 1, width=16).init(jax.random.key(0))
-    theirs = benchmark_rivals.torch_generator(image_size, 16)
+    theirs = torch_baselines.torch_generator(image_size, 16)
     count = sum(parameter.numel() for parameter in theirs.parameters())
     assert count == sum(leaf.size for leaf in jax.tree.leaves(ours))
     assert theirs(torch.zeros(2, 100, 1, 1)).shape == (2, 1, image_size, image_size)
 
 
 @pytest.mark.parametrize("average", [True, False])
-def test_the_rival_round_trains(torch, average, monkeypatch):
+def test_the_torch_baseline_round_trains(torch, average, monkeypatch):
     """The server's parameters move, by the average of the participants or by their sum."""
     servers = []
-    classifier = benchmark_rivals.torch_classifier
+    classifier = torch_baselines.torch_classifier
 
     def noted(*sizes):
         servers.append(classifier(*sizes))
         return servers[-1]
 
-    monkeypatch.setattr(benchmark_rivals, "torch_classifier", noted)
+    monkeypatch.setattr(torch_baselines, "torch_classifier", noted)
     torch.manual_seed(0)
-    run = benchmark_rivals.local_round(32, 11, participants=3, samples=5, batch_size=2, average=average)
+    run = torch_baselines.local_round(32, 11, participants=3, samples=5, batch_size=2, average=average)
     before = [parameter.detach().clone() for parameter in servers[0].parameters()]
     run()
     moved = [
@@ -267,9 +267,9 @@ def test_the_rival_round_trains(torch, average, monkeypatch):
     assert min(moved) > 0
 
 
-def test_the_rivals_of_the_inversions_do_the_same(torch):
-    """With the same parameters the network has the same gradients; the generator is as large; every rival runs."""
-    model, module = dlg_lenet(10), benchmark_inversions.lenet_rival()
+def test_the_torch_baselines_of_the_inversions_do_the_same(torch):
+    """With the same parameters the network has the same gradients; the generator is as large; all baselines run."""
+    model, module = dlg_lenet(10), benchmark_inversions.torch_lenet()
     params = model.init(jax.random.key(0))
     convolutions = list(zip((module[0], module[2], module[4]), ("layer0", "layer2", "layer4"), strict=True))
     dense = params["layer7"]["Dense_0"]
@@ -290,10 +290,10 @@ def test_the_rivals_of_the_inversions_do_the_same(torch):
     for place, (_, name) in enumerate(convolutions):
         expected = np.asarray(ours[name]["kernel"]).transpose(3, 2, 0, 1)
         np.testing.assert_allclose(theirs[2 * place].detach().numpy(), expected, rtol=1e-3, atol=1e-6)
-    drawn, labelled = benchmark_inversions.generator_rival()
+    drawn, labelled = benchmark_inversions.torch_grnn_generator()
     sizes = [parameter.numel() for branch in (drawn, labelled) for parameter in branch.parameters()]
     generator = grnn_generator(10).init(jax.random.key(0))
     assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(generator))
-    for rival in (benchmark_inversions.dlg_rival, benchmark_inversions.grnn_rival):
-        rival()()
-    benchmark_inversions.white_box_rival(2)()
+    for torch_baseline in (benchmark_inversions.dlg_torch_baseline, benchmark_inversions.grnn_torch_baseline):
+        torch_baseline()()
+    benchmark_inversions.white_box_torch_baseline(2)()

@@ -130,7 +130,7 @@ def test_a_gradient_of_one_s_own(stripes, tmp_path):
         (
             lambda arrays: [arrays[name].fill(0) for name in arrays if name.startswith("gradient")],
             [],
-            "gradient: zero everywhere, expected one that tells something",
+            "gradient: zero everywhere, expected a value other than zero",
         ),
         (lambda arrays: None, ["--network=grnn_lenet"], "expected the arrays of the network"),
         (lambda arrays: None, ["--attack=inverting_gradients"], "labels=known: expected an array 'labels' in"),

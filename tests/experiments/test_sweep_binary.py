@@ -130,7 +130,10 @@ def test_a_target_of_privacy_is_swept(stripes, tmp_path, monkeypatch):
         assert cell.privacy["epsilon"] == max(spent)
         assert {lane.defense.target_epsilon for lane in cell.lanes} == {0.0}
         assert [lane.seed for lane in cell.lanes] == [0, 1]
-    assert small.lanes[0].defense.numbers.noise_multiplier > 2 * large.lanes[0].defense.numbers.noise_multiplier
+    assert (
+        small.lanes[0].defense.hyperparameters.noise_multiplier
+        > 2 * large.lanes[0].defense.hyperparameters.noise_multiplier
+    )
     assert sweep.execute(prepared) == 0
     lines = list(csv.DictReader((tmp_path / "run" / "results.csv").read_text().splitlines()))
     assert [(line["target_epsilon"], line["delta"]) for line in lines] == [("1.0", "1e-05"), ("8.0", "1e-05")]

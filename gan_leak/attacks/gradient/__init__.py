@@ -1,6 +1,6 @@
 """Attacks on one gradient or update.
 
-Each is a ``Procedure``. Its evidence is what the server sees, and the labels [B, K] that it knows or infers:
+Each is a ``Procedure``. Its evidence is the view of the server, and the labels [B, K] that it knows or infers:
 
 >>> import jax
 >>> import jax.numpy as jnp
@@ -19,7 +19,7 @@ The gradient of this linear model holds its input, which is recovered:
 >>> bool(jnp.max(jnp.abs(found.images - image)) < 0.05)
 True
 
-All attacks return images and labels of the same form:
+All attacks return images and labels of the same shapes:
 
 >>> generator = grnn_generator(3, image_size=16, channels=1)
 >>> for attack in (deep_leakage(model, image.shape, 3), grnn(model, generator, 1)):
@@ -27,7 +27,7 @@ All attacks return images and labels of the same form:
 (1, 16, 16, 1)
 (1, 16, 16, 1)
 
-A server that sees the update of several local steps attacks ``update_of`` in the place of the gradient:
+If the server sees the update of several local steps, ``update_of`` replaces the gradient:
 
 >>> from gan_leak import update_of
 >>> update = update_of(model, params, image, label, learning_rate=0.1, steps=2, batch_size=1)

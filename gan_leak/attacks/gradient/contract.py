@@ -1,4 +1,4 @@
-"""What an attack on a gradient is given, what it returns, and how it is registered."""
+"""The contract of an attack on a gradient: its evidence, its result, and its entry in the registry."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gan_leak.types import Array, GradientView, Model, PyTree
 
 
 class GradientEvidence(NamedTuple):
-    """What an attack on a gradient reads: the view, and the labels [B, K] that the adversary knows or infers.
+    """The input of an attack on a gradient: the view, and the labels [B, K] that the adversary knows or infers.
 
-    Attacks that recover labels do not read them.
+    Attacks that recover labels do not read the labels.
     """
 
     view: GradientView
@@ -29,12 +29,11 @@ class GradientInversion(NamedTuple):
 
 
 class GradientTask(NamedTuple):
-    """What an attack is built for. ``build`` reads the fields that concern its attack.
+    """The task that an attack is built for. ``build`` reads the fields that concern its attack.
 
-    shape: of the images [B, H, W, C]. network: the name of the model. update: what was sent as a function of
-    parameters, images and labels, where it is the update of several steps; None for a gradient. epochs: above 1 if the
-    order of the images within each epoch is unknown. fit_scale: the gradient is an unknown multiple of the mean's.
-    noise_size, loss: of GRNN.
+    shape: of the images [B, H, W, C]. update: the update of several steps as a function of parameters, images and
+    labels; None for a gradient. epochs: above 1 if the order of the images within each epoch is unknown. fit_scale:
+    whether the gradient is an unknown multiple of the mean's. noise_size, loss: of GRNN.
     """
 
     model: Model
@@ -52,12 +51,12 @@ class GradientTask(NamedTuple):
 class GradientAttack(NamedTuple):
     """One published attack on a gradient: an entry of ``gan_leak.attacks.gradient.registry``.
 
-    build: makes the Procedure, whose evidence is ``GradientEvidence`` and whose result ``GradientInversion``.
+    build: makes the Procedure; its evidence is ``GradientEvidence``, its result ``GradientInversion``.
     iterations: the default number of steps. labels: 'recovered' by the attack, 'inferred' before it, or 'given' to it
-    (known or inferred). distance: what ``GradientInversion.distance`` measures; a cosine needs no scale.
-    total_variation: the default weight, None if the attack has no such term; network_total_variation: other defaults by
-    network. several_steps: whether it can imitate the update of several local steps (``GradientTask.update``).
-    largest_batch: the most images of a participant, and largest_batch_reason, why.
+    (known or inferred). distance: the kind of ``GradientInversion.distance``; a cosine needs no scale.
+    total_variation: the default weight, None if the attack has no such term. network_total_variation: other defaults by
+    network. several_steps: whether it can simulate the update of several local steps (``GradientTask.update``).
+    largest_batch: the largest number of images of a participant; largest_batch_reason: the reason for this limit.
     """
 
     name: str
@@ -69,7 +68,7 @@ class GradientAttack(NamedTuple):
     total_variation: float | None = None
     network_total_variation: Mapping[str, float] = types.MappingProxyType({})
     several_steps: bool = False
-    # Beyond, the activations of the network, which are differentiated twice, take tens of gigabytes.
+    # Beyond this, the activations take tens of gigabytes, since the network is differentiated twice.
     largest_batch: int = 4096
     largest_batch_reason: str = ""
 

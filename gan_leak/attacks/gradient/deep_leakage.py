@@ -1,6 +1,6 @@
 """Deep leakage from gradients: DLG (Zhu, Liu and Han 2019) and iDLG (Zhao, Mopuri and Bilen 2020).
 
-A dummy batch is sought whose gradient is the one that was seen, by L-BFGS.
+L-BFGS searches for a dummy batch with the observed gradient.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Search(NamedTuple):
     position: Position
     best: PyTree
     least: Array
-    # By how much the gradient that was seen is larger than that of the start, where the scale is fitted.
+    # The norm of the observed gradient over that of the start; None unless the scale is fitted.
     ratio: Array | None = None
 
 
@@ -34,14 +34,15 @@ def deep_leakage(
     labels_known: bool = False,
     fit_scale: bool = False,
 ) -> Procedure:
-    """Seek images of ``shape`` [B, H, W, C] and labels whose gradient is ``view.gradient``.
+    """Search for images of ``shape`` [B, H, W, C] and labels whose gradient is ``view.gradient``.
 
-    Images and label logits start from N(0, 1); with ``labels_known``, as iDLG infers them, only images are sought. The
-    distance is the sum of squared differences over all arrays that ``view.gradient`` holds. With ``fit_scale`` it is
-    taken after the dummy's gradient is scaled to fit: for a sum, or an update of unknown rate. L-BFGS with rate 1, a
-    history of 100 and no line search, as PyTorch's; a step is one of its inner iterations, of which the released code
-    has 20 in each of 300. The result is the dummy whose gradient came nearest, since L-BFGS without a line search may
-    diverge.
+    Images and label logits start from N(0, 1). With ``labels_known`` (iDLG, which infers them) only images are
+    optimized. The distance is the sum of squared differences over all arrays of ``view.gradient``. With ``fit_scale``
+    the dummy's gradient is first scaled to fit: for a sum, or an update with an unknown rate.
+
+    The optimizer is PyTorch's L-BFGS with rate 1, a history of 100 and no line search. A step is one inner iteration;
+    the released code has 300 times 20. L-BFGS without a line search may diverge, so the result is the dummy with the
+    nearest gradient.
     """
     optimizer = limited_memory_bfgs()
     distance = scaled_distance if fit_scale else squared_distance
@@ -68,7 +69,7 @@ def deep_leakage(
         def objective(dummy: PyTree) -> Array:
             gradient = gradient_of(model, view.params, dummy["images"], labels_of(dummy, labels))
             value = distance(gradient, view.gradient)
-            # The first move of L-BFGS without a line search is only right for objectives of the usual size.
+            # Without a line search, the first move of L-BFGS suits only objectives of the usual size.
             return value if search.ratio is None else value / search.ratio**2
 
         position, value = descend(objective, optimizer, search.position)
@@ -93,7 +94,7 @@ DLG = GradientAttack(
     build=functools.partial(_build, labels_known=False),
     iterations=6000,
     labels="recovered",
-    # Beyond this a participant takes more than 200 MB.
+    # Above this, the attack on a participant takes more than 200 MB.
     largest_batch=64,
     largest_batch_reason="which remembers 200 batches",
 )

@@ -1,4 +1,4 @@
-"""In which order a network flattens its last feature map: (H, W, C) as here, or (C, H, W) as in PyTorch."""
+"""The order in which a network flattens its last feature map: (H, W, C) as here, or (C, H, W) as in PyTorch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-# By how much the better order must explain what was seen: the right one leaves at most 0.2, the other 0.6 and more.
+# Largest relative error of the better order, and its least advantage. The right order leaves at most 0.2, the other
+# 0.6 and more.
 _EXPLAINED = 0.3
 _TIMES_BETTER = 2.0
 
@@ -18,12 +19,14 @@ def infer_flatten_order(
     convolution_bias_gradient: np.ndarray,
     slope: Callable[[np.ndarray], np.ndarray],
 ) -> str | None:
-    """The order, 'hwc' or 'chw', of the rows of the first dense layer, or None where it does not show.
+    """The order, 'hwc' or 'chw', of the rows of the first dense layer, or None if it cannot be inferred.
 
-    kernel, kernel_gradient [H W C, F] and bias_gradient [F] of the dense layer; convolution_bias_gradient [C] of the
-    convolution before it; slope: the derivative of the activation between them as a function of its value. A chain rule
-    ties them: the bias gradient of a channel is the sum, over the rows of this channel, of what the dense layer passes
-    back. Of one image this is exact, since the rows' inputs can be read off; of a batch the inputs are averages.
+    kernel, kernel_gradient [H W C, F] and bias_gradient [F]: of the dense layer. convolution_bias_gradient [C]: of the
+    convolution before it. slope: the derivative of the activation between them as a function of its value.
+
+    By the chain rule, the bias gradient of a channel is the sum of the dense layer's backward values over the rows of
+    this channel. For one image this is exact, since the gradients give the rows' inputs. For a batch the inputs are
+    averages.
     """
     rows, passed, observed = (
         np.asarray(values, np.float64) for values in (kernel_gradient, bias_gradient, convolution_bias_gradient)

@@ -1,4 +1,4 @@
-"""GRNN (Ren, Deng and Xie 2022): a generator of images and labels is trained until its gradient is the one seen."""
+"""GRNN (Ren, Deng and Xie 2022): a generator of images and labels is trained to produce the observed gradient."""
 
 from __future__ import annotations
 
@@ -35,13 +35,16 @@ def grnn(
     loss: str = "released",
     fit_scale: bool = False,
 ) -> Procedure:
-    """Seek a batch whose gradient is ``view.gradient``, as the output of a generator for noise that is kept.
+    """Search for a batch with the gradient ``view.gradient`` among the outputs of a generator for fixed noise.
 
-    loss: 'released' is ||d||^2 + ||d|| + total_variation * TV for the difference d of the gradients, all arrays that
-    ``view.gradient`` holds together, which is what the released code computes under the names of a mean squared error
-    and a Wasserstein distance; 'squared' is without the norm. fit_scale: d after the dummy's gradient is scaled to fit.
-    TV is twice ``squared_total_variation``; its weight is 1e-3 for the LeNet and 1e-6 for the ResNet. RMSprop with
-    momentum 0.99. Raises ValueError for another loss.
+    loss: 'released' is ||d||^2 + ||d|| + total_variation * TV for the difference d of the gradients, over all arrays of
+    ``view.gradient`` together. The released code computes this; it calls the terms mean squared error and Wasserstein
+    distance. 'squared' omits ||d||.
+    fit_scale: whether the dummy's gradient is scaled to fit before d is taken.
+    total_variation: the released code has 1e-3 for the LeNet and 1e-6 for the ResNet; TV is twice
+    ``squared_total_variation``.
+
+    The optimizer is RMSprop with momentum 0.99. Raises ValueError for another loss.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r}: expected one of {', '.join(LOSSES)}")
@@ -62,7 +65,7 @@ def grnn(
         def objective(params: PyTree) -> Array:
             generated = generator.apply(params, training.noise)
             squared = distance(generated, evidence.view)
-            # The norm has no gradient at zero, where nothing is left to do.
+            # The norm has no gradient at zero, where the search is finished.
             norm = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
             prior = total_variation * 2.0 * jnp.mean(squared_total_variation(generated.images))
             return squared + prior + (norm if loss == "released" else 0.0)
@@ -97,6 +100,6 @@ GRNN = GradientAttack(
     iterations=1000,
     labels="recovered",
     total_variation=1e-3,
-    # Its own for the ResNet-18 (released code).
+    # From the released code.
     network_total_variation={"grnn_resnet18": 1e-6},
 )

@@ -1,4 +1,4 @@
-"""Inverting Gradients (Geiping, Bauermeister, Dröge and Moeller 2020): a gradient's direction instead of its size."""
+"""Inverting Gradients (Geiping, Bauermeister, Dröge and Moeller 2020): matches a gradient's direction, not its size."""
 
 from __future__ import annotations
 
@@ -27,29 +27,30 @@ def inverting_gradients(
     epochs: int = 1,
     epoch_prior: Array | float = 1.0,
 ) -> Procedure:
-    """Seek images of ``shape`` [B, H, W, C] whose gradient, with the labels given, points where the one seen does.
+    """Search for images of ``shape`` [B, H, W, C] whose gradient has the direction of the observed one.
 
-    Minimizes 1 - cos + total_variation * TV by Adam on the sign of the gradient, its rate a tenth from 3/8, 5/8 and 7/8
-    of the iterations on, and clips to [0, 1] after each (released code). ``update(params, images, labels)``:
-    what was seen as a function of a batch, if it is not one gradient but the update of several steps
-    (``gan_leak.attacks.gradient.observation.update_of``). The images start from N(0, 1).
+    Minimizes 1 - cos + total_variation * TV by Adam on the sign of the gradient. The rate is divided by 10 at 3/8, 5/8
+    and 7/8 of the iterations. Images start from N(0, 1) and are clipped to [0, 1] after each step (released code).
 
-    epochs: above 1, the order of the images in each epoch need not be known (Dimitrov et al. 2022). Every epoch has
-    images of its own, which ``update`` is given one epoch after the other [epochs * B, ...]; the labels, as many, say
-    which were in which batch (``infer_label_order``). epoch_prior weighs the mean squared distance of an epoch's mean
-    image from that of all, which no order changes. Reads the mean over epochs of the images that match those of the
-    first.
+    update: ``update(params, images, labels)``, the observation as a function of a batch, if it is the update of several
+    steps (``gan_leak.attacks.gradient.observation.update_of``). None for one gradient.
+    epochs: above 1 if the order of the images in each epoch is unknown (Dimitrov et al. 2022). Every epoch then has its
+    own images; ``update`` gets them one epoch after the other [epochs * B, ...]. The labels have the same order, so
+    they assign images to batches (``infer_label_order``). The result is the mean over epochs of the images that match
+    those of the first epoch.
+    epoch_prior: the weight of the mean squared distance between an epoch's mean image and that of all epochs. The order
+    does not change a mean image.
     """
-    milestones = {round(iterations * share): 0.1 for share in (3 / 8, 5 / 8, 7 / 8)}
+    milestones = {round(iterations * fraction): 0.1 for fraction in (3 / 8, 5 / 8, 7 / 8)}
     optimizer = optax.chain(
         optax.stateless_with_tree_map(lambda gradient, _: jnp.sign(gradient)),
         optax.adam(optax.piecewise_constant_schedule(learning_rate, milestones)),
     )
-    seen = update or (lambda params, images, labels: gradient_of(model, params, images, labels))
+    observe = update or (lambda params, images, labels: gradient_of(model, params, images, labels))
 
     def distance(images: Array, evidence: GradientEvidence) -> Array:
         view, labels = evidence
-        return cosine_distance(seen(view.params, images, labels), view.gradient)
+        return cosine_distance(observe(view.params, images, labels), view.gradient)
 
     def init(key: Array, evidence: GradientEvidence) -> Position:
         images = jax.random.normal(key, (epochs * shape[0], *shape[1:]))
@@ -58,7 +59,7 @@ def inverting_gradients(
     def step(key: Array, position: Position, evidence: GradientEvidence) -> tuple[Position, Array]:
         def objective(images: Array) -> Array:
             value = distance(images, evidence) + total_variation * jnp.mean(absolute_total_variation(images))
-            return value if epochs == 1 else value + epoch_prior * _apart(images, epochs)
+            return value if epochs == 1 else value + epoch_prior * _epoch_mean_distance(images, epochs)
 
         return descend(objective, optimizer, position, lambda images: jnp.clip(images, 0.0, 1.0))
 
@@ -70,20 +71,20 @@ def inverting_gradients(
     return Procedure(init, step, extract)
 
 
-def _apart(images: Array, epochs: int) -> Array:
+def _epoch_mean_distance(images: Array, epochs: int) -> Array:
     means = jnp.mean(images.reshape(epochs, -1, *images.shape[1:]), axis=1)
     return jnp.mean((means - jnp.mean(means, axis=0, keepdims=True)) ** 2)
 
 
 def _matched_mean(images: Array, labels: Array, epochs: int) -> Array:
-    """The mean over epochs of the images [epochs * B, ...] that stand for the same one, of the same label."""
+    """The mean over epochs of matching images, of equal labels, among [epochs * B, ...]."""
     by_epoch = images.reshape(epochs, -1, *images.shape[1:])
     count = by_epoch.shape[1]
     flat, classes = by_epoch.reshape(epochs, count, -1), labels.reshape(epochs, count, -1)
 
     def in_order_of_first(epoch: int) -> Array:
         apart = jnp.sum((flat[0][:, None] - flat[epoch][None]) ** 2, axis=-1)
-        # Beyond what any two images in [0, 1] are apart.
+        # Larger than the distance of any two images in [0, 1].
         other_label = flat.shape[-1] * jnp.sum((classes[0][:, None] - classes[epoch][None]) ** 2, axis=-1)
         rows, columns = optax.assignment.hungarian_algorithm(apart + other_label)
         return by_epoch[epoch][jnp.zeros(count, jnp.int32).at[rows].set(columns)]

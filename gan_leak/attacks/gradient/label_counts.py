@@ -1,14 +1,14 @@
-"""How often each class occurs in a batch, from the gradient of the last layer (Ma et al. 2023, iLRG, section 3)."""
+"""The class counts of a batch, from the gradient of the last layer (Ma et al. 2023, iLRG, section 3)."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# A class that is absent or a count that is wrong shows as a number between two whole ones.
+# Largest distance of a count from a whole number. An absent class or a wrong count gives a larger one.
 _FROM_WHOLE = 0.1
-# How far the probabilities of one class's images may lie from another's: half the L1 distance.
+# Largest distance, half of L1, between the probabilities of two classes' images.
 _PROBABILITIES_APART = 0.25
-# The share of the last bias's gradient that a scale may leave unexplained.
+# Largest part of the last bias's gradient that a scale may leave unexplained.
 _UNEXPLAINED = 0.01
 
 
@@ -17,13 +17,15 @@ def infer_label_counts(
 ) -> np.ndarray:
     """The labels [batch_size] of a batch, sorted and with repetitions, from the last layer and its gradients.
 
-    kernel, kernel_gradient: [F, K]; bias, bias_gradient: [K]; of a mean over the batch. The images of class k are taken
-    to share one input of the layer: the k-th column of the kernel's gradient over the k-th entry of the bias's. It
-    gives their probabilities, and the counts solve batch_size * bias_gradient = sum of probabilities - counts. That is
-    exact where the probabilities do not depend on the image, and nearly so in an untrained network.
+    kernel, kernel_gradient: [F, K]; bias, bias_gradient: [K]. The gradients are of a mean over the batch.
 
-    Raises ValueError unless the probabilities of the classes are alike, the counts come within 0.1 of whole numbers,
-    sum to the batch size, and include every class whose bias gradient is negative.
+    The method assumes that the images of class k share one input of the layer: the k-th column of the kernel's gradient
+    over the k-th entry of the bias's. This input gives their probabilities. The counts solve
+    batch_size * bias_gradient = sum of probabilities - counts. This is exact if the probabilities do not depend on the
+    image, and nearly exact in an untrained network.
+
+    Raises ValueError unless the probabilities of the classes are similar, and the counts are within 0.1 of whole
+    numbers, sum to the batch size, and include every class with a negative bias gradient.
     """
     weights, offsets, columns, entries = (
         np.asarray(values, np.float64) for values in (kernel, bias, kernel_gradient, bias_gradient)
@@ -40,7 +42,7 @@ def infer_label_counts(
     consistent = counts.sum() == batch_size and (counts >= 0).all() and (counts[entries < 0] >= 1).all()
     if not consistent or off > _FROM_WHOLE or apart > _PROBABILITIES_APART:
         raise ValueError(
-            f"labels: the counts of {batch_size} images cannot be inferred beyond doubt ({off:.2f} from whole numbers, "
+            f"labels: the counts of {batch_size} images cannot be inferred reliably ({off:.2f} from whole numbers, "
             f"probabilities {apart:.2f} apart); expected known labels: --labels=known with an array 'labels' in the "
             "file of --gradient, or an attack that recovers them"
         )
@@ -50,21 +52,21 @@ def infer_label_counts(
 def infer_scale(
     kernel: np.ndarray, bias: np.ndarray, kernel_gradient: np.ndarray, bias_gradient: np.ndarray, batch_size: int
 ) -> float | None:
-    """How many times the gradient of a mean over the batch a gradient is, from its last layer; None if it is not told.
+    """The factor between a gradient and that of a mean over the batch, from its last layer; None if it is unknown.
 
-    Arrays as in ``infer_label_counts``. Of one image it is exact: the layer's input is the ratio of its gradients, and
-    gives the probabilities p, of which the bias gradient is a multiple of p - one-hot. Of a batch it is 1 or the batch
-    size, for a mean or a sum, if just one of them makes whole counts.
+    Arrays as in ``infer_label_counts``. For one image it is exact. The ratio of the layer's gradients is its input, the
+    input gives the probabilities p, and the bias gradient is a multiple of p - one-hot. For a batch it is 1 (a mean) or
+    the batch size (a sum), if exactly one of them gives whole counts.
     """
     if batch_size > 1:
-        told = []
+        possible = []
         for scale in (1.0, float(batch_size)):
             try:
                 infer_label_counts(kernel, bias, kernel_gradient / scale, bias_gradient / scale, batch_size)
-                told.append(scale)
+                possible.append(scale)
             except ValueError:
                 continue
-        return told[0] if len(told) == 1 else None
+        return possible[0] if len(possible) == 1 else None
     entries = np.asarray(bias_gradient, np.float64)
     for label in (int(np.argmin(entries)), int(np.argmax(entries))):
         if entries[label] == 0:

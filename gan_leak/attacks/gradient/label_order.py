@@ -1,9 +1,8 @@
-"""Which labels were in which batch of several local epochs: what an order-free attack must know first."""
+"""The labels of each batch of several local epochs, which an attack without the order of the images needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,8 @@ from gan_leak.types import Array, PyTree
 
 _STARTS = 24
 _MOST_MOVES = 200
-# Swaps that are simulated at a time.
-_AT_A_TIME = 32
+# Swaps that are simulated together.
+_SWAPS_TOGETHER = 32
 
 
 def infer_label_order(
@@ -27,12 +26,14 @@ def infer_label_order(
     epochs: int,
     batch_size: int,
 ) -> tuple[np.ndarray, float]:
-    """An order [epochs * B] of the labels [B] whose simulated update is like the one seen, and how far it is from it.
+    """An order [epochs * B] of the labels [B] whose simulated update is near the observed one, and its distance [].
 
-    ``simulate(labels [epochs * B]) -> update``, of a participant whose images are unknown, for instance grey: in an
-    untrained network an update of the last layer hardly depends on them. From several random orders, the best swap of
-    two labels in an epoch, in different batches, is taken until none comes nearer. Distances are one minus the cosine,
-    over the leaves of ``seen``. The order within a batch and images of equal labels are not told apart.
+    simulate: ``simulate(labels [epochs * B]) -> update`` with placeholder images, for instance gray. In an untrained
+    network the update of the last layer hardly depends on the images.
+
+    The search starts from several random orders. It applies the best swap of two labels of an epoch in different
+    batches, until no swap reduces the distance. The distance is one minus the cosine, over the leaves of ``seen``. The
+    order within a batch, and images of equal labels, cannot be distinguished.
     """
     count = len(labels)
     pairs = np.array(
@@ -48,25 +49,27 @@ def infer_label_order(
 
     @jax.jit
     def distances(order: Array) -> Array:
-        """Of the order itself and of each swap."""
+        """The distances of the order itself and of the order after each swap."""
 
         def after(pair: Array) -> Array:
             swapped = order.at[pair].set(order[pair[::-1]])
             return cosine_distance(simulate(swapped), seen)
 
         still = jnp.zeros((1, 2), jnp.int32)
-        return jax.lax.map(after, jnp.concatenate([still, pairs]), batch_size=_AT_A_TIME)
+        return jax.lax.map(after, jnp.concatenate([still, pairs]), batch_size=_SWAPS_TOGETHER)
 
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     found: list[tuple[float, np.ndarray]] = []
     for _ in range(_STARTS):
         order = np.concatenate([rng.permutation(labels) for _ in range(epochs)])
-        found.append(_descended(order, distances, pairs))
+        found.append(_improve_by_swaps(order, distances, pairs))
     least, order = min(found, key=lambda entry: entry[0])
     return order, least
 
 
-def _descended(order: np.ndarray, distances: Callable[[Any], Array], pairs: np.ndarray) -> tuple[float, np.ndarray]:
+def _improve_by_swaps(
+    order: np.ndarray, distances: Callable[[np.ndarray], Array], pairs: np.ndarray
+) -> tuple[float, np.ndarray]:
     for _ in range(_MOST_MOVES):
         values = np.asarray(distances(order))
         best = int(np.argmin(values))

@@ -1,4 +1,4 @@
-"""What attacks on a gradient share: the gradient of a batch, the update of several steps, and the labels it betrays."""
+"""The observations of a gradient attack: the gradient of a batch, the update of several steps, and inferred labels."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def update_of(
     batch_size: int,
     order: Array | None = None,
 ) -> PyTree:
-    """What several local SGD steps upload, in units of a gradient: (params - params after them) / learning_rate.
+    """The update of several local SGD steps in units of a gradient: (params - params after them) / learning_rate.
 
-    The batches [batch_size] follow each other in the order of the images, round and round; order, int [S * batch_size],
-    names the images of one step after the other instead. One step on the whole batch is its gradient. Raises ValueError
-    if a batch does not divide the images.
+    The batches [batch_size] take the images in order, and start again after the last. order: int [S * batch_size], the
+    images of all steps instead. One step on all images gives their gradient. Raises ValueError if ``batch_size`` does
+    not divide the number of images.
     """
     if len(images) % batch_size:
         raise ValueError(f"batch_size={batch_size}: expected a divisor of {len(images)}, the number of images")
     if steps == 1 and batch_size == len(images):
-        # The difference of parameters before and after has fewer digits.
+        # The difference of the parameters is less precise.
         return gradient_of(model, params, images, labels)
     batches = len(images) // batch_size
 
@@ -53,7 +53,7 @@ def update_of(
         gradients = gradient_of(model, current, *chosen)
         return jax.tree.map(lambda weight, gradient: weight - learning_rate * gradient, current, gradients)
 
-    # Unrolled: what is differentiated again must not be a loop of unknown length.
+    # Unrolled, since the update is differentiated: reverse mode needs a known number of steps.
     current = params
     for index in range(steps):
         current = step(jnp.int32(index), current)
@@ -61,14 +61,14 @@ def update_of(
 
 
 def reshuffled(key: Array, count: int, *, steps: int, batch_size: int) -> Array:
-    """The order of ``update_of`` [steps * batch_size] of a participant that shuffles its images anew in each epoch."""
+    """The order [steps * batch_size] for ``update_of`` of a participant that shuffles its images in each epoch."""
     epochs = -(-steps * batch_size // count)
     orders = jax.vmap(lambda epoch: jax.random.permutation(epoch, count))(jax.random.split(key, epochs))
     return orders.reshape(-1)[: steps * batch_size]
 
 
 def _pairs(gradient: PyTree, seen: PyTree) -> list[tuple[Array, Array]]:
-    """The leaves that ``seen`` holds, each with that of the gradient; raises ValueError for one that does not fit."""
+    """The leaves of ``seen``, each with that of the gradient; raises ValueError for one that does not fit."""
     leaves = dict(jax.tree_util.tree_flatten_with_path(gradient)[0])
     pairs = []
     for place, leaf in jax.tree_util.tree_flatten_with_path(seen)[0]:
@@ -85,7 +85,7 @@ def squared_distance(gradient: PyTree, seen: PyTree) -> Array:
 
 
 def fitted_scale(gradient: PyTree, seen: PyTree) -> Array:
-    """The factor [] by which the gradient comes nearest to ``seen``, by least squares over the leaves of ``seen``."""
+    """The factor [] that brings the gradient nearest to ``seen``, by least squares over the leaves of ``seen``."""
     pairs = _pairs(gradient, seen)
     product = sum((jnp.sum(a * b) for a, b in pairs), jnp.zeros(()))
     square = sum((jnp.sum(a**2) for a, _ in pairs), jnp.zeros(()))
@@ -93,13 +93,13 @@ def fitted_scale(gradient: PyTree, seen: PyTree) -> Array:
 
 
 def scaled_distance(gradient: PyTree, seen: PyTree) -> Array:
-    """``squared_distance`` after the gradient has been scaled to come as near as it can."""
+    """``squared_distance`` after scaling the gradient by ``fitted_scale``."""
     scale = fitted_scale(gradient, seen)
     return squared_distance(jax.tree.map(lambda leaf: scale * leaf, gradient), seen)
 
 
 def cosine_distance(gradient: PyTree, seen: PyTree) -> Array:
-    """1 - the cosine of the angle between two gradients, all leaves of ``seen`` taken together (Geiping et al. 2020).
+    """1 - the cosine of the angle between two gradients, over all leaves of ``seen`` together (Geiping et al. 2020).
 
     ``seen`` may lack some of the gradient's leaves.
     """
@@ -107,14 +107,14 @@ def cosine_distance(gradient: PyTree, seen: PyTree) -> Array:
     product = sum(jnp.sum(a * b) for a, b in pairs)
     norms = (jnp.sqrt(sum(jnp.sum(pair[side] ** 2) for pair in pairs)) for side in (0, 1))
     first, second = norms
-    # A defence may leave nothing of a gradient, and what has no direction is at a right angle to everything.
+    # A defense may set a gradient to zero. A zero gradient then has distance 1.
     return 1.0 - product / jnp.maximum(first * second, jnp.finfo(jnp.float32).tiny)
 
 
 def check_view(view: GradientView) -> None:
-    """Checks what an attack is given; the gradient may lack some of the parameters' arrays.
+    """Check the view of an attack; the gradient may lack some of the parameters' arrays.
 
-    Raises ValueError if the gradient is of another model than the parameters, zero, or either is not finite.
+    Raises ValueError if the gradient is zero or of another model than the parameters, or if either is not finite.
     """
     params, gradient = (
         {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
@@ -126,32 +126,34 @@ def check_view(view: GradientView) -> None:
         if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree)):
             raise ValueError(f"{name}: not finite, expected numbers")
     if not any(np.any(leaf) for leaf in jax.tree.leaves(view.gradient)):
-        raise ValueError("gradient: zero everywhere, expected one that tells something")
+        raise ValueError("gradient: zero everywhere, expected a value other than zero")
 
 
 def infer_label(last_kernel_gradient: Array) -> Array:
     """The label of a single image, from the gradient [F, K] of the last layer's weights (Zhao et al. 2020, iDLG).
 
-    Its columns are the layer's inputs times softmax - one-hot, which is negative at the label and nowhere else. So the
-    label has the least sum, if no input is negative, as behind a sigmoid or ReLU; and noise averages out of the sums.
+    Its columns are the layer's inputs times softmax - one-hot, which is negative only at the label. So the label has
+    the least sum if no input is negative, as after a sigmoid or ReLU. The sums average out noise.
     """
     return jnp.argmin(jnp.sum(last_kernel_gradient, axis=0))
 
 
 def infer_label_from_bias(last_bias_gradient: Array) -> Array:
-    """The same from the gradient [K] of the last layer's bias, softmax - one-hot itself, whatever the network.
+    """The label of a single image, from the gradient [K] of the last layer's bias, softmax - one-hot, in any network.
 
-    Without a sum, noise misleads it sooner.
+    It is more sensitive to noise than ``infer_label``, which averages.
     """
     return jnp.argmin(last_bias_gradient)
 
 
 def infer_distinct_labels(last_bias_gradient: Array, batch_size: int) -> np.ndarray:
-    """The labels [batch_size] of a batch, sorted, if the gradient [K] of the last bias tells them beyond doubt.
+    """The sorted labels [batch_size] of a batch of distinct classes, from the gradient [K] of the last bias.
 
-    Times the batch size it is the sum of the probabilities minus the counts of the labels: a class whose entry is
-    negative is present, and as many negative entries as images are all labels, each once (Yin et al. 2021). With fewer,
-    some class may be present more than once, or hidden behind others' probabilities. Raises ValueError then.
+    Times the batch size, the gradient is the sum of the probabilities minus the counts of the labels. So a class with a
+    negative entry is present. If there are as many negative entries as images, they are all labels, each once (Yin et
+    al. 2021). With fewer, a class may be present more than once, or hidden by others' probabilities.
+
+    Raises ValueError if the number of negative entries is not the batch size.
     """
     gradient = np.asarray(last_bias_gradient)
     present = np.flatnonzero(gradient < 0)

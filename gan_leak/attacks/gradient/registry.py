@@ -1,4 +1,4 @@
-"""Every attack on a gradient by name. A new attack is one file beside this one and one entry here."""
+"""All attacks on a gradient by name. A new attack needs one file in this folder and one entry here."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Attacks by a participant.
 
-An insider's attack is a step of the adversary's turn. Its state is that of the federation:
+An insider's attack takes one step in each of the adversary's turns. The federation holds its state:
 
 >>> import jax
 >>> from gan_leak import dcgan_generator, gan_attack, init_federation, mlp_classifier, selective_upload

@@ -14,10 +14,9 @@ from gan_leak.types import Array, Contribution, InsiderView, Model, PyTree, Roun
 
 
 class GanAttackHyperParameters(NamedTuple):
-    """The traced numbers of the attack: the class to draw, the label of the fakes, the generator's learning rate.
+    """The traced hyperparameters of the attack: target class, label of the fakes, learning rate of the generator.
 
-    generator_averaging: how much of the average of past generators survives a round; 0 draws with the last one, as the
-    paper does.
+    generator_averaging: the weight of the earlier average after each round; 0 uses the last generator, as in the paper.
     """
 
     target_class: Array | int
@@ -27,7 +26,7 @@ class GanAttackHyperParameters(NamedTuple):
 
 
 class GanAttackState(NamedTuple):
-    """The generator, the average that draws reconstructions, the optimizer, and fakes [M, F, ...], mask [M, F]."""
+    """The generator, its average for reconstructions, the optimizer, fakes [M, F, ...] of M rounds and mask [M, F]."""
 
     generator: PyTree
     averaged_generator: PyTree
@@ -38,7 +37,7 @@ class GanAttackState(NamedTuple):
 
 
 class GanAttackInfo(NamedTuple):
-    """Mean generator loss of the round, and the target probability that the downloaded model gives the last batch."""
+    """Mean generator loss of the round, and the target's probability for the last batch under the downloaded model."""
 
     generator_loss: Array
     target_probability: Array
@@ -60,10 +59,10 @@ def _check_choices(generator_optimizer: str, *, fakes_per_round: int, **counts: 
             raise ValueError(f"{name}={count}: expected at least 1")
 
 
-def _average(state: GanAttackState, params: PyTree, share: Array | float) -> PyTree:
-    """The average of the generators with one more, of which the earlier keep ``share``."""
-    # The untrained generator has no part in it.
-    kept = jnp.where(state.steps == 0, 0.0, share)
+def _average(state: GanAttackState, params: PyTree, weight: Array | float) -> PyTree:
+    """The average of the generators with one more; ``weight`` is that of the earlier ones."""
+    # The untrained generator is not averaged.
+    kept = jnp.where(state.steps == 0, 0.0, weight)
     return jax.tree.map(lambda old, new: new + kept * (old - new), state.averaged_generator, params)
 
 
@@ -77,7 +76,7 @@ def _train_generator(
     steps: int,
     batch_size: int,
 ) -> tuple[PyTree, PyTree, Array, Array]:
-    """The generator and its optimiser after ``steps``, the sum of the losses and the last of them."""
+    """Train the generator for ``steps`` -> (parameters, optimizer state, sum of the losses, last loss)."""
 
     def update(index: Array, carry: tuple) -> tuple:
         params, optimizer_state, total, _ = carry
@@ -102,16 +101,17 @@ def gan_attack(
     fakes_per_round: int,
     fake_memory_rounds: int = 1,
 ) -> RoundAttack:
-    """The insider who trains a generator against the model it downloads and labels the samples as a class of their own.
+    """Build the insider's attack: it trains a generator against the downloaded model, and trains on labeled fakes.
 
-    At each of the adversary's turns the downloaded model, frozen, is the discriminator: the generator takes
-    ``generator_steps`` on the negative log-likelihood of the target class; then ``fakes_per_round`` samples, labelled
+    At each of the adversary's turns the downloaded model is the fixed discriminator. The generator takes
+    ``generator_steps`` on the negative log-likelihood of the target class. Then ``fakes_per_round`` samples, labeled
     with the fake class, join the adversary's data for ``fake_memory_rounds`` rounds (1 replaces, more accumulates).
-    With ``fakes_per_round=0`` the attack is passive: it watches and adds nothing (section 9.3). Reconstructions may be
-    drawn by an exponential average of the generators of all rounds (Yazici et al. 2019, arXiv 1806.04498), which
-    steadies what swings from round to round; fakes are always drawn by the last.
+    With ``fakes_per_round=0`` the attack is passive: it adds no data (section 9.3).
 
-    Raises ValueError for an unknown optimiser and for counts that are too small.
+    Reconstructions may use an exponential average of the generators of all rounds (Yazici et al. 2019, arXiv
+    1806.04498), which reduces changes between rounds. Fakes always use the last generator.
+
+    Raises ValueError for an unknown optimizer and for counts that are too small.
     """
     _check_choices(
         generator_optimizer,

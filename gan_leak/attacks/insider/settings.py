@@ -1,4 +1,4 @@
-"""The settings of a run that say who attacks, after which class, and how."""
+"""The settings of the inside adversary: its number, its target class and its generator."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ class AttackConfig:
 
     adversary: int = option(
         1,
-        "Index of the adversary; victims come first in a turn order (Hitaj et al. 2017, section 7).",
+        "Number of the adversary; in round-robin order, lower numbers come first (Hitaj et al. 2017, section 7).",
         bounds=at_least(0),
     )
     target_class: int = option(
         3,
-        "Class that the adversary wants to see and owns no image of (Hitaj et al. 2017, section 9.3); its number from "
-        "0. On the command line also its name; 'index:3' and 'name:3' where a number is also a name.",
+        "Class that the adversary reconstructs and owns no image of (Hitaj et al. 2017, section 9.3): its number from "
+        "0, or on the command line its name. Write 'index:3' or 'name:3' if a number is also a name.",
         bounds=at_least(0),
         kind="host",
         per_lane=True,
     )
     kind: str = option(
         "active",
-        "'active' trains on the fakes as the fake class, 'passive' only watches, 'none' leaves the attack out (Hitaj "
-        "et al. 2017, section 9.3).",
+        "'active' trains on the fakes as the fake class, 'passive' only trains its generator, 'none' has no attack "
+        "(Hitaj et al. 2017, section 9.3).",
         choices=("active", "passive", "none"),
         name="attack",
     )
@@ -36,13 +36,13 @@ class AttackConfig:
     generator_batch_size: int = option(64, "Latents in one generator update (open).", bounds=at_least(1), stated=False)
     generator_width: int = option(
         64,
-        "Channels of the generator's last hidden layer, doubled layer by layer before it (DCGAN code; open).",
+        "Channels of the generator's last hidden layer; each layer before it has twice as many (DCGAN code; open).",
         bounds=at_least(1),
         stated=False,
     )
     generator_optimizer: str = option(
         "sgd",
-        "Generator optimiser, 'sgd' (Hitaj et al. 2017, section 8.4) or 'adam' (beta1 0.5).",
+        "Generator optimizer, 'sgd' (Hitaj et al. 2017, section 8.4) or 'adam' (beta1 0.5).",
         choices=GENERATOR_OPTIMIZERS,
     )
     generator_learning_rate: float = option(
@@ -50,8 +50,8 @@ class AttackConfig:
     )
     generator_averaging: float = option(
         0.0,
-        "Reconstructions are drawn by an average of the generators of past rounds, of which this share survives each "
-        "round; 0 = by the last one (Hitaj et al. 2017); the average is ours, after Yazici et al. 2019.",
+        "Reconstructions use an exponential average of the generators of past rounds; this is the weight of the "
+        "earlier average. 0 = the last generator (Hitaj et al. 2017); averaging is ours, after Yazici et al. 2019.",
         bounds=Bounds(0, 1),
         kind="traced",
     )
@@ -60,7 +60,7 @@ class AttackConfig:
     )
     fake_memory_rounds: int = option(
         1,
-        "For how many rounds a fake stays in the adversary's data: 1 replaces all fakes each round, more accumulates "
+        "Number of rounds that a fake stays in the adversary's data: 1 replaces all fakes each round, more accumulates "
         "(open).",
         bounds=at_least(1),
     )

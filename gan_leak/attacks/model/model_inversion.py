@@ -1,13 +1,13 @@
 """Model inversion: Fredrikson, Jha and Ristenpart (CCS 2015), section 5, Algorithm 1 (MI-FACE), with exact gradients.
 
-Hitaj et al. 2017, section 9.1, run it against a trained classifier as the attack that theirs has to beat.
+Hitaj et al. 2017, section 9.1, run it against a trained classifier as the baseline of their attack.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from gan_leak.types import Array, Model, ModelView, PyTree
 
 
 class ModelInversionInfo(NamedTuple):
-    """Of the returned picture: cost [], confidence [] = 1 - cost; of the path to it: steps taken, int32 []."""
+    """Cost [] and confidence [] = 1 - cost of the returned image, and the number of steps taken, int32 []."""
 
     cost: Array
     confidence: Array
@@ -26,7 +26,7 @@ class ModelInversionInfo(NamedTuple):
 
 
 class _Path(NamedTuple):
-    """Where the descent stands, the best it has seen, and the confidences of the last ``patience`` pictures."""
+    """The state of the descent: current image, best image, and the confidences of the last ``patience`` images."""
 
     image: Array
     gradient: Array
@@ -38,16 +38,16 @@ class _Path(NamedTuple):
 
 
 def clip_to_range(image: Array) -> Array:
-    """An image of any shape, cut to the range [-1, 1] that images have here."""
+    """Clip an image of any shape to [-1, 1], the range of images here."""
     return jnp.clip(image, -1.0, 1.0)
 
 
 def gaussian_smoothing(standard_deviation: float) -> Callable[[Array], Array]:
-    """A ``process`` that blurs images [H, W, C] with a Gaussian (in pixels) and cuts them to [-1, 1].
+    """A ``process`` that blurs images [H, W, C] with a Gaussian (in pixels) and clips them to [-1, 1].
 
-    In the spirit of Fredrikson et al., whose denoising is another: non-local means and sharpening, and for a stacked
-    denoising autoencoder only. The kernel reaches three standard deviations; beyond an edge the edge pixel repeats. It
-    blurs at every step, so that the blur adds up over the steps until the gradient balances it.
+    Fredrikson et al. denoise in another way, by non-local means and sharpening, and only for a stacked denoising
+    autoencoder. The kernel reaches three standard deviations; beyond an edge the edge pixel repeats. Every step blurs,
+    so the blur accumulates until the gradient balances it.
 
     Raises ValueError for a standard deviation that is not positive and finite.
     """
@@ -73,7 +73,7 @@ def gaussian_smoothing(standard_deviation: float) -> Callable[[Array], Array]:
 
 
 class InversionTarget(NamedTuple):
-    """What a model inversion reads: the model, the class int [], and the image [H, W, C] in [-1, 1] to start from."""
+    """The input of a model inversion: the model, the class int [], and the start image [H, W, C] in [-1, 1]."""
 
     view: ModelView
     target_class: Array | int
@@ -81,7 +81,7 @@ class InversionTarget(NamedTuple):
 
 
 class ModelInversion(NamedTuple):
-    """The image [H, W, C] of the lowest cost on the path, the start included, and what is known of it."""
+    """The image [H, W, C] of the lowest cost on the path, the start included, and its diagnostics."""
 
     image: Array
     info: ModelInversionInfo
@@ -95,29 +95,28 @@ def model_inversion(
     confidence: Array | float = 0.99,
     process: Callable[[Array], Array] = clip_to_range,
 ) -> Procedure:
-    """Seek the image that the model takes for the target class with the most confidence, by gradient descent.
+    """Search for the image to which the model gives the target class with most confidence, by gradient descent.
 
     The evidence is an ``InversionTarget``, the result a ``ModelInversion``. Minimizes
     c(x) = 1 - softmax(classifier(x))[target_class] by x <- process(x - learning_rate * gradient of c). It is finished
     when c is not below the largest of its last ``patience`` (beta) values, or when the target has at least
-    ``confidence`` (the paper's gamma, which is a cost there: 1 - confidence). The number of steps is alpha in the
-    paper, which has 5000.
+    ``confidence``. The paper's gamma is a cost, 1 - confidence. The number of steps is the paper's alpha, 5000 there.
 
-    start: the paper's zero image is black, which is -1 here. The gradient is proportional to the target's confidence:
-    for a class that the network rules out at the start, it all but vanishes. A higher rate or another start may help.
+    start: the paper's zero image is black, which is -1 here. The gradient is proportional to the target's confidence.
+    For a class with almost no confidence at the start it nearly vanishes; a higher rate or another start may help.
     learning_rate: the paper's lambda is 0.1 for pixels in [0, 1]. Twice the range makes the gradient half as large and
-    the distance twice as long, so 0.4 takes the very same steps here.
+    the distance twice as long, so 0.4 gives the same steps here.
     patience: static. Until that many values exist, cost alone does not stop the descent.
     process: image [H, W, C] -> image [H, W, C], applied after every step. Fredrikson et al. denoise and sharpen here
     for one of their three models; see ``gaussian_smoothing``.
 
-    For ``vmap`` over target classes, starts or models: a lane that has finished stays unchanged. All numbers but
+    Under ``vmap`` over target classes, starts or models, a finished lane stays unchanged. All hyperparameters but
     ``patience`` may be traced. Nothing is random.
 
-    Raises ValueError for numbers out of range and a start that is no image in [-1, 1], unless they are traced. A traced
-    target class beyond the classifier's outputs gives a confidence of NaN and returns the start.
+    Raises ValueError for hyperparameters out of range and a start that is not an image in [-1, 1], unless they are
+    traced. A traced target class beyond the classifier's outputs gives a confidence of NaN and returns the start.
     """
-    _check_numbers(
+    _check_scalars(
         {
             "learning_rate": (learning_rate, lambda number: 0 < number < np.inf, "a positive finite number"),
             "patience": (patience, lambda number: number >= 1, "at least 1"),
@@ -139,7 +138,7 @@ def model_inversion(
     def step(key: Array, path: _Path, target: InversionTarget) -> tuple[_Path, Array]:
         # The cost falls along the gradient of the confidence.
         image = process(path.image + learning_rate * path.gradient)
-        new_path = _extended(path, image, *evaluate(image, target), enough=confidence)
+        new_path = _next_path(path, image, *evaluate(image, target), enough=confidence)
         return new_path, 1 - new_path.best_confidence
 
     def extract(path: _Path, target: InversionTarget) -> ModelInversion:
@@ -149,9 +148,9 @@ def model_inversion(
     return Procedure(init, step, extract, lambda path: path.finished)
 
 
-def _extended(path: _Path, image: Array, confidence: Array, gradient: Array, *, enough: Array | float) -> _Path:
-    """The path one picture on: the best of it, the window of its confidences, and whether it ends here."""
-    # Confidences are compared and not costs: that of a tiny confidence is rounded to 1 and would seem to stand still.
+def _next_path(path: _Path, image: Array, confidence: Array, gradient: Array, *, enough: Array | float) -> _Path:
+    """The path after one more image: its best image, recent confidences, and whether it is finished."""
+    # Confidences are compared, not costs: the cost of a tiny confidence is rounded to 1 and would seem constant.
     improved = confidence > jnp.min(path.recent_confidences)
     better = confidence > path.best_confidence
     slot = (path.steps + 1) % path.recent_confidences.size
@@ -168,24 +167,24 @@ def _extended(path: _Path, image: Array, confidence: Array, gradient: Array, *, 
 
 
 def _confidence(classifier: Model, params: PyTree, image: Array, target_class: Array | int) -> Array:
-    """The probability [] that the classifier gives an image [H, W, C] for a class; NaN if there is no such class."""
+    """The probability [] of a class for an image [H, W, C]; NaN if there is no such class."""
     probabilities = jax.nn.softmax(classifier.apply(params, image[None])[0])
     return probabilities.at[target_class].get(mode="fill", fill_value=jnp.nan)
 
 
-def _check_numbers(numbers: Mapping[str, tuple[Array | float, Callable[[Any], Any], str]]) -> None:
-    """Raises ValueError for a number that is not single or, if it is not traced, not accepted."""
-    for name, (value, accepts, expected) in numbers.items():
+def _check_scalars(scalars: Mapping[str, tuple[Array | float, Callable[[float], bool], str]]) -> None:
+    """Raise ValueError for a value that is not a scalar or, unless it is traced, not accepted."""
+    for name, (value, accepts, expected) in scalars.items():
         if jnp.shape(value) != ():
             raise ValueError(f"{name}.shape={jnp.shape(value)}: expected a single number; vmap takes several")
-        # In NumPy, since under jit even a comparison of constants is traced.
-        if not isinstance(value, jax.core.Tracer) and not accepts(np.asarray(value)):
+        # As a Python number, since under jit even a comparison of constants is traced.
+        if not isinstance(value, jax.core.Tracer) and not accepts(float(np.asarray(value))):
             raise ValueError(f"{name}={value}: expected {expected}")
 
 
 def _check_target(target: InversionTarget, classifier: Model) -> None:
     view, target_class, start = target
-    _check_numbers({"target_class": (target_class, lambda number: number >= 0, "at least 0")})
+    _check_scalars({"target_class": (target_class, lambda number: number >= 0, "at least 0")})
     if start.ndim != 3:
         raise ValueError(f"start.shape={start.shape}: expected [H, W, C]")
     if not jnp.issubdtype(start.dtype, jnp.floating):

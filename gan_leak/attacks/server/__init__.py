@@ -1,1 +1,1 @@
-"""Attacks by the server, one a file, and ways to send participants different models."""
+"""Attacks by the server, and broadcasts that send participants different models."""

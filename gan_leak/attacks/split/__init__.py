@@ -8,13 +8,13 @@
 >>> images = jax.random.uniform(jax.random.key(1), (8, 4, 4, 1))
 >>> features = client.apply(params, images)
 
-White box: the input that has the features is sought by descent.
+White box: descent searches for the input with these features.
 
 >>> search = regularized_likelihood(client, (4, 4, 1), learning_rate=0.1)
 >>> run_procedure(jax.random.key(2), search, SplitView(features[0], params), 2).shape
 (4, 4, 1)
 
-Black box: a decoder learns the way back from the features of the adversary's own images.
+Black box: a decoder learns the inverse from the features of the adversary's own images.
 
 >>> flat = mlp_classifier(16, image_size=2, channels=2, hidden=())
 >>> decoder = Model(
@@ -25,7 +25,7 @@ Black box: a decoder learns the way back from the features of the adversary's ow
 >>> decoder.apply(weights, features).shape
 (8, 4, 4, 1)
 
-Query free: layers of the adversary's own learn to feed the cloud's, which it knows.
+Query free: the adversary trains its own layers to feed the cloud's layers, which it knows.
 
 >>> cloud = Model(lambda key: {}, lambda weights, features: features[:, :3])
 >>> training = shadow_model(client, cloud, samples=8, batch_size=4)

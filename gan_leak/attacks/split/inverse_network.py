@@ -1,6 +1,6 @@
-"""Black-box inversion in split inference: a network that undoes the client's (He, Zhang and Lee 2019, section 5).
+"""Black-box inversion in split inference: a network that inverts the client's (He, Zhang and Lee 2019, section 5).
 
-The adversary may ask the client for the features of inputs of its own choice, and learns the way back.
+The adversary queries the client for the features of its own inputs, and learns the inverse.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def inverse_network(
 ) -> Procedure:
     """Train ``decoder`` to recover inputs [N, H, W, C] from the features [N, ...] that the client returned for them.
 
-    The samples of its ``TrainingData`` are (inputs, features); a step is an epoch. Mean squared error, AMSGrad with
-    epsilon 1e-3, in the order given (released code; the paper says SGD and Xavier).
+    The samples of its ``TrainingData`` are (inputs, features); a step is an epoch. The loss is the mean squared error,
+    the optimizer AMSGrad with epsilon 1e-3; samples are not shuffled (released code; the paper says SGD and Xavier).
     """
 
     def loss(params: PyTree, batch: tuple[Array, Array], context: None) -> Array:

@@ -1,6 +1,6 @@
 """White-box inversion in split inference: regularized maximum likelihood (He, Zhang and Lee 2019, section 4).
 
-The cloud knows the client's layers and sees their features of one input; the input is sought by descent.
+The cloud knows the client's layers and sees the features of one input. Descent searches for the input.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ def regularized_likelihood(
     total_variation: Array | float = 0.0,
     magnitude: Array | float = 0.0,
 ) -> Procedure:
-    """Seek the input [H, W, C] whose features come nearest to those seen, in the space of the network's inputs.
+    """Search for the input [H, W, C] whose features are nearest to the observed ones.
 
     Minimizes mean((client(x) - features)^2) + total_variation * TV(x) + magnitude * mean(x^2) from x = 0 by AMSGrad
-    with epsilon 1e-3: the released code. The paper has the sum of squares, beta = 1 in its TV and a start of 0.5.
-    Values are not clipped, and nothing is random. The evidence is a ``SplitView`` of one input, the result the input;
-    ``vmap`` takes several. The weights may be traced.
+    with epsilon 1e-3 (released code). The paper has the sum of squares, beta = 1 in its TV and a start of 0.5. Values
+    have the scale of the network's inputs and are not clipped. Nothing is random.
+
+    The evidence is a ``SplitView`` of one input, the result the input; use ``vmap`` for several. The weights may be
+    traced.
     """
     optimizer = amsgrad(learning_rate)
 

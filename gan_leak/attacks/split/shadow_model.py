@@ -1,7 +1,7 @@
 """Query-free inversion in split inference: a shadow of the client's layers (He, Zhang and Lee 2019, section 6).
 
-The cloud knows its own layers and images like the client's. It trains layers of its own such that its own part of the
-network classifies their features, and inverts those in the place of the client's.
+The cloud knows its own layers, and has images similar to the client's. It trains shadow layers whose features its own
+layers classify, and then inverts the shadow instead of the client.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def shadow_model(
 ) -> Procedure:
     """Train ``shadow`` so that the frozen layers of the cloud classify its features.
 
-    The samples of its ``TrainingData`` are the cloud's own (inputs [N, H, W, C], labels [N]), its context the
-    parameters of the cloud; a step is an epoch. Cross-entropy, AMSGrad with epsilon 1e-3.
+    The samples of its ``TrainingData`` are the cloud's own (inputs [N, H, W, C], labels [N]); its context is the
+    parameters of the cloud. A step is an epoch. The loss is the cross-entropy, the optimizer AMSGrad, epsilon 1e-3.
     """
 
     def loss(params: PyTree, batch: tuple[Array, Array], cloud_params: PyTree) -> Array:

@@ -67,7 +67,7 @@ class Lane(NamedTuple):
 
 
 def check_batch(configs: Sequence[RunConfig]) -> None:
-    """Raises ValueError for no lanes, and for lanes that differ in settings that may not vary in a batch."""
+    """Raise ValueError for no lanes, and for lanes that differ in settings that may not vary in a batch."""
     if not configs:
         raise ValueError("configs: empty, expected at least one configuration")
     if configs[0].attack.kind == "none":
@@ -92,7 +92,7 @@ def run_batch(
     show: Callable[[int, str], None] = lambda round, text: None,
     notify: Callable[[str], None] = lambda text: None,
 ) -> BatchResult:
-    """Runs all lanes and keeps the result in ``directory``. Reads a finished result, continues an interrupted batch.
+    """Run all lanes and keep the result in ``directory``. Reads a finished result, continues an interrupted batch.
 
     show: called with the number of finished rounds and a line of their measurements. The line is empty before the first
     round and where nothing was measured. notify: called with a line for each damaged file. The file is renamed and
@@ -178,7 +178,7 @@ def stack_federations(federations: Sequence[FederationData]) -> FederationData:
 
 
 def make_lanes(round_fn: RoundFunction, mapping: str, mesh: Mesh | None = None) -> RoundsFunction:
-    """Builds ``lanes(keys, states, data, hyperparameters, count)``: ``count`` rounds of every lane in one program.
+    """Build ``lanes(keys, states, data, hyperparameters, count)``: ``count`` rounds of every lane in one program.
 
     All arguments but the count have a leading axis of lanes. mapping: 'vmap', 'map' or 'auto'. mesh: devices over which
     the lanes are sharded equally. Neither changes a result beyond float tolerance.

@@ -90,7 +90,7 @@ def read_result(directory: pathlib.Path) -> BatchResult:
 
 
 def make_folder(path: pathlib.Path, notify: Callable[[str], None]) -> None:
-    """Makes a folder if there is none. Renames anything else of that name and calls ``notify``."""
+    """Make a folder if there is none. Renames anything else of that name and calls ``notify``."""
     if os.path.lexists(path) and not path.is_dir():
         notify(f"{path}: not a folder, renamed to {set_aside(path).name}")
     path.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def make_folder(path: pathlib.Path, notify: Callable[[str], None]) -> None:
 def check_lanes(
     directory: pathlib.Path, lanes: Sequence[object], notify: Callable[[str], None], *, named: bool
 ) -> None:
-    """Writes the lanes of a directory, or checks that they are these.
+    """Write the lanes of a directory, or check that they are these.
 
     named: whether the directory's name is a digest of the lanes. Then a file that differs is damaged: it is renamed,
     written again, and ``notify`` is called. Otherwise raises ``RefusedError`` for a directory of other lanes.
@@ -125,7 +125,7 @@ def keep(
     pictures: np.ndarray,
     seconds: float,
 ) -> None:
-    """Saves a checkpoint with the measurements up to it."""
+    """Save a checkpoint with the measurements up to it."""
     files = {
         RECORDS_NAME: json.dumps({"records": records, "seconds": seconds}).encode(),
         PICTURES_NAME: npz_bytes(pictures=pictures.astype(np.float16)),
@@ -171,7 +171,7 @@ def _restored(
 def write_result(
     directory: pathlib.Path, fields: Mapping[str, object], pictures: np.ndarray, private: np.ndarray
 ) -> BatchResult:
-    """Writes a result and deletes the checkpoints. fields: all of the result but the arrays."""
+    """Write a result and delete the checkpoints. fields: all of the result but the arrays."""
     archive = npz_bytes(pictures=pictures.astype(np.float16), private=private.astype(np.float16))
     write_atomic(directory / PICTURES_NAME, archive)
     # Written last: the batch counts as finished when this file exists.

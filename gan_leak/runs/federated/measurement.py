@@ -54,7 +54,7 @@ def run_keys(seed: int) -> RunKeys:
 
 
 def make_instrument_source(show: Callable[[str], None]) -> InstrumentSource:
-    """Builds ``instruments(data)``, which trains or loads the judge of a data set once. It reports this to ``show``."""
+    """Build ``instruments(data)``, which trains or loads the judge of a data set once. It reports this to ``show``."""
     made: dict[tuple[str, int], Instruments] = {}
 
     def instruments(data: AttackData) -> Instruments:

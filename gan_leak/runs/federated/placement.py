@@ -67,7 +67,7 @@ def place_all(
     most: int,
     run_directory: pathlib.Path | None,
 ) -> Placement:
-    """Places all participants on the devices, for all rounds."""
+    """Place all participants on the devices, for all rounds."""
     participants = len(data.sizes)
     run, key = _rounds(experiment.round, most, keys, mesh)
     if mesh is not None:
@@ -96,7 +96,7 @@ def place_cohorts(
     mesh: Mesh | None,
     run_directory: pathlib.Path | None,
 ) -> Placement:
-    """Places only the cohort of a round on the devices; files hold the states of all other participants.
+    """Place only the cohort of a round on the devices; files hold the states of all other participants.
 
     In ``state``, the table of the files replaces the states. The files are in the run directory and become durable with
     the checkpoints.

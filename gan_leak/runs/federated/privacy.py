@@ -44,7 +44,7 @@ class PrivacyPlan(NamedTuple):
 
 
 def plan_privacy(config: RunConfig, data: AttackData) -> PrivacyPlan:
-    """Plans the defense of a run, and solves for the noise if ``target_epsilon`` is set.
+    """Plan the defense of a run, and solve for the noise if ``target_epsilon`` is set.
 
     Raises ValueError if no noise meets the target, or if there is no participant to protect.
     """
@@ -106,7 +106,7 @@ def participations(config: RunConfig, key: Array, participants: int, rounds: int
 
 
 def privacy_meter(plan: PrivacyPlan, taken: np.ndarray) -> PrivacyMeter:
-    """Builds ``spend(cohort)``, which is called after each round and returns the privacy loss of the run so far.
+    """Build ``spend(cohort)``, which is called after each round and returns the privacy loss of the run so far.
 
     taken: in how many rounds each participant took part before [P]. The result holds epsilon and delta, the worst
     participant, and in how many rounds it took part. Cohorts do not depend on records, so that the epsilon holds for
@@ -145,7 +145,7 @@ def privacy_fields(plan: PrivacyPlan) -> dict[str, Any]:
         "epsilon": finite_or_none(loss.epsilon),
         "delta": loss.delta,
         "unit": loss.unit,
-        "neighboring_relation": loss.neighbouring_relation,
+        "neighboring_relation": loss.neighboring_relation,
         "bound": claim.sensitivity,
         "noise_added_by": claim.noise_added_by,
         "against": claim.against,

@@ -44,7 +44,7 @@ def evaluation_path(run: pathlib.Path, round: int) -> pathlib.Path:
 
 
 def save_checkpoint(run: pathlib.Path, round: int, state: PyTree) -> None:
-    """Saves the state after ``round``, with the digest and the second copy of the metrics up to that round.
+    """Save the state after ``round``, with the digest and the second copy of the metrics up to that round.
 
     Raises ``DamagedError`` if metrics.jsonl holds fewer than ``round`` records.
     """
@@ -59,7 +59,7 @@ def save_checkpoint(run: pathlib.Path, round: int, state: PyTree) -> None:
 
 
 def plan(run: pathlib.Path, config: RunConfig, unusable: Mapping[str, str] | None = None) -> Resumption:
-    """Finds the newest checkpoint with complete metrics and evaluations. Changes nothing.
+    """Find the newest checkpoint with complete metrics and evaluations. Changes nothing.
 
     unusable: the reason for each checkpoint that cannot be used, by name. Raises ``RefusedError`` if no finished
     checkpoint can be used, or if all checkpoints are missing although the run was past the first.
@@ -90,7 +90,7 @@ def plan(run: pathlib.Path, config: RunConfig, unusable: Mapping[str, str] | Non
 def restore(
     run: pathlib.Path, config: RunConfig, template: PyTree, check_state: Callable[[PyTree], object]
 ) -> tuple[PyTree | None, tuple[str, ...]]:
-    """Returns the state to continue from (None: the initial state) and notices. Cuts the metrics to its round.
+    """Return the state to continue from (None: the initial state) and notices. Cuts the metrics to its round.
 
     check_state: raises ``DamagedError`` if a file that belongs to the state is damaged.
 
@@ -193,7 +193,7 @@ def _repairs(found: checkpoints.Found, metrics: bytes, sources: list[bytes | Non
 
 
 def _check_no_checkpoint_is_missing(run: pathlib.Path, config: RunConfig, sources: list[bytes | None]) -> None:
-    """Raises ``RefusedError`` if the run went past its first checkpoint."""
+    """Raise ``RefusedError`` if the run went past its first checkpoint."""
     first, last = config.checkpoint_interval, config.federation.rounds
     rounds = max(0 if data is None else data.count(b"\n") for data in sources)
     if rounds > first or any(evaluation_path(run, round).exists() for round in range(first + 1, last + 1)):

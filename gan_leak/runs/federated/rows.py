@@ -153,7 +153,7 @@ def inversion_metrics(
     epochs: int,
     steps: int,
 ) -> tuple[Inversions, dict[str, Any]]:
-    """Measures model inversion by the measures of the GAN attack: pictures of each class by ``models`` networks.
+    """Measure model inversion by the measures of the GAN attack: pictures of each class by ``models`` networks.
 
     configs: one for each class; one participant owns all data. samples: the number of training images, 0 = all. The
     images that score 0 include no untrained generator. Returns the pictures and the metrics: leakage as intervals over

@@ -36,7 +36,7 @@ from gan_leak.data import (
     to_float,
 )
 from gan_leak.defenses import aggregator_of, local_training_of, parse_composition, upload_of
-from gan_leak.defenses.settings import defense_numbers
+from gan_leak.defenses.settings import defense_hyperparameters
 from gan_leak.evaluation.leakage import LEAST_IMAGES, NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
 from gan_leak.settings import hyperparameters_for, program_of
@@ -128,7 +128,7 @@ def class_number(dataset: str, text: str) -> int:
 
 
 def prepare_data(config: RunConfig, mesh: Mesh | None = None) -> AttackData:
-    """Loads the data set and partitions it.
+    """Load the data set and partition it.
 
     mesh: the devices, if all participants stay on devices of several processes. Then each process holds the images of
     its own participants only.
@@ -242,7 +242,7 @@ def _fresh_images(
 
 
 def _check_counts(config: RunConfig, private: int, fresh: int, seen_by_judge: int, in_gallery: int) -> None:
-    """Raises ValueError for a target class with too few private images, fresh images, or images in the gallery."""
+    """Raise ValueError for a target class with too few private images, fresh images, or images in the gallery."""
     target = f"target_class={config.attack.target_class}"
     if private < LEAST_IMAGES:
         raise ValueError(f"{target}: {private} private images in the federation, expected at least {LEAST_IMAGES}")
@@ -276,7 +276,7 @@ def _floats(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def build_experiment(config: RunConfig, data: AttackData, mesh: Mesh | None = None) -> Experiment:
-    """Builds the models, the attack and the round. The fake class is the output after the real classes.
+    """Build the models, the attack and the round. The fake class is the output after the real classes.
 
     mesh: the devices over which the participants of a synchronous round are sharded. Configurations that differ only in
     data and hyperparameters get the same function objects, so that JAX compiles them once.
@@ -297,7 +297,7 @@ def build_experiment(config: RunConfig, data: AttackData, mesh: Mesh | None = No
     hyperparameters = hyperparameters_for(
         RoundHyperParameters,
         config,
-        defense=defense_numbers(config.defense),
+        defense=defense_hyperparameters(config.defense),
         attack=attack_hyperparameters,
         server_attack=(),
     )

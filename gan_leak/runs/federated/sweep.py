@@ -44,7 +44,7 @@ class Cell(NamedTuple):
 
 
 def check_seeds(num_seeds: int, *, least: int) -> None:
-    """Raises ValueError for fewer seeds than ``least`` or more than ``MOST_SEEDS``."""
+    """Raise ValueError for fewer seeds than ``least`` or more than ``MOST_SEEDS``."""
     if not least <= num_seeds <= MOST_SEEDS:
         raise ValueError(f"num_seeds={num_seeds}: expected {least} to {MOST_SEEDS}")
 

@@ -91,7 +91,7 @@ _LazyComparison = Callable[[], _Comparison]
 
 
 def prepare(config: RunConfig, workdir: pathlib.Path, resume: bool, *, target_class: str | None = None) -> PreparedRun:
-    """Checks the configuration and the data and opens the run directory. Raises ValueError for bad input.
+    """Check the configuration and the data and open the run directory. Raises ValueError for bad input.
 
     target_class: number or name of the class (``gan_leak.data.find_class``); it replaces that of the configuration.
     """
@@ -129,7 +129,7 @@ def _choose_devices(config: RunConfig) -> None:
 
 
 def train(prepared: PreparedRun) -> RunResult:
-    """Trains and measures, and writes metrics, checkpoints, evaluations and reconstructions.npz.
+    """Train and measure, and write metrics, checkpoints, evaluations and reconstructions.npz.
 
     The directory stays locked until ``close``, since reports are written there.
 
@@ -148,7 +148,7 @@ def train(prepared: PreparedRun) -> RunResult:
 
 
 def close(prepared: PreparedRun) -> None:
-    """Releases the run directory, if this process holds it."""
+    """Release the run directory, if this process holds it."""
     if prepared.directory is not None:
         close_run(prepared.directory)
 
@@ -232,7 +232,7 @@ def _restore(
 def _train_rounds(
     prepared: PreparedRun, keys: RunKeys, placement: Placement, comparison: _LazyComparison, display: Progress
 ) -> str | None:
-    """Runs the remaining rounds. Returns the reason if training diverged, else None."""
+    """Run the remaining rounds. Returns the reason if training diverged, else None."""
     config, directory = prepared.config, prepared.directory
     # The last state of which metrics.jsonl holds all records.
     state = placement.state
@@ -341,7 +341,7 @@ def _divergence(round: int, config: RunConfig) -> str:
 def evaluate_round(
     prepared: PreparedRun, directory: RunDirectory, keys: RunKeys, state: FederationState, comparison: _LazyComparison
 ) -> dict[str, Any]:
-    """Measures a round, saves its reconstructions, and returns further fields of its line in metrics.jsonl."""
+    """Measure a round, save its reconstructions, and return further fields of its line in metrics.jsonl."""
     config, data, experiment, _, mesh, _ = prepared
     if mesh is not None:
         # Arrays on all devices would be computed on all of them, but only this process evaluates.
@@ -362,7 +362,7 @@ def evaluate_round(
 
 
 def show_record(display: Progress, record: Mapping[str, Any]) -> None:
-    """Shows the last finished round, from its line of metrics.jsonl."""
+    """Show the last finished round, from its line of metrics.jsonl."""
     leakage = record.get("leakage")
     display.update(
         record["round"],
@@ -373,7 +373,7 @@ def show_record(display: Progress, record: Mapping[str, Any]) -> None:
 
 
 def _collect(prepared: PreparedRun, directory: RunDirectory, result: RunResult, compared: _Comparison) -> RunResult:
-    """Writes reconstructions.npz, and completes the result from the files of the run."""
+    """Write reconstructions.npz, and complete the result from the files of the run."""
     records = read_metrics(directory)
     evaluated = [record["round"] for record in records if "leakage" in record]
     paths = {round: resumption.evaluation_path(directory.path, round) for round in evaluated}

@@ -24,7 +24,7 @@ _PROCESSOR = pathlib.Path("/proc/cpuinfo")
 
 
 def keep_compiled_programs(where: str | None = None) -> None:
-    """Turns on the cache for this process and its children: in directory ``where``, or the user's cache directory.
+    """Turn on the cache for this process and its children: in directory ``where``, or the user's cache directory.
 
     ``off`` turns it off. Without ``where``, a cache that JAX's own settings name stays unchanged, and there is no cache
     if the user's cache directory is not writable. Raises ValueError for a ``where`` that is not writable.

@@ -37,7 +37,7 @@ _SIGNALS: list[float] = []
 
 
 def leave_on_signals(*, by_terminal: bool = True) -> None:
-    """Makes SIGTERM end this process with status 143, and SIGINT with 130. The main thread must call it.
+    """Make SIGTERM end this process with status 143, and SIGINT with 130. The main thread must call it.
 
     A process that was started with SIGINT ignored keeps ignoring it. by_terminal: False ignores SIGINT, which a
     terminal sends to all processes of a group, and shows only lines about errors while saving.
@@ -50,7 +50,7 @@ def leave_on_signals(*, by_terminal: bool = True) -> None:
 
 
 def interruptible(work: Callable[[], Result]) -> Result:
-    """Runs ``work()`` in a second thread, so that this one handles signals. Returns its result or raises its error."""
+    """Run ``work()`` in a second thread, so that this one handles signals. Returns its result or raises its error."""
     results: list[Result] = []
     errors: list[BaseException] = []
 
@@ -75,7 +75,7 @@ def interruptible(work: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def on_interruption(leave: Leave) -> Iterator[None]:
-    """Calls ``leave()`` if an interruption ends the process within the block, and shows the line that it returns.
+    """Call ``leave()`` if an interruption ends the process within the block, and shows the line that it returns.
 
     Of nested blocks, the newest ``leave`` is called first, and only its line is shown. ``leave`` runs in the main
     thread while the block continues in another, but waits while that is ``uninterrupted``. A KeyboardInterrupt or
@@ -93,7 +93,7 @@ def on_interruption(leave: Leave) -> Iterator[None]:
 
 
 def uninterrupted() -> contextlib.AbstractContextManager:
-    """Delays a signal within a block: for several changes at once, and for saving. It must take less than a second."""
+    """Delay a signal within a block: for several changes at once, and for saving. It must take less than a second."""
     return _BUSY
 
 
@@ -117,7 +117,7 @@ def _may_leave(signal_number: int) -> bool:
 
 
 def _call_all() -> tuple[list[str], list[str]]:
-    """Calls all functions given to ``on_interruption``. Returns lines about errors, and the lines of the functions."""
+    """Call all functions given to ``on_interruption``. Returns lines about errors, and the lines of the functions."""
     # Errors of the other threads no longer matter.
     threading.excepthook = lambda _: None
     errors: list[str] = []

@@ -30,7 +30,7 @@ _Result = TypeVar("_Result")
 
 
 def join_processes(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Makes this process one of several. SLURM, Open MPI, Kubernetes or the TPU pod provide arguments that are None.
+    """Make this process one of several. SLURM, Open MPI, Kubernetes or the TPU pod provide arguments that are None.
 
     It must be called before any computation. Raises ValueError if a number is out of range, or if an argument is None
     and none of these systems provides it.
@@ -57,7 +57,7 @@ def is_lead() -> bool:
 
 @contextlib.contextmanager
 def raise_together() -> Iterator[None]:
-    """Raises a ValueError of one process in all processes, so that none waits for another.
+    """Raise a ValueError of one process in all processes, so that none waits for another.
 
     All processes must run the block. With several processes, an OSError of the block becomes a ValueError.
     """
@@ -86,7 +86,7 @@ def broadcast_from_lead(tree: PyTree) -> PyTree:
 def run_outside_collective(
     function: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
 ) -> _Result:
-    """Runs a function of a module without the other processes of the run, and returns its result.
+    """Run a function of a module without the other processes of the run, and return its result.
 
     Orbax waits for all processes of a run in order to save or load, even if only one has data. So with several
     processes the function runs in a helper process, which is not part of the run.
@@ -119,7 +119,7 @@ def _begin_helper(parent: int) -> None:
 
 
 def exit_with_parent(parent: int) -> None:
-    """Ends this process when its parent has ended, so that a resumed run is the only writer."""
+    """End this process when its parent has ended, so that a resumed run is the only writer."""
     while os.getppid() == parent:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     os._exit(1)

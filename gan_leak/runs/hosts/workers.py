@@ -47,7 +47,7 @@ def default_workers() -> int:
 
 
 def check_workers(workers: int) -> None:
-    """Raises ValueError for more than eight workers and more than four for each core.
+    """Raise ValueError for more than eight workers and more than four for each core.
 
     A worker needs hundreds of megabytes.
     """
@@ -57,7 +57,7 @@ def check_workers(workers: int) -> None:
 
 
 def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str], None]) -> None:
-    """Runs a batch or continues it, and shows each evaluation and the remaining seconds."""
+    """Run a batch or continue it, and show each evaluation and the remaining seconds."""
     began, first = time.monotonic(), 0
 
     def progress(done: int, line: str) -> None:
@@ -73,7 +73,7 @@ def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str],
 
 
 def tell(text: str) -> None:
-    """Writes a line of progress to standard error, unbuffered."""
+    """Write a line of progress to standard error, unbuffered."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -83,7 +83,7 @@ def _instruments_of_process() -> InstrumentSource:
 
 
 def work_in_process(job: Job) -> None:
-    """Runs a job in a worker process, which keeps its judges for later jobs."""
+    """Run a job in a worker process, which keeps its judges for later jobs."""
     interruptible(lambda: run_job(job, _instruments_of_process(), tell))
 
 
@@ -95,7 +95,7 @@ def running(
     show: Callable[[str], None],
     work: Callable[[Job], None] = work_in_process,
 ) -> Iterator[Callable[[pathlib.Path], None]]:
-    """Runs the jobs in order, ``workers`` at a time. Yields ``wait(directory)``, which returns when that job is done.
+    """Run the jobs in order, ``workers`` at a time. Yields ``wait(directory)``, which returns when that job is done.
 
     ``wait`` raises the error of its job. Leaving the context stops all running jobs; each batch can be continued from
     its last checkpoint. With one worker, ``wait`` runs the job in this process. work: runs a job in a worker; a
@@ -133,7 +133,7 @@ def running(
 
 
 def _end_workers() -> None:
-    """Ends the workers. Each first saves the finished rounds of its batch."""
+    """End the workers. Each first saves the finished rounds of its batch."""
     children = multiprocessing.active_children()
     for child in children:
         child.terminate()

@@ -1,4 +1,4 @@
-"""Runs of attacks on one gradient: victims, their uploads, the attacks, and the utility of defenses."""
+"""Run of attacks on one gradient: victims, their uploads, the attacks, and the utility of defenses."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def run_attack(
     lanes: int,
     progress: SavedProgress,
 ) -> GradientInversion:
-    """Attacks every participant, ``lanes`` at a time in one program. Keeps the restart with the nearest gradient.
+    """Attack every participant, ``lanes`` at a time in one program. Keeps the restart with the nearest gradient.
 
     evidence: has a leading axis of participants E.
     """

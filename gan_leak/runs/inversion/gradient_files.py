@@ -86,7 +86,7 @@ def load_gradient(
     scale: float = 1.0,
     flatten_order: str = "auto",
 ) -> LoadedGradient:
-    """Reads a participant's upload and divides its gradient by ``scale``, unless that is 0.
+    """Read a participant's upload and divide its gradient by ``scale``, unless that is 0.
 
     Arrays of the gradient may be missing, such as those of frozen layers; arrays of the parameters may not. Arrays of
     16 bits (also bfloat16) and 64 bits are converted to float32. Kernels may have PyTorch's axes. flatten_order: order
@@ -277,7 +277,7 @@ def _torch_axes(
 def _in_our_order(
     network: str, params: dict[str, np.ndarray], gradient: dict[str, np.ndarray], flatten_order: str, *, torch: bool
 ) -> tuple[str, ...]:
-    """Reorders, in place, rows of the first dense layer that are in PyTorch's order. Returns notes."""
+    """Reorder, in place, rows of the first dense layer that are in PyTorch's order. Returns notes."""
     if network not in FLATTENINGS:
         return ()
     where = FLATTENINGS[network]

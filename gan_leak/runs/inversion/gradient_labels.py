@@ -113,7 +113,7 @@ def infer_labels_of_all(
 
 
 def divided_by_inferred_scale(loaded: LoadedGradient, num_classes: int, batch_size: int) -> LoadedGradient:
-    """Divides a user's gradient by its scale, if the last layer reveals it, to give that of a mean over the batch."""
+    """Divide a user's gradient by its scale, if the last layer reveals it, to give that of a mean over the batch."""
     scale = infer_gradient_scale(num_classes, loaded.view, batch_size)
     gradient = jax.tree.map(lambda leaf: leaf / (scale or 1.0), loaded.view.gradient)
     return loaded._replace(view=loaded.view._replace(gradient=gradient), scale=scale)

@@ -64,7 +64,7 @@ def shown(found: GradientInversion) -> np.ndarray:
 
 
 def measure(found: GradientInversion, victims: Victims) -> Result:
-    """Matches the found images, with a leading axis of participants, to the originals, and measures each pair."""
+    """Match the found images, with a leading axis of participants, to the originals, and measure each pair."""
     images = shown(found)
     predicted_labels = np.argmax(np.asarray(found.labels), axis=-1)
     own, order = _compared(images, predicted_labels, victims.images, victims.labels, victims)

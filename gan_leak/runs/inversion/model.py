@@ -51,7 +51,7 @@ def train_classifier(key: Array, model: Model, data: Images, *, epochs: int) -> 
 def invert_all_classes(
     kind: str, seeds: int, train: Images, test: Images, num_classes: int, *, epochs: int, steps: int
 ) -> Inversions:
-    """Trains ``seeds`` models of a kind, 'mlp' or 'cnn', and inverts each for every class from a black picture.
+    """Train ``seeds`` models of a kind, 'mlp' or 'cnn', and invert each for every class from a black picture.
 
     Raises ValueError for any other kind.
     """

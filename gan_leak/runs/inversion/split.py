@@ -1,4 +1,4 @@
-"""Runs of split inference: data, a victim network, its split, and the measures of reconstructions."""
+"""Run of split inference: data, a victim network, its split, and the measures of reconstructions."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def train_victim(
     batch_size: int = BATCH_SIZE,
     learning_rate: float = 1e-3,
 ) -> PyTree:
-    """Trains the whole network by cross-entropy and AMSGrad with epsilon 1e-3. Its rate is halved every 20 epochs."""
+    """Train the whole network by cross-entropy and AMSGrad with epsilon 1e-3. Its rate is halved every 20 epochs."""
     model, samples = whole(victim.network), len(data.own[1])
 
     def loss(params: PyTree, batch: tuple[Array, Array], context: None) -> Array:
@@ -212,7 +212,7 @@ def train_victim(
 def load_or_train_victim(
     key: Array, victim: Victim, data: SplitData, path: pathlib.Path, *, epochs: int, tell: Callable[[str], None]
 ) -> PyTree:
-    """Loads the parameters from a file, or trains the victim (``train_victim``) and saves them there."""
+    """Load the parameters from a file, or train the victim (``train_victim``) and save them there."""
     params = read_tree(path, jax.eval_shape(victim.network.init, key), tell)
     part = path.with_suffix(".part.npz")
     if params is None:
@@ -251,7 +251,7 @@ def accuracy(key: Array, model: Callable[[Array, Any], Array], tested: tuple[np.
 
 
 def measure(victim: Victim, inputs: ArrayLike, data: SplitData) -> Outcome:
-    """Measures the reconstructed inputs [M, H, W, C] against the chosen images and against the unseen images."""
+    """Measure the reconstructed inputs [M, H, W, C] against the chosen images and against the unseen images."""
     drawn, means, tested = (as_images(victim, values) for values in (inputs, data.class_means, data.tested[0]))
     labels = data.tested[1]
 

@@ -76,7 +76,7 @@ def white_box(
     hyperparameters: WhiteBoxHyperParameters,
     progress: SavedProgress,
 ) -> Array:
-    """Reconstructs the inputs [M, H, W, C] of features [M, ...], all in one program."""
+    """Reconstruct the inputs [M, H, W, C] of features [M, ...], all in one program."""
     return run_in_parts(
         # Nothing is random.
         lane_keys(jax.random.key(0), len(features)),
@@ -113,7 +113,7 @@ def black_box(
     epochs: int,
     progress: SavedProgress,
 ) -> Array:
-    """Reconstructs inputs by an inverse network that is trained on queries. knowledge: one of ``QUERIES``.
+    """Reconstruct inputs by an inverse network that is trained on queries. knowledge: one of ``QUERIES``.
 
     ``query(key, inputs) -> features``, as the client sends them.
     """
@@ -142,7 +142,7 @@ def query_free(
     progress: SavedProgress,
     iterations: int = 0,
 ) -> Array:
-    """Reconstructs inputs by inverting a shadow model of the client. knowledge: one of ``SHADOWS``."""
+    """Reconstruct inputs by inverting a shadow model of the client. knowledge: one of ``SHADOWS``."""
     whose, structure = knowledge.split(", ")
     shadow = parts.client if structure == "same structure" else shadow_network_for(victim.name, split)
     known = data.own if whose == "same set" else data.others

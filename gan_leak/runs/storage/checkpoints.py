@@ -40,7 +40,7 @@ class Restored(NamedTuple):
 
 
 def load_library() -> None:
-    """Imports Orbax, which takes a second. Called early, so that the first save is fast."""
+    """Import Orbax, which takes a second. Called early, so that the first save is fast."""
     from orbax.checkpoint import v1  # noqa: F401
 
     # Orbax also raises the errors that it logs there with long tracebacks.
@@ -74,7 +74,7 @@ def save(
     metadata: Mapping[str, object] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> pathlib.Path:
-    """Saves the state after ``round`` and returns the path of the checkpoint, which is then complete and on the disk.
+    """Save the state after ``round`` and return the path of the checkpoint, which is then complete and on the disk.
 
     Then deletes all but the newest ``keep`` checkpoints. Also deletes those of later rounds, from which this run did
     not continue. metadata: further JSON for the manifest. files: further files of the checkpoint, by name.
@@ -115,7 +115,7 @@ def find(directory: pathlib.Path) -> list[Found]:
 
 
 def restore_latest(directory: pathlib.Path, template: PyTree) -> Restored | None:
-    """Restores the newest undamaged checkpoint; None if none was ever finished.
+    """Restore the newest undamaged checkpoint; None if none was ever finished.
 
     template: a state with the saved structure, shapes and types, such as a fresh initial state. Its values are not
     used, its devices are.
@@ -168,7 +168,7 @@ def _unreadable(path: pathlib.Path, error: Exception) -> DamagedError:
 
 
 def delete_all(directory: pathlib.Path) -> None:
-    """Deletes all checkpoints of a run."""
+    """Delete all checkpoints of a run."""
     for _, path in _newest_first(directory):
         _delete(path)
 

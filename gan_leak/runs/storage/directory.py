@@ -54,7 +54,7 @@ class RunDirectory(NamedTuple):
 
 
 def write_atomic(path: pathlib.Path, data: bytes) -> None:
-    """Replaces the file atomically and durably: at any time, also after a crash, it has the old bytes or the new ones.
+    """Replace the file atomically and durably: at any time, also after a crash, it has the old bytes or the new ones.
 
     Raises OSError if the directory cannot be written. Then no temporary file remains.
     """
@@ -79,7 +79,7 @@ def npz_bytes(**arrays: np.ndarray) -> bytes:
 
 
 def sync_directory(path: pathlib.Path) -> None:
-    """Makes the names in a directory durable, as fsync makes the bytes of a file."""
+    """Make the names in a directory durable, as fsync makes the bytes of a file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -96,7 +96,7 @@ def open_run(
     privacy: Mapping[str, Any] | None = None,
     check: Callable[[pathlib.Path], object] | None = None,
 ) -> RunDirectory:
-    """Creates the directory of a new run, or resumes that of the same configuration, and locks it.
+    """Create the directory of a new run, or resume that of the same configuration, and lock it.
 
     ``resume`` with a missing or empty directory starts a new run, so that one command line serves every start.
     inputs: digests of the run's inputs, by name. privacy: the promise of the run, saved with the configuration; of a
@@ -119,12 +119,12 @@ def open_run(
 
 
 def close_run(run: RunDirectory) -> None:
-    """Releases the lock. The RunDirectory must not be used afterwards."""
+    """Release the lock. The RunDirectory must not be used afterwards."""
     os.close(run.lock_descriptor)
 
 
 def append_metrics(run: RunDirectory, record: Mapping[str, object]) -> None:
-    """Adds one durable JSON line to metrics.jsonl. NaN and infinities become null, arrays become numbers or lists.
+    """Add one durable JSON line to metrics.jsonl. NaN and infinities become null, arrays become numbers or lists.
 
     Raises ValueError if the record has no round of type int.
     """
@@ -143,7 +143,7 @@ def append_metrics(run: RunDirectory, record: Mapping[str, object]) -> None:
 
 
 def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
-    """Reads the records of metrics.jsonl, without an incomplete last line; an empty list if there is no such file.
+    """Read the records of metrics.jsonl, without an incomplete last line; an empty list if there is no such file.
 
     Raises ValueError naming the line if another one is damaged.
     """
@@ -176,7 +176,7 @@ def metrics_records(path: pathlib.Path, data: bytes) -> list[dict[str, Any]]:
 
 
 def _claim(workdir: pathlib.Path, undo: contextlib.ExitStack) -> int:
-    """Makes and locks the directory of a run. ``undo`` removes new folders and releases the lock."""
+    """Make and lock the directory of a run. ``undo`` removes new folders and releases the lock."""
     for attempt in range(_TRIES):
         try:
             _make_folders(workdir, undo)
@@ -203,7 +203,7 @@ def _remove_empty(folder: pathlib.Path) -> None:
 
 
 def check_is_run(workdir: pathlib.Path) -> None:
-    """Raises ``RefusedError`` if a directory holds files but no run."""
+    """Raise ``RefusedError`` if a directory holds files but no run."""
     others = sorted(path.name for path in workdir.iterdir() if path.name != LOCK_NAME and not is_leftover(path.name))
     if others and CONFIG_NAME not in others:
         raise RefusedError(
@@ -299,7 +299,7 @@ def _decides_result(config_class: type, name: str) -> bool:
 
 
 def _check_noise(workdir: pathlib.Path, stored: object, privacy: dict[str, Any], noise: Sequence[str]) -> None:
-    """Raises ValueError if the noise is not that of the interrupted run: other versions may solve for another noise."""
+    """Raise ValueError if the noise is not that of the interrupted run: other versions may solve for another noise."""
     if not isinstance(stored, dict):
         raise ValueError(f"workdir={workdir}: the section 'privacy' of {CONFIG_NAME} is damaged")
     for name, old, new in _differing(stored, privacy) if stored else ():

@@ -17,7 +17,7 @@ _CODE = re.compile(r"os_error_code='(\d+)'")
 
 @contextlib.contextmanager
 def name_in_errors(path: pathlib.Path) -> Iterator[None]:
-    """Makes every error of the disk within a block an OSError that names a file, by default ``path``."""
+    """Make every error of the disk within a block an OSError that names a file, by default ``path``."""
     try:
         yield
     except OSError as error:

@@ -116,7 +116,7 @@ def read_file(path: pathlib.Path) -> bytes:
 
 
 def expect_kinds(directory: pathlib.Path, folders: Collection[str], files: Collection[str]) -> None:
-    """Raises ``RefusedError`` if a name for a folder or a file exists as something else."""
+    """Raise ``RefusedError`` if a name for a folder or a file exists as something else."""
     for name in (*folders, *files):
         path, kind = directory / name, "folder" if name in folders else "ordinary file"
         if os.path.lexists(path) and not (path.is_dir() if name in folders else path.is_file()):
@@ -124,7 +124,7 @@ def expect_kinds(directory: pathlib.Path, folders: Collection[str], files: Colle
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:
-    """Renames a damaged file or folder, so that its name is free. Returns the new path."""
+    """Rename a damaged file or folder, so that its name is free. Returns the new path."""
     place, number = path.with_name(f"{path.name}.damaged"), 1
     while os.path.lexists(place):
         number += 1

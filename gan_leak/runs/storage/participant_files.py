@@ -46,7 +46,7 @@ def read_states(
 
 
 def check_states(directory: pathlib.Path, table: np.ndarray, initial: ParticipantState) -> None:
-    """Raises ``DamagedError`` if a file of the table is missing, damaged or of another structure than ``initial``."""
+    """Raise ``DamagedError`` if a file of the table is missing, damaged or of another structure than ``initial``."""
     for participant in np.flatnonzero(table >= 0).tolist():
         _read(_path(directory, participant, table[participant]), initial)
 
@@ -59,7 +59,7 @@ def stack_states(states: list[ParticipantState]) -> ParticipantState:
 def write_states(
     directory: pathlib.Path, table: np.ndarray, cohort: np.ndarray, states: ParticipantState, round: int
 ) -> np.ndarray:
-    """Writes a cohort's states at the end of a round. Returns the new table. ``sync_states`` makes them durable."""
+    """Write a cohort's states at the end of a round. Returns the new table. ``sync_states`` makes them durable."""
     directory.mkdir(exist_ok=True)
     for position, participant in enumerate(cohort):
         path = _path(directory, participant, round)
@@ -80,7 +80,7 @@ def advance_table(table: np.ndarray, cohort: np.ndarray, round: int) -> np.ndarr
 
 
 def sync_states(directory: pathlib.Path, table: np.ndarray, since: int) -> None:
-    """Makes durable the files of the table that were written after round ``since``."""
+    """Make durable the files of the table that were written after round ``since``."""
     for participant in np.flatnonzero(table > since).tolist():
         descriptor = os.open(_path(directory, participant, table[participant]), os.O_RDONLY)
         try:
@@ -92,7 +92,7 @@ def sync_states(directory: pathlib.Path, table: np.ndarray, since: int) -> None:
 
 
 def delete_unnamed(directory: pathlib.Path, tables: Sequence[np.ndarray]) -> None:
-    """Deletes all files that are in none of the tables."""
+    """Delete all files that are in none of the tables."""
     for path in directory.iterdir() if directory.exists() else ():
         match = _NAME.fullmatch(path.name)
         if match is None or not any(table[int(match[1])] == int(match[2]) for table in tables):

@@ -164,7 +164,7 @@ def _reached(
 
 
 def write_tree(path: pathlib.Path, tree: PyTree) -> None:
-    """Saves the arrays of a tree, atomically and with their digest."""
+    """Save the arrays of a tree, atomically and with their digest."""
     leaves = enumerate(jax.tree.leaves(tree))
     archive = npz_bytes(**{f"leaf_{place}": np.asarray(leaf) for place, leaf in leaves})
     write_atomic(path, sealed_npz(path.name, archive))

@@ -275,7 +275,7 @@ def test_a_sum_in_the_place_of_a_mean_has_no_counts():
     kernel, bias, kernel_gradient, bias_gradient = (_last(tree, ndim) for tree in (params, seen) for ndim in (2, 1))
     with pytest.raises(
         ValueError,
-        match=r"labels: the counts of 4 images cannot be inferred beyond doubt .*an array 'labels' in the file",
+        match=r"labels: the counts of 4 images cannot be inferred reliably .*an array 'labels' in the file",
     ):
         infer_label_counts(kernel, bias, 4 * kernel_gradient, 4 * bias_gradient, 4)
 

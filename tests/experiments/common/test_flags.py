@@ -195,7 +195,7 @@ def test_a_preset_may_be_used_twice_but_not_within_itself(presets):
     assert flags.expand_presets(["--preset=twice"]) == ["--rounds=1", "--rounds=1"]
     presets(self="--preset=self\n", a="--preset=b\n", b="--preset=c\n", c="--preset=a\n")
     for preset, through in {"self": "self", "a": "a and b and c"}.items():
-        with pytest.raises(ValueError, match=f"preset={preset}: holds itself, by way of {through}$"):
+        with pytest.raises(ValueError, match=f"preset={preset}: includes itself, through {through}$"):
             flags.expand_presets([f"--preset={preset}"])
 
 
@@ -314,7 +314,7 @@ def test_a_full_disk_is_one_line_and_any_other_failure_a_defect(binary):
     done = call(binary, "--rounds=18", "--workdir=run")
     assert done.returncode == 74
     assert done.stderr == (
-        "error: workdir=run: No space left on device: metrics.jsonl; --resume continues when that is solved\n"
+        "error: workdir=run: No space left on device: metrics.jsonl; --resume continues afterwards\n"
     )
     done = call(binary, "--rounds=17")
     assert done.returncode == 1

@@ -170,10 +170,10 @@ def test_fractions_are_those_of_the_figures(preset, upload_fraction, download_fr
 def test_privacy_is_that_of_the_figures(preset, epsilon, upload_fraction, variant):
     """Section 9.4: tau 1e-4, gamma 1e-3, everything downloaded; the sensitivity is twice gamma."""
     config = config_for(preset, variant)
-    assert (config.defense.kind, config.defense.numbers.epsilon_per_release) == ("sparse_vector", epsilon)
+    assert (config.defense.kind, config.defense.hyperparameters.epsilon_per_release) == ("sparse_vector", epsilon)
     federation = config.federation
     assert (federation.upload_fraction, federation.download_fraction) == (upload_fraction, 1.0)
-    assert (federation.upload_threshold, federation.upload_bound, config.defense.numbers.sensitivity) == (
+    assert (federation.upload_threshold, federation.upload_bound, config.defense.hyperparameters.sensitivity) == (
         1e-4,
         1e-3,
         2e-3,
@@ -183,8 +183,8 @@ def test_privacy_is_that_of_the_figures(preset, epsilon, upload_fraction, varian
 def test_dp_sgd_differs_by_its_noise_only():
     configs = [config_for(f"dp_sgd_{letter}") for letter in "abc"]
     assert {config.defense.kind for config in configs} == {"dp_sgd"}
-    assert [config.defense.numbers.noise_multiplier for config in configs] == [0.3, 0.6, 1.2]
-    assert {(config.defense.numbers.clipping_norm, config.defense.delta) for config in configs} == {(1.0, 1e-5)}
+    assert [config.defense.hyperparameters.noise_multiplier for config in configs] == [0.3, 0.6, 1.2]
+    assert {(config.defense.hyperparameters.clipping_norm, config.defense.delta) for config in configs} == {(1.0, 1e-5)}
 
 
 @pytest.mark.parametrize("preset", [preset for preset in SETTINGS if preset != "figure5"])

@@ -41,7 +41,7 @@ def each_epsilon(config, sizes, rounds):
     found = []
     for size, count in zip(sizes, rounds, strict=True):
         probability, steps = dp_sgd_schedule(size, config.federation.batch_size, config.federation.local_epochs)
-        noise, delta = config.defense.numbers.noise_multiplier, config.defense.delta
+        noise, delta = config.defense.hyperparameters.noise_multiplier, config.defense.delta
         found.append(dp_sgd_epsilon(noise, probability, steps * count, delta).epsilon)
     return found
 
@@ -160,7 +160,7 @@ def test_a_target_is_met_and_hardly_missed(target):
     settled = solve_for_noise(plan(config, (40, 10, 61, 200)))
     assert settled.config.defense.target_epsilon == 0.0
     assert settled.target_epsilon == target
-    noise = settled.config.defense.numbers.noise_multiplier
+    noise = settled.config.defense.hyperparameters.noise_multiplier
     assert promise_of(settled).loss.epsilon <= target
     less = replace(settled.config, noise_multiplier=0.995 * noise)
     assert promise_of(settled._replace(config=less)).loss.epsilon > target
@@ -172,7 +172,7 @@ def test_a_target_is_met_and_hardly_missed(target):
 def test_a_target_is_met_by_the_sparse_vector_too(target):
     """C releases a round, each with the same budget."""
     settled = solve_for_noise(plan(replace(SPARSE, target_epsilon=target), (40, 10)))
-    budget = np.float32(settled.config.defense.numbers.epsilon_per_release)
+    budget = np.float32(settled.config.defense.hyperparameters.epsilon_per_release)
     assert target * 0.998 < sparse_vector_epsilon(float(budget), 0.1, 1000, 3).epsilon <= target
 
 
@@ -227,7 +227,7 @@ def records_of(workdir):
 def expected_epsilon(config, rounds, size=40):
     probability, steps = dp_sgd_schedule(size, config.federation.batch_size, config.federation.local_epochs)
     return dp_sgd_epsilon(
-        config.defense.numbers.noise_multiplier, probability, steps * rounds, config.defense.delta
+        config.defense.hyperparameters.noise_multiplier, probability, steps * rounds, config.defense.delta
     ).epsilon
 
 
@@ -349,7 +349,7 @@ def test_a_run_that_diverges_tells_what_was_spent(quiet, tmp_path, monkeypatch, 
         expected_epsilon(quiet, rounds) for rounds in (1, 2)
     ]
     shown = capsys.readouterr().err
-    assert "No promise of privacy covers that round." in shown
+    assert "No promise of privacy covers what that round has shown." in shown
     assert "by taking part in 2 rounds" in shown
 
 

@@ -110,7 +110,7 @@ def test_a_batch_runs_with_noise_and_not_with_a_target(tmp_path):
     solved = with_privacy(
         Cell({}, (wanted,)), lambda lane: solve_for_noise(PrivacyPlan(lane, (640, 640), 0, 3.0))
     ).lanes
-    given = replace(config, noise_multiplier=solved[0].defense.numbers.noise_multiplier)
+    given = replace(config, noise_multiplier=solved[0].defense.hyperparameters.noise_multiplier)
     assert given != config
     check_batch(solved)
     assert batch_directory(tmp_path, solved) == batch_directory(tmp_path, [given])
