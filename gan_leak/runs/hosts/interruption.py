@@ -75,7 +75,7 @@ def interruptible(work: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def on_interruption(leave: Leave) -> Iterator[None]:
-    """Call ``leave()`` if an interruption ends the process within the block, and shows the line that it returns.
+    """Call ``leave()`` if an interruption ends the process within the block, and show the line that it returns.
 
     Of nested blocks, the newest ``leave`` is called first, and only its line is shown. ``leave`` runs in the main
     thread while the block continues in another, but waits while that is ``uninterrupted``. A KeyboardInterrupt or
