@@ -22,7 +22,7 @@ from gan_leak.reports.run import report_files, summary_lines
 from gan_leak.runs.federated import train
 from gan_leak.runs.federated.owners import describe_run
 from gan_leak.runs.federated.result import RunResult, exit_status
-from gan_leak.runs.hosts.processes import leads
+from gan_leak.runs.hosts.processes import is_lead
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.storage.directory import write_atomic
 from gan_leak.settings import Setting, flat_class, values_of
@@ -47,7 +47,7 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> train.PreparedR
 
 def execute(prepared: train.PreparedRun) -> int:
     """Print the owners of the data and the target, run, and write the report; returns the exit status."""
-    for line in describe_run(prepared.config, prepared.data) if leads() else ():
+    for line in describe_run(prepared.config, prepared.data) if is_lead() else ():
         tell(line)
     return run_and_report(prepared)
 

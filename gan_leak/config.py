@@ -1,13 +1,12 @@
 """The configuration of a run: the single source of flags, help texts and config.json.
 
-Each part lies beside the code that it configures. What is known of a setting, and all that is derived from it, is
-described in ``gan_leak.settings``.
+Each part is defined in the package that it configures. ``gan_leak.settings`` describes the metadata of a setting and
+all that is derived from it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from gan_leak.attacks.insider.settings import AttackConfig
 from gan_leak.collaboration.settings import FederationConfig, check_federation
@@ -36,10 +35,10 @@ class RunConfig:
     performance: PerformanceOptions = dataclasses.field(default_factory=PerformanceOptions)
 
 
-def make_config(**settings: Any) -> RunConfig:
+def make_config(**settings: object) -> RunConfig:
     """The configuration with these settings, by the names of their flags, and defaults for the rest.
 
-    Raises TypeError for a setting that there is not. Values are not checked; see ``validate``.
+    Raises TypeError for an unknown setting. Values are not checked; see ``validate``.
 
     >>> make_config(rounds=5, attack="passive").federation.rounds
     5
@@ -48,9 +47,9 @@ def make_config(**settings: Any) -> RunConfig:
 
 
 def validate(config: RunConfig) -> None:
-    """Checks every value that can be judged without the data, whether or not it has an effect.
+    """Check every value that can be checked without the data, whether or not it has an effect.
 
-    Raises ValueError with the name, the value and what is allowed.
+    Raises ValueError with the name, the value and the allowed values.
     """
     check_values(config)
     check_defense(config.defense, traced_values(config))

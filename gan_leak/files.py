@@ -1,4 +1,4 @@
-"""Files and folders that a user names: where they are, and which of them are safe to open."""
+"""Files and folders that a user names: their paths, and which of them are safe to open."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def user_path(name: str, text: str) -> Path:
 
 
 def check_writable_name(name: str, path: Path) -> Path:
-    """The path to write to; raises ValueError, with the ``name`` of the flag, where it is no UTF-8 from the root on.
+    """The path to write to. Raises ValueError, with the ``name`` of the flag, if the absolute path is not in UTF-8.
 
-    Orbax and XLA, which write checkpoints and programs, take no other names.
+    Orbax (checkpoints) and XLA (compiled programs) accept no other paths.
     """
     try:
         str(path.absolute()).encode()
@@ -58,19 +58,19 @@ def cache_root() -> Path | None:
 
 
 def kind_of(mode: int) -> str:
-    """What a file of this ``st_mode`` is, where it is not a regular file."""
+    """The kind, in words, of a file with this ``st_mode`` that is not a regular file."""
     return _KINDS.get(stat.S_IFMT(mode), "no regular file")
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Opens a regular file to read its bytes; never waits for a writer, and never touches a device.
+    """Open a regular file to read its bytes. Never waits for a writer, and never opens a device.
 
-    Raises OSError where there is nothing to open, and ValueError for a folder, a pipe, a socket or a device.
+    Raises OSError if there is no such file, and ValueError for a folder, a pipe, a socket or a device.
     """
     _check_regular(os.stat(path).st_mode)
     file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
     try:
-        # Once more: it may have been exchanged in between.
+        # Check again: the file may have been replaced before it was opened.
         _check_regular(os.fstat(file.fileno()).st_mode)
     except ValueError:
         file.close()

@@ -1,4 +1,4 @@
-"""What this process may use of the machine."""
+"""The cores, devices and memory that this process may use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-# More than one CPU has cores; each costs threads and memory.
+# More than any CPU has cores. Each device costs threads and memory.
 MOST_CPU_DEVICES = 1024
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -21,24 +21,24 @@ def usable_cores() -> list[int]:
 
 
 def has_core_for_each_device() -> bool:
-    """Whether this is a CPU with at most one core for each device: work within one program has no cores to share."""
+    """Whether the backend is a CPU with at most one core for each device, so that a program runs on one core."""
     return jax.default_backend() == "cpu" and len(usable_cores()) <= jax.local_device_count()
 
 
 def use_cpu_devices(name: str, count: int) -> None:
-    """Has a CPU count as so many devices. Raises ValueError naming the option if JAX has been given others already."""
+    """Split the CPU into ``count`` devices. Raises ValueError, with the option's ``name``, if JAX has others."""
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:
-        # On another backend it makes no difference.
+        # On other backends the option has no effect.
         if jax.default_backend() == "cpu" and jax.local_device_count() != count:
             raise ValueError(f"{name}={count}: JAX has {jax.local_device_count()} devices already") from None
 
 
 def check_backend() -> None:
-    """Raises ValueError if JAX was told to use a backend that is not there, such as by ``JAX_PLATFORMS=cuda``.
+    """Raise ValueError if the backend that a setting such as ``JAX_PLATFORMS=cuda`` requests is not available.
 
-    Where nothing or the CPU was asked for, JAX stays as it was, so that the number of its devices can still be chosen.
+    If no backend or the CPU is requested, JAX is not initialized, so that the number of devices can still be chosen.
     """
     asked = jax.config.values["jax_platforms"] or ""
     if not set(asked.split(",")) - {"", "cpu"}:
@@ -53,7 +53,7 @@ def check_backend() -> None:
 
 
 def usable_memory() -> int:
-    """Bytes of memory that this process may use: those of the machine, or fewer where a limit is set."""
+    """Bytes of memory that this process may use: those of the machine, or fewer if a limit is set."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in map(Path, _CGROUP_LIMITS):
         try:
@@ -69,9 +69,9 @@ def usable_memory() -> int:
 
 
 def check_fits(what: str, size: float) -> None:
-    """Raises ValueError, beginning with ``what``, for a size in bytes of more than half of the usable memory.
+    """Raise ValueError, beginning with ``what``, for a size in bytes of more than half of the usable memory.
 
-    Half, since what is read or computed is there twice at times: a copy in another type, a checkpoint.
+    The limit is half, since memory may hold data twice: as a copy in another type, or for a checkpoint.
     """
     most = usable_memory() / 2
     if size > most:

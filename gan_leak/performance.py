@@ -1,4 +1,4 @@
-"""The settings of a run that say how fast it goes; a test of each shows that it never changes a result."""
+"""The settings that decide the speed of a run. A test of each shows that it never changes a result."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from gan_leak.machine import MOST_CPU_DEVICES
 from gan_leak.models.layers import IMPLEMENTATIONS
 from gan_leak.settings import between, option
 
-# The host keeps what every round of a chunk tells.
+# The host holds the diagnostics of all rounds of a chunk in memory.
 _MOST_ROUNDS_PER_CHUNK = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class PerformanceOptions:
-    """How fast, never what: no option changes a result beyond float tolerance."""
+    """Options for speed. None changes a result beyond float tolerance."""
 
     convolution: str = option(
         "auto",
@@ -33,22 +33,22 @@ class PerformanceOptions:
     )
     seed_mapping: str = option(
         "auto",
-        "How the seeds of one setting share a program: 'vmap', 'map' or 'auto' (map on a CPU, vmap elsewhere).",
+        "How one program runs the seeds of a setting: 'vmap', 'map' or 'auto' (map on a CPU, vmap elsewhere).",
         choices=("auto", "vmap", "map"),
         kind="host",
         effect="speed",
     )
     cpu_devices: int = option(
         0,
-        "Devices that a CPU counts as, which share the participants of a synchronous round; 0 = one for each core in a "
-        "synchronous schedule without an attack, else one.",
+        "Number of devices into which a CPU is split; they share the participants of a synchronous round. 0 = one for "
+        "each core in a synchronous schedule without an attack, else one.",
         bounds=between(0, MOST_CPU_DEVICES),
         kind="host",
         effect="speed",
     )
     rounds_per_chunk: int = option(
         1,
-        "Most rounds that run in one compiled call before the host looks at the results, 1 to 10,000.",
+        "Maximum number of rounds in one compiled call, 1 to 10,000.",
         bounds=between(1, _MOST_ROUNDS_PER_CHUNK),
         kind="host",
         effect="speed",

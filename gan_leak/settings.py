@@ -1,9 +1,9 @@
-"""Configurations: frozen dataclasses whose fields carry their own metadata, and all that is derived from it.
+"""Configurations: frozen dataclasses whose fields have metadata, and all that is derived from it.
 
-A field is made by ``option``. Its ``Setting`` says what it means, what it may be and what it decides. Flags,
-validation, config.json, the comparison of a resumed run, batches, sweeps and the numbers of a round are derived, so
-that a new field is named in its dataclass and where it is used, and nowhere else. A configuration may consist of parts:
-the settings of a part whose field has the metadata ``FLAT`` have no prefix, others are named ``<part>.<setting>``.
+``option`` makes a field. Its ``Setting`` describes its meaning, its allowed values and its effect. Flags, validation,
+config.json, the comparison of a resumed run, batches, sweeps and the hyperparameters of a round are derived from it. So
+a new field is named only in its dataclass and where it is used. A configuration may consist of parts: the settings of a
+part whose field has the metadata ``FLAT`` have no prefix, others are named ``<part>.<setting>``.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
-# Beyond, jax.random.key overflows.
+# The largest seed for which jax.random.key does not overflow.
 LARGEST_SEED = 2**63 - 1
-# What JAX counts with.
+# The largest int32, the type in which JAX counts.
 LARGEST_COUNT = 2**31 - 1
 
 # Metadata of a field that holds a part of a configuration whose settings have no prefix.
-FLAT: Mapping[str, Any] = {"flat": True}
+FLAT: Mapping[str, bool] = {"flat": True}
 
 Config = TypeVar("Config")
 
 
 class Bounds(NamedTuple):
-    """The numbers from ``lowest`` to ``highest``; each end belongs to them if it is included. No NaN belongs to them.
+    """The numbers from ``lowest`` to ``highest``, with each end only if it is included, and without NaN.
 
-    wording: what an error message says is expected, where the usual words would mislead.
+    wording: the expectation in error messages, if the default text would mislead.
     """
 
     lowest: float
@@ -73,21 +73,21 @@ SEEDS = Bounds(0, LARGEST_SEED, highest_included=True, wording=f"0 to {LARGEST_S
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is known of one field of a configuration.
+    """The metadata of one field of a configuration.
 
-    help: what it means, with the source of its default; "open" marks a choice that the papers leave open.
-    choices: all that it may be; none: anything of its type. bounds: of a number. check: raises ValueError for a text
-    that is none of countless choices.
+    help: its meaning, with the source of its default; "open" marks a choice that the papers leave open.
+    choices: all allowed values; empty means any value of its type. bounds: of a number. check: raises ValueError for a
+    text that is not allowed, where the choices cannot be listed.
     kind: 'static' is closed over when the program of a round is built; 'traced' is a number that the program takes as
-    an argument; 'host' is read outside of the program only: who owns which data, how many rounds, what is measured.
-    effect: 'training' decides what is trained; 'chance' only draws another sample of that; 'observation' decides what
-    is measured and kept, and when; 'speed' decides nothing but time and memory; 'call' is about one call of a binary,
-    and config.json holds its default.
-    per_lane: whether a lane of a batch may have a value of its own although it is not a traced number.
-    stated: whether Hitaj et al. 2017 state its value. defenses: which of them it belongs to.
-    solved_for: whether a target of privacy is solved for it.
-    later: whether run directories of earlier versions lack it; these had the default.
-    name: of its flag and in config.json; that of the field if it is left out.
+    an argument; 'host' is read only outside of the program, such as the partition or the number of rounds.
+    effect: 'training' decides what is trained; 'chance' only draws another sample of it; 'observation' decides what is
+    measured and kept, and when; 'speed' decides only time and memory; 'call' concerns one call of a binary, and
+    config.json holds its default.
+    per_lane: whether the lanes of a batch may differ in it although it is not traced.
+    stated: whether Hitaj et al. 2017 state its value. defenses: the defenses that it belongs to.
+    solved_for: whether it is solved for to meet a target epsilon.
+    later: whether run directories of earlier versions lack it; their runs had the default.
+    name: of its flag and in config.json; by default the name of the field.
 
     ``settings_of`` fills in the rest. path: the attributes that lead to the value. type, default: those of the field.
     """
@@ -131,9 +131,9 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
 
 
 def settings_of(config_class: Any) -> Mapping[str, Setting]:
-    """The settings of a class of configurations and of its parts by name, in order of their fields.
+    """The settings of a configuration class and of its parts by name, in the order of their fields.
 
-    Raises TypeError for two of one name.
+    Raises TypeError for two settings of one name.
     """
     return _settings_of(config_class)
 
@@ -165,7 +165,7 @@ def _settings_of(config_class: Any) -> Mapping[str, Setting]:
 
 
 def value_of(config: Any, setting: Setting) -> Any:
-    """The value that a setting has in a configuration."""
+    """The value of a setting in a configuration."""
     return functools.reduce(getattr, setting.path, config)
 
 
@@ -174,19 +174,19 @@ def values_of(config: Any) -> dict[str, Any]:
     return {name: value_of(config, setting) for name, setting in settings_of(type(config)).items()}
 
 
-def traced_values(config: Any) -> dict[str, Any]:
+def traced_values(config: Any) -> dict[str, float]:
     """The values of the traced settings by name."""
     settings = settings_of(type(config))
     return {name: value for name, value in values_of(config).items() if settings[name].kind == "traced"}
 
 
-def replace(config: Config, **values: Any) -> Config:
-    """A configuration with other values, given by name of their setting, or whole for a part with a prefix.
+def replace(config: Config, **values: object) -> Config:
+    """A configuration with other values, given by name of their setting, or as a whole for a part with a prefix.
 
-    Raises TypeError for a setting that there is not.
+    Raises TypeError for an unknown setting.
     """
     settings = settings_of(type(config))
-    paths: dict[tuple[str, ...], Any] = {}
+    paths: dict[tuple[str, ...], object] = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(value):
             paths[name,] = value
@@ -197,27 +197,27 @@ def replace(config: Config, **values: Any) -> Config:
     return _with_paths(config, paths)
 
 
-def make(config_class: type[Config], **values: Any) -> Config:
+def make(config_class: type[Config], **values: object) -> Config:
     """A configuration with these values, given as for ``replace``, and defaults for the rest."""
     return replace(config_class(), **values)
 
 
 def with_defaults(config: Config, which: Callable[[Setting], bool]) -> Config:
-    """The configuration with the default of every setting for which ``which`` holds."""
+    """The configuration with the default for every setting for which ``which`` returns True."""
     settings = settings_of(type(config)).values()
     return _with_paths(config, {setting.path: setting.default for setting in settings if which(setting)})
 
 
 def program_of(config: Config) -> Config:
-    """What decides the program of a round: static values. All others are None, so that reading one fails early."""
+    """The configuration with only the static values, which decide the program of a round; all others are None."""
     settings = settings_of(type(config)).values()
     return _with_paths(config, {setting.path: None for setting in settings if setting.kind != "static"})
 
 
-def numbers_for(record: Callable[..., Config], config: Any, **given: Any) -> Config:
-    """Builds a NamedTuple of a program's arguments: each field is ``given`` or the value of the setting of its name.
+def hyperparameters_for(record: Callable[..., Config], config: object, **given: object) -> Config:
+    """Build a NamedTuple of a program's arguments. Each field is ``given`` or the value of the setting of its name.
 
-    Raises TypeError for a field that is neither given nor a setting that lanes of a batch may differ in.
+    Raises TypeError for a field that is neither given nor a setting that may vary in a batch.
     """
     settings = settings_of(type(config))
     values = {}
@@ -232,9 +232,9 @@ def numbers_for(record: Callable[..., Config], config: Any, **given: Any) -> Con
 
 
 def flat_class(name: str, config_class: type, change: Callable[[Setting], Setting], *more: type) -> Any:
-    """A frozen dataclass with the settings of a configuration, changed, as its own fields, and those of ``more`` as is.
+    """A frozen dataclass with the changed settings of a configuration, and the unchanged fields of ``more``.
 
-    Parts with a prefix stay parts. Such a class has the flags of the configuration where these are of other types.
+    Parts with a prefix stay parts. Used for the flags of a configuration whose settings need other types.
     """
     fields: list[tuple[str, Any, Any]] = []
     for setting in settings_of(config_class).values():
@@ -253,7 +253,7 @@ def flat_class(name: str, config_class: type, change: Callable[[Setting], Settin
 
 
 def check_values(config: Any) -> None:
-    """Raises ValueError for the first value outside the choices or bounds of its setting.
+    """Raise ValueError for the first value outside the choices or bounds of its setting.
 
     A whole number without bounds is at most ``LARGEST_COUNT``.
     """
@@ -262,7 +262,7 @@ def check_values(config: Any) -> None:
 
 
 def check_value(setting: Setting, value: Any) -> None:
-    """Raises ValueError if a value is outside the choices or bounds of its setting, or its check refuses it."""
+    """Raise ValueError if a value is outside the choices or bounds of its setting, or its check refuses it."""
     given, bounds = f"{setting.name}={value!r}", setting.bounds
     if setting.check is not None:
         setting.check(value)
@@ -280,10 +280,10 @@ def check_value(setting: Setting, value: Any) -> None:
             raise ValueError(f"{given}: expected at most {most}")
 
 
-def encoded_values(config: Any) -> dict[str, Any]:
-    """All values by name of their setting, as strict JSON can hold them; infinities become "inf" and "-inf".
+def encoded_values(config: object) -> dict[str, Any]:
+    """All values as strict JSON, by name of their setting. Infinities become "inf" and "-inf".
 
-    Raises ValueError if a float is not a number.
+    Raises ValueError for NaN.
     """
     settings = settings_of(type(config))
     return {
@@ -292,8 +292,8 @@ def encoded_values(config: Any) -> dict[str, Any]:
     }
 
 
-def to_json(config: Any) -> dict[str, Any]:
-    """The ``encoded_values`` as config.json holds them: those of a part with a prefix in a dictionary of their own."""
+def to_json(config: object) -> dict[str, Any]:
+    """The ``encoded_values`` in the form of config.json: a part with a prefix is a nested dictionary."""
     nested: dict[str, Any] = {}
     for name, value in encoded_values(config).items():
         *parts, last = name.split(".")
@@ -304,8 +304,8 @@ def to_json(config: Any) -> dict[str, Any]:
     return nested
 
 
-def from_json(config_class: type[Config], data: Any) -> Config:
-    """Builds the configuration that ``to_json`` encoded: ``from_json(type(config), to_json(config)) == config``.
+def from_json(config_class: type[Config], data: object) -> Config:
+    """Build the configuration that ``to_json`` encoded: ``from_json(type(config), to_json(config)) == config``.
 
     Raises ValueError naming the field if one is unknown, missing or of another type.
     """
@@ -327,9 +327,9 @@ def _types(config_class: Any) -> dict[str, Any]:
     return typing.get_type_hints(config_class)
 
 
-def _with_paths(config: Any, paths: Mapping[tuple[str, ...], Any]) -> Any:
-    own: dict[str, Any] = {}
-    parts: dict[str, dict[tuple[str, ...], Any]] = {}
+def _with_paths(config: Any, paths: Mapping[tuple[str, ...], object]) -> Any:
+    own: dict[str, object] = {}
+    parts: dict[str, dict[tuple[str, ...], object]] = {}
     for path, value in paths.items():
         if len(path) == 1:
             own[path[0]] = value
@@ -345,7 +345,7 @@ def _encode_float(name: str, value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _flattened(config_class: type, data: Any, prefix: str = "") -> dict[str, Any]:
+def _flattened(config_class: type, data: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(data, dict):
         raise ValueError(
             f"{prefix.rstrip('.') or config_class.__name__}={data!r}: expected an object with the fields of "
@@ -357,7 +357,7 @@ def _flattened(config_class: type, data: Any, prefix: str = "") -> dict[str, Any
         for field in dataclasses.fields(config_class)
         if dataclasses.is_dataclass(types[field.name]) and not field.metadata.get("flat")
     }
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in data.items():
         if name in nested:
             flat |= _flattened(nested[name], value, f"{prefix}{name}.")
@@ -366,10 +366,10 @@ def _flattened(config_class: type, data: Any, prefix: str = "") -> dict[str, Any
     return flat
 
 
-def _decode_value(setting: Setting, value: Any) -> Any:
+def _decode_value(setting: Setting, value: object) -> object:
     if setting.type is float and isinstance(value, str) and value in ("inf", "-inf"):
         return float(value)
-    # bool is a subclass of int, so that type() and not isinstance() tells them apart.
+    # bool is a subclass of int, so isinstance() would accept True as an int.
     if type(value) is setting.type:
         return value
     if setting.type is float and type(value) is int:

@@ -13,7 +13,7 @@ from gan_leak.types import Array, PyTree
 
 
 def ravel(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
-    """The leaves of a pytree as one vector [D], and the function that turns such a vector back into the pytree."""
+    """The leaves of a pytree as one vector [D], and the function that converts such a vector to the pytree."""
     return ravel_pytree(tree)
 
 
@@ -28,7 +28,7 @@ def subtract(left: PyTree, right: PyTree) -> PyTree:
 
 
 def take(tree: PyTree, index: Array | np.ndarray | slice | tuple[slice, ...] | int) -> PyTree:
-    """Entry ``index`` of the leading axis of every leaf; as in NumPy, a slice or an array takes several."""
+    """Entry ``index`` of the leading axis of every leaf. As in NumPy, a slice or an array takes several entries."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
@@ -43,7 +43,7 @@ def put(tree: PyTree, index: Array | int, entry: PyTree) -> PyTree:
 
 
 def stack(trees: list[PyTree]) -> PyTree:
-    """Pytrees of one structure as one pytree with a new leading axis."""
+    """One pytree with a new leading axis, from pytrees of the same structure."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 

@@ -39,7 +39,7 @@ from gan_leak.settings import (
     check_values,
     flat_class,
     from_json,
-    numbers_for,
+    hyperparameters_for,
     option,
     program_of,
     replace,
@@ -138,9 +138,9 @@ def test_bounds_say_what_they_hold():
 
 def test_every_traced_number_reaches_the_program_by_its_name():
     config = make_config(**{setting.name: another(setting) for setting in OF_RUNS if setting.kind == "traced"})
-    attack = numbers_for(GanAttackHyperParameters, config, fake_class=10)
+    attack = hyperparameters_for(GanAttackHyperParameters, config, fake_class=10)
     found = (
-        numbers_for(RoundHyperParameters, config, defense={}, attack=attack, server_attack=())._asdict()
+        hyperparameters_for(RoundHyperParameters, config, defense={}, attack=attack, server_attack=())._asdict()
         | attack._asdict()
     )
     for defense in DEFENSES:
@@ -149,7 +149,7 @@ def test_every_traced_number_reaches_the_program_by_its_name():
         if setting.kind == "traced":
             assert found[setting.name] == value_of(config, setting) != setting.default
     with pytest.raises(TypeError, match="fake_class: expected a traced setting of RunConfig"):
-        numbers_for(GanAttackHyperParameters, config)
+        hyperparameters_for(GanAttackHyperParameters, config)
 
 
 def test_a_program_is_decided_by_static_values_and_nothing_else_can_be_read_from_it():
@@ -292,7 +292,7 @@ from gan_leak.runs.federated.rows import differences_between
 from gan_leak.runs.federated.sweep import make_cells, shape_of
 from gan_leak.runs.federated.sweep_plan import swept_values
 from gan_leak.runs.storage import directory
-from gan_leak.settings import numbers_for, replace, to_json, values_of
+from gan_leak.settings import hyperparameters_for, replace, to_json, values_of
 
 def refusal(call):
     try:
@@ -317,7 +317,7 @@ print(json.dumps({
     "refused": refusal(lambda: validate(make_config(rate_factor=-1.0))),
     "swept": [cell.swept for cell in cells],
     "shapes": len({shape_of(cell.lanes[0]) for cell in cells}),
-    "number": numbers_for(RoundHyperParameters, config, defense={}, attack=(), server_attack=()).rate_factor,
+    "number": hyperparameters_for(RoundHyperParameters, config, defense={}, attack=(), server_attack=()).rate_factor,
     "kept": to_json(config)["rate_factor"],
     "differences": differences_between(make_config(), config),
     "batch": batch_directory(pathlib.Path(), [make_config(), make_config(seed=1)]).name,

@@ -27,7 +27,7 @@ from gan_leak.files import user_path
 from gan_leak.reports.reconstruction import measured_row
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.inversion import gradient as inversion
-from gan_leak.runs.inversion.gradient_files import BroughtGradient, load_gradient, told_of_gradient
+from gan_leak.runs.inversion.gradient_files import LoadedGradient, load_gradient, summarize_gradient
 from gan_leak.runs.inversion.gradient_labels import (
     arranged_labels,
     divided_by_inferred_scale,
@@ -49,7 +49,7 @@ class Setting(NamedTuple):
     victims: inversion.Victims | None
     defense: AppliedDefense
     labels: Array
-    brought: BroughtGradient | None = None
+    brought: LoadedGradient | None = None
     matching: str = "ordered"
 
 
@@ -223,7 +223,7 @@ def draw_setting(
     row = measured_row(defended_name(undefended, setting.defense), "attack", saved)
     if setting.brought is not None:
         distance = float(saved["distance"][0])
-        row |= told_of_gradient(GRADIENT_ATTACKS[config.attack], setting.brought, distance, scale)
+        row |= summarize_gradient(GRADIENT_ATTACKS[config.attack], setting.brought, distance, scale)
     known = images if setting.victims is None else setting.victims.images
     pictures, originals = (2.0 * values.reshape(-1, *values.shape[2:]) - 1.0 for values in (images, known))
     if setting.victims is None:

@@ -40,7 +40,7 @@ def row_settings(config: SplitConfig, victim: split.Victim) -> Iterator[Setting]
     layers = [layer.strip() for layer in config.splits.split(",")] if config.splits else victim.splits
     check_distinct("splits", layers)
     for layer in layers:
-        split.parts_of(victim, layer)
+        split.split_network(victim, layer)
         for attack in _attacks(config.attacks):
             SPLIT_ATTACKS[attack].check(victim.name, layer)
             for knowledge in SPLIT_ATTACKS[attack].knowledge:
@@ -69,8 +69,8 @@ def attack_setting(
     named = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(setting.undefended().encode()))
     # The defense also covers the answers to queries and the input of the cloud, with independent noise.
     key, key_features, key_accuracy = jax.random.split(named, 3)
-    parts = split.parts_of(victim, setting.split)
-    send = split.defended(transform_of(setting.defense, FEATURES), parts.client, params)
+    parts = split.split_network(victim, setting.split)
+    send = split.defended_client(transform_of(setting.defense, FEATURES), parts.client, params)
     task = SplitTask(
         victim,
         setting.split,
@@ -98,7 +98,7 @@ def row_measures(
         found[measure] = saved[measure][:classes]
     if len(saved["psnr"]) > classes:
         found |= {f"{measure}_of_others": saved[measure][classes:] for measure in ("psnr", "ssim", "re_identified")}
-    reference = split.published(victim, setting.attack, setting.knowledge, setting.split)
+    reference = split.published_scores(victim, setting.attack, setting.knowledge, setting.split)
     if reference and setting.defense.name == "none":
         found["published_psnr"], found["published_ssim"] = reference
     found["model_accuracy"] = float(saved["accuracy"])

@@ -18,7 +18,7 @@ from experiments.reproduction.section_files import Section
 from experiments.reproduction.verdicts import judge
 from gan_leak.reports.galleries import interval_figure
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT
-from gan_leak.runs.storage.directory import CONFIG_NAME, check_ours, close_run, read_config_file
+from gan_leak.runs.storage.directory import CONFIG_NAME, check_is_run, close_run, read_config_file
 from gan_leak.runs.storage.integrity import RefusedError
 
 
@@ -46,7 +46,7 @@ def check_table(run: TableRun, table: Table) -> None:
     for label, config in configurations_of(run, table).items():
         workdir = _workdir(run, table, label, config)
         if workdir.is_dir():
-            check_ours(workdir)
+            check_is_run(workdir)
         if (workdir / CONFIG_NAME).exists():
             read_config_file(workdir)
 

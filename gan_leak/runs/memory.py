@@ -1,4 +1,4 @@
-"""How much memory a run needs at least, from shapes alone: what cannot fit is refused before it begins."""
+"""Lower bounds of the memory that a run needs, from shapes alone. A run that cannot fit is refused at its start."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _FLOAT = 4
 
 
 def bytes_of(tree: PyTree) -> int:
-    """Bytes of all arrays, or of shapes that stand for arrays."""
+    """Bytes of all arrays or ``ShapeDtypeStruct`` leaves."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def check_run(config: RunConfig, data: AttackData, experiment: Experiment, *, lanes: int = 1) -> None:
-    """Raises ValueError if ``lanes`` runs side by side cannot fit into half of the memory.
+    """Raise ValueError if ``lanes`` concurrent runs cannot fit into half of the memory.
 
-    What is counted is a lower bound: the state of everybody who takes part in a round, the images of the federation,
-    and the widest layer of the generator for one batch. Names the number that takes most.
+    The lower bound counts the states of the participants of one round, the images of the federation, and the widest
+    layer of the generator for one batch. The error names the setting that needs most.
     """
     participants = len(data.federation.sizes)
-    together = config.federation.participants_per_round or participants
-    state = jax.eval_shape(functools.partial(start_federation, experiment, participants=together), jax.random.key(0))
+    active = config.federation.participants_per_round or participants
+    state = jax.eval_shape(functools.partial(start_federation, experiment, participants=active), jax.random.key(0))
     needed = {
-        f"participant_classes: the states of {together} participants": bytes_of((state.server, state.participants)),
+        f"participant_classes: the states of {active} participants": bytes_of((state.server, state.participants)),
         f"samples_per_participant: the images of {participants} participants": bytes_of(data.federation),
     }
     if experiment.attack is not None:
@@ -52,17 +52,17 @@ def check_run(config: RunConfig, data: AttackData, experiment: Experiment, *, la
         }
     most = max(needed, key=lambda name: needed[name])
     side_by_side = f" of {lanes} runs side by side" if lanes > 1 else ""
-    # Processes that share a run have a part of its participants each.
+    # Each of several processes holds a part of the participants.
     check_fits(f"{most}{side_by_side} and the rest need", lanes * sum(needed.values()) / jax.process_count())
 
 
 def check_inversion(
     name: str, attack: Procedure, model: Model, batch: tuple[int, int, int, int], num_classes: int, *, lanes: int
 ) -> None:
-    """Raises ValueError, beginning with ``name``, if attacks on ``lanes`` gradients cannot fit into half of the memory.
+    """Raise ValueError, beginning with ``name``, if attacks on ``lanes`` gradients cannot fit into half of the memory.
 
-    batch: the shape [B, H, W, C] of the images behind one gradient. Counted are the networks, their gradients, and what
-    the attack begins with.
+    batch: the shape [B, H, W, C] of the images behind one gradient. The lower bound counts the networks, their
+    gradients, and the initial state of the attack.
     """
     key = jax.random.key(0)
     params = jax.eval_shape(model.init, key)

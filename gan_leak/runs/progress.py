@@ -1,4 +1,4 @@
-"""What a run shows while it works: a bar on a terminal, now and then a plain line elsewhere."""
+"""The progress display of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Update(Protocol):
 
 
 class Progress(NamedTuple):
-    """``update(round, accuracy=, loss=, leakage=)`` shows ``round`` finished rounds; a value that is left out stays as
-    it was last known. ``message(text)`` shows a line of its own.
+    """``update(round, accuracy=, loss=, leakage=)`` shows ``round`` finished rounds. A value that is left out keeps its
+    last known value. ``message(text)`` shows a separate line.
     """
 
     update: Update
@@ -41,16 +41,16 @@ def progress(
     plain_interval_s: float = 5.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Progress]:
-    """Shows the rounds of a run on ``stream`` (default: standard error) from ``initial`` finished rounds on.
+    """Show the rounds of a run on ``stream`` (default: standard error), starting from ``initial`` finished rounds.
 
-    A terminal gets a bar; anything else gets at most one line in ``plain_interval_s`` seconds, and always one for the
-    last round. ``clock`` tells the time in seconds.
+    A terminal gets a bar. Any other stream gets at most one line in ``plain_interval_s`` seconds, and always one for
+    the last round. ``clock`` returns the time in seconds.
     """
     stream = sys.stderr if stream is None else stream
     if stream.isatty():
         options = {"unit": "round", "bar_format": _BAR_FORMAT, **_bar_size(stream)}
         bar = tqdm.tqdm(total=total_rounds, initial=initial, file=stream, **options)
-        # So that what comes after it has a line of its own.
+        # Closing ends the line of the bar, so that later text starts on a new line.
         with bar, on_interruption(bar.close):
             yield _bar_progress(bar, stream)
     else:
@@ -62,7 +62,7 @@ def _bar_size(stream: TextIO) -> dict[str, Any]:
         known = all(os.get_terminal_size(stream.fileno()))
     except (OSError, ValueError):
         known = False
-    # Terminals that are programs often claim to be 0 by 0, in which tqdm would show nothing.
+    # Emulated terminals often report a size of 0 by 0. With that size tqdm would show nothing.
     return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
@@ -84,7 +84,7 @@ def _plain_progress(
     total_rounds: int, initial: int, stream: TextIO, interval_s: float, clock: Callable[[], float]
 ) -> Progress:
     known: dict[str, str] = {}
-    # Speed is counted from the first update on, because the rounds before it include the compilation.
+    # The speed is measured from the first update, because earlier rounds include the compilation.
     since_round, since_time = initial, clock()
     updated = False
     last_line = -float("inf")

@@ -1,6 +1,6 @@
-"""Honest timing: functions in turn within one process, how much arithmetic they are, and how fast the machine could be.
+"""Timing: functions in turn within one process, their number of float operations, and the peak of the machine.
 
-Times are compared by alternating the functions, so that what else the machine does falls on all alike.
+The functions alternate, so that other load on the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PROCESSOR_TIMES = pathlib.Path("/proc/stat")
 
 
 class Timing(NamedTuple):
-    """Seconds of one call, the median and the least of ``measurements``."""
+    """Seconds of one call: the median and the minimum of ``measurements``."""
 
     median: float
     least: float
@@ -35,9 +35,9 @@ class Timing(NamedTuple):
 def time_in_turn(
     functions: Mapping[str, Callable[[], object]], *, repeats: int, least_seconds: float = 0.05
 ) -> dict[str, Timing]:
-    """Times functions that finish their work before they return, each ``repeats`` times, one after the other in turn.
+    """Time functions in turn, each ``repeats`` times. A function must finish its work before it returns.
 
-    Each runs twice beforehand. What is faster than ``least_seconds`` is called several times for one measurement.
+    Each runs twice beforehand. A function faster than ``least_seconds`` is called several times for one measurement.
 
     Raises ValueError for fewer than one repeat.
     """
@@ -62,7 +62,7 @@ def _seconds(function: Callable[[], object], calls: int) -> float:
 
 
 def gemm_peak(*, repeats: int = 7) -> float:
-    """The most float operations a second that a float32 matrix product of this backend reaches, over several sizes."""
+    """The peak float operations per second of float32 matrix products on this backend, over several sizes."""
     product = jax.jit(lambda left: left @ left)
 
     def finished(square: jax.Array) -> None:
@@ -75,7 +75,7 @@ def gemm_peak(*, repeats: int = 7) -> float:
 
 
 def busy_share(seconds: float) -> float:
-    """How busy the processor cores of this machine are while the caller sleeps, in [0, 1]; NaN where nothing tells."""
+    """The load of the processor cores while the caller sleeps, in [0, 1]; NaN if the system does not report it."""
     before = _processor_times()
     time.sleep(seconds)
     total, idle = (later - earlier for earlier, later in zip(before, _processor_times(), strict=True))
@@ -93,10 +93,10 @@ def _processor_times() -> tuple[int, int]:
 
 
 def matmul_flops(function: Callable[..., PyTree], *arguments: PyTree) -> int:
-    """The multiplications and additions in the matrix products and convolutions of one call, as it is written.
+    """The number of multiplications and additions in the matrix products and convolutions of one call.
 
-    Loops count as often as they run, of branches the costliest one. Raises ValueError for a product in a loop whose
-    number of rounds is not known beforehand.
+    The body of a loop counts once for each iteration; of branches, the costliest one counts. Raises ValueError for a
+    product in a loop with an unknown number of iterations.
     """
     return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -117,7 +117,9 @@ def _flops_of(equation: JaxprEqn) -> int:
         return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(kernel) // outputs
     inner = [_flops(jaxpr) for jaxpr in _inner(params.values())]
     if name == "while" and any(inner):
-        raise ValueError(f"function={equation.source_info.name_stack}: expected loops of a known number of rounds")
+        raise ValueError(
+            f"function={equation.source_info.name_stack}: expected loops with a known number of iterations"
+        )
     if name == "cond":
         return max(inner, default=0)
     return sum(inner) * (params["length"] if name == "scan" else 1)

@@ -78,7 +78,7 @@ def test_a_gradient_in_torch_s_flatten_order_is_put_in_ours_or_said_not_to_match
     (row,), (saved,), page = attack(digits, tmp_path, *flags)
     assert np.corrcoef(saved["images"].ravel(), image.ravel())[0, 1] > 0.8
     assert row["gradient"]["matched"] is True
-    assert "(C, H, W) of PyTorch, as the gradient tells" in page
+    assert "(C, H, W) of PyTorch, as inferred from the gradient" in page
     capsys.readouterr()
     (row,), (saved,), page = attack(digits, tmp_path, *flags, "--flatten_order=hwc", name="other")
     assert row["gradient"]["matched"] is False

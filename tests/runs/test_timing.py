@@ -75,7 +75,7 @@ def test_a_loop_of_unknown_length_cannot_be_counted():
     def endless(left, right):
         return jax.lax.while_loop(lambda carry: carry[0, 0] < 9, lambda carry: carry @ right, left)
 
-    with pytest.raises(ValueError, match="known number of rounds"):
+    with pytest.raises(ValueError, match="known number of iterations"):
         matmul_flops(endless, ones(4, 5), ones(5, 5))
 
 

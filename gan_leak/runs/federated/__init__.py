@@ -1,1 +1,1 @@
-"""Runs of the collaboration: setup, training, measurement, sweeps."""
+"""Run of the collaboration: setup, training, measurement, sweeps."""

@@ -1,7 +1,8 @@
 """Several runs of one shape in one compiled program: the seeds of a setting, or its target classes.
 
-Each lane is what ``experiments.gan_attack`` would do with its configuration: the same keys, the same rounds. Lanes may
-differ in every number that a round takes traced, in the seed, and in which images are owned, as long as shapes agree.
+Each lane computes what ``experiments.gan_attack`` computes with its configuration: the same keys, the same rounds.
+Lanes may differ in every traced number of a round, in the seed, and in the partition of the images. Their shapes must
+agree.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _MOST_SECONDS_TO_LOSE = 60.0
 
 
 class Lane(NamedTuple):
-    """One run among others: its configuration, its data and what its leakage is measured against."""
+    """One run of a batch: its configuration, its data and the references for its leakage."""
 
     config: RunConfig
     data: AttackData
@@ -66,17 +67,17 @@ class Lane(NamedTuple):
 
 
 def check_batch(configs: Sequence[RunConfig]) -> None:
-    """Raises ValueError unless there is a lane, and lanes differ only in settings that may vary in a batch."""
+    """Raise ValueError for no lanes, and for lanes that differ in settings that may not vary in a batch."""
     if not configs:
-        raise ValueError("configs: empty, at least one configuration is needed")
+        raise ValueError("configs: empty, expected at least one configuration")
     if configs[0].attack.kind == "none":
         raise ValueError("attack='none': expected 'active' or 'passive', since a batch measures leakage")
     for config in configs:
         if target := config.defense.target_epsilon:
-            raise ValueError(f"target_epsilon={target}: expected 0 in a batch, with the noise that it is solved for")
+            raise ValueError(f"target_epsilon={target}: expected 0 in a batch; solve for the noise before")
     if configs[0].federation.participants_per_round:
         drawn = configs[0].federation.participants_per_round
-        raise ValueError(f"participants_per_round={drawn}: expected 0, since a batch holds everybody's state in memory")
+        raise ValueError(f"participants_per_round={drawn}: expected 0, since a batch holds all states in memory")
     for config in configs[1:]:
         for name, setting in settings_of(RunConfig).items():
             first, other = value_of(configs[0], setting), value_of(config, setting)
@@ -89,37 +90,37 @@ def run_batch(
     directory: pathlib.Path,
     instrument_source: InstrumentSource,
     show: Callable[[int, str], None] = lambda round, text: None,
-    say: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> BatchResult:
-    """Runs all lanes and keeps the result in ``directory``; a finished one is read, an interrupted one continued.
+    """Run all lanes and keep the result in ``directory``. Reads a finished result, continues an interrupted batch.
 
-    show: called with the number of finished rounds and a line of what was measured there, empty before the first round
-    and wherever nothing was measured. say: called with a line for each thing that was found damaged; it is renamed, and
+    show: called with the number of finished rounds and a line of their measurements. The line is empty before the first
+    round and where nothing was measured. notify: called with a line for each damaged file. The file is renamed and
     computed again.
 
-    Raises ValueError for lanes that do not go together or do not attack, for bad data, and for a directory that holds
-    another batch.
+    Raises ValueError for incompatible lanes, lanes without an attack, bad data, and a directory that holds another
+    batch.
     """
     check_batch(configs)
-    make_folder(directory, say)
+    make_folder(directory, notify)
     named = directory == batch_directory(directory.parent, configs)
-    check_lanes(directory, [_deciding(config) for config in configs], say, named=named)
-    if (result := finished_result(directory, say)) is not None:
+    check_lanes(directory, [_deciding(config) for config in configs], notify, named=named)
+    if (result := finished_result(directory, notify)) is not None:
         return result
     lanes, experiment, state = _prepare(configs, instrument_source)
-    return _train(lanes, experiment, state, directory, instrument_source, show, say)
+    return _train(lanes, experiment, state, directory, instrument_source, show, notify)
 
 
 def batch_directory(root: pathlib.Path, configs: Sequence[RunConfig]) -> pathlib.Path:
-    """Where a batch is kept below ``root``: named by all that decides its result, so that equal ones share it."""
+    """The directory of a batch below ``root``, named by a digest of all settings that decide its result."""
     text = json.dumps([_deciding(config) for config in configs], sort_keys=True)
     return root / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _deciding(config: RunConfig) -> dict[str, Any]:
-    """What decides the result of a lane. Settings that came later are left out at their default.
+def _deciding(config: RunConfig) -> dict[str, object]:
+    """The settings that decide the result of a lane, without those marked ``later`` that have their default.
 
-    So a batch that an earlier version kept still is one of the same configuration.
+    So a batch of an earlier version keeps its directory.
     """
     encoded = encoded_values(config)
     return {
@@ -130,7 +131,7 @@ def _deciding(config: RunConfig) -> dict[str, Any]:
 
 
 def take_lanes(result: BatchResult, lanes: slice) -> BatchResult:
-    """The result of some of the lanes; the seconds remain those of all."""
+    """The result of some of the lanes. The seconds remain those of all lanes."""
     return result._replace(
         records=result.records[lanes],
         comparison=result.comparison[lanes],
@@ -147,7 +148,7 @@ def _prepare(
     experiment = None
     for config in configs:
         data = prepare_data(config)
-        # Lanes share the program, so that all but the numbers may come from the first.
+        # Lanes share the program, so the first lane provides all but the numbers.
         experiment = experiment or build_experiment(config, data)
         assert experiment.attack is not None
         keys = run_keys(config.seed)
@@ -177,10 +178,10 @@ def stack_federations(federations: Sequence[FederationData]) -> FederationData:
 
 
 def make_lanes(round_fn: RoundFunction, mapping: str, mesh: Mesh | None = None) -> RoundsFunction:
-    """Builds ``lanes(keys, states, data, hyperparameters, count)``: ``count`` rounds of every lane in one program.
+    """Build ``lanes(keys, states, data, hyperparameters, count)``: ``count`` rounds of every lane in one program.
 
-    All arguments but the count have a leading axis of lanes. ``mapping``: 'vmap', 'map' or 'auto', which never changes
-    a result beyond float tolerance; nor does a ``mesh``, over whose devices as many lanes each are dealt out.
+    All arguments but the count have a leading axis of lanes. mapping: 'vmap', 'map' or 'auto'. mesh: devices over which
+    the lanes are sharded equally. Neither changes a result beyond float tolerance.
     """
     rounds = make_rounds(round_fn, _MOST_ROUNDS_PER_CALL)
     by_map = mapping == "map" or (mapping == "auto" and jax.default_backend() == "cpu")
@@ -193,23 +194,23 @@ def make_lanes(round_fn: RoundFunction, mapping: str, mesh: Mesh | None = None) 
 
         return jax.lax.map(lane, entries) if by_map else jax.vmap(lane)(entries)
 
-    dealt_out = of_device if mesh is None else over_devices(of_device, mesh)
+    over_lanes = of_device if mesh is None else over_devices(of_device, mesh)
 
     def lanes(
         keys: Array,
         states: FederationState,
         data: FederationData,
-        numbers: RoundHyperParameters,
+        hyperparameters: RoundHyperParameters,
         count: Array | int,
     ) -> tuple[FederationState, RoundInfo]:
-        return dealt_out(count, (keys, states, data, numbers))
+        return over_lanes(count, (keys, states, data, hyperparameters))
 
     return lanes
 
 
 @functools.lru_cache(maxsize=16)
 def _jitted_lanes(round_fn: RoundFunction, mapping: str, mesh: Mesh | None) -> RoundsFunction:
-    # Batches of one shape find the program of the first, which otherwise each would trace and compile anew.
+    # Batches of one shape share a program. Without the cache each batch would trace and compile it again.
     return jax.jit(make_lanes(round_fn, mapping, mesh))
 
 
@@ -220,17 +221,19 @@ def _train(
     directory: pathlib.Path,
     instrument_source: InstrumentSource,
     show: Callable[[int, str], None],
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> BatchResult:
     config = lanes[0].config
     mesh = device_mesh() if jax.device_count() > 1 and len(lanes) > 1 else None
     run = _jitted_lanes(experiment.round, config.performance.seed_mapping, mesh)
-    state, records, pictures, seconds = resume(directory, state, len(lanes), say)
-    # Devices without a lane of their own repeat the last.
+    state, records, pictures, seconds = resume(directory, state, len(lanes), notify)
+    # Devices without a lane repeat the last lane.
     filled = [*lanes, *lanes[-1:] * (-len(lanes) % mesh.size if mesh else 0)]
     keys = jnp.stack([lane.keys.rounds for lane in filled])
     data = stack_federations([lane.data.federation for lane in filled])
-    numbers = _stack_numbers([build_experiment(lane.config, lane.data).hyperparameters for lane in filled])
+    hyperparameters = _stack_hyperparameters(
+        [build_experiment(lane.config, lane.data).hyperparameters for lane in filled]
+    )
     if len(filled) > len(lanes):
         state = trees.take(state, np.minimum(np.arange(len(filled)), len(lanes) - 1))
     done = written = int(state.round[0])
@@ -239,7 +242,7 @@ def _train(
     def keep_all() -> None:
         nonlocal written, kept
         if done > written:
-            # On the host, where nothing waits for a program that runs.
+            # Slice on the host: a device would first finish the program that runs there.
             own = trees.take(jax.device_get(state), slice(len(lanes)))
             keep(directory, done, own, records, pictures, seconds)
             written, kept = done, time.perf_counter()
@@ -251,7 +254,7 @@ def _train(
             began = time.perf_counter()
             end = min(config.federation.rounds, (done // config.evaluation.interval + 1) * config.evaluation.interval)
             count = min(_MOST_ROUNDS_PER_CALL, end - done)
-            new_state, infos = jax.block_until_ready(run(keys, state, data, numbers, count))
+            new_state, infos = jax.block_until_ready(run(keys, state, data, hyperparameters, count))
             measured: list[dict[str, Any]] = []
             if done + count == end:
                 measured, drawn = _evaluate(lanes, experiment, new_state, infos, count)
@@ -268,16 +271,16 @@ def _train(
     return _finish(lanes, records, pictures, directory, instrument_source, experiment, seconds)
 
 
-def _stack_numbers(numbers: Sequence[RoundHyperParameters]) -> RoundHyperParameters:
-    def stacked(*values: Any) -> Array:
+def _stack_hyperparameters(lanes: Sequence[RoundHyperParameters]) -> RoundHyperParameters:
+    def stacked(*values: float) -> Array:
         dtype = jnp.int32 if isinstance(values[0], int) else jnp.float32
         return jnp.asarray(values, dtype)
 
-    return jax.tree.map(stacked, *numbers)
+    return jax.tree.map(stacked, *lanes)
 
 
 def _evaluate(
-    lanes: Sequence[Lane], experiment: Experiment, state: FederationState, infos: Any, count: int
+    lanes: Sequence[Lane], experiment: Experiment, state: FederationState, infos: RoundInfo, count: int
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     assert experiment.attack is not None
     measured, drawn = [], []
@@ -286,11 +289,11 @@ def _evaluate(
         key = jax.random.clone(lane.keys.latents)
         images = reconstruct(experiment.attack, key, own.attack, lane.config.evaluation.samples)
         turns = trees.take(trees.take(infos.turns, index), count - 1)
-        # What a single run stops at: a weight may still be finite where the norm of its update is not.
+        # A single run stops on the same condition: a weight may be finite while the norm of its update is not.
         finite = bool(np.all(np.isfinite(images))) and bool(
             trees.all_finite((own.server.params, turns.loss, turns.update_norm))
         )
-        # A model of NaN would be right wherever the first class is.
+        # The argmax of NaN is class 0, so a model of NaN would be right on all images of class 0.
         accuracy = model_accuracy(experiment.classifier, own.server.params, *lane.data.test) if finite else None
         leakage = measure_leakage(lane.references, images)._asdict() if finite else None
         measured.append(

@@ -1,6 +1,6 @@
-"""What a batch keeps in its directory: its lanes, checkpoints with what was measured so far, and its result.
+"""The files of a batch: its lanes, its checkpoints with the measurements so far, and its result.
 
-What is found damaged is renamed and computed again: a batch is to a sweep or a reproduction what a row is to a table.
+A damaged file is renamed and computed again, so that one damaged batch does not stop a sweep or a reproduction.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,10 +36,10 @@ _PICTURES_DIGEST = "pictures_sha256"
 
 
 class BatchResult(NamedTuple):
-    """What a batch measured, in order of lanes.
+    """The measurements of a batch, in order of lanes.
 
     records: for each lane one dictionary an evaluation (round, model_accuracy, leakage, uploaded, diverged).
-    comparison: for each lane the measures of the references beside it, by name. pictures: float32
+    comparison: for each lane the measures of its references, by name. pictures: float32
     [lanes, evaluations, M, H, W, C], the same latents at each evaluation. private: [lanes, M, H, W, C], the private
     image nearest to each last picture. samples: training images of each participant. coordinates: shared parameters.
     measurability: for each lane the fields of its ``Measurability``.
@@ -57,17 +57,17 @@ class BatchResult(NamedTuple):
     seconds: float
 
 
-def finished_result(directory: pathlib.Path, say: Callable[[str], None]) -> BatchResult | None:
-    """The result of a batch if it is finished and undamaged; ``say`` is told of a damaged one, which is renamed."""
+def finished_result(directory: pathlib.Path, notify: Callable[[str], None]) -> BatchResult | None:
+    """The result of a batch if it is finished and undamaged. Renames a damaged one and calls ``notify``."""
     if not os.path.lexists(directory / RESULT_NAME):
         return None
     try:
         result = read_result(directory)
-        # A kill may have come between the result and the end of what it makes needless.
+        # A killed process may have written the result without deleting the checkpoints.
         checkpoints.delete_all(directory / _CHECKPOINTS)
         return result
     except DamagedError as error:
-        say(f"{error}: the batch is computed again")
+        notify(f"{error}: the batch is computed again")
     for name in (PICTURES_NAME, RESULT_NAME):
         if os.path.lexists(directory / name):
             set_aside(directory / name)
@@ -75,11 +75,11 @@ def finished_result(directory: pathlib.Path, say: Callable[[str], None]) -> Batc
 
 
 def read_result(directory: pathlib.Path) -> BatchResult:
-    """The result of a finished batch, as ``run_batch`` returned it; raises ``DamagedError`` if it is not that."""
+    """The result of a finished batch, as ``run_batch`` returned it. Raises ``DamagedError`` for anything else."""
     path = directory / RESULT_NAME
     fields, _ = read_json(path, BatchResult._fields)
     digest = fields.pop(_PICTURES_DIGEST, None)
-    # Without a digest, it is of a version that had none.
+    # Earlier versions wrote no digest.
     if digest is not None and sha256(read_file(directory / PICTURES_NAME)) != digest:
         raise DamagedError(f"{directory / PICTURES_NAME}: damaged (its SHA-256 is another)")
     arrays, _ = read_npz(directory / PICTURES_NAME)
@@ -89,29 +89,31 @@ def read_result(directory: pathlib.Path) -> BatchResult:
     return BatchResult(**fields, pictures=pictures, private=private)
 
 
-def make_folder(path: pathlib.Path, say: Callable[[str], None]) -> None:
-    """Makes a folder if there is none; ``say`` is told of anything else of that name, which is renamed."""
+def make_folder(path: pathlib.Path, notify: Callable[[str], None]) -> None:
+    """Make a folder if there is none. Renames anything else of that name and calls ``notify``."""
     if os.path.lexists(path) and not path.is_dir():
-        say(f"{path}: not a folder, renamed to {set_aside(path).name}")
+        notify(f"{path}: not a folder, renamed to {set_aside(path).name}")
     path.mkdir(parents=True, exist_ok=True)
 
 
-def check_lanes(directory: pathlib.Path, lanes: list[Any], say: Callable[[str], None], *, named: bool) -> None:
-    """Writes which lanes a directory is for, or checks that it is for these.
+def check_lanes(
+    directory: pathlib.Path, lanes: Sequence[object], notify: Callable[[str], None], *, named: bool
+) -> None:
+    """Write the lanes of a directory, or check that they are these.
 
-    named: whether the directory's name tells so too; then it is believed where the file differs, and ``say`` told.
-    Raises ``RefusedError`` for a directory of other lanes.
+    named: whether the directory's name is a digest of the lanes. Then a file that differs is damaged: it is renamed,
+    written again, and ``notify`` is called. Otherwise raises ``RefusedError`` for a directory of other lanes.
     """
     path = directory / "lanes.json"
     data = (json.dumps(lanes, indent=1) + "\n").encode()
     if os.path.lexists(path):
         with contextlib.suppress(DamagedError, ValueError, RecursionError):
-            # Earlier versions have written the same settings in another order.
+            # Earlier versions wrote the same settings in another order.
             if json.loads(read_file(path)) == json.loads(data):
                 return
         if not named:
             raise RefusedError(f"{directory}: holds a batch of other configurations; choose another --workdir")
-        say(f"{path}: damaged, renamed to {set_aside(path).name} and written again")
+        notify(f"{path}: damaged, renamed to {set_aside(path).name} and written again")
     write_atomic(path, data)
 
 
@@ -123,7 +125,7 @@ def keep(
     pictures: np.ndarray,
     seconds: float,
 ) -> None:
-    """Keeps a checkpoint, with what was measured up to it."""
+    """Save a checkpoint with the measurements up to it."""
     files = {
         RECORDS_NAME: json.dumps({"records": records, "seconds": seconds}).encode(),
         PICTURES_NAME: npz_bytes(pictures=pictures.astype(np.float16)),
@@ -132,34 +134,34 @@ def keep(
 
 
 def resume(
-    directory: pathlib.Path, state: FederationState, lanes: int, say: Callable[[str], None]
+    directory: pathlib.Path, state: FederationState, lanes: int, notify: Callable[[str], None]
 ) -> tuple[FederationState, list[list[dict[str, Any]]], np.ndarray, float]:
-    """The state, records, pictures and seconds to continue from; where all is damaged, those of the beginning."""
+    """The state, records, pictures and seconds to continue from. If all is damaged, those before the first round."""
     path = directory / _CHECKPOINTS
-    make_folder(path, say)
+    make_folder(path, notify)
     try:
         restored = checkpoints.restore_latest(path, state)
         if restored is not None:
-            return _restored(directory, restored, say)
+            return _restored(directory, restored, notify)
     except DamagedError as error:
-        say(f"{error}: renamed to {set_aside(path).name}, the batch is computed again")
+        notify(f"{error}: renamed to {set_aside(path).name}, the batch is computed again")
     return state, [[] for _ in range(lanes)], np.zeros(0, np.float32), 0.0
 
 
 def _restored(
-    directory: pathlib.Path, restored: checkpoints.Restored, say: Callable[[str], None]
+    directory: pathlib.Path, restored: checkpoints.Restored, notify: Callable[[str], None]
 ) -> tuple[FederationState, list[list[dict[str, Any]]], np.ndarray, float]:
     for name in restored.skipped:
-        say(f"{directory / _CHECKPOINTS / name}: damaged or unfinished, skipped")
+        notify(f"{directory / _CHECKPOINTS / name}: damaged or unfinished, skipped")
     folder = restored.path
     if not (folder / RECORDS_NAME).exists():
-        say(f"{folder}: of a version without digests; damage to its records would not be noticed")
+        notify(f"{folder}: of a version without digests; damage to its records would not be noticed")
         folder = directory
     kept, _ = read_json(folder / RECORDS_NAME, ("records", "seconds"))
     arrays, _ = read_npz(folder / PICTURES_NAME)
     try:
         records = [[record for record in lane if record["round"] <= restored.round] for lane in kept["records"]]
-        # Before the first evaluation there is none, and of no shape.
+        # Before the first evaluation there are no pictures, and their shape is unknown.
         pictures = arrays["pictures"][:, : len(records[0])] if records[0] else np.zeros(0)
         return restored.state, records, pictures.astype(np.float32), float(kept["seconds"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -167,12 +169,12 @@ def _restored(
 
 
 def write_result(
-    directory: pathlib.Path, fields: dict[str, Any], pictures: np.ndarray, private: np.ndarray
+    directory: pathlib.Path, fields: Mapping[str, object], pictures: np.ndarray, private: np.ndarray
 ) -> BatchResult:
-    """Keeps a result, of which ``fields`` are all but the arrays; the checkpoints are needed no more."""
+    """Write a result and delete the checkpoints. fields: all of the result but the arrays."""
     archive = npz_bytes(pictures=pictures.astype(np.float16), private=private.astype(np.float16))
     write_atomic(directory / PICTURES_NAME, archive)
-    # Written last: its presence says that the batch is finished.
+    # Written last: the batch counts as finished when this file exists.
     fields = {**fields, _PICTURES_DIGEST: sha256(archive)}
     write_atomic(directory / RESULT_NAME, sealed_json(RESULT_NAME, fields, allow_nan=True))
     checkpoints.delete_all(directory / _CHECKPOINTS)

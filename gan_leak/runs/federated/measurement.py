@@ -1,4 +1,4 @@
-"""What a run is measured by: its keys, the judge of its data, and the references beside its reconstructions."""
+"""The measurement of a run: its keys, the judge of its data, and the references for its reconstructions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CONTROL_IMAGES = 100
 
 
 class Instruments(NamedTuple):
-    """What all runs on one data set are measured with: its judge, and the representations that its gallery fixes."""
+    """The judge of a data set and the representations of its gallery; all runs on the data set share them."""
 
     judge: Judge
     representations: dict[str, Representation]
@@ -39,7 +39,7 @@ InstrumentSource = Callable[[AttackData], Instruments]
 
 
 class RunKeys(NamedTuple):
-    """The keys of a run, by what they are for."""
+    """The keys of a run, by purpose."""
 
     init: Array
     rounds: Array
@@ -54,7 +54,7 @@ def run_keys(seed: int) -> RunKeys:
 
 
 def make_instrument_source(show: Callable[[str], None]) -> InstrumentSource:
-    """Builds ``instruments(data)``, which trains or loads the judge of a data set once and says so through ``show``."""
+    """Build ``instruments(data)``, which trains or loads the judge of a data set once. It reports this to ``show``."""
     made: dict[tuple[str, int], Instruments] = {}
 
     def instruments(data: AttackData) -> Instruments:
@@ -74,9 +74,9 @@ def make_instrument_source(show: Callable[[str], None]) -> InstrumentSource:
 def build_comparison(
     config: RunConfig, data: AttackData, instruments: Instruments, untrained: np.ndarray | None
 ) -> tuple[References, dict[str, dict[str, Any]]]:
-    """What leakage is measured against, and the measures of what scores one and what scores nothing, by name.
+    """The references for leakage, and the measures of images that score one and of images that score zero, by name.
 
-    untrained: what the attack draws before its first step [M, H, W, C]; None for an attack that has no such thing.
+    untrained: reconstructions of the attack before its first step [M, H, W, C]; None for an attack without any.
     """
     prior = {**data.own_classes, **data.common_knowledge}
     if untrained is not None:
@@ -97,7 +97,7 @@ def build_comparison(
         },
         representations=instruments.representations,
     )
-    # Of the fresh images, those that do not define a score of 1.
+    # The first half of the fresh images defines a score of 1, so only the second half is measured.
     rows = {"fresh real images": data.fresh[1::2]}
     if untrained is not None:
         rows["untrained generator"] = untrained
@@ -107,7 +107,7 @@ def build_comparison(
 
 
 def reconstruct(attack: RoundAttack, key: Array, state: PyTree, count: int) -> np.ndarray:
-    """What the attack draws [count, H, W, C] from its state."""
+    """Reconstructions [count, H, W, C] of the attack from its state."""
     return np.asarray(_jitted_reconstruct(attack, key, state, count))
 
 
@@ -117,7 +117,7 @@ def _jitted_reconstruct(attack: RoundAttack, key: Array, state: PyTree, count: i
 
 
 def model_accuracy(model: Model, params: PyTree, images: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images [N, H, W, C] that the model gives their label [N]; the fake class is never right."""
+    """Share of images [N, H, W, C] whose label [N] the model predicts; the fake class is never right."""
     return int(_correct(model, params, images, labels)) / len(labels)
 
 

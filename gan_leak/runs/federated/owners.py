@@ -1,4 +1,4 @@
-"""Who owns what in a run, in words: the classes of every participant by name, the adversary and its target."""
+"""A description of the partition in words: the classes of each participant, the adversary and its target."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def name_classes(numbers: Sequence[int], class_names: Sequence[str]) -> str:
 
 
 def describe_owners(data: AttackData, adversary: int) -> list[str]:
-    """A line for each participant with the classes of its images by name; at most a dozen, the adversary among them."""
+    """A line for each participant with the names of its classes; at most a dozen lines, always with the adversary."""
     participants = range(len(data.held_classes))
     shown = [index for index in participants if index < _SHOWN_PARTICIPANTS - 1 or index == adversary]
     if len(participants) == _SHOWN_PARTICIPANTS:
@@ -47,12 +47,12 @@ def describe_target(data: AttackData, target_class: int, attack: str) -> str:
     """The line that says which class an attack is after, and who owns it."""
     owners = [index for index, held in enumerate(data.held_classes) if target_class in held]
     some = ", ".join(map(str, owners[:_SHOWN_PARTICIPANTS])) + (", ..." if len(owners) > _SHOWN_PARTICIPANTS else "")
-    owned = "owned by nobody" if not owners else f"owned by participant{'s' if len(owners) > 1 else ''} {some}"
+    owned = "owned by no participant" if not owners else f"owned by participant{'s' if len(owners) > 1 else ''} {some}"
     return f"target of the {attack} attack: class {data.class_names[target_class]} (number {target_class}), {owned}"
 
 
 def describe_run(config: RunConfig, data: AttackData) -> list[str]:
-    """What a run prints at its start: notes on the data, who owns what, and what the adversary is after."""
+    """The lines that a run prints at its start: notes on the data, the partition, and the adversary's target."""
     if config.attack.kind == "none":
         return [*data.notes, *describe_owners(data, -1)]
     return [

@@ -1,6 +1,6 @@
-"""Where a run's participants are: all on the devices, or a cohort a round there and the others' states in files.
+"""The placement of participants: all on the devices, or a cohort on the devices and the other states in files.
 
-Both look the same to the training loop, on one device, on several, and on those of several processes.
+Both have the same interface for the training loop, with one device, several, or those of several processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gan_leak.collaboration.sharding import replicate, round_places, shard, unsh
 from gan_leak.runs.federated import resumption
 from gan_leak.runs.federated.measurement import RunKeys
 from gan_leak.runs.federated.setup import Experiment, start_federation
-from gan_leak.runs.hosts.processes import by_itself, share
+from gan_leak.runs.hosts.processes import broadcast_from_lead, run_outside_collective
 from gan_leak.runs.storage import participant_files
 from gan_leak.types import Array, FederationData, FederationState, ParticipantState
 
@@ -30,9 +30,9 @@ from gan_leak.types import Array, FederationData, FederationState, ParticipantSt
 class Placement(NamedTuple):
     """A federation that runs.
 
-    state: as ``advance`` takes it. most: rounds that one call may run. advance: ``(state, count) -> (state, info, who
-    took part)``; the info has leading axes of rounds and turns, and who is None where everybody did. save: keeps the
-    state of the last finished round. All processes must call all of them.
+    state: as ``advance`` takes it. most: the largest number of rounds in one call. advance: ``(state, count) -> (state,
+    info, cohort)``. The info has leading axes of rounds and turns. The cohort is None if all participants took part.
+    save: saves the state of the last finished round. All processes must call ``advance`` and ``save``.
     """
 
     state: FederationState
@@ -44,10 +44,9 @@ class Placement(NamedTuple):
 def initial_state(
     experiment: Experiment, key: Array, participants: int, *, by_cohorts: bool
 ) -> tuple[FederationState, ParticipantState | None]:
-    """The state to start from, as checkpoints hold it.
+    """The initial state, as checkpoints hold it, and the initial state of a participant (None without cohorts).
 
-    By cohorts, the place of the participants' states is taken by the table of
-    ``gan_leak.runs.storage.participant_files``, and what a participant has before its first turn comes second.
+    With cohorts, the table of ``gan_leak.runs.storage.participant_files`` replaces the participants' states.
     """
     state = jax.jit(functools.partial(start_federation, experiment, participants=1 if by_cohorts else participants))(
         key
@@ -68,7 +67,7 @@ def place_all(
     most: int,
     run_directory: pathlib.Path | None,
 ) -> Placement:
-    """All participants stay on the devices."""
+    """Place all participants on the devices, for all rounds."""
     participants = len(data.sizes)
     run, key = _rounds(experiment.round, most, keys, mesh)
     if mesh is not None:
@@ -81,7 +80,7 @@ def place_all(
     def save(state: FederationState) -> None:
         kept = state if mesh is None else unshard(state, participants)
         if run_directory is not None:
-            by_itself(resumption.save_checkpoint, run_directory, int(kept.round), kept)
+            run_outside_collective(resumption.save_checkpoint, run_directory, int(kept.round), kept)
 
     return Placement(state, most, advance, save)
 
@@ -97,10 +96,10 @@ def place_cohorts(
     mesh: Mesh | None,
     run_directory: pathlib.Path | None,
 ) -> Placement:
-    """Only those who are drawn for a round are on the devices in it; states of all others wait in files.
+    """Place only the cohort of a round on the devices; files hold the states of all other participants.
 
-    ``state`` holds the table of the files in the place of the states. They lie beside the checkpoints and become
-    durable with them.
+    In ``state``, the table of the files replaces the states. The files are in the run directory and become durable with
+    the checkpoints.
     """
     directory = None if run_directory is None else run_directory / "participants"
     run, key = _rounds(experiment.round, 1, keys, mesh)
@@ -114,7 +113,7 @@ def place_cohorts(
         else:
             states = participant_files.read_states(directory, table, cohort, initial)
         drawn = trees.take(data, cohort)._replace(participants=cohort)
-        full = state._replace(participants=share(states))
+        full = state._replace(participants=broadcast_from_lead(states))
         if mesh is not None:
             full, drawn = shard(full, drawn, mesh)
         full, infos = jax.block_until_ready(run(key, full, drawn, experiment.hyperparameters, count))
@@ -128,11 +127,11 @@ def place_cohorts(
         kept = state if mesh is None else jax.device_get(state)
         if run_directory is None or directory is None:
             return
-        # As many tables as checkpoints are kept; the first one here is that of the checkpoint that the run began from.
+        # Keep one table for each kept checkpoint. The first table is that of the checkpoint that the run started from.
         tables.append(np.asarray(kept.participants))
         del tables[:-2]
         participant_files.sync_states(directory, tables[-1], int(tables[0].max()))
-        by_itself(resumption.save_checkpoint, run_directory, int(kept.round), kept)
+        run_outside_collective(resumption.save_checkpoint, run_directory, int(kept.round), kept)
         participant_files.delete_unnamed(directory, tables)
 
     return Placement(state, 1, advance, save)

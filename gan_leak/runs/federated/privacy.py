@@ -1,9 +1,9 @@
-"""What the defense of a run promises: over all of its rounds, after some of them, and with how much noise.
+"""The promise of a run's defense over all rounds and after each round, and the noise that a target needs.
 
-A promise holds for every participant with records except an adversary that attacks, which trains on fakes beside its
-records and sees them anyway. Participants differ in the number of their records. The promise is the worst one, and
-says whose it is. It holds against everybody who sees the uploads. It does not cover the losses and norms in
-metrics.jsonl, which are computed without noise.
+A promise holds for every participant with records except an adversary that attacks: it also trains on fakes, and it
+knows its own records. Participants differ in the number of their records. The promise is that of the worst participant,
+and names it. It holds against every observer of the uploads. It does not cover the losses and norms in metrics.jsonl,
+which are computed without noise.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from gan_leak.types import Array
 
 _ROUNDS_DRAWN_TOGETHER = 256
 
-# Called after each round with who took part in it, None for all; see ``privacy_meter``.
-PrivacyMeter = Callable[[np.ndarray | None], dict[str, Any]]
+# Called after each round with its cohort, None for all participants; see ``privacy_meter``.
+PrivacyMeter = Callable[[np.ndarray | None], dict[str, float | None]]
 
 
 class PrivacyPlan(NamedTuple):
-    """The defense of a run as planned.
+    """The planned defense of a run.
 
-    config: with the noise that ``target_epsilon`` asks for in the place of the target. sizes: records of each
-    participant. coordinates: shared parameters, 0 where no defense counts them. target_epsilon: as given, 0 = none.
+    config: the settings, where the noise that meets ``target_epsilon`` replaces the target. sizes: records of each
+    participant. coordinates: shared parameters, 0 if no defense counts them. target_epsilon: as given, 0 = none.
     """
 
     config: RunConfig
@@ -44,15 +44,15 @@ class PrivacyPlan(NamedTuple):
 
 
 def plan_privacy(config: RunConfig, data: AttackData) -> PrivacyPlan:
-    """Solves for the noise that ``target_epsilon`` asks for, if it does.
+    """Plan the defense of a run, and solve for the noise if ``target_epsilon`` is set.
 
-    Raises ValueError where no noise can meet the target, or nobody is protected by it.
+    Raises ValueError if no noise meets the target, or if there is no participant to protect.
     """
-    return settle(PrivacyPlan(config, *counts_for_privacy(config, data), config.defense.target_epsilon))
+    return solve_for_noise(PrivacyPlan(config, *counts_for_privacy(config, data), config.defense.target_epsilon))
 
 
 def counts_for_privacy(config: RunConfig, data: AttackData) -> tuple[tuple[int, ...], int]:
-    """The records of each participant, and the parameters that they share where the claim counts them, else 0."""
+    """The records of each participant, and the number of shared parameters (0 if the claim does not count them)."""
     sizes = tuple(np.asarray(data.federation.sizes).tolist())
     claim = claim_of(config.defense.kind)
     if claim is None or not claim.counts_coordinates:
@@ -62,8 +62,8 @@ def counts_for_privacy(config: RunConfig, data: AttackData) -> tuple[tuple[int, 
     return sizes, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def settle(plan: PrivacyPlan) -> PrivacyPlan:
-    """The plan with the noise for its target, to four digits, in the place of the target in its configuration."""
+def solve_for_noise(plan: PrivacyPlan) -> PrivacyPlan:
+    """The plan in whose configuration the noise, to four digits, replaces the target epsilon."""
     target, claim = plan.config.defense.target_epsilon, claim_of(plan.config.defense.kind)
     if not target or claim is None:
         return plan
@@ -74,22 +74,23 @@ def settle(plan: PrivacyPlan) -> PrivacyPlan:
 
 
 def promise_of(plan: PrivacyPlan, rounds: np.ndarray | None = None) -> Promise | None:
-    """The promise over the whole planned run, or for the ``rounds`` [P] that each took part in; None without a claim.
+    """The promise over the whole planned run; None without a claim.
 
-    Where cohorts are drawn, a participant may be drawn for every round, so that a plan counts all rounds for all.
+    rounds: in how many rounds each participant took part [P]; None counts all rounds for all participants, since a
+    participant may be drawn for every cohort.
     """
     claim = claim_of(plan.config.defense.kind)
     return None if claim is None else claim.promise(_exposure(plan, _all_rounds(plan) if rounds is None else rounds))
 
 
 def privacy_note(plan: PrivacyPlan, releases: float) -> str:
-    """The promise over the whole planned run in a sentence, empty without a claim; releases: made in a round."""
+    """The promise over the whole planned run in a sentence, empty without a claim. releases: number in one round."""
     claim, promise = claim_of(plan.config.defense.kind), promise_of(plan)
     return "" if claim is None or promise is None else claim.note(_exposure(plan, _all_rounds(plan)), promise, releases)
 
 
 def participations(config: RunConfig, key: Array, participants: int, rounds: int) -> np.ndarray:
-    """In how many of the first ``rounds`` rounds each participant takes part -> [P]; key: of the cohorts."""
+    """The number of rounds, of the first ``rounds``, in which each participant takes part [P]. key: of the cohorts."""
     if not config.federation.participants_per_round:
         return np.full(participants, rounds)
 
@@ -105,15 +106,15 @@ def participations(config: RunConfig, key: Array, participants: int, rounds: int
 
 
 def privacy_meter(plan: PrivacyPlan, taken: np.ndarray) -> PrivacyMeter:
-    """Builds ``spend(cohort)``: called after each round with who took part in it, what the run has cost so far.
+    """Build ``spend(cohort)``, which is called after each round and returns the privacy loss of the run so far.
 
-    taken: in how many rounds each took part before [P]. The result holds epsilon and delta, of which participant they
-    are, and in how many rounds so far that one took part. Who takes part does not depend on anybody's records, so that
-    the epsilon holds for the rounds that there were.
+    taken: in how many rounds each participant took part before [P]. The result holds epsilon and delta, the worst
+    participant, and in how many rounds it took part. Cohorts do not depend on records, so that the epsilon holds for
+    the rounds so far.
     """
     counts = np.array(taken)
 
-    def spend(cohort: np.ndarray | None) -> dict[str, Any]:
+    def spend(cohort: np.ndarray | None) -> dict[str, float | None]:
         counts[slice(None) if cohort is None else cohort] += 1
         spent = promise_of(plan, counts)
         assert spent is not None
@@ -130,7 +131,7 @@ def privacy_meter(plan: PrivacyPlan, taken: np.ndarray) -> PrivacyMeter:
 def privacy_fields(plan: PrivacyPlan) -> dict[str, Any]:
     """The promise over the whole planned run as strict JSON, None for an infinite epsilon; empty without a defense.
 
-    Defenses without a claim are named as ``without_promise``; where there are no others, nothing else is told.
+    ``without_promise`` names the defenses without a claim. If there are no others, it is the only field.
     """
     kind, promise = plan.config.defense.kind, promise_of(plan)
     claim = claim_of(kind)
@@ -162,7 +163,7 @@ def privacy_fields(plan: PrivacyPlan) -> dict[str, Any]:
 
 
 def finite_or_none(value: float) -> float | None:
-    """A number as strict JSON: None where it is infinite."""
+    """A number as strict JSON; None if it is not finite."""
     return float(value) if math.isfinite(value) else None
 
 
@@ -186,7 +187,7 @@ def _protected(plan: PrivacyPlan) -> list[int]:
     return [index for index, size in enumerate(plan.sizes) if size and index != attacker]
 
 
-def _changed(plan: PrivacyPlan, **fields: Any) -> PrivacyPlan:
+def _changed(plan: PrivacyPlan, **fields: float) -> PrivacyPlan:
     return plan._replace(config=replace(plan.config, **fields))
 
 

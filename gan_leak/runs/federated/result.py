@@ -1,4 +1,4 @@
-"""What a run found: the contract between the runs and the reports."""
+"""The result of a run: the contract between the runs and the reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_MEASURABLE_STATUS = 3
 
 
 class RunResult(NamedTuple):
-    """All that a report of a run shows.
+    """The content of a run's report.
 
     A process that does not write the run directory has no environment, records, images, comparison and limits.
 
@@ -23,16 +23,16 @@ class RunResult(NamedTuple):
     class_names: the names of the classes, by number.
     fingerprint: SHA-256 of the data set.
     private: images [N, H, W, C] in [-1, 1] of the target class, which reconstructions are compared with.
-    target_is_owned: whether a participant owns the target class; otherwise no score is leakage.
+    target_is_owned: whether a participant owns the target class. If not, no score is leakage.
     environment: versions, machine and inputs, as in config.json.
     records: the records of metrics.jsonl, one a round.
     images_by_round: reconstructions [M, H, W, C] in [-1, 1] of each evaluation.
     comparison: the measures of leakage by set of images: the last reconstructions first, then the baselines.
     judge_test_accuracy: accuracy of the judge on its test images, NaN without an attack.
-    limits: what limits the leakage score, a line each.
-    privacy: what the defense promises over the run, as in config.json; empty without a defense.
-    divergence: the line that says in which round training diverged, None if it did not.
-    is_trained: False where ``fail_if_not_measurable`` ended the run before its first round.
+    limits: limits of the leakage score, a line each.
+    privacy: the promise of the defense over the run, as in config.json; empty without a defense.
+    divergence: a line that names the round in which training diverged, None if it did not.
+    is_trained: False if ``fail_if_not_measurable`` ended the run before its first round.
     """
 
     config: RunConfig
@@ -52,7 +52,7 @@ class RunResult(NamedTuple):
 
 
 def exit_status(result: RunResult) -> int:
-    """Give the exit status of a run: 3 if its leakage cannot be measured and it ended for that, 1 if it diverged."""
+    """The exit status of a run: 3 if it ended because its leakage cannot be measured, 1 if it diverged, else 0."""
     if not result.is_trained:
         return NOT_MEASURABLE_STATUS
     return 0 if result.divergence is None else DIVERGED_STATUS

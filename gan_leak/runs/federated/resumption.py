@@ -1,8 +1,8 @@
-"""Where an interrupted run can continue: at a checkpoint with which everything that belongs to it is complete.
+"""The checkpoint from which an interrupted run continues: the newest with complete metrics and evaluations.
 
-The manifest of a checkpoint holds the SHA-256 of the metrics up to its round, and these hold the SHA-256 of the
-evaluations. A second copy of the metrics lies beside the checkpoints. Damage is repaired from the copy, or by computing
-again from an older checkpoint. Where neither is possible, the run is refused before anything is changed.
+The manifest of a checkpoint holds the SHA-256 of the metrics up to its round. The metrics hold the SHA-256 of the
+evaluations. The folder of the checkpoints holds a second copy of the metrics. Damage is repaired from the copy, or by
+computing again from an older checkpoint. If neither is possible, the run is refused before anything is changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gan_leak.config import RunConfig
-from gan_leak.runs.hosts.processes import by_itself
+from gan_leak.runs.hosts.processes import run_outside_collective
 from gan_leak.runs.storage import checkpoints
 from gan_leak.runs.storage.directory import METRICS_NAME, metrics_records, write_atomic
 from gan_leak.runs.storage.integrity import DamagedError, RefusedError, expect_kinds, read_file, read_npz, sha256
@@ -27,10 +27,10 @@ _SHOWN_REASONS = 3
 
 
 class Resumption(NamedTuple):
-    """Where to continue.
+    """The point from which a run continues.
 
-    checkpoint: None for the beginning. metrics: the lines of metrics.jsonl up to the checkpoint's round. notices: a
-    line for each thing that was found damaged, and how it is repaired.
+    checkpoint: None if the run starts from its first round. metrics: the lines of metrics.jsonl up to the checkpoint's
+    round. notices: a line for each damaged file, with its repair.
     """
 
     checkpoint: checkpoints.Found | None
@@ -39,37 +39,37 @@ class Resumption(NamedTuple):
 
 
 def evaluation_path(run: pathlib.Path, round: int) -> pathlib.Path:
-    """Where the reconstructions of an evaluation are."""
+    """The path of the reconstructions of an evaluation."""
     return run / "evaluations" / f"round_{round:06d}.npz"
 
 
 def save_checkpoint(run: pathlib.Path, round: int, state: PyTree) -> None:
-    """Saves the state after ``round``, with the digest of the metrics up to then and their second copy.
+    """Save the state after ``round``, with the digest and the second copy of the metrics up to that round.
 
-    Raises ``DamagedError`` if metrics.jsonl does not hold so many records.
+    Raises ``DamagedError`` if metrics.jsonl holds fewer than ``round`` records.
     """
     path, directory = run / METRICS_NAME, run / _CHECKPOINTS
     metrics = _first_lines(read_file(path), round)
     if metrics is None:
-        raise DamagedError(f"{path}: holds less than the {round} records that were written")
+        raise DamagedError(f"{path}: holds fewer than the {round} records that were written")
     directory.mkdir(exist_ok=True)
     _copy_metrics(directory / METRICS_NAME, metrics)
-    beside = {"metrics": {"bytes": len(metrics), "sha256": sha256(metrics)}}
-    checkpoints.save(directory, round, state, beside=beside)
+    metadata = {"metrics": {"bytes": len(metrics), "sha256": sha256(metrics)}}
+    checkpoints.save(directory, round, state, metadata=metadata)
 
 
-def plan(run: pathlib.Path, config: RunConfig, passed_over: Mapping[str, str] | None = None) -> Resumption:
-    """Finds the newest checkpoint with which metrics and evaluations are complete; changes nothing.
+def plan(run: pathlib.Path, config: RunConfig, unusable: Mapping[str, str] | None = None) -> Resumption:
+    """Find the newest checkpoint with complete metrics and evaluations. Changes nothing.
 
-    passed_over: by name, checkpoints that cannot be used, and why. Raises ``RefusedError`` if there are finished
-    checkpoints and none can be used, or if there are none although the run was beyond the first.
+    unusable: the reason for each checkpoint that cannot be used, by name. Raises ``RefusedError`` if no finished
+    checkpoint can be used, or if all checkpoints are missing although the run was past the first.
     """
     expect_kinds(run, _FOLDERS, _FILES)
     sources = [_read(run / METRICS_NAME), _read(run / _CHECKPOINTS / METRICS_NAME)]
     found = checkpoints.find(run / _CHECKPOINTS)
     reasons: dict[str, str] = {}
     for one in found:
-        reason = one.problem or (passed_over or {}).get(one.path.name, "")
+        reason = one.problem or (unusable or {}).get(one.path.name, "")
         metrics = None if reason else _metrics_at(run, one, sources)
         if metrics is None:
             reasons[one.path.name] = reason or f"{METRICS_NAME} is damaged before line {one.round + 1}"
@@ -90,24 +90,24 @@ def plan(run: pathlib.Path, config: RunConfig, passed_over: Mapping[str, str] | 
 def restore(
     run: pathlib.Path, config: RunConfig, template: PyTree, check_state: Callable[[PyTree], object]
 ) -> tuple[PyTree | None, tuple[str, ...]]:
-    """The state to continue from, None for the beginning, and notices; the metrics hold then what belongs to it.
+    """Return the state to continue from (None: the initial state) and notices. Cuts the metrics to its round.
 
-    check_state: raises ``DamagedError`` if a file that the state relies on is damaged.
+    check_state: raises ``DamagedError`` if a file that belongs to the state is damaged.
 
-    Raises ``RefusedError`` where the run cannot be continued.
+    Raises ``RefusedError`` if the run cannot be continued.
     """
-    passed_over: dict[str, str] = {}
+    unusable: dict[str, str] = {}
     while True:
-        found = plan(run, config, passed_over)
+        found = plan(run, config, unusable)
         if found.checkpoint is None:
             state = None
             break
         try:
-            state = by_itself(checkpoints.load, found.checkpoint, template)
+            state = run_outside_collective(checkpoints.load, found.checkpoint, template)
             check_state(state)
             break
         except DamagedError as error:
-            passed_over[found.checkpoint.path.name] = str(error)
+            unusable[found.checkpoint.path.name] = str(error)
     for path in (run / METRICS_NAME, run / _CHECKPOINTS / METRICS_NAME):
         if (_read(path) or b"") != found.metrics:
             path.parent.mkdir(exist_ok=True)
@@ -120,7 +120,7 @@ def _read(path: pathlib.Path) -> bytes | None:
 
 
 def _first_lines(data: bytes, count: int) -> bytes | None:
-    """The first lines with their ends, None if there are fewer whole ones."""
+    """The first ``count`` lines with their line ends, None if there are fewer complete lines."""
     lines = data.split(b"\n")[:-1][:count]
     return b"".join(line + b"\n" for line in lines) if len(lines) == count else None
 
@@ -130,7 +130,7 @@ def _copy_metrics(path: pathlib.Path, metrics: bytes) -> None:
     if there is None or not metrics.startswith(there):
         write_atomic(path, metrics)
     elif len(there) < len(metrics):
-        # What a crash tears here, the next call completes.
+        # After a crash in this block, the next call completes the file.
         with path.open("ab") as file:
             file.write(metrics[len(there) :])
             file.flush()
@@ -138,15 +138,15 @@ def _copy_metrics(path: pathlib.Path, metrics: bytes) -> None:
 
 
 def _metrics_at(run: pathlib.Path, found: checkpoints.Found, sources: list[bytes | None]) -> bytes | None:
-    """The metrics up to a checkpoint from the first of the sources that holds them intact."""
+    """The metrics up to a checkpoint, from the first source in which they are intact."""
     for data in filter(None, sources):
-        if found.beside is None:
+        if found.metadata is None:
             metrics = _first_lines(data, found.round)
             if metrics is not None and _is_complete(run, metrics, found.round):
                 return metrics
         else:
-            metrics = data[: found.beside["metrics"]["bytes"]]
-            if sha256(metrics) == found.beside["metrics"]["sha256"]:
+            metrics = data[: found.metadata["metrics"]["bytes"]]
+            if sha256(metrics) == found.metadata["metrics"]["sha256"]:
                 return metrics
     return None
 
@@ -160,7 +160,7 @@ def _is_complete(run: pathlib.Path, metrics: bytes, rounds: int) -> bool:
 
 
 def _damaged_evaluation(run: pathlib.Path, metrics: bytes) -> str:
-    """What is wrong with the evaluations of these records, empty if nothing is."""
+    """The first problem of the evaluations of these records, empty if there is none."""
     for record in metrics_records(run / METRICS_NAME, metrics):
         path = evaluation_path(run, record["round"])
         try:
@@ -179,7 +179,7 @@ def _skipped(reasons: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _repairs(found: checkpoints.Found, metrics: bytes, sources: list[bytes | None]) -> tuple[str, ...]:
-    if found.beside is None:
+    if found.metadata is None:
         return (
             f"checkpoint {found.path.name} is of a version without digests: metrics and evaluations are complete, but "
             "an altered number in them would not be noticed",
@@ -193,7 +193,7 @@ def _repairs(found: checkpoints.Found, metrics: bytes, sources: list[bytes | Non
 
 
 def _check_no_checkpoint_is_missing(run: pathlib.Path, config: RunConfig, sources: list[bytes | None]) -> None:
-    """Raises ``RefusedError`` if more was computed than a run computes before its first checkpoint."""
+    """Raise ``RefusedError`` if the run went past its first checkpoint."""
     first, last = config.checkpoint_interval, config.federation.rounds
     rounds = max(0 if data is None else data.count(b"\n") for data in sources)
     if rounds > first or any(evaluation_path(run, round).exists() for round in range(first + 1, last + 1)):

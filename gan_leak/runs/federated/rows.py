@@ -1,4 +1,4 @@
-"""From batches of runs to what a reproduction reports: rows of numbers with intervals, and promises of privacy."""
+"""Rows of a reproduction from batches of runs: numbers with intervals, and promises of privacy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gan_leak.settings import encoded_values, replace, settings_of
 
 
 def interval(values: Iterable[float | None]) -> dict[str, Any]:
-    """Mean, 95% interval and values over seeds as strict JSON: None where there is no number."""
+    """Mean, 95% interval and values over seeds as strict JSON; None for a missing number."""
     summary = summarise(values)
     fields = {name: _number(getattr(summary, name)) for name in ("mean", "low", "high")}
     return {**fields, "values": [_number(value) for value in summary.values]}
@@ -31,8 +31,8 @@ def _number(value: float) -> float | None:
 
 
 def metrics_over(records: Sequence[Mapping[str, Any] | None], **more: Sequence[float | None]) -> dict[str, Any]:
-    """Each measure of leakage as an interval over seeds. records: a ``Leakage`` as dictionary, or None, for each."""
-    # All of them even where every seed diverged: a criterion may ask for any, and gets no number.
+    """Each measure of leakage as an interval over seeds. records: a ``Leakage`` as dictionary, or None."""
+    # All measures, even if every seed diverged: a criterion may name any of them, and then gets NaN.
     metrics = {
         name: interval(None if record is None else record[name] for record in records)
         for name in Leakage._fields
@@ -42,13 +42,13 @@ def metrics_over(records: Sequence[Mapping[str, Any] | None], **more: Sequence[f
 
 
 def not_measurable(metrics: Mapping[str, Any]) -> int:
-    """How many seeds drew pictures whose leakage score could not be measured."""
+    """The number of seeds that drew pictures and whose leakage score could not be measured."""
     pairs = zip(metrics["leakage_score"]["values"], metrics["judge_accuracy"]["values"], strict=True)
     return sum(score is None and judged is not None for score, judged in pairs)
 
 
 def attack_row(name: str, role: str, batch: BatchResult, differences: Mapping[str, Any] | None = None) -> dict:
-    """The row of a batch: what its lanes measured last, as intervals over them."""
+    """The row of a batch: the last measurements of its lanes, as intervals over the lanes."""
     last = [lane[-1] for lane in batch.records]
     metrics = metrics_over(
         [record["leakage"] for record in last], model_accuracy=[record["model_accuracy"] for record in last]
@@ -66,17 +66,17 @@ def attack_row(name: str, role: str, batch: BatchResult, differences: Mapping[st
 
 
 def reference_row(name: str, batch: BatchResult, reference: str) -> dict:
-    """The row of a reference that was measured beside the lanes of a batch, such as its untrained generator."""
+    """The row of a reference of a batch, such as its untrained generator."""
     measured = [comparison.get(reference) for comparison in batch.comparison]
     metrics = metrics_over(measured)
     counts = {"seeds": len(measured), "not_measurable": not_measurable(metrics)}
     return {"name": name, "role": "reference", **counts, "metrics": metrics}
 
 
-def differences_between(paper: RunConfig, used: RunConfig, not_stated: Collection[str] = ()) -> dict[str, list[Any]]:
-    """The hyper-parameters in which a configuration departs from the paper's: [the paper's, the one used] by name.
+def differences_between(paper: RunConfig, used: RunConfig, not_stated: Collection[str] = ()) -> dict[str, list[object]]:
+    """The hyperparameters in which a configuration differs from the paper: [paper's value, used value] by name.
 
-    not_stated: those that the paper leaves open; None takes the place of the paper's, and they are always named.
+    not_stated: those that the paper leaves open. They are always named, with None as the paper's value.
     """
     left, right = encoded_values(paper), encoded_values(used)
     return {
@@ -87,7 +87,7 @@ def differences_between(paper: RunConfig, used: RunConfig, not_stated: Collectio
 
 
 def privacy_entries(name: str, config: RunConfig, batch: BatchResult) -> list[dict[str, Any]]:
-    """What the defense of a batch promises to the victim that is worst off, over a round and over the run."""
+    """The promise of a batch's defense to the worst participant, over one round and over the run."""
     plan = PrivacyPlan(config, tuple(batch.samples), batch.coordinates, 0.0)
     one = promise_of(plan, np.ones(len(batch.samples), int))
     whole = promise_of(plan)
@@ -109,10 +109,10 @@ def privacy_entries(name: str, config: RunConfig, batch: BatchResult) -> list[di
 
 
 def accuracy_rows(batch: BatchResult, threshold: float) -> dict[str, dict[str, Any]]:
-    """Leakage before and after the shared model reaches an accuracy, over seeds: the means over evaluations of each.
+    """Leakage below and above an accuracy of the shared model: for each seed the mean over such evaluations.
 
-    Returns the metrics "at or above" and "below" by that name; a seed without such an evaluation counts as no number,
-    as does one whose leakage cannot be measured.
+    Returns the metrics by the names "at or above" and "below". A seed without such an evaluation, or whose leakage
+    cannot be measured, has the value None.
     """
     rows: dict[str, list[float | None]] = {"at or above": [], "below": []}
     for lane in batch.records:
@@ -131,7 +131,7 @@ def _score_of(record: Mapping[str, Any]) -> float | None:
 
 
 def leakage_at_accuracy(batch: BatchResult, accuracies: Sequence[float | None]) -> list[float | None]:
-    """For each lane the leakage score at its first evaluation with at least this model accuracy, None if none has."""
+    """For each lane the leakage score at its first evaluation with at least its accuracy, None if there is none."""
     found: list[float | None] = []
     for lane, accuracy in zip(batch.records, accuracies, strict=True):
         scores = [
@@ -153,11 +153,11 @@ def inversion_metrics(
     epochs: int,
     steps: int,
 ) -> tuple[Inversions, dict[str, Any]]:
-    """Model inversion measured as the GAN attack is: the pictures that ``models`` networks give of each class.
+    """Measure model inversion by the measures of the GAN attack: pictures of each class by ``models`` networks.
 
-    configs: one for each class, of data that one participant owns whole; ``samples`` takes the place of their number of
-    training images, 0 = all. Nothing untrained is among what scores 0. Returns the pictures and the metrics, leakage as
-    intervals over the classes and accuracy as one over the networks.
+    configs: one for each class; one participant owns all data. samples: the number of training images, 0 = all. The
+    images that score 0 include no untrained generator. Returns the pictures and the metrics: leakage as intervals over
+    the classes, accuracy as an interval over the networks.
     """
     configs = [replace(config, samples_per_participant=samples) for config in configs]
     data = prepare_data(configs[0])

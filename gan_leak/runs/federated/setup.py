@@ -1,6 +1,6 @@
-"""From a configuration to what a run works on: data dealt out, models, the round, what leakage is measured by.
+"""The setup of a run from its configuration: partitioned data, models, the round, images to measure leakage with.
 
-All that can be wrong with the input is found here, before any training.
+All errors of the input are found here, before any training.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from gan_leak.defenses import aggregator_of, local_training_of, parse_compositio
 from gan_leak.defenses.settings import defense_hyperparameters
 from gan_leak.evaluation.leakage import LEAST_IMAGES, NEIGHBOURS
 from gan_leak.models import classifier_for, dcgan_generator
-from gan_leak.settings import numbers_for, program_of
+from gan_leak.settings import hyperparameters_for, program_of
 from gan_leak.types import Aggregator, Array, FederationData, FederationState, Model, RoundAttack, UploadTransform
 
-# Enough for stable medians and neighbours, few enough that a measurement takes a moment.
+# Enough for stable medians and neighbors, and few enough for a measurement in seconds.
 _GALLERY_IMAGES = 4000
 _PRIOR_IMAGES_PER_CLASS = 300
 _UNOWNED_PRIVATE_IMAGES = 1000
 # Half of the fresh images define a score of 1, the other half check it.
 _FRESH_IMAGES = 2 * (NEIGHBOURS + 1)
-# Test images may be few. Images of the federation's share that nobody owns are as good, and make the scale exact.
+# Test images may be few. Images of the federation that no participant owns are as good, and make the scale exact.
 _ENOUGH_FRESH_IMAGES = 200
 _LEAST_FURTHER_IMAGES, _MOST_FURTHER_IMAGES = 30, 500
 _LEAST_FRESH_IMAGES = LEAST_IMAGES + 2
-# A judge's accuracy on fewer is too uncertain, so that all other images that it did not see join in.
+# With fewer test images, the judge's accuracy is too uncertain. Then all other images that it did not see are added.
 _FEW_TEST_IMAGES = 1000
 
 
@@ -64,16 +64,16 @@ class Images(NamedTuple):
 
 
 class AttackData(NamedTuple):
-    """Who and what sees which images; apart from ``federation`` nothing here reaches the participants.
+    """The images of a run by their use. Participants see only ``federation``.
 
-    private: the victims' images of the target class, or, if nobody owns it, images that could have been theirs. fresh:
-    test images of the target class; if these are few, behind them images that nobody was dealt, and last some that the
-    judge was trained on. unowned: further images of it that nobody was dealt, by that name, if there are enough.
-    judge_pool: real images uint8 of all classes that no participant owns; gallery: some of them. own_classes: the
-    adversary's images of each of its classes. common_knowledge: what an adversary without any image is taken to know,
-    the gallery's other classes and their average. test: test images of the classes that somebody owns. judge_test:
-    images that the judge was not trained on. held_classes: the classes of each participant's images. notes: what the
-    reader should know of how the data set was read, a line each.
+    private: the victims' images of the target class; if no participant owns it, images that could have been theirs.
+    fresh: test images of the target class. If they are few, images without an owner follow, then some that the judge
+    was trained on. unowned: further images of the class without an owner, by that name, if there are enough.
+    judge_pool: real images uint8 of all classes that no participant owns. gallery: some of them. own_classes: the
+    adversary's images of each of its classes. common_knowledge: the assumed knowledge of an adversary without images,
+    the gallery's other classes and their average. test: test images of the classes that participants own. judge_test:
+    images that the judge was not trained on. held_classes: the classes of each participant's images. notes: remarks on
+    how the data set was read, a line each.
     """
 
     federation: FederationData
@@ -104,7 +104,7 @@ class Functions(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """The pure functions of a run and the numbers that they take."""
+    """The pure functions of a run and their hyperparameters."""
 
     classifier: Model
     transform: UploadTransform
@@ -120,7 +120,7 @@ def _load_bundled(name: str, *, image_size: int) -> Dataset:
 
 
 def class_number(dataset: str, text: str) -> int:
-    """The number of the class of a data set that a text means; raises ValueError for one that means none, or two."""
+    """The number of the class that a text names. Raises ValueError if it names no class, or two."""
     try:
         return find_class(make_lookup(load_class_names(dataset)), text)
     except ValueError as error:
@@ -128,16 +128,16 @@ def class_number(dataset: str, text: str) -> int:
 
 
 def prepare_data(config: RunConfig, mesh: Mesh | None = None) -> AttackData:
-    """Loads the data set and deals it out.
+    """Load the data set and partition it.
 
-    mesh: where all participants will stay on devices of several processes; then each process holds the images of its
-    own participants only.
+    mesh: the devices, if all participants stay on devices of several processes. Then each process holds the images of
+    its own participants only.
 
-    Raises ValueError for anything about the data that does not fit the configuration.
+    Raises ValueError if the data do not fit the configuration.
     """
     validate(config)
     settings, target, drawn = config.data, config.attack.target_class, config.federation.participants_per_round
-    # Files may change from one call to the next, what comes with a package does not.
+    # A user's files may change between calls, so only bundled data are cached.
     read = load if ":" in settings.dataset else _load_bundled
     dataset = read(settings.dataset, image_size=settings.image_size)
     num_classes = len(dataset.class_names)
@@ -228,10 +228,10 @@ def _assemble(
 def _fresh_images(
     dataset: Dataset, target_class: int, unowned: np.ndarray, judge_indices: np.ndarray
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    """Real images of the target class that nobody in the federation has, how many of them the judge knows, and more.
+    """Fresh images of the target class, how many of them the judge was trained on, and further unowned images.
 
-    unowned: indices of the class that nobody was dealt; what is not needed comes last. The judge has drawn the images
-    it knows closer together than new ones, so that they make its view stricter.
+    unowned: indices of the class without an owner; those that are not needed are returned last. The judge maps images
+    of its training set closer together than new ones, so that they make its view stricter.
     """
     tested = dataset.test_images[dataset.test_labels == target_class]
     spare, further = np.split(unowned, [max(0, _ENOUGH_FRESH_IMAGES - len(tested))])
@@ -242,7 +242,7 @@ def _fresh_images(
 
 
 def _check_counts(config: RunConfig, private: int, fresh: int, seen_by_judge: int, in_gallery: int) -> None:
-    """Refuses a target class with too few images: to be near to, to define and check a score of 1, to be told apart."""
+    """Raise ValueError for a target class with too few private images, fresh images, or images in the gallery."""
     target = f"target_class={config.attack.target_class}"
     if private < LEAST_IMAGES:
         raise ValueError(f"{target}: {private} private images in the federation, expected at least {LEAST_IMAGES}")
@@ -253,8 +253,8 @@ def _check_counts(config: RunConfig, private: int, fresh: int, seen_by_judge: in
         )
     if fresh < _LEAST_FRESH_IMAGES:
         raise ValueError(
-            f"{target}: {fresh - seen_by_judge} images that nobody owns and {seen_by_judge} for the judge, expected at "
-            f"least {_LEAST_FRESH_IMAGES} together"
+            f"{target}: {fresh - seen_by_judge} images without an owner and {seen_by_judge} for the judge, expected at "
+            f"least {_LEAST_FRESH_IMAGES} in all"
         )
 
 
@@ -276,27 +276,29 @@ def _floats(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def build_experiment(config: RunConfig, data: AttackData, mesh: Mesh | None = None) -> Experiment:
-    """Builds the models, the attack and the round; the fake class is the output after the real classes.
+    """Build the models, the attack and the round. The fake class is the output after the real classes.
 
-    mesh: the devices over which the participants of a synchronous round are dealt out. Configurations that differ in
-    data and numbers only get the very same functions, so that JAX compiles them once.
+    mesh: the devices over which the participants of a synchronous round are sharded. Configurations that differ only in
+    data and hyperparameters get the same function objects, so that JAX compiles them once.
 
-    Raises ValueError for a target_epsilon, for which the noise has not been solved yet.
+    Raises ValueError for a target_epsilon: the noise must be solved for before.
     """
     if config.defense.target_epsilon:
         raise ValueError(
-            f"target_epsilon={config.defense.target_epsilon}: expected 0, with the noise that "
-            "gan_leak.runs.federated.privacy solves for"
+            f"target_epsilon={config.defense.target_epsilon}: expected 0; gan_leak.runs.federated.privacy solves for "
+            "the noise"
         )
     fake_class = len(data.class_names)
     _, height, width, channels = data.private.shape
     functions = _functions((height, width, channels), fake_class, program_of(config), mesh)
-    attack_numbers = numbers_for(GanAttackHyperParameters, config, fake_class=fake_class) if functions.attack else ()
-    hyperparameters = numbers_for(
+    attack_hyperparameters = (
+        hyperparameters_for(GanAttackHyperParameters, config, fake_class=fake_class) if functions.attack else ()
+    )
+    hyperparameters = hyperparameters_for(
         RoundHyperParameters,
         config,
         defense=defense_hyperparameters(config.defense),
-        attack=attack_numbers,
+        attack=attack_hyperparameters,
         server_attack=(),
     )
     return Experiment(*functions, hyperparameters)

@@ -1,4 +1,4 @@
-"""A grid of settings: which cells it has, which of them share a program, and the table that they make."""
+"""A grid of settings: its cells, the batches of cells that share a program, and the table of results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gan_leak.runs.hosts.workers import Job
 from gan_leak.settings import replace, settings_of, value_of
 
 _COUNTS = ("rounds", "seeds", "diverged", "not_measurable")
-# The seeds of a cell share a program and are in memory together; what all runs are is kept in a table.
+# All seeds of a cell are in memory at once, and a table lists all runs.
 MOST_SEEDS = 1000
 MOST_RUNS = 100_000
 
@@ -30,11 +30,11 @@ MOST_RUNS = 100_000
 class Cell(NamedTuple):
     """One point of the grid.
 
-    swept: the fields that the grid varies, with their values here. lanes: one a seed. privacy: the worst promise to a
-    participant of any lane, as ``gan_leak.runs.federated.privacy.privacy_fields`` gives it.
+    swept: the fields that the grid varies, with their values in this cell. lanes: one for each seed. privacy: the worst
+    promise over all lanes and participants, see ``gan_leak.runs.federated.privacy.privacy_fields``.
     """
 
-    swept: dict[str, Any]
+    swept: dict[str, object]
     lanes: tuple[RunConfig, ...]
     privacy: Mapping[str, Any] = {}
 
@@ -44,16 +44,16 @@ class Cell(NamedTuple):
 
 
 def check_seeds(num_seeds: int, *, least: int) -> None:
-    """Raises ValueError for fewer seeds than ``least`` or more than ``MOST_SEEDS``."""
+    """Raise ValueError for fewer seeds than ``least`` or more than ``MOST_SEEDS``."""
     if not least <= num_seeds <= MOST_SEEDS:
         raise ValueError(f"num_seeds={num_seeds}: expected {least} to {MOST_SEEDS}")
 
 
 def make_cells(config: RunConfig, values: Mapping[str, Sequence[Any]], num_seeds: int) -> list[Cell]:
-    """All combinations of the values by field, the last field varying fastest, each with ``num_seeds`` lanes.
+    """All combinations of the values by field, each with ``num_seeds`` lanes. The last field varies fastest.
 
-    Fields of one value are set and not counted as varied. Raises ValueError for a field without values or with one
-    twice, for fewer than one seed or more than ``MOST_SEEDS``, and for more than ``MOST_RUNS`` runs.
+    A field of one value is set, but not in ``swept``. Raises ValueError for a field without values or with a repeated
+    one, for fewer than one seed or more than ``MOST_SEEDS``, and for more than ``MOST_RUNS`` runs.
     """
     check_seeds(num_seeds, least=1)
     for field, choices in values.items():
@@ -77,12 +77,12 @@ def make_cells(config: RunConfig, values: Mapping[str, Sequence[Any]], num_seeds
 
 
 def with_privacy(cell: Cell, plan_of: Callable[[RunConfig], PrivacyPlan]) -> Cell:
-    """The cell with the noise that its target of privacy asks for in every lane, and with what that promises.
+    """The cell with the noise for its target epsilon in every lane, and with the worst promise of its lanes.
 
-    plan_of: the plan for a configuration, see ``gan_leak.runs.federated.privacy.plan_privacy``. Raises ValueError as
-    it does.
+    plan_of: the plan for a configuration, see ``gan_leak.runs.federated.privacy.plan_privacy``. Raises the same
+    ValueError.
     """
-    # The other partitions give participants as many records whatever the seed.
+    # With all other partitions, the number of records of a participant does not depend on the seed.
     by_seed = cell.lanes[0].data.partition == "dirichlet"
     plans = [plan_of(lane) for lane in (cell.lanes if by_seed else cell.lanes[:1])]
     lanes = tuple(
@@ -95,24 +95,24 @@ def with_privacy(cell: Cell, plan_of: Callable[[RunConfig], PrivacyPlan]) -> Cel
 
 
 def shape_of(config: RunConfig) -> str:
-    """What configurations of one program have in common, as text."""
+    """The settings that all configurations of one program share, as text."""
     settings = settings_of(RunConfig).items()
     return json.dumps({name: value_of(config, setting) for name, setting in settings if not setting.varies_in_batch})
 
 
 def make_jobs(cells: Sequence[Cell], directory: pathlib.Path, most_lanes: int) -> list[tuple[Job, list[int]]]:
-    """Batches of at most ``most_lanes`` lanes, but at least a cell, and the indices of the cells in each.
+    """Batches of at most ``most_lanes`` lanes, but at least one cell, and the indices of their cells.
 
-    Cells of one shape come one after another, so that whoever runs them compiles once.
+    Cells of one shape are adjacent, so that a worker compiles their program once.
     """
     by_shape: dict[str, list[int]] = {}
     for index, cell in enumerate(cells):
         by_shape.setdefault(shape_of(cell.lanes[0]), []).append(index)
     jobs = []
     for indices in by_shape.values():
-        together = max(1, most_lanes // len(cells[indices[0]].lanes))
-        for start in range(0, len(indices), together):
-            part = indices[start : start + together]
+        cells_per_job = max(1, most_lanes // len(cells[indices[0]].lanes))
+        for start in range(0, len(indices), cells_per_job):
+            part = indices[start : start + cells_per_job]
             lanes = [lane for index in part for lane in cells[index].lanes]
             name = cells[part[0]].name + (f" and {len(part) - 1} more" if len(part) > 1 else "")
             jobs.append((Job(lanes, batch_directory(directory, lanes), name), part))
@@ -120,7 +120,7 @@ def make_jobs(cells: Sequence[Cell], directory: pathlib.Path, most_lanes: int) -
 
 
 def rows_of(cells: Sequence[Cell], part: Sequence[int], batch: BatchResult) -> dict[int, dict[str, Any]]:
-    """What a batch measured, by index of the cell: its swept fields, and each measure's interval over the seeds."""
+    """The rows of a batch by index of the cell: its swept fields, and each measure as an interval over the seeds."""
     rows, first = {}, 0
     for index in part:
         last = first + len(cells[index].lanes)
@@ -131,10 +131,10 @@ def rows_of(cells: Sequence[Cell], part: Sequence[int], batch: BatchResult) -> d
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each row: swept fields, counts of rounds and seeds, epsilon and delta; intervals of measures.
+    """The CSV text of the rows, a line each: swept fields, counts, epsilon and delta, and the intervals of measures.
 
-    Without a defense epsilon and delta are empty, and so is an epsilon without a finite bound. Of the seeds, some may
-    have diverged and some may not be measurable. Of each measure there are mean, low and high.
+    The counts are those of rounds, seeds, diverged seeds and seeds that are not measurable. Epsilon and delta are empty
+    without a defense; an infinite epsilon is empty. Each measure has mean, low and high.
     """
     if not rows:
         return ""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from gan_leak.config import RunConfig, make_config, validate
 from gan_leak.runs.federated.batch import check_batch
 from gan_leak.runs.federated.owners import describe_run
-from gan_leak.runs.federated.privacy import PrivacyPlan, counts_for_privacy, settle
+from gan_leak.runs.federated.privacy import PrivacyPlan, counts_for_privacy, solve_for_noise
 from gan_leak.runs.federated.setup import build_experiment, class_number, prepare_data
 from gan_leak.runs.federated.sweep import Cell, make_cells, with_privacy
 from gan_leak.runs.memory import check_run
@@ -49,7 +49,7 @@ def _parse(setting: Setting, text: str) -> Any:
 
 
 def plan_sweep(config: RunConfig, values: Mapping[str, Sequence[Any]], num_seeds: int) -> SweepPlan:
-    """Makes all cells and checks their settings, data, memory and privacy; raises ValueError for bad input."""
+    """Make all cells and check their settings, data, memory and privacy; raises ValueError for bad input."""
     cells = make_cells(config, values, num_seeds)
     if "none" in values["attack"]:
         raise ValueError("attack=none: expected active, passive or both, since a sweep measures leakage")
@@ -67,7 +67,7 @@ def plan_sweep(config: RunConfig, values: Mapping[str, Sequence[Any]], num_seeds
             check_run(sized, data, build_experiment(sized, data), lanes=num_seeds)
             description.update(dict.fromkeys(describe_run(lane, data)))
             counts[kind] = counts_for_privacy(lane, data)
-        return settle(PrivacyPlan(lane, *counts[kind], lane.defense.target_epsilon))
+        return solve_for_noise(PrivacyPlan(lane, *counts[kind], lane.defense.target_epsilon))
 
     for cell in cells:
         validate(cell.lanes[0])

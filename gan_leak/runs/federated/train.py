@@ -1,4 +1,4 @@
-"""The training loop on the host: jitted chunks of rounds; between them metrics, progress and checkpoints."""
+"""The training loop on the host: jitted chunks of rounds, with metrics, progress and checkpoints between them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from gan_leak.runs.federated.privacy import (
 from gan_leak.runs.federated.result import RunResult
 from gan_leak.runs.federated.setup import AttackData, Experiment, build_experiment, class_number, prepare_data
 from gan_leak.runs.hosts.interruption import on_interruption, uninterrupted
-from gan_leak.runs.hosts.processes import leads, share, together
+from gan_leak.runs.hosts.processes import broadcast_from_lead, is_lead, raise_together
 from gan_leak.runs.memory import check_run
 from gan_leak.runs.progress import Progress, progress
 from gan_leak.runs.storage import checkpoints, participant_files
@@ -65,9 +65,9 @@ _KEPT_PER_EVALUATION = 60
 
 
 class PreparedRun(NamedTuple):
-    """A run whose input has been checked and whose directory is open and locked, by the process that leads.
+    """A run with checked input. The lead process holds its open and locked directory; others have None.
 
-    privacy: the defense with the noise that it runs with, None where there is none.
+    privacy: the defense with its noise, None without a defense.
     """
 
     config: RunConfig
@@ -79,29 +79,27 @@ class PreparedRun(NamedTuple):
 
 
 class _Comparison(NamedTuple):
-    """What leakage is measured against, and the measures of what scores one and what scores nothing."""
+    """The references for leakage, the measures of images that score one or zero, and the judge's accuracy."""
 
     references: References | None
     measures: dict[str, dict[str, Any]]
     judge_test_accuracy: float
 
 
-# Built when first asked for: the judge may have to be trained, and the first rounds need not wait for it.
+# Built at the first use: the judge may need training, and the first rounds do not need it.
 _LazyComparison = Callable[[], _Comparison]
 
 
 def prepare(config: RunConfig, workdir: pathlib.Path, resume: bool, *, target_class: str | None = None) -> PreparedRun:
-    """Checks the configuration and the data and opens the run directory; raises ValueError for bad input.
+    """Check the configuration and the data and open the run directory. Raises ValueError for bad input.
 
-    target_class: number or name of the class, see ``gan_leak.data.find_class``, in the place of the configuration's.
+    target_class: number or name of the class (``gan_leak.data.find_class``); it replaces that of the configuration.
     """
     validate(config)
     _choose_devices(config)
-    with together():
+    with raise_together():
         if config.federation.schedule != "synchronous" and jax.process_count() > 1:
-            raise ValueError(
-                f"schedule={config.federation.schedule!r}: expected 'synchronous' where processes share a round"
-            )
+            raise ValueError(f"schedule={config.federation.schedule!r}: expected 'synchronous' with several processes")
         mesh = device_mesh() if config.federation.schedule == "synchronous" and jax.device_count() > 1 else None
         if target_class is not None:
             config = replace(config, target_class=class_number(config.data.dataset, target_class))
@@ -109,48 +107,48 @@ def prepare(config: RunConfig, workdir: pathlib.Path, resume: bool, *, target_cl
         plan = plan_privacy(config, data)
         experiment = build_experiment(plan.config, data, mesh)
         check_run(config, data, experiment)
-    with together():
+    with raise_together():
         inputs = {"dataset": data.fingerprint}
         kept = {"inputs": inputs, "privacy": privacy_fields(plan)}
         check = functools.partial(resumption.plan, config=config)
-        directory = open_run(workdir, config, resume=resume, check=check, **kept) if leads() else None
+        directory = open_run(workdir, config, resume=resume, check=check, **kept) if is_lead() else None
     return PreparedRun(config, data, experiment, directory, mesh, None if config.defense.kind == "none" else plan)
 
 
 def _choose_devices(config: RunConfig) -> None:
-    # An attack runs on one device at a time, and on one that has all cores it is faster.
+    # An attack runs on one device, and is faster if that device has all cores.
     side_by_side = config.federation.schedule == "synchronous" and config.attack.kind == "none"
     wanted = config.performance.cpu_devices or (len(usable_cores()) if side_by_side else 1)
     if wanted > 1:
         try:
             use_cpu_devices("performance.cpu_devices", wanted)
         except ValueError:
-            # Whoever has used JAX in this process before keeps the devices there are, unless they are asked for.
+            # JAX is already in use in this process. Its devices stay, unless the option asks for another number.
             if config.performance.cpu_devices:
                 raise
 
 
 def train(prepared: PreparedRun) -> RunResult:
-    """Trains and measures, and writes metrics, checkpoints, evaluations and reconstructions.npz.
+    """Train and measure, and write metrics, checkpoints, evaluations and reconstructions.npz.
 
-    The directory stays locked until ``close``, for the reports that go there.
+    The directory stays locked until ``close``, since reports are written there.
 
-    Where the leakage score cannot be measured, a line on standard error says why; with ``fail_if_not_measurable`` the
-    run ends before it trains.
+    If the leakage score cannot be measured, a line on standard error gives the reason. With ``fail_if_not_measurable``
+    the run ends before it trains.
 
     An interruption leaves a checkpoint of the last chunk whose metrics are written; see
-    ``gan_leak.runs.hosts.interruption``.
-    Raises ``RefusedError`` before training if the directory turns out to hold a state that cannot be continued.
+    ``gan_leak.runs.hosts.interruption``. Raises ``RefusedError`` before training if the directory holds a state that
+    cannot be continued.
     """
     with (
         open(os.devnull, "w") as nowhere,
-        progress(prepared.config.federation.rounds, initial=0, stream=None if leads() else nowhere) as display,
+        progress(prepared.config.federation.rounds, initial=0, stream=None if is_lead() else nowhere) as display,
     ):
         return _run(prepared, display)
 
 
 def close(prepared: PreparedRun) -> None:
-    """Releases the run directory, in the process that holds it."""
+    """Release the run directory, if this process holds it."""
     if prepared.directory is not None:
         close_run(prepared.directory)
 
@@ -163,7 +161,7 @@ def _run(prepared: PreparedRun, display: Progress) -> RunResult:
     state, initial = initial_state(experiment, keys.init, participants, by_cohorts=by_cohorts)
     comparison = functools.cache(functools.partial(_compare, prepared, keys, state.attack, display))
     try:
-        with together():
+        with raise_together():
             if directory is not None:
                 state = _restore(prepared, directory, state, initial, display)
     except ValueError as error:
@@ -173,22 +171,21 @@ def _run(prepared: PreparedRun, display: Progress) -> RunResult:
         references = comparison().references
         if references is not None and references.measurability.reason is not None:
             return result._replace(is_trained=False)
-    placement = _place(prepared, keys, share(state), initial)
+    placement = _place(prepared, keys, broadcast_from_lead(state), initial)
     result = result._replace(divergence=_train_rounds(prepared, keys, placement, comparison, display))
     return result if directory is None else _collect(prepared, directory, result, comparison())
 
 
 def _place(prepared: PreparedRun, keys: RunKeys, state: FederationState, initial: ParticipantState | None) -> Placement:
     config, data, experiment, directory, mesh, _ = prepared
-    common: dict[str, Any] = {
-        "mesh": mesh,
-        "run_directory": None if directory is None else directory.path,
-    }
+    path = None if directory is None else directory.path
     if initial is not None:
         size = config.federation.participants_per_round
-        return place_cohorts(experiment, keys, state, data.federation, initial, cohort_size=size, **common)
+        return place_cohorts(
+            experiment, keys, state, data.federation, initial, cohort_size=size, mesh=mesh, run_directory=path
+        )
     most = config.performance.rounds_per_chunk
-    return place_all(experiment, keys, state, data.federation, most=most, **common)
+    return place_all(experiment, keys, state, data.federation, most=most, mesh=mesh, run_directory=path)
 
 
 def _compare(prepared: PreparedRun, keys: RunKeys, untrained_attack: PyTree, display: Progress) -> _Comparison:
@@ -235,13 +232,13 @@ def _restore(
 def _train_rounds(
     prepared: PreparedRun, keys: RunKeys, placement: Placement, comparison: _LazyComparison, display: Progress
 ) -> str | None:
-    """Runs what is left of the rounds; returns why training diverged, None if it did not."""
+    """Run the remaining rounds. Returns the reason if training diverged, else None."""
     config, directory = prepared.config, prepared.directory
     # The last state of which metrics.jsonl holds all records.
     state = placement.state
     saved = int(state.round)
     spend = _meter(prepared, keys, saved)
-    # To save is a thing that all processes do together, and the others may not have been interrupted.
+    # All processes must save at once, and an interruption may reach only one of them.
     alone = jax.process_count() == 1
     unbroken = uninterrupted() if alone else contextlib.nullcontext()
 
@@ -338,21 +335,21 @@ def _divergence(round: int, config: RunConfig) -> str:
         f"Training diverged in round {round}: a loss or an update is not finite. Likely cause: too high a learning "
         f"rate (learning_rate={config.federation.learning_rate}, "
         f"generator_learning_rate={config.attack.generator_learning_rate}); results up to the round before are kept."
-    ) + ("" if claim_of(config.defense.kind) is None else " No promise of privacy covers what that round has shown.")
+    ) + ("" if claim_of(config.defense.kind) is None else " No promise of privacy covers that round.")
 
 
 def evaluate_round(
     prepared: PreparedRun, directory: RunDirectory, keys: RunKeys, state: FederationState, comparison: _LazyComparison
 ) -> dict[str, Any]:
-    """Measure a round, save its reconstructions, and return the fields that its line of metrics.jsonl gains."""
+    """Measure a round, save its reconstructions, and return further fields of its line in metrics.jsonl."""
     config, data, experiment, _, mesh, _ = prepared
     if mesh is not None:
-        # What lies on all devices would be computed on all of them, and other processes have no part in this.
+        # Arrays on all devices would be computed on all of them, but only this process evaluates.
         state = state._replace(server=jax.device_get(state.server), attack=jax.device_get(state.attack))
     accuracy = model_accuracy(experiment.classifier, state.server.params, *data.test)
     measured: dict[str, Any] = {"model_accuracy": accuracy}
     if experiment.attack is not None and (references := comparison().references) is not None:
-        # The same latents every time, so that the pictures of two rounds can be compared.
+        # The same latents in every round, so that the pictures of two rounds can be compared.
         key = jax.random.clone(keys.latents)
         images = reconstruct(experiment.attack, key, state.attack, config.evaluation.samples)
         measured["leakage"] = _measured(references, images)
@@ -376,7 +373,7 @@ def show_record(display: Progress, record: Mapping[str, Any]) -> None:
 
 
 def _collect(prepared: PreparedRun, directory: RunDirectory, result: RunResult, compared: _Comparison) -> RunResult:
-    """Writes reconstructions.npz, and completes the result from what is on disk."""
+    """Write reconstructions.npz, and complete the result from the files of the run."""
     records = read_metrics(directory)
     evaluated = [record["round"] for record in records if "leakage" in record]
     paths = {round: resumption.evaluation_path(directory.path, round) for round in evaluated}
@@ -400,7 +397,7 @@ def _collect(prepared: PreparedRun, directory: RunDirectory, result: RunResult, 
 
 
 def _reconstructions(images_by_round: Mapping[int, np.ndarray], target_class: int) -> bytes:
-    """The bytes of reconstructions.npz: some images of each evaluation, and all of the last."""
+    """The bytes of reconstructions.npz: some images of each evaluation, and all images of the last."""
     rounds = list(images_by_round)
     images = [images_by_round[round][:_KEPT_PER_EVALUATION] for round in rounds[:-1]] + [images_by_round[rounds[-1]]]
     counted = [np.full(len(kept), round) for kept, round in zip(images, rounds, strict=True)]

@@ -1,4 +1,4 @@
-"""JAX's cache of compiled programs on disk, so that a run starts with what earlier runs compiled."""
+"""JAX's cache of compiled programs on disk, so that a run reuses the programs of earlier runs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _PROCESSOR = pathlib.Path("/proc/cpuinfo")
 
 
 def keep_compiled_programs(where: str | None = None) -> None:
-    """Turns on the cache for this process and those it starts: in directory ``where``, or the user's cache directory.
+    """Turn on the cache for this process and its children: in directory ``where``, or the user's cache directory.
 
-    ``off`` turns it off. Without ``where``, a cache that JAX's own settings name stays as it is, and there is none if
-    the user's cache directory cannot be written. Raises ValueError for a ``where`` that cannot be written.
+    ``off`` turns it off. Without ``where``, a cache that JAX's own settings name stays unchanged, and there is no cache
+    if the user's cache directory is not writable. Raises ValueError for a ``where`` that is not writable.
     """
     if where == NO_CACHE:
         _set({_ENABLED: False})
@@ -51,7 +51,7 @@ def _is_writable(directory: pathlib.Path) -> bool:
 
 
 def _machine() -> str:
-    """A name for processors of one kind: a program compiled for another may use instructions that this one lacks."""
+    """A name for this kind of processor. A program compiled for another kind may use instructions that it lacks."""
     abilities = {line for line in _processor_lines() if line.startswith(("flags", "Features", "model name"))}
     return hashlib.sha256("\n".join([platform.machine(), *sorted(abilities)]).encode()).hexdigest()[:16]
 
@@ -61,7 +61,7 @@ def _processor_lines() -> list[str]:
 
 
 def _set(settings: Mapping[str, object]) -> None:
-    # For processes that this one starts, and for this one, which has read its environment already.
+    # The environment is for child processes; this process has read its environment already, so JAX is set as well.
     for name, value in settings.items():
         os.environ[name] = str(value)
         jax.config.update(name.lower(), value)

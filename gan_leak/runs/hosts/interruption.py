@@ -1,9 +1,9 @@
-"""SIGINT and SIGTERM end a process within moments, whatever it computes; what is finished is kept.
+"""SIGINT and SIGTERM end a process within seconds, during any computation, and keep finished work.
 
-Python hears a signal only in the main thread, and only between two of its own instructions. A program that XLA compiles
-or runs may take minutes. So a binary works in a second thread, and its main thread does nothing but hear signals. On
-one, the main thread calls what ``on_interruption`` was given, newest first, and ends the process. The other thread is
-not told: it may go on until the process ends, but not past ``uninterrupted``.
+Python handles a signal only in the main thread, and only between two of its instructions. A program that XLA compiles
+or runs may take minutes. So a binary works in a second thread, and its main thread only waits for signals. After a
+signal, the main thread calls the functions given to ``on_interruption``, newest first, and ends the process. The second
+thread continues until the process ends, but cannot enter ``uninterrupted``.
 
 This module imports the standard library only, so that a binary can call ``leave_on_signals`` before its long imports.
 """
@@ -24,23 +24,23 @@ Result = TypeVar("Result")
 Leave = Callable[[], str | None]
 
 _SECONDS_BETWEEN_LOOKS = 0.2
-# Saving takes less; a second signal after it says that somebody does not want to wait any longer.
+# Saving takes less. A second signal after this time ends the process at once.
 _SECONDS_TO_SAVE = 2.0
 _SECONDS_TO_FLUSH = 0.5
-# A main thread usually has 8 MB, a thread of its own may get less, and tracing and compiling nest deeply.
+# Tracing and compiling nest deeply. A main thread usually has 8 MB; another thread may get less.
 _STACK_BYTES = 64 * 2**20
 
-# Signals come to the process as a whole, and so does what it has to do before it ends.
+# Signals concern the whole process, so its handlers are global too.
 _LEAVES: list[Leave] = []
 _BUSY = threading.RLock()
 _SIGNALS: list[float] = []
 
 
 def leave_on_signals(*, by_terminal: bool = True) -> None:
-    """From now on SIGTERM ends this process with status 143, and SIGINT with 130; to be called by the main thread.
+    """Make SIGTERM end this process with status 143, and SIGINT with 130. The main thread must call it.
 
-    A process that was started with SIGINT ignored goes on ignoring it. ``by_terminal``: False ignores SIGINT, which a
-    terminal sends to all processes of a group, and shows no line but for what cannot be saved.
+    A process that was started with SIGINT ignored keeps ignoring it. by_terminal: False ignores SIGINT, which a
+    terminal sends to all processes of a group, and shows only lines about errors while saving.
     """
     if not by_terminal:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -50,12 +50,12 @@ def leave_on_signals(*, by_terminal: bool = True) -> None:
 
 
 def interruptible(work: Callable[[], Result]) -> Result:
-    """The result of ``work()``, or what it raises; it runs in a thread of its own, so that this one hears signals."""
+    """Run ``work()`` in a second thread, so that this one handles signals. Returns its result or raises its error."""
     results: list[Result] = []
     errors: list[BaseException] = []
 
     def run() -> None:
-        # Processes that this thread starts inherit it: on Ctrl-C their parent ends them in its own way.
+        # Child processes inherit the mask, so that on Ctrl-C only the parent ends them.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             results.append(work())
@@ -75,11 +75,11 @@ def interruptible(work: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def on_interruption(leave: Leave) -> Iterator[None]:
-    """Within, ``leave()`` is called before an interruption ends the process, and the line that it returns is shown.
+    """Call ``leave()`` if an interruption ends the process within the block, and show the line that it returns.
 
-    Of several, the newest is called first, and only its line is shown. ``leave`` runs in the main thread while the
-    block goes on in another, but not while that is ``uninterrupted``. A KeyboardInterrupt or SystemExit of the block
-    itself counts as an interruption, and is raised again.
+    Of nested blocks, the newest ``leave`` is called first, and only its line is shown. ``leave`` runs in the main
+    thread while the block continues in another, but waits while that is ``uninterrupted``. A KeyboardInterrupt or
+    SystemExit of the block itself counts as an interruption, and is raised again.
     """
     _LEAVES.append(leave)
     try:
@@ -93,7 +93,7 @@ def on_interruption(leave: Leave) -> Iterator[None]:
 
 
 def uninterrupted() -> contextlib.AbstractContextManager:
-    """Within, a signal waits: for changes that belong together, and for saving. It should take less than a second."""
+    """Delay a signal within a block: for several changes at once, and for saving. It must take less than a second."""
     return _BUSY
 
 
@@ -109,7 +109,7 @@ def _leave_silently(signal_number: int, _: FrameType | None) -> None:
 
 
 def _may_leave(signal_number: int) -> bool:
-    """Whether this is the first signal; a later one is ignored while what the first began may take its time."""
+    """Whether this is the first signal. A later one is ignored for two seconds, and then ends the process at once."""
     _SIGNALS.append(time.monotonic())
     if _SIGNALS[-1] - _SIGNALS[0] > _SECONDS_TO_SAVE:
         _end(128 + signal_number, ["interrupted again before all was saved"])
@@ -117,12 +117,12 @@ def _may_leave(signal_number: int) -> bool:
 
 
 def _call_all() -> tuple[list[str], list[str]]:
-    """Calls all that wants to be called; what went wrong, and the lines that were returned."""
-    # What the other threads make of it does not matter any more.
+    """Call all functions given to ``on_interruption``. Returns lines about errors, and the lines of the functions."""
+    # Errors of the other threads no longer matter.
     threading.excepthook = lambda _: None
     errors: list[str] = []
     lines: list[str] = []
-    # Never released: whatever works here must not change what was saved.
+    # Never released: the other threads must not change the saved files.
     _BUSY.acquire()
     for leave in reversed(_LEAVES):
         try:
@@ -133,7 +133,7 @@ def _call_all() -> tuple[list[str], list[str]]:
 
 
 def _end(status: int, lines: list[str]) -> NoReturn:
-    # Another thread may hold a stream or be stuck in it.
+    # Flushing may block, because another thread may hold a stream.
     deadline = threading.Timer(_SECONDS_TO_FLUSH, os._exit, [status])
     deadline.daemon = True
     deadline.start()
@@ -143,8 +143,8 @@ def _end(status: int, lines: list[str]) -> NoReturn:
     with contextlib.suppress(OSError):
         os.write(2, "".join(f"{line}\n" for line in lines).encode())
     if "multiprocessing.util" in sys.modules:
-        # Semaphores that nobody removes are told of on standard error.
+        # Otherwise multiprocessing warns of leaked semaphores on standard error.
         with contextlib.suppress(Exception):
             sys.modules["multiprocessing.util"]._run_finalizers(0)
-    # The interpreter would wait for the other thread, or pull the modules from under it.
+    # A normal exit would wait for the other thread, or unload modules that it uses.
     os._exit(status)

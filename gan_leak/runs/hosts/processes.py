@@ -1,6 +1,6 @@
-"""Several processes, on one host or many, that run one program: how they find each other, agree and share.
+"""Several processes, on one or many hosts, that run one program: start, common errors, broadcast.
 
-Every process computes; only the first touches the run directory.
+Every process computes; only the lead process (index 0) reads and writes the run directory.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ _Result = TypeVar("_Result")
 
 
 def join_processes(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Makes this process one of several; what is None comes from SLURM, Open MPI, Kubernetes or the TPU pod.
+    """Make this process one of several. SLURM, Open MPI, Kubernetes or the TPU pod provide arguments that are None.
 
-    It must come before anything is computed. Raises ValueError if a number is out of range, or if something is None and
-    none of these is there to tell it.
+    It must be called before any computation. Raises ValueError if a number is out of range, or if an argument is None
+    and none of these systems provides it.
     """
     if num_processes is not None and num_processes < 1:
         raise ValueError(f"num_processes={num_processes}: expected at least 1")
     if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
         raise ValueError(f"process_id={process_id}: expected 0 to num_processes - 1, {(num_processes or 1) - 1}")
-    # Else JAX takes SIGTERM for itself, to tell all processes of it and go on.
+    # Otherwise JAX handles SIGTERM itself: it notifies all processes and continues.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
     except ValueError as error:
         raise ValueError(
-            f"distributed=True: no SLURM, Open MPI, Kubernetes or TPU pod tells the processes of each other ({error}); "
+            f"distributed=True: no SLURM, Open MPI, Kubernetes or TPU pod connects the processes ({error}); "
             "expected --coordinator_address, --num_processes and --process_id"
         ) from None
 
 
-def leads() -> bool:
-    """Whether this process is the one that reads and writes the run directory."""
+def is_lead() -> bool:
+    """Whether this is the process that reads and writes the run directory."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Runs a block in which any process may meet bad input: then all of them raise its ValueError, and none waits.
+def raise_together() -> Iterator[None]:
+    """Raise a ValueError of one process in all processes, so that none waits for another.
 
-    An OSError of the block becomes a ValueError where there are several processes.
+    All processes must run the block. With several processes, an OSError of the block becomes a ValueError.
     """
     if jax.process_count() == 1:
         yield
@@ -78,18 +78,18 @@ def together() -> Iterator[None]:
             raise ValueError(text if process == jax.process_index() else f"process {process}: {text}")
 
 
-def share(tree: PyTree) -> PyTree:
-    """The first process's arrays, in every process; of the others only shapes and types count."""
+def broadcast_from_lead(tree: PyTree) -> PyTree:
+    """The arrays of the lead process, in every process. Other processes pass arrays of the same shapes and types."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(jax.device_get(tree))
 
 
-def by_itself(
+def run_outside_collective(
     function: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
 ) -> _Result:
-    """The result of a function of a module, found where no other process takes part.
+    """Run a function of a module without the other processes of the run, and return its result.
 
-    Orbax saves and loads with all processes of a run, even where only one has anything to save; so it runs in a helper,
-    which is none of them, if there are several.
+    Orbax waits for all processes of a run in order to save or load, even if only one has data. So with several
+    processes the function runs in a helper process, which is not part of the run.
     """
     if jax.process_count() == 1:
         return function(*arguments, **named)
@@ -106,20 +106,20 @@ def _helper() -> concurrent.futures.ProcessPoolExecutor:
 
 def _end_helper() -> None:
     _helper().shutdown()
-    # Else the interpreter would drop it after the modules that it needs in order to be dropped.
+    # Otherwise the interpreter would delete it after the modules that its deletion needs.
     _helper.cache_clear()
 
 
 def _begin_helper(parent: int) -> None:
-    # Ctrl-C reaches the whole group of processes, and what the parent is at the helper finishes.
+    # Ctrl-C reaches the whole process group, but the helper must finish the work of its parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_without, args=(parent,), daemon=True).start()
-    # Accelerators belong to the run.
+    threading.Thread(target=exit_with_parent, args=(parent,), daemon=True).start()
+    # Leave the accelerators to the run.
     jax.config.update("jax_platforms", "cpu")
 
 
-def end_without(parent: int) -> None:
-    """Ends this process at once when its parent is gone, so that whoever continues its work is the only writer."""
+def exit_with_parent(parent: int) -> None:
+    """End this process when its parent has ended, so that a resumed run is the only writer."""
     while os.getppid() == parent:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     os._exit(1)

@@ -1,6 +1,6 @@
-"""Batches side by side, each worker a process with processor cores of its own.
+"""Concurrent batches in worker processes, each with its own processor cores.
 
-The programs of one batch do not fill several cores: two workers with a core each finish sooner than one with both.
+The programs of one batch do not use several cores fully: two workers with a core each finish sooner than one with two.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from gan_leak.runs.federated.batch_files import finished_result
 from gan_leak.runs.federated.measurement import InstrumentSource, make_instrument_source
 from gan_leak.runs.federated.setup import prepare_data
 from gan_leak.runs.hosts.interruption import interruptible, leave_on_signals, on_interruption
-from gan_leak.runs.hosts.processes import end_without
+from gan_leak.runs.hosts.processes import exit_with_parent
 
 _MOST_WORKERS = 4
 _SECONDS_TO_SAVE = 2.0
 
 
 class Job(NamedTuple):
-    """A batch to run: its lanes, the directory that it is kept in, and what to call it on the way."""
+    """A batch to run: its lanes, its directory, and its name in lines of progress."""
 
     configs: Sequence[RunConfig]
     directory: pathlib.Path
@@ -42,19 +42,22 @@ class Job(NamedTuple):
 
 
 def default_workers() -> int:
-    """A worker for each processor core, at most four; one where an accelerator does the work."""
+    """The default number of workers: one for each processor core, at most four; one with an accelerator."""
     return min(len(usable_cores()), _MOST_WORKERS) if jax.default_backend() == "cpu" else 1
 
 
 def check_workers(workers: int) -> None:
-    """Raises ValueError for more worker processes than four a core, or eight: each takes hundreds of megabytes."""
+    """Raise ValueError for more than eight workers and more than four for each core.
+
+    A worker needs hundreds of megabytes.
+    """
     most = max(2 * _MOST_WORKERS, 4 * len(usable_cores()))
     if workers > most:
         raise ValueError(f"workers={workers}: expected at most {most}, four for each processor core")
 
 
 def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str], None]) -> None:
-    """Runs a batch, or what is left of it, and shows each evaluation and the seconds left."""
+    """Run a batch or continue it, and show each evaluation and the remaining seconds."""
     began, first = time.monotonic(), 0
 
     def progress(done: int, line: str) -> None:
@@ -63,14 +66,14 @@ def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str],
             left = (time.monotonic() - began) / (done - first) * (job.configs[0].federation.rounds - done)
             show(f"  {job.name}: round {done}/{job.configs[0].federation.rounds}, {line}, {left:.0f} s left")
         elif not first:
-            # Where training begins: at round 0, or in the middle of a batch that is continued.
+            # Training begins at round 0, or at a later round if the batch is continued.
             began, first = time.monotonic(), done
 
     run_batch(job.configs, job.directory, instrument_source, progress, show)
 
 
 def tell(text: str) -> None:
-    """Writes a line of progress to standard error at once."""
+    """Write a line of progress to standard error, unbuffered."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -80,7 +83,7 @@ def _instruments_of_process() -> InstrumentSource:
 
 
 def work_in_process(job: Job) -> None:
-    """Runs a job in a worker, which keeps its judges from one job to the next."""
+    """Run a job in a worker process, which keeps its judges for later jobs."""
     interruptible(lambda: run_job(job, _instruments_of_process(), tell))
 
 
@@ -92,11 +95,11 @@ def running(
     show: Callable[[str], None],
     work: Callable[[Job], None] = work_in_process,
 ) -> Iterator[Callable[[pathlib.Path], None]]:
-    """Runs the jobs in order, ``workers`` at a time; yields ``wait(directory)``, which returns once that one is done.
+    """Run the jobs in order, ``workers`` at a time. Yields ``wait(directory)``, which returns when that job is done.
 
-    ``wait`` raises what its job raised. Leaving the context stops what still runs: each batch can be continued from
-    where it was last kept. With one worker nothing runs until it is waited for, in this process. ``work``: what a
-    worker does with a job; a function of a module, since another process imports it.
+    ``wait`` raises the error of its job. Leaving the context stops all running jobs; each batch can be continued from
+    its last checkpoint. With one worker, ``wait`` runs the job in this process. work: runs a job in a worker; a
+    function of a module, since another process imports it.
     """
     waiting: dict[pathlib.Path, Job] = {}
     for job in jobs:
@@ -111,7 +114,7 @@ def running(
         yield run_here
         return
     for job in {job.configs[0].data.dataset: job for job in waiting.values()}.values():
-        # Trained once, here, and found in the cache by all workers.
+        # Train the judge once, in this process; all workers load it from the cache.
         instrument_source(prepare_data(job.configs[0]))
     context = multiprocessing.get_context("spawn")
     shares = context.Queue()
@@ -124,13 +127,13 @@ def running(
             futures = {directory: executor.submit(work, job) for directory, job in waiting.items()}
             yield lambda directory: futures[directory].result() if directory in futures else None
     finally:
-        # First the workers, since a shutdown would wait for the batches that they are at.
+        # End the workers first, since a shutdown would wait for their current batches.
         _end_workers()
         executor.shutdown(cancel_futures=True)
 
 
 def _end_workers() -> None:
-    """Ends the workers; each keeps what it has finished of its batch first."""
+    """End the workers. Each first saves the finished rounds of its batch."""
     children = multiprocessing.active_children()
     for child in children:
         child.terminate()
@@ -140,9 +143,9 @@ def _end_workers() -> None:
 
 
 def _start_worker(shares: multiprocessing.queues.Queue, parent: int) -> None:
-    # Ctrl-C reaches the whole group of processes: the parent ends its workers in its own way.
+    # Ctrl-C reaches the whole process group, but only the parent ends its workers.
     leave_on_signals(by_terminal=False)
-    threading.Thread(target=end_without, args=(parent,), daemon=True).start()
+    threading.Thread(target=exit_with_parent, args=(parent,), daemon=True).start()
     cores = shares.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)

@@ -1,1 +1,1 @@
-"""Runs of attacks outside the round: on gradients, features and models."""
+"""Run of attacks outside the round: on gradients, features and models."""

@@ -1,10 +1,10 @@
-"""Attacks on one gradient from data to numbers: victims, what they send, the attacks, and how near they come."""
+"""Run of attacks on one gradient: victims, their uploads, the attacks, and the utility of defenses."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from gan_leak.types import Array, GradientView, Model, PyTree, UploadTransform
 
 NETWORKS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18", "mnist_classifier")
 INITIALISATIONS = ("wide", "torch")
-# How the batches of several local steps are matched: in the order of the images, in the client's, or in none.
+# The order in which batches of several local steps are matched: that of the images, that of the participant, or none.
 MATCHINGS = ("ordered", "known_order", "epoch_mean")
 _MOST_GALLERY_IMAGES = 2000
 _TESTED_AT_A_TIME = 2000
@@ -35,7 +35,7 @@ class Victims(NamedTuple):
     """E participants with a batch each: images [E, B, H, W, C] in [0, 1] and labels [E, B].
 
     other_images, other_labels: as many that the attack on the same participant has not seen. gallery: further images
-    [G, H, W, C] and labels [G], in which somebody may look for what was recovered.
+    [G, H, W, C] and labels [G], among which a recovered image can be searched for.
     """
 
     images: np.ndarray
@@ -47,9 +47,9 @@ class Victims(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """How a participant arrives at what it sends: SGD steps and their learning rate, the images of one step.
+    """How a participant computes its upload: SGD steps, their learning rate, and the number of images in one step.
 
-    order: which images the steps use, one step after the other; None is round and round.
+    order: the images of the steps, one step after the other; None means all images in turn, repeatedly.
     """
 
     steps: int
@@ -59,10 +59,9 @@ class Observation(NamedTuple):
 
 
 def network_for(name: str, initialisation: str, num_classes: int, image_size: int, channels: int) -> Model:
-    """A victim network on images in [0, 1]. Raises ValueError for an unknown one and for a size that does not fit."""
+    """A victim network on images in [0, 1]. Raises ValueError for an unknown name or a wrong image size."""
     if initialisation not in INITIALISATIONS:
         raise ValueError(f"initialisation={initialisation}: expected one of {', '.join(INITIALISATIONS)}")
-    sizes: dict[str, Any] = {"image_size": image_size, "channels": channels}
     if name == "mnist_classifier":
         if image_size != 32:
             raise ValueError(f"image_size={image_size}: expected 32 with network mnist_classifier")
@@ -70,16 +69,16 @@ def network_for(name: str, initialisation: str, num_classes: int, image_size: in
         model = Model(classifier.init, lambda params, images: classifier.apply(params, 2.0 * images - 1.0))
     elif name in NETWORKS:
         make = {"dlg_lenet": dlg_lenet, "grnn_lenet": grnn_lenet, "grnn_resnet18": grnn_resnet18}[name]
-        model = make(num_classes, **sizes)
+        model = make(num_classes, image_size=image_size, channels=channels)
     else:
         raise ValueError(f"network={name}: expected one of {', '.join(NETWORKS)}")
     return with_uniform_init(model) if initialisation == "wide" else model
 
 
 def victims_from(dataset: Dataset, *, batch_size: int, images: int, channels: int, seed: int) -> Victims:
-    """Participants with different training images, chosen at random: as few as hold ``images`` altogether.
+    """Participants with different training images, chosen at random: the fewest that hold ``images`` in all.
 
-    Raises ValueError if there are not enough, for all of them and a batch that is held against them.
+    Raises ValueError if there are too few images for all of them and one further batch for comparison.
     """
     participants = -(-images // batch_size)
     wanted = participants * batch_size
@@ -101,7 +100,7 @@ def victims_from(dataset: Dataset, *, batch_size: int, images: int, channels: in
         return values.reshape(participants, batch_size, *values.shape[1:])
 
     own_images, own_labels = chosen(order[:wanted])
-    # The next participant's; of a single one, images that nobody sent.
+    # The images of the next participant. For a single participant, images that no participant sent.
     other_images, other_labels = chosen(np.roll(order[:needed], -batch_size)[:wanted])
     return Victims(
         in_batches(own_images),
@@ -115,7 +114,7 @@ def victims_from(dataset: Dataset, *, batch_size: int, images: int, channels: in
 def observe(
     key: Array, model: Model, images: Array, labels: Array, observation: Observation, transform: UploadTransform | None
 ) -> GradientView:
-    """A fresh model and what one participant with these images [B, H, W, C] and labels [B, K] sends back."""
+    """A fresh model, and the upload of one participant with these images [B, H, W, C] and labels [B, K]."""
     key_model, key_defense = jax.random.split(key)
     params = model.init(key_model)
     seen = update_by(model, observation)(params, images, labels)
@@ -141,7 +140,7 @@ def observe_all(
 
 
 def update_by(model: Model, observation: Observation) -> Callable[[PyTree, Array, Array], PyTree]:
-    """What a participant sends as a function of parameters and batch."""
+    """The upload of a participant as a function of parameters, images and labels."""
 
     def update(params: PyTree, images: Array, labels: Array) -> PyTree:
         return update_of(
@@ -173,9 +172,9 @@ def procedure_for(
     matching: str = "ordered",
     fit_scale: bool = False,
 ) -> Procedure:
-    """One of ``GRADIENT_ATTACKS`` on batches of ``shape`` [B, H, W, C], the same object for the same arguments.
+    """One of ``GRADIENT_ATTACKS`` on batches of ``shape`` [B, H, W, C]; the same object for the same arguments.
 
-    observation: what the adversary assumes of the participant. matching: 'epoch_mean' needs no order of it.
+    observation: the adversary's assumption about the participant. matching: 'epoch_mean' uses no order.
     """
     batch = observation.batch_size or shape[0]
     several = observation.steps > 1
@@ -204,9 +203,9 @@ def run_attack(
     lanes: int,
     progress: SavedProgress,
 ) -> GradientInversion:
-    """Attacks every participant, ``lanes`` at a time in one program; of the restarts the nearest gradient counts.
+    """Attack every participant, ``lanes`` at a time in one program. Keeps the restart with the nearest gradient.
 
-    evidence: with a leading axis of participants E.
+    evidence: has a leading axis of participants E.
     """
     participants = len(evidence.labels)
     found = run_in_parts(
@@ -226,10 +225,10 @@ def run_attack(
 def utility(
     key: Array, model: Model, transform: UploadTransform | None, dataset: Dataset, *, channels: int, steps: int
 ) -> float:
-    """Accuracy on test images after training on gradients that went through the defense.
+    """Accuracy on test images after training on defended gradients.
 
-    Each step takes the gradient of 32 training images, as one participant sends it, and applies it by Adam with rate
-    1e-3, from the usual initialization.
+    Each step takes the upload of one participant with 32 training images, and applies it by Adam with a learning rate
+    of 1e-3. Training starts from the usual initialization.
     """
     num_classes = len(dataset.class_names)
     key_model, key_steps = jax.random.split(key)

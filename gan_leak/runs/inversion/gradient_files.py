@@ -1,7 +1,7 @@
-"""What a participant sent, from a user's file: names, layouts and types are checked, and PyTorch's layouts are read.
+"""A participant's upload from a user's file: checks names, layouts and types, and converts PyTorch's layouts.
 
 A file holds ``params/<layer>/<name>`` for every array of the network, ``gradient/<layer>/<name>`` for those that were
-sent, and ``labels`` [B] where they are known. Here a convolution's kernel is [H, W, input, output], a dense layer's
+sent, and ``labels`` [B] if they are known. Here a convolution's kernel is [H, W, input, output], a dense layer's
 [input, output], and a feature map [H, W, C] is flattened in this order.
 """
 
@@ -23,8 +23,8 @@ from gan_leak.types import GradientView, Model
 
 FLATTEN_ORDERS = ("auto", "hwc", "chw")
 _CONVERSION = "expected an npz of numbers: np.savez(path, **{name: tensor.float().numpy() for name, tensor in ...})"
-# Of what an attack that converges leaves unexplained: one minus the cosine, and the norm of the difference over that of
-# the gradient. They are the same angle, of 18 degrees.
+# Thresholds below which a gradient counts as matched: one minus the cosine, and the norm of the difference divided by
+# the norm of the gradient. Both mean an angle of 18 degrees.
 _MATCHED_COSINE = 0.05
 _MATCHED_DIFFERENCE = 0.31
 _CAUSES = (
@@ -33,14 +33,14 @@ _CAUSES = (
     "(--gradient_scale), another number of images (--batch_sizes) or other labels, noise or a defense, too few "
     "--iterations or --restarts."
 )
-# From PyTorch's axes, by the number of axes: [output, input, H, W] and [output, input].
+# Transpositions of PyTorch's axes [output, input, H, W] and [output, input], by the number of axes.
 _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 
 class Flattening(NamedTuple):
-    """Where a network flattens its feature map: the layer before, the dense layer after, the activation between.
+    """The place where a network flattens its feature map: the layer before it, the dense layer after it.
 
-    slope: the derivative of the activation as a function of its value.
+    slope: the derivative of the activation between them, as a function of its value.
     """
 
     convolution: str
@@ -52,7 +52,7 @@ def _sigmoid_slope(values: np.ndarray) -> np.ndarray:
     return values * (1.0 - values)
 
 
-# The ResNet averages its feature map, so that it has no order.
+# The ResNet averages its feature map, so its feature map has no order.
 FLATTENINGS = {
     "dlg_lenet": Flattening("layer4", "layer7/Dense_0", _sigmoid_slope),
     "grnn_lenet": Flattening("layer3", "layer7/Dense_0", _sigmoid_slope),
@@ -62,11 +62,11 @@ FLATTENINGS = {
 }
 
 
-class BroughtGradient(NamedTuple):
-    """What a participant sent, and the labels [B] where the file tells them.
+class LoadedGradient(NamedTuple):
+    """A participant's upload, and the labels [B] if the file holds them.
 
-    matched: how many arrays and numbers were sent, of how many. notes: what else a reader of the result should know.
-    scale: how many times the mean's gradient it was, where it told, and is no more.
+    matched: the numbers of arrays and parameters that were sent, and of all. notes: remarks for readers of the result.
+    scale: the inferred scale by which the gradient has been divided, None if it was not inferred.
     """
 
     view: GradientView
@@ -85,12 +85,12 @@ def load_gradient(
     num_classes: int,
     scale: float = 1.0,
     flatten_order: str = "auto",
-) -> BroughtGradient:
-    """Reads what a participant sent; its gradient is divided by ``scale`` unless that is 0.
+) -> LoadedGradient:
+    """Read a participant's upload and divide its gradient by ``scale``, unless that is 0.
 
-    Arrays of the gradient may be missing, as of frozen layers; those of the parameters may not. Arrays of 16 bits,
-    bfloat16 too, and of 64 are converted. Kernels may stand in PyTorch's axes. flatten_order: of the rows of the first
-    dense layer; 'auto' takes the order that explains the gradient, if one does.
+    Arrays of the gradient may be missing, such as those of frozen layers; arrays of the parameters may not. Arrays of
+    16 bits (also bfloat16) and 64 bits are converted to float32. Kernels may have PyTorch's axes. flatten_order: order
+    of the rows of the first dense layer; 'auto' takes the order that explains the gradient, if there is one.
 
     Raises ValueError in one line if the arrays are not those of the network, or if the file cannot be read.
     """
@@ -121,7 +121,7 @@ def load_gradient(
                 part[name] = part[name].transpose(_FROM_TORCH[part[name].ndim])
     notes = _in_our_order(network, params, gradient, flatten_order, torch=bool(as_torch))
     if as_torch:
-        notes = ("kernels stood in PyTorch's axes and were transposed", *notes)
+        notes = ("kernels had PyTorch's axes and were transposed", *notes)
     factor = np.float32(scale or 1.0)
     sent = {name: value if factor == 1 else value / factor for name, value in gradient.items()}
     sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
@@ -131,7 +131,7 @@ def load_gradient(
         "parameters": sum(sizes[name] for name in sent),
         "of_parameters": sum(sizes.values()),
     }
-    return BroughtGradient(GradientView(_nested(params), _nested(sent)), labels, matched, notes)
+    return LoadedGradient(GradientView(_nested(params), _nested(sent)), labels, matched, notes)
 
 
 def named_shapes(model: Model) -> dict[str, tuple[int, ...]]:
@@ -143,40 +143,40 @@ def named_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     }
 
 
-def told_of_gradient(
-    attack: GradientAttack, brought: BroughtGradient, distance: float, scale: np.ndarray | None
+def summarize_gradient(
+    attack: GradientAttack, loaded: LoadedGradient, distance: float, scale: np.ndarray | None
 ) -> dict[str, Any]:
-    """What a row says of a gradient that was brought along: how much of it was matched, how well, and what to know.
+    """The fields of a row about a gradient from a file: the matched arrays, the quality of the match, and notes.
 
-    distance: what the attack ended at. scale: that which it fitted, if it did.
+    distance: final distance of the attack. scale: the scale that the attack fitted, None if it fitted none.
     """
-    told_scale = brought.scale if scale is None else float(scale)
-    square = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(brought.view.gradient))
+    sent_scale = loaded.scale if scale is None else float(scale)
+    square = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(loaded.view.gradient))
     cosine = attack.distance == "cosine"
     relative = distance if cosine else (distance / square) ** 0.5
     matched = relative <= (_MATCHED_COSINE if cosine else _MATCHED_DIFFERENCE)
-    notes = [*brought.notes]
-    if brought.matched["arrays"] < brought.matched["of_arrays"]:
+    notes = [*loaded.notes]
+    if loaded.matched["arrays"] < loaded.matched["of_arrays"]:
         notes.append(
-            f"{brought.matched['arrays']} of {brought.matched['of_arrays']} arrays were matched, "
-            f"{brought.matched['parameters']} of {brought.matched['of_parameters']} parameters"
+            f"{loaded.matched['arrays']} of {loaded.matched['of_arrays']} arrays were matched, "
+            f"{loaded.matched['parameters']} of {loaded.matched['of_parameters']} parameters"
         )
-    if told_scale is not None:
-        notes.append(f"the gradient is {told_scale:.4g} times that of a mean over the batch")
+    if sent_scale is not None:
+        notes.append(f"the gradient is {sent_scale:.4g} times that of a mean over the batch")
     if not matched:
         notes.append(f"the gradient was NOT MATCHED ({relative:.2g} of it is unexplained). {_CAUSES}")
-    told = {"matched": matched, "unexplained": relative if np.isfinite(relative) else None, **brought.matched}
-    if told_scale is not None:
-        told["scale"] = told_scale
-    return {"gradient": told, "notes": notes}
+    summary = {"matched": matched, "unexplained": relative if np.isfinite(relative) else None, **loaded.matched}
+    if sent_scale is not None:
+        summary["scale"] = sent_scale
+    return {"gradient": summary, "notes": notes}
 
 
-def from_torch(model: Model, part: str, tensors: Sequence[Any]) -> dict[str, np.ndarray]:
-    """The arrays of a file from PyTorch's, as NumPy arrays in the order of ``module.parameters()``, weight before bias.
+def from_torch(model: Model, part: str, tensors: Sequence[np.ndarray | None]) -> dict[str, np.ndarray]:
+    """The arrays of a file from NumPy arrays in the order of PyTorch's ``module.parameters()``, weight before bias.
 
-    part: 'params' or 'gradient'; None in the place of a tensor is an array that was not sent. Axes and the order of
-    flattening stay as they are: ``load_gradient`` reads them. For networks that are a chain of layers, which all are
-    but 'grnn_resnet18'. Raises ValueError for another number of tensors.
+    part: 'params' or 'gradient'. tensors: None marks an array that was not sent. Axes and flatten order stay unchanged:
+    ``load_gradient`` converts them. Works for chains of layers: all networks but 'grnn_resnet18'. Raises ValueError for
+    another number of tensors.
     """
     layers = list(dict.fromkeys(name.rpartition("/")[0] for name in named_shapes(model)))
     layers.sort(key=_place_in_chain)
@@ -187,7 +187,7 @@ def from_torch(model: Model, part: str, tensors: Sequence[Any]) -> dict[str, np.
 
 
 def _place_in_chain(layer: str) -> tuple[int, int]:
-    """The classifier's layers are named by kind, in the order of these words; the others by number."""
+    """The sort key of a layer. The classifier's layers are named by kind and sorted in that order, others by number."""
     kinds = ("layer", "PooledConvolution_", "hidden_layer", "output_layer")
     kind = max((kind for kind in kinds if layer.startswith(kind)), key=len, default=None)
     if kind is None:
@@ -206,7 +206,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _foreign_kind(path: pathlib.Path) -> str | None:
-    """What another program's file is, as far as its first bytes tell; nothing of it is run."""
+    """The format of a file of another program, from its first bytes. No code of the file is run."""
     if not path.is_file():
         return None
     try:
@@ -230,8 +230,8 @@ def _foreign_kind(path: pathlib.Path) -> str | None:
 def _check_labels(path: pathlib.Path, labels: np.ndarray, batch_size: int, num_classes: int) -> None:
     if labels.dtype.kind not in "iu" or labels.shape != (batch_size,):
         raise ValueError(
-            f"gradient={path}: labels are {labels.dtype} {list(labels.shape)}, expected integers [{batch_size}], as "
-            f"--batch_sizes={batch_size} has it"
+            f"gradient={path}: labels are {labels.dtype} {list(labels.shape)}, expected integers [{batch_size}], one "
+            f"for each image of --batch_sizes={batch_size}"
         )
     if labels.min() < 0 or labels.max() >= num_classes:
         wrong = labels[(labels < 0) | (labels >= num_classes)][0]
@@ -239,12 +239,12 @@ def _check_labels(path: pathlib.Path, labels: np.ndarray, batch_size: int, num_c
 
 
 def _numbers(path: pathlib.Path, name: str, values: np.ndarray) -> np.ndarray:
-    """The values as float32; an npz keeps bfloat16 as two bytes without a type."""
+    """The values as float32. An npz file stores bfloat16 as two bytes without a type."""
     if values.dtype.kind == "V" and values.dtype.itemsize == 2 and values.dtype.names is None:
         values = values.view(jnp.bfloat16)
     elif values.dtype.kind not in "fiu":
         raise ValueError(f"gradient={path}: {name} of type {values.dtype}, expected an npz of numbers")
-    # What does not fit is an infinity, which the check of the view refuses.
+    # An overflow becomes an infinity, which the check of the view refuses.
     with np.errstate(over="ignore"):
         return values.astype(np.float32)
 
@@ -252,7 +252,7 @@ def _numbers(path: pathlib.Path, name: str, values: np.ndarray) -> np.ndarray:
 def _torch_axes(
     path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], parts: Mapping[str, Mapping[str, np.ndarray]]
 ) -> set[int]:
-    """The numbers of axes whose kernels all stand in PyTorch's; raises ValueError if they fit neither way."""
+    """The numbers of axes for which all kernels have PyTorch's order. Raises ValueError if neither order fits."""
     found = set()
     for ndim in sorted({len(shape) for shape in shapes.values()}):
         pairs = [
@@ -277,7 +277,7 @@ def _torch_axes(
 def _in_our_order(
     network: str, params: dict[str, np.ndarray], gradient: dict[str, np.ndarray], flatten_order: str, *, torch: bool
 ) -> tuple[str, ...]:
-    """Reorders the rows of the first dense layer in place where they stand in PyTorch's order -> notes."""
+    """Reorder, in place, rows of the first dense layer that are in PyTorch's order. Returns notes."""
     if network not in FLATTENINGS:
         return ()
     where = FLATTENINGS[network]
@@ -291,13 +291,13 @@ def _in_our_order(
             if all(np.all(np.isfinite(values)) for values in seen):
                 inferred = infer_flatten_order(*seen, where.slope)
         order = inferred or ("chw" if torch else "hwc")
-        why = "as the gradient tells" if inferred else "as is usual with PyTorch's axes"
+        why = "as inferred from the gradient" if inferred else "as is usual with PyTorch's axes"
     if order == "hwc":
         return ()
     for part in (params, gradient):
         if kernel in part:
             part[kernel] = chw_to_hwc(part[kernel], channels)
-    return (f"the rows of {kernel} stood in the order (C, H, W) of PyTorch, {why}, and were reordered",)
+    return (f"the rows of {kernel} were in the order (C, H, W) of PyTorch, {why}, and were reordered",)
 
 
 def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a gradient tells of a participant's labels and of its own scale, before an attack on the images."""
+"""Inference of a participant's labels and of the gradient's scale, before an attack on the images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gan_leak import trees
 from gan_leak.attacks.gradient.label_counts import infer_label_counts, infer_scale
 from gan_leak.attacks.gradient.label_order import infer_label_order
 from gan_leak.attacks.gradient.observation import infer_distinct_labels, infer_label, infer_label_from_bias
-from gan_leak.runs.inversion.gradient_files import BroughtGradient
+from gan_leak.runs.inversion.gradient_files import LoadedGradient
 from gan_leak.types import Array, GradientView, PyTree
 
-# Whose last layer has no negative input.
+# Networks whose last layer has no negative input.
 _BEHIND_SIGMOIDS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18")
 
 
@@ -30,7 +30,7 @@ def _last(num_classes: int, ndim: int, tree: PyTree) -> Array:
 
 
 def infer_gradient_scale(num_classes: int, view: GradientView, batch_size: int) -> float | None:
-    """How many times the mean's gradient one is (``infer_scale``); None where the last layer does not tell."""
+    """The gradient's multiple of the mean's gradient (``infer_scale``); None if the last layer does not reveal it."""
     try:
         kernel, bias, kernel_gradient, bias_gradient = (
             np.asarray(_last(num_classes, ndim, tree)) for tree in view for ndim in (2, 1)
@@ -50,10 +50,10 @@ def arranged_labels(
     epochs: int,
     batch_size: int,
 ) -> Array:
-    """Labels [E, B, K] of participants in the order of their epochs [E, epochs * B, K], as far as the updates tell.
+    """Labels [E, B, K] of participants in the order of their epochs [E, epochs * B, K], as inferred from the updates.
 
-    update: what a participant sends as a function of parameters, images and labels in this order. Grey images stand for
-    the participant's (``infer_label_order``).
+    update: the upload of a participant as a function of parameters, images and labels in this order. Gray images
+    replace the unknown images of the participant (``infer_label_order``).
     """
     participants, size, num_classes = labels.shape
     images = jnp.full((epochs * size, *image_shape), 0.5)
@@ -82,9 +82,9 @@ def arranged_labels(
 
 
 def infer_labels(network: str, num_classes: int, view: GradientView, batch_size: int, *, steps: int = 1) -> np.ndarray:
-    """The labels [B] of a batch, sorted, as its gradient tells them; raises ValueError where it does not.
+    """The labels [B] of a batch, sorted, as inferred from its gradient. Raises ValueError if it does not reveal them.
 
-    Of the update of several steps, which sums their gradients, their mean stands for one gradient.
+    The update of several steps is the sum of their gradients. It is divided by ``steps`` to give one gradient.
     """
     last = functools.partial(_last, num_classes)
     if batch_size == 1:
@@ -112,8 +112,8 @@ def infer_labels_of_all(
     )
 
 
-def divided_by_inferred_scale(brought: BroughtGradient, num_classes: int, batch_size: int) -> BroughtGradient:
-    """The gradient of a mean over the batch, where the last layer tells how many times that a user's gradient is."""
-    scale = infer_gradient_scale(num_classes, brought.view, batch_size)
-    gradient = jax.tree.map(lambda leaf: leaf / (scale or 1.0), brought.view.gradient)
-    return brought._replace(view=brought.view._replace(gradient=gradient), scale=scale)
+def divided_by_inferred_scale(loaded: LoadedGradient, num_classes: int, batch_size: int) -> LoadedGradient:
+    """Divide a user's gradient by its scale, if the last layer reveals it, to give that of a mean over the batch."""
+    scale = infer_gradient_scale(num_classes, loaded.view, batch_size)
+    gradient = jax.tree.map(lambda leaf: leaf / (scale or 1.0), loaded.view.gradient)
+    return loaded._replace(view=loaded.view._replace(gradient=gradient), scale=scale)

@@ -1,8 +1,8 @@
-"""How near the images recovered from a gradient come to the originals, and what other images and baselines score."""
+"""Similarity of images recovered from a gradient to the originals, and the scores of controls and baselines."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,17 +21,17 @@ from gan_leak.evaluation.fidelity import (
 from gan_leak.runs.inversion.gradient import Victims
 from gan_leak.types import GradientView, Model
 
-# A picture that is this alike counts as recovered: the rule in the released evaluation code of GRNN's group.
+# An SSIM from which a picture counts as recovered, as in the released evaluation code of GRNN's group.
 SUCCESS = 0.6
 # Measures that are also taken against images that the attack has not seen.
 CONTROLS = ("psnr", "ssim", "recovered", "re_identified", "label_right", "identified")
 
 
 class Measures(NamedTuple):
-    """How near each matched picture comes to its original [E, B].
+    """Similarity of each matched picture to its original [E, B].
 
     recovered: an SSIM of at least 0.6. re_identified: whether it correlates more with the original than with any other
-    image of its class, of all that are attacked and the gallery. label_right: whether the predicted label is right.
+    image of its class, among the attacked images and the gallery. label_right: whether the predicted label is right.
     identified: whether the nearest image of the gallery is of the right class.
     """
 
@@ -46,10 +46,10 @@ class Measures(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What an attack drew, in the order of the originals [E, B, H, W, C], and how near it comes.
+    """The images of an attack, in the order of the originals [E, B, H, W, C], and their measures.
 
-    other_measures: the same pictures held against images that the attack has not seen. baselines: by name what
-    pictures score that nobody needs an attack for [E, B]: the mean of the gallery's images of the class, and black.
+    other_measures: the same pictures compared with images that the attack has not seen. baselines: scores [E, B] by
+    name of attack-free baselines: the mean of the gallery's images of the class, and a black image.
     """
 
     images: np.ndarray
@@ -59,12 +59,12 @@ class Result(NamedTuple):
 
 
 def shown(found: GradientInversion) -> np.ndarray:
-    """The images that were found, as far as they can be shown: in [0, 1], grey where they are not finite."""
+    """The found images, cut to [0, 1], and gray where they are NaN."""
     return np.clip(np.nan_to_num(np.asarray(found.images), nan=0.5, posinf=1.0, neginf=0.0), 0.0, 1.0)
 
 
 def measure(found: GradientInversion, victims: Victims) -> Result:
-    """Matches what was found, with a leading axis of participants, to the originals, and measures each pair."""
+    """Match the found images, with a leading axis of participants, to the originals, and measure each pair."""
     images = shown(found)
     predicted_labels = np.argmax(np.asarray(found.labels), axis=-1)
     own, order = _compared(images, predicted_labels, victims.images, victims.labels, victims)
@@ -89,14 +89,14 @@ def _baselines(victims: Victims) -> dict[str, np.ndarray]:
 def _known(
     originals: np.ndarray, labels: np.ndarray, victims: Victims
 ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Originals and gallery with their labels, among which an image is re-identified, and where the originals stand."""
+    """The candidates of a re-identification, originals and gallery with labels, and the positions of the originals."""
     images = np.concatenate([originals.reshape(-1, *originals.shape[2:]), victims.gallery_images])
     classes = np.concatenate([labels.ravel(), victims.gallery_labels])
     return (images, classes), np.arange(labels.size).reshape(labels.shape)
 
 
 def _likeness(pictures: np.ndarray, originals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """PSNR, SSIM and whether it is recovered, of each pair of images [M, H, W, C] in [0, 1]."""
+    """PSNR, SSIM and success of each pair of images [M, H, W, C] in [0, 1]."""
     left, right = 2.0 * pictures - 1.0, 2.0 * originals - 1.0
     similarity = uniform_similarity(left, right)
     return peak_signal_to_noise(left, right), similarity, similarity >= SUCCESS
@@ -126,7 +126,7 @@ def _compared(
 
 
 def measured_arrays(found: GradientInversion, victims: Victims, *, labels_given: bool) -> dict[str, np.ndarray]:
-    """The images of a row and all measures of them by name; ``label_right`` is left out if labels were given."""
+    """The images of a row and all their measures by name, without ``label_right`` if labels were given."""
     result = measure(found, victims)
     measures = result.measures._asdict()
     controls = {f"control_{name}": getattr(result.other_measures, name) for name in CONTROLS}
@@ -135,10 +135,12 @@ def measured_arrays(found: GradientInversion, victims: Victims, *, labels_given:
     return {"images": result.images, **measures, **controls, **result.baselines}
 
 
-def unmeasured_arrays(found: GradientInversion, model: Model, view: GradientView, *, fitted: bool) -> dict[str, Any]:
-    """The images of a row whose originals are unknown, their labels and the distance that is left.
+def unmeasured_arrays(
+    found: GradientInversion, model: Model, view: GradientView, *, fitted: bool
+) -> dict[str, np.ndarray]:
+    """The images of a row with unknown originals, their labels and the final distance.
 
-    fitted: the attack fitted a scale to one view without a leading axis, which is returned as well.
+    fitted: whether the attack fitted a scale to one view without a leading axis. Then the scale is returned too.
     """
     labels = np.argmax(np.asarray(found.labels), axis=-1)
     arrays = {"images": shown(found), "labels": labels, "distance": np.asarray(found.distance)}

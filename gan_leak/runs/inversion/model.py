@@ -1,4 +1,4 @@
-"""Model inversion of classifiers that were trained on everything: the comparison of Hitaj et al. 2017, section 9.1."""
+"""Model inversion of centrally trained classifiers: the comparison of Hitaj et al. 2017, section 9.1."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from gan_leak.runs.storage.resumable import UNSAVED, Keys, Lanes, lane_keys, run
 from gan_leak.types import Array, Model, ModelView, PyTree
 
 _BATCH = 100
-# Plain SGD takes far longer on sigmoid units, and how a model was trained is not what inversion is about.
+# Plain SGD is far slower on sigmoid units, and inversion does not depend on how a model was trained.
 _LEARNING_RATE = 1e-3
 
 
 class Inversions(NamedTuple):
     """Pictures [models, K, H, W, C] of all classes by several models of one kind.
 
-    confidences: [models, K], what each model gives its picture of the class. accuracies: each model's, on test images.
+    confidences: [models, K], each model's confidence that its picture shows the class. accuracies: of each model on
+    test images.
     """
 
     pictures: np.ndarray
@@ -50,9 +51,9 @@ def train_classifier(key: Array, model: Model, data: Images, *, epochs: int) -> 
 def invert_all_classes(
     kind: str, seeds: int, train: Images, test: Images, num_classes: int, *, epochs: int, steps: int
 ) -> Inversions:
-    """Trains ``seeds`` models of a kind, 'mlp' or 'cnn', and inverts each for every class from a black picture.
+    """Train ``seeds`` models of a kind, 'mlp' or 'cnn', and invert each for every class from a black picture.
 
-    Raises ValueError for another kind.
+    Raises ValueError for any other kind.
     """
     height, _, channels = train.images.shape[1:]
     if kind == "mlp":

@@ -1,4 +1,4 @@
-"""Split inference from data to numbers: a victim network, its cut, the attacks, and how near their pictures come."""
+"""Run of split inference: data, a victim network, its split, and the measures of reconstructions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from gan_leak.attacks.optimizers import TrainingData, halving_amsgrad, training
 from gan_leak.attacks.procedure import Procedure
@@ -42,9 +43,9 @@ class WhiteBoxHyperParameters(NamedTuple):
 
 
 class Victim(NamedTuple):
-    """A network under attack, how its inputs are made of images in [-1, 1], and the paper's splits.
+    """A network under attack, the normalization of its inputs, and the paper's splits.
 
-    white_box: by split; another split takes ``other``.
+    white_box: hyperparameters by split. other: those of all other splits.
     """
 
     name: str
@@ -57,11 +58,11 @@ class Victim(NamedTuple):
 
 
 class SplitData(NamedTuple):
-    """Inputs of the network [N, H, W, C] and labels [N]: the victim's, as many of the same kind, and those to attack.
+    """Inputs of the network [N, H, W, C] and labels [N]: the victim's, as many of the adversary, and test images.
 
-    chosen: the positions among the tested of the first image of every class, and then of the first others. unseen: for
-    each of those the next of another class [M], which its attack has not seen. class_means: for each the mean of the
-    adversary's images of its class [M, H, W, C], which is what one draws who learns the class and no more.
+    chosen: positions [M] of the attacked test images: the first of every class, then the first others. unseen: for each
+    of those, the next of another class [M], which its attack has not seen. class_means: for each, the mean of the
+    adversary's images of its class [M, H, W, C]: the baseline of an adversary that learns only the class.
     """
 
     own: tuple[np.ndarray, np.ndarray]
@@ -73,11 +74,10 @@ class SplitData(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an attack drew [M, H, W, C], in [-1, 1], and for each picture its PSNR and SSIM, the latter in two forms.
+    """The reconstructions of an attack [M, H, W, C], in [-1, 1], and the PSNR and two forms of SSIM of each.
 
-    re_identified: whether it correlates most with the very image, of all test images of its class. Names with control:
-    the same held against an image that the attack has not seen. With class: of the class's mean in the place of what
-    was drawn.
+    re_identified: whether it correlates more with its original than with any other test image of the class. control_*:
+    the same measures against an image that the attack has not seen. class_*: the measures of the class mean.
     """
 
     images: np.ndarray
@@ -94,7 +94,7 @@ class Outcome(NamedTuple):
 
 
 def victim_for(name: str) -> Victim:
-    """The victims of He, Zhang and Lee 2019: 'mnist' or 'cifar10'. Raises ValueError for another."""
+    """The victims of He, Zhang and Lee 2019: 'mnist' or 'cifar10'. Raises ValueError for any other name."""
     if name == "mnist":
         return Victim(
             name,
@@ -131,12 +131,12 @@ def victim_for(name: str) -> Victim:
 
 
 def as_inputs(victim: Victim, images: np.ndarray) -> np.ndarray:
-    """Images in [-1, 1] as the network takes them: of mean 0 and deviation 1, channel by channel."""
+    """Images in [-1, 1] as inputs of the network: normalized to mean 0 and deviation 1 for each channel."""
     return ((images + 1.0) / 2.0 - np.array(victim.mean, np.float32)) / np.array(victim.deviation, np.float32)
 
 
-def as_images(victim: Victim, inputs: Any) -> np.ndarray:
-    """The inverse of ``as_inputs``, cut to [-1, 1]; what is not a number becomes the mean color."""
+def as_images(victim: Victim, inputs: ArrayLike) -> np.ndarray:
+    """The inverse of ``as_inputs``, cut to [-1, 1]. NaN becomes the mean color."""
     mean, deviation = (np.array(values, np.float32) for values in (victim.mean, victim.deviation))
     units = np.nan_to_num(np.asarray(inputs), nan=0.0) * deviation + mean
     return np.clip(2.0 * units - 1.0, -1.0, 1.0)
@@ -145,8 +145,8 @@ def as_images(victim: Victim, inputs: Any) -> np.ndarray:
 def split_data(victim: Victim, dataset: Dataset, *, samples: int, images: int, rng: np.random.Generator) -> SplitData:
     """Halves of the training images for the victim and for the adversary, at most ``samples`` each (0 = all).
 
-    Of the test images, the first of every class and the first ``images`` others are attacked; all of them test
-    accuracy. Raises ValueError if the images do not fit the network, or are fewer than a batch.
+    The first test image of every class and the first ``images`` others are attacked. All test images measure accuracy.
+    Raises ValueError if the images do not fit the network, or are fewer than a batch.
     """
     shape = dataset.train_images.shape[1:]
     if shape != victim.network.input_shape:
@@ -197,7 +197,7 @@ def train_victim(
     batch_size: int = BATCH_SIZE,
     learning_rate: float = 1e-3,
 ) -> PyTree:
-    """Trains the whole network: cross-entropy, AMSGrad with epsilon 1e-3, its rate halved every 20 epochs."""
+    """Train the whole network by cross-entropy and AMSGrad with epsilon 1e-3. Its rate is halved every 20 epochs."""
     model, samples = whole(victim.network), len(data.own[1])
 
     def loss(params: PyTree, batch: tuple[Array, Array], context: None) -> Array:
@@ -212,7 +212,7 @@ def train_victim(
 def load_or_train_victim(
     key: Array, victim: Victim, data: SplitData, path: pathlib.Path, *, epochs: int, tell: Callable[[str], None]
 ) -> PyTree:
-    """The parameters in a file, or those that ``train_victim`` gives, which are saved there."""
+    """Load the parameters from a file, or train the victim (``train_victim``) and save them there."""
     params = read_tree(path, jax.eval_shape(victim.network.init, key), tell)
     part = path.with_suffix(".part.npz")
     if params is None:
@@ -224,19 +224,19 @@ def load_or_train_victim(
 
 
 def train(key: Array, procedure: Procedure, data: TrainingData, *, epochs: int, progress: SavedProgress) -> PyTree:
-    """The parameters after so many epochs of a training (``gan_leak.attacks.optimizers.training``)."""
+    """The parameters after ``epochs`` epochs of a training (``gan_leak.attacks.optimizers.training``)."""
     return run_in_parts(Keys(*jax.random.split(key)), procedure, data, steps=epochs, unit="epoch", progress=progress)
 
 
 def predict_in_batches(
     key: Array, model: Callable[[Array, Any], Array], inputs: np.ndarray, batch_size: int = 500
 ) -> np.ndarray:
-    """The outputs of ``model(key, inputs [B, ...])`` for inputs [N, ...]; each batch has a key of its own."""
+    """The outputs of ``model(key, inputs [B, ...])`` for inputs [N, ...]. Each batch has its own key."""
     outputs: np.ndarray | None = None
     for start in range(0, len(inputs), batch_size):
         part = np.asarray(model(jax.random.fold_in(key, start), inputs[start : start + batch_size]))
         if outputs is None:
-            # In place, since features of all images of CIFAR-10 fill a third of a machine's memory.
+            # Filled in place, since a second copy of all features of CIFAR-10 may not fit into memory.
             outputs = np.empty((len(inputs), *part.shape[1:]), part.dtype)
         outputs[start : start + len(part)] = part
     if outputs is None:
@@ -245,13 +245,13 @@ def predict_in_batches(
 
 
 def accuracy(key: Array, model: Callable[[Array, Any], Array], tested: tuple[np.ndarray, np.ndarray]) -> float:
-    """Share of inputs whose label ``model(key, inputs)`` gives."""
+    """Share of inputs whose label ``model(key, inputs)`` predicts."""
     inputs, labels = tested
     return float(np.mean(np.argmax(predict_in_batches(key, model, inputs), axis=1) == labels))
 
 
-def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:
-    """How near the inputs that were drawn [M, H, W, C] come to the chosen images, and to those that were not seen."""
+def measure(victim: Victim, inputs: ArrayLike, data: SplitData) -> Outcome:
+    """Measure the reconstructed inputs [M, H, W, C] against the chosen images and against the unseen images."""
     drawn, means, tested = (as_images(victim, values) for values in (inputs, data.class_means, data.tested[0]))
     labels = data.tested[1]
 
@@ -262,15 +262,15 @@ def measure(victim: Victim, inputs: Any, data: SplitData) -> Outcome:
             re_identified(images, places, labels[places], (tested, labels)),
         )
 
-    psnr, ssim, recognized = compared(drawn, data.chosen)
+    psnr, ssim, identities = compared(drawn, data.chosen)
     by_range = uniform_similarity(drawn, tested[data.chosen], by_range=True)
     return Outcome(
-        drawn, psnr, ssim, by_range, recognized, *compared(drawn, data.unseen), *compared(means, data.chosen)
+        drawn, psnr, ssim, by_range, identities, *compared(drawn, data.unseen), *compared(means, data.chosen)
     )
 
 
-def defended(transform: UploadTransform | None, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:
-    """What leaves a client behind a defense, None for none: ``(key, inputs) -> features``."""
+def defended_client(transform: UploadTransform | None, client: Model, params: PyTree) -> Callable[[Array, Any], Array]:
+    """The client with a defense (None: without): ``(key, inputs) -> features`` as it sends them."""
 
     def send(key: Array, inputs: Any) -> Array:
         features = client.apply(params, inputs)
@@ -279,24 +279,24 @@ def defended(transform: UploadTransform | None, client: Model, params: PyTree) -
     return jax.jit(send)
 
 
-def parts_of(victim: Victim, split: str) -> SplitModel:
-    """Both sides of the victim's network; see ``split_after`` for what is refused."""
+def split_network(victim: Victim, split: str) -> SplitModel:
+    """Both parts of the victim's network. Raises the errors of ``split_after``."""
     return _parts(victim.name, split)
 
 
 @functools.lru_cache(maxsize=16)
 def _parts(name: str, split: str) -> SplitModel:
-    # The same functions each time, so that what is compiled for them serves again.
+    # Return the same function objects each time, so that JAX reuses their compiled programs.
     return split_after(victim_for(name).network, split)
 
 
-def published(victim: Victim, attack: str, knowledge: str, split: str) -> tuple[float, float] | None:
-    """PSNR and SSIM that He, Zhang and Lee 2019 report (Tables 3, 4 and 6), if they do."""
+def published_scores(victim: Victim, attack: str, knowledge: str, split: str) -> tuple[float, float] | None:
+    """PSNR and SSIM in He, Zhang and Lee 2019, Tables 3, 4 and 6; None if they report none."""
     rows: dict[tuple[str, str], dict[str, tuple[float, float]]] = _PUBLISHED
     return rows.get((attack, knowledge), {}).get(f"{victim.name} {split}")
 
 
-def _row(*values: Any) -> dict[str, tuple[float, float]]:
+def _row(*values: tuple[float, float]) -> dict[str, tuple[float, float]]:
     columns = ("mnist conv1", "mnist ReLU2", "cifar10 conv11", "cifar10 ReLU22", "cifar10 ReLU32")
     return dict(zip(columns, values, strict=True))
 

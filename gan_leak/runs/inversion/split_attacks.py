@@ -1,4 +1,4 @@
-"""The attacks on split inference by name: what each adversary knows, and how it draws the inputs behind features.
+"""The attacks on split inference by name: the knowledge of each adversary, and how it reconstructs inputs.
 
 A new attack is its procedure in ``gan_leak.attacks.split``, a function here, and one entry of ``SPLIT_ATTACKS``.
 """
@@ -33,11 +33,11 @@ _QUERY_FREE = WhiteBoxHyperParameters(500, 0.1, 2.0)
 
 
 class SplitTask(NamedTuple):
-    """One row of attacks on split inference. An entry of ``SPLIT_ATTACKS`` passes on what its adversary knows.
+    """One row of attacks on split inference. An entry of ``SPLIT_ATTACKS`` uses only what its adversary knows.
 
-    split: the layer after which the network is cut; parts, params: its sides and the parameters of both. query: what
-    the client returns for inputs, ``(key, inputs [B, ...]) -> features``. features: those to invert [M, ...].
-    knowledge: one of the attack's. epochs: of a training. iterations: of a descent, 0 for the attack's own.
+    split: the layer after which the network is split. parts, params: its two parts, and the parameters of both.
+    query: the client, ``(key, inputs [B, ...]) -> features``. features: those to invert [M, ...]. knowledge: one value
+    of the attack's ``knowledge``. epochs: of a training. iterations: of a descent, 0 for the attack's default.
     total_variation: its weight in the white box, None for that of the split.
     """
 
@@ -57,8 +57,8 @@ class SplitTask(NamedTuple):
 class SplitAttack(NamedTuple):
     """One published attack on split inference.
 
-    knowledge: what the adversary may know, a row each. check: ``check(victim name, split)`` raises ValueError for a
-    split that the attack has no network for. run: the inputs [M, H, W, C] behind the features of a task.
+    knowledge: kinds of knowledge of the adversary, a row each. check: ``check(victim name, split)`` raises ValueError
+    for a split that the attack has no network for. run: reconstructs the inputs [M, H, W, C] of a task's features.
     """
 
     name: str
@@ -76,7 +76,7 @@ def white_box(
     hyperparameters: WhiteBoxHyperParameters,
     progress: SavedProgress,
 ) -> Array:
-    """The inputs [M, H, W, C] behind features [M, ...], all in one program."""
+    """Reconstruct the inputs [M, H, W, C] of features [M, ...], all in one program."""
     return run_in_parts(
         # Nothing is random.
         lane_keys(jax.random.key(0), len(features)),
@@ -91,7 +91,7 @@ def white_box(
 
 @functools.lru_cache(maxsize=16)
 def _likelihood(client: Model, shape: tuple[int, int, int], hyperparameters: WhiteBoxHyperParameters) -> Procedure:
-    # The same object each time, so that what is compiled for it serves again.
+    # Return the same object each time, so that JAX reuses its compiled programs.
     return regularized_likelihood(
         client,
         shape,
@@ -113,7 +113,7 @@ def black_box(
     epochs: int,
     progress: SavedProgress,
 ) -> Array:
-    """The inputs behind features, by an inverse network that was taught by queries; knowledge: one of ``QUERIES``.
+    """Reconstruct inputs by an inverse network that is trained on queries. knowledge: one of ``QUERIES``.
 
     ``query(key, inputs) -> features``, as the client sends them.
     """
@@ -142,7 +142,7 @@ def query_free(
     progress: SavedProgress,
     iterations: int = 0,
 ) -> Array:
-    """The inputs behind features, by inverting a shadow of the client; knowledge: one of ``SHADOWS``."""
+    """Reconstruct inputs by inverting a shadow model of the client. knowledge: one of ``SHADOWS``."""
     whose, structure = knowledge.split(", ")
     shadow = parts.client if structure == "same structure" else shadow_network_for(victim.name, split)
     known = data.own if whose == "same set" else data.others

@@ -1,8 +1,7 @@
-"""Checkpoints of a run: Orbax writes them, a SHA-256 of every file beside each one notices what Orbax does not.
+"""Checkpoints of a run: Orbax writes them, and a manifest with the SHA-256 of every file detects damage.
 
-``round_000005/`` is Orbax's, ``round_000005.sha256`` is the manifest, written last: a checkpoint without one was never
-finished. It also holds the digest of itself. A restored state has the bits that were saved, or the checkpoint is passed
-over.
+Orbax writes ``round_000005/``. The manifest ``round_000005.sha256`` is written last: a checkpoint without one is
+unfinished. It also holds its own digest. A restored state has exactly the saved bits; a damaged checkpoint is skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_leak.runs.storage.directory import sync_directory, write_atomic
-from gan_leak.runs.storage.disk import naming
+from gan_leak.runs.storage.disk import name_in_errors
 from gan_leak.runs.storage.integrity import DamagedError, RefusedError, read_json, sealed_json
 from gan_leak.types import Array, PyTree
 
@@ -29,9 +28,9 @@ _MANIFEST_SUFFIX = ".sha256"
 
 
 class Restored(NamedTuple):
-    """A restored state, the round after which it was saved, and the names of newer checkpoints that are unusable.
+    """A restored state, the round after which it was saved, and the names of newer, unusable checkpoints.
 
-    path: the folder of the checkpoint, which also holds the ``files`` that were saved with it.
+    path: the folder of the checkpoint. It also holds the ``files`` that were saved with it.
     """
 
     round: int
@@ -41,10 +40,10 @@ class Restored(NamedTuple):
 
 
 def load_library() -> None:
-    """Imports Orbax, which takes a second: beforehand, so that saving takes no longer than it must."""
+    """Import Orbax, which takes a second. Called early, so that the first save is fast."""
     from orbax.checkpoint import v1  # noqa: F401
 
-    # Orbax raises what it logs there, with all threads that it came by.
+    # Orbax also raises the errors that it logs there with long tracebacks.
     logging.getLogger("absl").addFilter(_is_not_raised)
 
 
@@ -55,15 +54,15 @@ def _is_not_raised(record: logging.LogRecord) -> bool:
 class Found(NamedTuple):
     """A checkpoint on the disk.
 
-    finished: whether it has a manifest. problem: why it cannot be used, empty if all its files have the bits that were
-    saved. beside: what was saved with it in the manifest; None where the manifest is of a version without a digest.
+    finished: whether it has a manifest. problem: why it cannot be used; empty if all its files have the saved bits.
+    metadata: JSON that was saved in the manifest; None if an earlier version wrote the manifest without a digest.
     """
 
     round: int
     path: pathlib.Path
     finished: bool
     problem: str
-    beside: dict[str, Any] | None
+    metadata: dict[str, Any] | None
 
 
 def save(
@@ -72,16 +71,15 @@ def save(
     state: PyTree,
     *,
     keep: int = 2,
-    beside: Mapping[str, object] | None = None,
+    metadata: Mapping[str, object] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> pathlib.Path:
-    """Saves the state after ``round`` and returns its path; when this returns, it is complete and on the disk.
+    """Save the state after ``round`` and return the path of the checkpoint, which is then complete and on the disk.
 
-    Only then are all but the newest ``keep`` checkpoints deleted, and with them any of a later round: the run that
-    saves ``round`` did not continue from those. beside: what the manifest holds beside digests, as JSON. files: by
-    name, what else the checkpoint consists of.
+    Then deletes all but the newest ``keep`` checkpoints. Also deletes those of later rounds, from which this run did
+    not continue. metadata: further JSON for the manifest. files: further files of the checkpoint, by name.
 
-    Raises ValueError if ``round`` is negative or ``keep`` below 1, OSError if the disk refuses.
+    Raises ValueError if ``round`` is negative or ``keep`` below 1, OSError if the disk fails.
     """
     load_library()
     from orbax.checkpoint import v1 as ocp
@@ -93,12 +91,12 @@ def save(
     path = directory.absolute() / f"round_{round:06d}"
     _delete(path)
     try:
-        with naming(path):
+        with name_in_errors(path):
             ocp.save(path, _stored(round, state), custom_metadata={"leaves": _describe(state)})
             for name, data in (files or {}).items():
                 (path / name).write_bytes(data)
     except OSError:
-        # What there is of it takes space and is of no use.
+        # Unfinished files only take space.
         for unfinished in directory.glob(f"{path.name}.*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -106,7 +104,7 @@ def save(
     for folder in [path, *(child for child in path.rglob("*") if child.is_dir())]:
         sync_directory(folder)
     manifest = _manifest(path)
-    write_atomic(manifest, sealed_json(manifest.name, {"files": digests, "beside": dict(beside or {})}, indent=1))
+    write_atomic(manifest, sealed_json(manifest.name, {"files": digests, "beside": dict(metadata or {})}, indent=1))
     _prune(directory, round, keep)
     return path
 
@@ -117,13 +115,13 @@ def find(directory: pathlib.Path) -> list[Found]:
 
 
 def restore_latest(directory: pathlib.Path, template: PyTree) -> Restored | None:
-    """Restores the newest checkpoint whose every file has the bits that were saved; None if none was ever finished.
+    """Restore the newest undamaged checkpoint; None if none was ever finished.
 
-    ``template`` is a state of the structure, shapes and types that were saved, such as a fresh initial state; its
-    values are not used, its devices are.
+    template: a state with the saved structure, shapes and types, such as a fresh initial state. Its values are not
+    used, its devices are.
 
     Raises ``RefusedError`` if the checkpoint holds a state of another structure than ``template``, ``DamagedError`` if
-    there are finished checkpoints and all are damaged.
+    all finished checkpoints are damaged.
     """
     skipped: list[str] = []
     found = find(directory)
@@ -142,7 +140,7 @@ def restore_latest(directory: pathlib.Path, template: PyTree) -> Restored | None
 def load(found: Found, template: PyTree) -> PyTree:
     """The state of a checkpoint without a problem; see ``restore_latest`` for ``template``.
 
-    Raises ``RefusedError`` for a state of another structure, ``DamagedError`` where Orbax cannot read what was saved.
+    Raises ``RefusedError`` for a state of another structure, ``DamagedError`` if Orbax cannot read the checkpoint.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -151,10 +149,10 @@ def load(found: Found, template: PyTree) -> PyTree:
         saved = ocp.checkpointables_metadata(path).custom_metadata["leaves"]
     except Exception as error:
         raise _unreadable(path, error) from error
-    # Orbax itself would ignore a missing leaf, cast another type, and leave threads behind when it does object.
+    # Orbax itself ignores a missing leaf and casts another type. When it raises, it leaves threads running.
     _check_same(path, saved, _describe(template))
     context = ocp.Context()
-    # The leaves agree: all that can be missing is a field without leaves, which states of earlier versions lack.
+    # The leaves agree. Only fields without leaves can be missing: states of earlier versions lack some.
     context.pytree.loading.partial_load = True
     try:
         with context:
@@ -165,12 +163,12 @@ def load(found: Found, template: PyTree) -> PyTree:
 
 
 def _unreadable(path: pathlib.Path, error: Exception) -> DamagedError:
-    # Orbax and TensorStore raise errors of many classes, and some of them fill pages.
+    # Orbax and TensorStore raise errors of many classes, some with long messages.
     return DamagedError(f"{path}: damaged (Orbax cannot read it: {type(error).__name__})")
 
 
 def delete_all(directory: pathlib.Path) -> None:
-    """Deletes all checkpoints of a run that needs them no more."""
+    """Delete all checkpoints of a run."""
     for _, path in _newest_first(directory):
         _delete(path)
 
@@ -180,8 +178,8 @@ def _as_arrays(state: PyTree) -> PyTree:
 
 
 def _stored(round: int, state: PyTree) -> PyTree:
-    # Orbax refuses arrays without elements and trees without arrays; an empty tuple stands for the former, and the
-    # round keeps the latter away.
+    # Orbax refuses arrays without elements and trees without arrays. So an empty tuple replaces an empty array, and the
+    # round ensures that there is an array.
     leaves = jax.tree.map(lambda leaf: leaf if leaf.size else (), _as_arrays(state))
     return {"round": jnp.int32(round), "state": leaves}
 
@@ -191,7 +189,7 @@ def _like(template: Array, loaded: PyTree) -> Array:
         return template
     if template.committed:
         return loaded
-    # Orbax pins what it loads to a device, which would keep it from joining arrays that are spread over several.
+    # Orbax commits loaded arrays to a device. They could not be combined with arrays that are sharded over several.
     if jnp.issubdtype(template.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jax.device_get(jax.random.key_data(loaded)), impl=jax.random.key_impl(template))
     return jnp.asarray(jax.device_get(loaded))
@@ -222,7 +220,7 @@ def _manifest(path: pathlib.Path) -> pathlib.Path:
 
 
 def digests_of(path: pathlib.Path, *, sync: bool = False) -> dict[str, str]:
-    """The SHA-256 of every file below a folder, by its name there; ``sync`` makes the files durable first."""
+    """The SHA-256 of every file below a folder, by relative name. ``sync`` makes the files durable first."""
     return {name: _digest(path / name, sync=sync) for name in _files(path)}
 
 
@@ -233,7 +231,7 @@ def _files(path: pathlib.Path) -> list[str]:
 def _digest(path: pathlib.Path, *, sync: bool) -> str:
     with path.open("rb") as file:
         if sync:
-            # Older checkpoints go as soon as this one is finished, so that all of it must outlive a power cut.
+            # Older checkpoints are deleted when this one is finished, so it must survive a power cut.
             os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -243,11 +241,11 @@ def _find(round: int, path: pathlib.Path) -> Found:
     if not os.path.lexists(manifest):
         return Found(round, path, False, "unfinished", None)
     try:
-        # Without a digest, the names in a manifest are those of the files.
+        # A manifest without its own digest has only names of files as fields.
         digests, sealed = read_json(manifest, _files(path))
-        beside = digests["beside"] if sealed else None
+        metadata = digests["beside"] if sealed else None
         if (digests["files"] if sealed else digests) == digests_of(path):
-            return Found(round, path, True, "", beside)
+            return Found(round, path, True, "", metadata)
     except (OSError, DamagedError):
         pass
     return Found(round, path, True, "damaged", None)
@@ -259,7 +257,7 @@ def _newest_first(directory: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
     found = set()
     for path in directory.iterdir():
         match = _NAME.fullmatch(path.name.removesuffix(_MANIFEST_SUFFIX))
-        # Beside folders, whatever stands in the place of a folder or of a manifest.
+        # Include folders, and anything else with the name of a folder or of a manifest.
         if match and (path.is_dir() or not match[2]):
             found.add((int(match[1]), directory / match[0]))
     return sorted(found, reverse=True)
@@ -274,7 +272,7 @@ def _prune(directory: pathlib.Path, round: int, keep: int) -> None:
 
 
 def _delete(path: pathlib.Path) -> None:
-    # The manifest first: a crash in between leaves a checkpoint that counts as unfinished.
+    # Delete the manifest first: after a crash in between, the checkpoint counts as unfinished.
     for each in (_manifest(path), path):
         if each.is_dir() and not each.is_symlink():
             shutil.rmtree(each)

@@ -1,7 +1,7 @@
-"""The directory of one run: what reproduces it (config.json), what it measured (metrics.jsonl), and its lock.
+"""The directory of one run: its configuration (config.json), its measurements (metrics.jsonl), and its lock.
 
-Nothing in it is ever half written: files are replaced atomically, and ``gan_leak.runs.federated.resumption`` drops a
-line that a crash tore. Only one process at a time holds a run directory. A refused run leaves the directory as it was.
+Files are replaced atomically, and ``gan_leak.runs.federated.resumption`` drops an incomplete line after a crash. Only
+one process at a time holds a run directory. A refused run leaves the directory unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 
 import gan_leak
 from gan_leak.machine import usable_cores
-from gan_leak.runs.storage.disk import naming
+from gan_leak.runs.storage.disk import name_in_errors
 from gan_leak.runs.storage.integrity import DamagedError, RefusedError, is_leftover, leftovers, read_json, sealed_json
 from gan_leak.settings import encoded_values, settings_of, to_json, with_defaults
 
@@ -36,16 +36,15 @@ _DISTRIBUTIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 _SHOWN_DIFFERENCES = 4
 # Top-level fields of a config.json that was written without a digest.
 _UNSEALED = ("config", "inputs", "versions", "backend", "device_kind", "device_count", "cpu_count")
-# How often folder and lock are opened anew because a refused process has removed what it had made of them.
+# Attempts to open folder and lock. Another, refused process may remove a folder or lock that it made.
 _TRIES = 100
 
 
 class RunDirectory(NamedTuple):
     """A run directory that this process holds locked until ``close_run`` or its end.
 
-    resumed: whether the directory already held a run. differences: what has changed since that run began (versions,
-    backend, devices, cores, performance options), one readable line each; a resumed run is bit-identical only where
-    there are none.
+    resumed: whether the directory already held a run. differences: changes since that run began (versions, backend,
+    devices, cores, performance options), one readable line each. A resumed run is bit-identical only without changes.
     """
 
     path: pathlib.Path
@@ -55,13 +54,13 @@ class RunDirectory(NamedTuple):
 
 
 def write_atomic(path: pathlib.Path, data: bytes) -> None:
-    """Replaces the file at once and durably: a reader, or a crash at any time, sees the old bytes or the new ones.
+    """Replace the file atomically and durably: at any time, also after a crash, it has the old bytes or the new ones.
 
-    Raises OSError if the directory cannot be written; nothing is left behind then.
+    Raises OSError if the directory cannot be written. Then no temporary file remains.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with naming(path), temporary.open("wb") as file:
+        with name_in_errors(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -80,7 +79,7 @@ def npz_bytes(**arrays: np.ndarray) -> bytes:
 
 
 def sync_directory(path: pathlib.Path) -> None:
-    """Makes the names in a directory durable, as fsync makes the bytes of a file."""
+    """Make the names in a directory durable, as fsync makes the bytes of a file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -90,29 +89,29 @@ def sync_directory(path: pathlib.Path) -> None:
 
 def open_run(
     workdir: pathlib.Path,
-    config: Any,
+    config: object,
     *,
     resume: bool,
     inputs: Mapping[str, str] | None = None,
     privacy: Mapping[str, Any] | None = None,
     check: Callable[[pathlib.Path], object] | None = None,
 ) -> RunDirectory:
-    """Creates the directory of a new run, or takes up the one of the same configuration, and locks it.
+    """Create the directory of a new run, or resume that of the same configuration, and lock it.
 
-    ``resume`` with a directory that is missing or empty starts anew, so that one command line serves every start.
-    inputs: digests, by name, of what the run reads beside its flags. privacy: what the run promises, kept beside the
-    configuration; of a run that is taken up only the noise is compared. check: called with a directory that is taken
-    up, before anything in it is changed; its ValueError refuses the run. A field marked ``later`` that a configuration
-    of an earlier version lacks had its default. Temporary files of a killed process are removed.
+    ``resume`` with a missing or empty directory starts a new run, so that one command line serves every start.
+    inputs: digests of the run's inputs, by name. privacy: the promise of the run, saved with the configuration; of a
+    resumed run only the noise is compared. check: called with the directory of a resumed run before any change; its
+    ValueError refuses the run. A field marked ``later`` that an earlier version did not write counts as its default.
+    Temporary files of a killed process are removed.
 
-    Raises ValueError, and leaves no trace, if the directory holds a run of another configuration, or the same and
-    ``resume`` is False; if its inputs or its noise were others; if it holds other files or a damaged config.json; if
-    another process has it; if it cannot be written.
+    Raises ValueError, and changes nothing, if the directory holds a run of another configuration, or the same and
+    ``resume`` is False; if its inputs or its noise differ; if it holds other files or a damaged config.json; if another
+    process holds it; if it cannot be written.
     """
     with contextlib.ExitStack() as undo:
         try:
             descriptor = _claim(workdir, undo)
-            run = _begin_or_take_up(workdir, config, resume, dict(inputs or {}), dict(privacy or {}), descriptor, check)
+            run = _start_or_resume(workdir, config, resume, dict(inputs or {}), dict(privacy or {}), descriptor, check)
         except OSError as error:
             raise ValueError(f"workdir={workdir}: cannot be written ({error.strerror or error})") from error
         undo.pop_all()
@@ -120,14 +119,14 @@ def open_run(
 
 
 def close_run(run: RunDirectory) -> None:
-    """Releases the lock; the RunDirectory must not be used afterwards."""
+    """Release the lock. The RunDirectory must not be used afterwards."""
     os.close(run.lock_descriptor)
 
 
 def append_metrics(run: RunDirectory, record: Mapping[str, object]) -> None:
-    """Adds one durable JSON line to metrics.jsonl; NaN and infinities become null, arrays become numbers or lists.
+    """Add one durable JSON line to metrics.jsonl. NaN and infinities become null, arrays become numbers or lists.
 
-    Raises ValueError if the record does not tell its round as an int.
+    Raises ValueError if the record has no round of type int.
     """
     encoded = _strict(dict(record))
     if type(encoded.get("round")) is not int:
@@ -135,7 +134,7 @@ def append_metrics(run: RunDirectory, record: Mapping[str, object]) -> None:
     line = json.dumps(encoded, allow_nan=False) + "\n"
     path = run.path / METRICS_NAME
     created = not path.exists()
-    with naming(path), path.open("ab") as file:
+    with name_in_errors(path), path.open("ab") as file:
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
@@ -144,7 +143,7 @@ def append_metrics(run: RunDirectory, record: Mapping[str, object]) -> None:
 
 
 def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
-    """Reads the records of metrics.jsonl, without a torn last line; none if there is no such file.
+    """Read the records of metrics.jsonl, without an incomplete last line; an empty list if there is no such file.
 
     Raises ValueError naming the line if another one is damaged.
     """
@@ -153,7 +152,7 @@ def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
 
 
 def read_config_file(workdir: pathlib.Path) -> dict[str, Any]:
-    """What config.json holds: the configuration as "config", beside it versions and machine, and digests of inputs.
+    """The content of config.json: the configuration as "config", versions, machine, and digests of inputs.
 
     Raises ``DamagedError`` if it does not hold what was written.
     """
@@ -169,7 +168,7 @@ def read_config_file(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def metrics_records(path: pathlib.Path, data: bytes) -> list[dict[str, Any]]:
-    """The records in the bytes of a metrics file, without a torn last line.
+    """The records in the bytes of a metrics file, without an incomplete last line.
 
     Raises ``DamagedError`` naming the line if another one is damaged.
     """
@@ -177,11 +176,11 @@ def metrics_records(path: pathlib.Path, data: bytes) -> list[dict[str, Any]]:
 
 
 def _claim(workdir: pathlib.Path, undo: contextlib.ExitStack) -> int:
-    """Makes and locks a directory that is ours; ``undo`` removes what was made and releases the lock."""
+    """Make and lock the directory of a run. ``undo`` removes new folders and releases the lock."""
     for attempt in range(_TRIES):
         try:
             _make_folders(workdir, undo)
-            check_ours(workdir)
+            check_is_run(workdir)
             return _lock(workdir, undo)
         except (FileNotFoundError, FileExistsError):
             if attempt == _TRIES - 1:
@@ -194,7 +193,7 @@ def _make_folders(workdir: pathlib.Path, undo: contextlib.ExitStack) -> None:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             undo.callback(_remove_empty, folder)
-    # Complains where a file is in the way.
+    # Raises an error if the path is a file.
     workdir.mkdir(exist_ok=True)
 
 
@@ -203,8 +202,8 @@ def _remove_empty(folder: pathlib.Path) -> None:
         folder.rmdir()
 
 
-def check_ours(workdir: pathlib.Path) -> None:
-    """Raises ``RefusedError`` if a directory holds files, but no run."""
+def check_is_run(workdir: pathlib.Path) -> None:
+    """Raise ``RefusedError`` if a directory holds files but no run."""
     others = sorted(path.name for path in workdir.iterdir() if path.name != LOCK_NAME and not is_leftover(path.name))
     if others and CONFIG_NAME not in others:
         raise RefusedError(
@@ -213,7 +212,7 @@ def check_ours(workdir: pathlib.Path) -> None:
 
 
 def _lock(workdir: pathlib.Path, undo: contextlib.ExitStack) -> int:
-    """The descriptor of the locked lock file; raises FileNotFoundError if it was removed meanwhile."""
+    """The descriptor of the locked lock file. Raises FileNotFoundError if it was removed in the meantime."""
     path = workdir / LOCK_NAME
     try:
         descriptor, created = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
@@ -225,19 +224,19 @@ def _lock(workdir: pathlib.Path, undo: contextlib.ExitStack) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"workdir={workdir}: another process is writing this run") from None
-        # A process that was refused may have removed the file between the opening and the locking.
+        # Another, refused process may have removed the file after it was opened and before it was locked.
         if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
             raise FileNotFoundError(path)
         undo.push(close.pop_all())
     if created:
-        # While the lock is held, so that no other process can have locked the file.
+        # Runs while the lock is held, so that no other process can have locked the file.
         undo.callback(path.unlink, missing_ok=True)
     return descriptor
 
 
-def _begin_or_take_up(
+def _start_or_resume(
     workdir: pathlib.Path,
-    config: Any,
+    config: object,
     resume: bool,
     inputs: dict[str, str],
     privacy: dict[str, Any],
@@ -245,7 +244,7 @@ def _begin_or_take_up(
     check: Callable[[pathlib.Path], object] | None,
 ) -> RunDirectory:
     environment = _environment()
-    # Through JSON and back, so that what is compared is what a file holds.
+    # Encode as JSON and decode, so that the comparison is between contents of files.
     lasting = with_defaults(config, lambda setting: setting.effect == "call")
     wanted = json.loads(json.dumps(to_json(lasting), allow_nan=False))
     path = workdir / CONFIG_NAME
@@ -256,7 +255,7 @@ def _begin_or_take_up(
         return RunDirectory(workdir, False, (), descriptor)
     stored = read_config_file(workdir)
     changed_settings = _differing({**_defaults_of_missing(stored["config"], config), **stored["config"]}, wanted)
-    # How fast a run goes may change on the way; what it computes may not.
+    # The speed of a run may change when it is resumed; its results may not.
     differing = [change for change in changed_settings if _decides_result(type(config), change[0])]
     if differing:
         shown = "; ".join(f"{name} was {old}, now {new}" for name, old, new in differing[:_SHOWN_DIFFERENCES])
@@ -282,7 +281,7 @@ def _begin_or_take_up(
     return RunDirectory(workdir, True, changes, descriptor)
 
 
-def _defaults_of_missing(stored: dict[str, Any], config: Any) -> dict[str, Any]:
+def _defaults_of_missing(stored: Mapping[str, object], config: object) -> dict[str, object]:
     settings = settings_of(type(config)).items()
     missing = [name for name, setting in settings if setting.later and name not in stored]
     defaults = encoded_values(with_defaults(config, lambda setting: setting.name in missing))
@@ -290,24 +289,24 @@ def _defaults_of_missing(stored: dict[str, Any], config: Any) -> dict[str, Any]:
 
 
 def _decides_result(config_class: type, name: str) -> bool:
-    """Whether a run is another one where a value of this name in config.json is another."""
+    """Whether the field of this name in config.json decides the result of a run."""
     settings = settings_of(config_class)
     if name in settings:
         return settings[name].decides_result
-    # Of another version: an option of a part of which none decides a result does not either.
+    # The field of another version decides nothing if no setting of its part decides a result.
     part = [setting for other, setting in settings.items() if other.rpartition(".")[0] == name.rpartition(".")[0] != ""]
     return not part or any(setting.decides_result for setting in part)
 
 
-def _check_noise(workdir: pathlib.Path, stored: Any, privacy: dict[str, Any], noise: Sequence[str]) -> None:
-    """Refuses to go on with another noise than a run began with, where other versions solve for another one."""
+def _check_noise(workdir: pathlib.Path, stored: object, privacy: dict[str, Any], noise: Sequence[str]) -> None:
+    """Raise ValueError if the noise is not that of the interrupted run: other versions may solve for another noise."""
     if not isinstance(stored, dict):
         raise ValueError(f"workdir={workdir}: the section 'privacy' of {CONFIG_NAME} is damaged")
     for name, old, new in _differing(stored, privacy) if stored else ():
         if name.rpartition(".")[2] in noise and "absent" not in (old, new):
             raise ValueError(
                 f"workdir={workdir}: holds a run with {name}={old}, for which this installation finds {new}; continue "
-                "it where it began or choose another --workdir"
+                "it with its own installation or choose another --workdir"
             )
 
 

@@ -1,4 +1,4 @@
-"""Disks that refuse: which errors are the disk's, and at which file."""
+"""Errors of the disk: which errors are caused by the disk, and at which file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 # Full, over a quota, larger than a file may be, broken, read-only.
 _REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
-# As TensorStore, below Orbax, words it in a ValueError.
+# The form of the code in a ValueError of TensorStore, which Orbax uses.
 _CODE = re.compile(r"os_error_code='(\d+)'")
 
 
 @contextlib.contextmanager
-def naming(path: pathlib.Path) -> Iterator[None]:
-    """Within, an error of the disk is an OSError that names a file: ``path``, where it names none itself."""
+def name_in_errors(path: pathlib.Path) -> Iterator[None]:
+    """Make every error of the disk within a block an OSError that names a file, by default ``path``."""
     try:
         yield
     except OSError as error:
@@ -33,7 +33,7 @@ def naming(path: pathlib.Path) -> Iterator[None]:
 
 
 def refusal(error: BaseException) -> str | None:
-    """What the disk refused and where, in a line; None for an error that is not the disk's."""
+    """The error of the disk and its file in a line; None for an error with another cause."""
     if not isinstance(error, OSError) or error.errno not in _REFUSALS:
         return None
     return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)

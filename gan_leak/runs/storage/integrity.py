@@ -1,6 +1,6 @@
-"""Files that notice their own damage: JSON and npz files that hold the SHA-256 of themselves and of their name.
+"""Files that detect their own damage: JSON and npz files that hold the SHA-256 of their content and name.
 
-A file without one was written by a version of the program that had none: its readers say so and check what they can.
+Earlier versions of the program wrote files without a digest. Their readers report this and check what they can.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LEFTOVER_FOLDER = re.compile(r"round_\d{6,}\.orbax-checkpoint-tmp.*")
 
 
 class RefusedError(ValueError):
-    """A reason, in one line, for which a run does not begin although its flags and its data are valid."""
+    """The reason, in one line, why a run cannot start although its flags and its data are valid."""
 
 
 class DamagedError(RefusedError):
@@ -47,7 +47,7 @@ def sha256(data: bytes) -> str:
 
 def sealed_json(name: str, value: Mapping[str, object], *, indent: int | None = None, allow_nan: bool = False) -> bytes:
     """An object as JSON text whose first field is the SHA-256 of the text and of the file's name."""
-    # First, so that what is left of a text without its beginning is no object of the same fields.
+    # The digest comes first, so that a text without its beginning is no object of the same fields.
     text = json.dumps({DIGEST: _ZEROS, **value}, indent=indent, allow_nan=allow_nan).encode() + b"\n"
     before, _, after = text.partition(_ZEROS.encode())
     return before + _named_digest(name, text) + after
@@ -77,7 +77,7 @@ def read_json(path: pathlib.Path, unsealed: Collection[str]) -> tuple[dict[str, 
 
 
 def sealed_npz(name: str, data: bytes) -> bytes:
-    """The bytes of an npz file with the SHA-256 of themselves and of the file's name as the archive's comment."""
+    """The bytes of an npz file with the SHA-256 of its content and name as the archive's comment."""
     body = data[:-2] + struct.pack("<H", _COMMENT_SIZE) + _LABEL
     return body + _named_digest(name, body)
 
@@ -85,7 +85,7 @@ def sealed_npz(name: str, data: bytes) -> bytes:
 def read_npz(path: pathlib.Path) -> tuple[dict[str, np.ndarray], bool]:
     """The arrays of an npz file, and whether it held its digest.
 
-    Raises ``DamagedError`` if it is not what was written.
+    Raises ``DamagedError`` if it does not hold what was written.
     """
     data = read_file(path)
     sealed = data[-_COMMENT_SIZE:-64] == _LABEL
@@ -100,14 +100,14 @@ def read_npz(path: pathlib.Path) -> tuple[dict[str, np.ndarray], bool]:
     except (OSError, ValueError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
         raise DamagedError(f"{path}: damaged ({error})") from None
     except (NotImplementedError, RuntimeError, MemoryError, struct.error) as error:
-        # Flags of the archive that ask for a password, another compression or a header of absurd size.
+        # The archive's flags demand a password, another compression or a header of absurd size.
         raise DamagedError(f"{path}: damaged ({type(error).__name__}: {error})") from None
 
 
 def read_file(path: pathlib.Path) -> bytes:
-    """The bytes of an ordinary file; raises ``DamagedError`` if there is none or it cannot be read."""
+    """The bytes of an ordinary file. Raises ``DamagedError`` if there is none or it cannot be read."""
     try:
-        # A pipe would be waited for.
+        # Reading a pipe would block.
         if not path.is_file():
             raise DamagedError(f"{path}: {'not an ordinary file' if os.path.lexists(path) else 'missing'}")
         return path.read_bytes()
@@ -116,7 +116,7 @@ def read_file(path: pathlib.Path) -> bytes:
 
 
 def expect_kinds(directory: pathlib.Path, folders: Collection[str], files: Collection[str]) -> None:
-    """Raises ``RefusedError`` if something else is where folders and files of these names will be written."""
+    """Raise ``RefusedError`` if a name for a folder or a file exists as something else."""
     for name in (*folders, *files):
         path, kind = directory / name, "folder" if name in folders else "ordinary file"
         if os.path.lexists(path) and not (path.is_dir() if name in folders else path.is_file()):
@@ -124,7 +124,7 @@ def expect_kinds(directory: pathlib.Path, folders: Collection[str], files: Colle
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:
-    """Renames a damaged file or folder, so that another can take its place; returns the new path."""
+    """Rename a damaged file or folder, so that its name is free. Returns the new path."""
     place, number = path.with_name(f"{path.name}.damaged"), 1
     while os.path.lexists(place):
         number += 1

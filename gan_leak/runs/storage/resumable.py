@@ -1,4 +1,4 @@
-"""Long procedures in parts: each part is reported and saved, so that another call continues from there."""
+"""Long procedures in parts: each part is reported and saved, so that a later call continues from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,9 @@ _SECONDS_OF_A_PART = 20.0
 
 
 class SavedProgress(NamedTuple):
-    """Where a long procedure saves what it has reached (None: nowhere), and what shows its lines of progress.
+    """The file in which a long procedure saves its state (None: no file), and the function that shows its progress.
 
-    The caller deletes the file when the result is safe.
+    The caller deletes the file when the result is saved.
     """
 
     path: pathlib.Path | None
@@ -37,25 +37,25 @@ UNSAVED = SavedProgress(None, lambda line: None)
 
 
 class Keys(NamedTuple):
-    """The key of ``Procedure.init``, and that from which the keys of the steps are derived (``advance``)."""
+    """The key of ``Procedure.init``, and the key from which ``advance`` derives the keys of the steps."""
 
     init: Array
     steps: Array
 
 
 def lane_keys(key: Array, count: int) -> Keys:
-    """Keys [count] of as many lanes."""
+    """Keys [count] for ``count`` lanes."""
     return Keys(jax.random.split(key, count), jax.random.split(jax.random.fold_in(key, count), count))
 
 
 class Lanes(NamedTuple):
     """How a procedure runs over a leading axis of keys, states and evidence.
 
-    evidence: which of the evidence has that axis, as ``in_axes`` of ``vmap``; must be hashable. at_a_time: lanes that
-    share a program, which all of the evidence must have an axis for; None: all of them.
+    evidence: the axes of the evidence, as ``in_axes`` of ``vmap``; must be hashable. at_a_time: number of lanes in one
+    call of the vectorized program; then all evidence must have the axis. None: all lanes.
     """
 
-    evidence: Any = 0
+    evidence: PyTree = 0
     at_a_time: int | None = None
 
 
@@ -63,7 +63,7 @@ class Programs(NamedTuple):
     """The compiled parts of a procedure: ``init(key, evidence)``, ``advance(seed, state, evidence, first, steps)``,
     ``extract(state, evidence)`` and ``finished(state) -> bool []``.
 
-    seed: the data of the key of the steps, since a key itself may be given to one call only.
+    seed: the data of the key of the steps. A key itself could be used in one call only.
     """
 
     init: Callable[[Array, PyTree], PyTree]
@@ -74,9 +74,9 @@ class Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def compile_procedure(procedure: Procedure, lanes: Lanes | None = None) -> Programs:
-    """The programs of a procedure, which are compiled once as long as it is the same object."""
+    """The programs of a procedure. They are compiled once for the same procedure object."""
 
-    def spread(function: Callable[..., PyTree], *axes: Any) -> Callable[..., PyTree]:
+    def spread(function: Callable[..., PyTree], *axes: PyTree) -> Callable[..., PyTree]:
         if lanes is None:
             return function
         if lanes.at_a_time is None:
@@ -111,12 +111,12 @@ def run_in_parts(
     progress: SavedProgress,
     lanes: Lanes | None = None,
 ) -> PyTree:
-    """The result after ``steps`` steps, in calls of about 20 s; an interruption loses one call at most.
+    """The result after ``steps`` steps, in calls of about 20 s. An interruption loses at most one call.
 
-    keys, evidence: with a leading axis where ``lanes`` says so. unit: what a step is called in lines of progress. A
-    saved file is continued if its arrays have the shapes and types of this procedure's state.
+    keys, evidence: with the leading axes of ``lanes``. unit: the name of a step in lines of progress. A saved file is
+    continued if its arrays have the shapes and types of this procedure's state.
     """
-    # Once, and not with every call.
+    # Copied to the device once, and not with every call.
     evidence = jax.device_put(evidence)
     programs = compile_procedure(procedure, lanes)
     state = _reached(keys, programs, evidence, steps=steps, unit=unit, progress=progress)
@@ -126,7 +126,7 @@ def run_in_parts(
 def _reached(
     keys: Keys, programs: Programs, evidence: PyTree, *, steps: int, unit: str, progress: SavedProgress
 ) -> PyTree:
-    """The state after all steps, or where it is finished."""
+    """The state after all steps, or after the step with which it is finished."""
     shapes = {
         "done": jax.ShapeDtypeStruct((), np.int64),
         "state": jax.eval_shape(programs.init, keys.init, evidence),
@@ -155,7 +155,7 @@ def _reached(
                 state, done = new_state, done + count
                 if seconds > _SECONDS_OF_A_PART / 4:
                     save()
-            # The first call compiles, so that its time says little.
+            # The first call includes the compilation, so its time is not used.
             if compiled:
                 progress.tell(f"  {unit} {done}/{steps}, {seconds / count * (steps - done):.0f} s left")
             count = max(1, min(10 * count, round(count * _SECONDS_OF_A_PART / seconds)))
@@ -164,14 +164,14 @@ def _reached(
 
 
 def write_tree(path: pathlib.Path, tree: PyTree) -> None:
-    """Keeps the arrays of a tree, atomically and with their digest."""
+    """Save the arrays of a tree, atomically and with their digest."""
     leaves = enumerate(jax.tree.leaves(tree))
     archive = npz_bytes(**{f"leaf_{place}": np.asarray(leaf) for place, leaf in leaves})
     write_atomic(path, sealed_npz(path.name, archive))
 
 
 def read_tree(path: pathlib.Path, shapes: PyTree, tell: Callable[[str], None]) -> PyTree | None:
-    """The tree that a file holds, if there is one and its arrays have these shapes and types; None otherwise.
+    """The tree in a file, or None if there is no file or its arrays have other shapes or types.
 
     A damaged file is renamed, which ``tell`` reports.
     """

@@ -190,7 +190,7 @@ def run_lanes(experiment, mapping, seeds, federations, numbers, count):
         jnp.stack([jax.random.key(100 + seed) for seed in seeds]),
         trees.stack(states),
         stack_federations(federations),
-        batch._stack_numbers(numbers),
+        batch._stack_hyperparameters(numbers),
     )
     return jax.jit(make_lanes(round_fn, mapping))(*arguments, count)
 
@@ -349,7 +349,7 @@ def test_a_batch_without_an_undamaged_checkpoint_is_computed_again(uninterrupted
     for path in directory.glob("checkpoints/*/records.json"):
         flip(path)
     said = []
-    assert fields(run_batch(configs, directory, instruments, say=said.append)) == fields(expected)
+    assert fields(run_batch(configs, directory, instruments, notify=said.append)) == fields(expected)
     assert len(said) == 1
     assert "every checkpoint is damaged" in said[0]
     assert (directory / "checkpoints.damaged").is_dir()
@@ -370,7 +370,7 @@ def test_a_damaged_result_is_renamed_and_computed_again(uninterrupted, instrumen
         content = {"nonsense": b"\xff{", "no object": b"[]", "a field less": b'{"rounds": [1]}'}[damage]
         (directory / "result.json").write_bytes(content)
     said = []
-    assert fields(run_batch(configs, directory, instruments, say=said.append)) == fields(expected)
+    assert fields(run_batch(configs, directory, instruments, notify=said.append)) == fields(expected)
     assert len(said) == 1
     assert said[0].endswith(": the batch is computed again")
     assert (directory / "result.json.damaged").exists()
@@ -408,7 +408,7 @@ def test_damaged_lanes_are_written_again_where_the_name_of_the_directory_tells_t
     for content in (b"\xff\xfe", b"[]", intact[:-2]):
         (directory / "lanes.json").write_bytes(content)
         said = []
-        assert fields(run_batch([config], directory, no_instruments, say=said.append)) == fields(first)
+        assert fields(run_batch([config], directory, no_instruments, notify=said.append)) == fields(first)
         assert "lanes.json: damaged" in said[0]
         assert (directory / "lanes.json").read_bytes() == intact
 

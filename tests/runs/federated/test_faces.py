@@ -104,7 +104,7 @@ def test_a_class_with_too_few_fresh_images_is_refused(tmp_path):
     config = make_config(
         dataset=f"npz:{tmp_path / 'few.npz'}", participant_classes="0;1", target_class=0, batch_size=1, judge_samples=6
     )
-    with pytest.raises(ValueError, match="1 images that nobody owns and 3 for the judge, expected at least 5 together"):
+    with pytest.raises(ValueError, match="1 images without an owner and 3 for the judge, expected at least 5 in all"):
         prepare_data(config)
 
 

@@ -59,7 +59,7 @@ def test_classes_are_those_of_the_images_and_not_of_the_flag(stripes):
 
 def test_a_target_that_nobody_owns_is_told(stripes):
     config = small_run(stripes, participant_classes="1;2,3", target_class=0)
-    assert describe_run(config, prepare_data(config))[-1].endswith("class 0 (number 0), owned by nobody")
+    assert describe_run(config, prepare_data(config))[-1].endswith("class 0 (number 0), owned by no participant")
 
 
 def test_without_an_attack_there_is_no_adversary(stripes):

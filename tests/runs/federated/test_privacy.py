@@ -21,7 +21,7 @@ from gan_leak.runs.federated.privacy import (
     privacy_fields,
     privacy_meter,
     promise_of,
-    settle,
+    solve_for_noise,
 )
 from gan_leak.runs.storage.integrity import DIGEST, sealed_json
 from gan_leak.settings import replace
@@ -77,7 +77,7 @@ def test_where_only_the_adversary_owns_records_nothing_is_promised(config):
     assert (fields["epsilon"], fields["worst_participant"], fields["covers"]) == (None, None, NOTHING_COVERED)
     assert privacy_summary(fields)["covered"] == NOTHING_COVERED
     with pytest.raises(ValueError, match=r"target_epsilon=3\.0: expected a participant with records"):
-        settle(plan(replace(config, target_epsilon=3.0), (0, 10)))
+        solve_for_noise(plan(replace(config, target_epsilon=3.0), (0, 10)))
 
 
 def test_the_sparse_vector_promises_its_sum():
@@ -157,7 +157,7 @@ def test_by_cohorts_the_rounds_of_each_are_counted():
 def test_a_target_is_met_and_hardly_missed(target):
     """By the participant that is worst off at that noise, of several."""
     config = replace(DP_SGD, target_epsilon=target)
-    settled = settle(plan(config, (40, 10, 61, 200)))
+    settled = solve_for_noise(plan(config, (40, 10, 61, 200)))
     assert settled.config.defense.target_epsilon == 0.0
     assert settled.target_epsilon == target
     noise = settled.config.defense.hyperparameters.noise_multiplier
@@ -171,7 +171,7 @@ def test_a_target_is_met_and_hardly_missed(target):
 @pytest.mark.parametrize("target", [0.3, 7.0, 1e6])
 def test_a_target_is_met_by_the_sparse_vector_too(target):
     """C releases a round, each with the same budget."""
-    settled = settle(plan(replace(SPARSE, target_epsilon=target), (40, 10)))
+    settled = solve_for_noise(plan(replace(SPARSE, target_epsilon=target), (40, 10)))
     budget = np.float32(settled.config.defense.hyperparameters.epsilon_per_release)
     assert target * 0.998 < sparse_vector_epsilon(float(budget), 0.1, 1000, 3).epsilon <= target
 

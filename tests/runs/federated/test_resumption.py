@@ -280,7 +280,7 @@ def manifest(path):
 
 def reseal(path, remove=None, write=None):
     """Damage that was there before the digests were taken, as of a disk that lost what was written."""
-    beside = next(found.beside for found in checkpoints.find(path.parent) if found.path == path)
+    beside = next(found.metadata for found in checkpoints.find(path.parent) if found.path == path)
     if write:
         (path / write).write_bytes(b"{}")
     elif (path / remove).is_dir():

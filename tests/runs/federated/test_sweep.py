@@ -10,7 +10,7 @@ from gan_leak.config import RunConfig, make_config
 from gan_leak.evaluation.leakage import Leakage
 from gan_leak.runs.federated.batch import batch_directory, check_batch
 from gan_leak.runs.federated.batch_files import BatchResult
-from gan_leak.runs.federated.privacy import PrivacyPlan, settle
+from gan_leak.runs.federated.privacy import PrivacyPlan, solve_for_noise
 from gan_leak.runs.federated.sweep import Cell, as_csv, make_cells, make_jobs, rows_of, with_privacy
 from gan_leak.settings import replace, settings_of, values_of, with_defaults
 
@@ -107,7 +107,9 @@ def test_a_batch_runs_with_noise_and_not_with_a_target(tmp_path):
     wanted = replace(config, target_epsilon=3.0)
     with pytest.raises(ValueError, match=r"target_epsilon=3\.0: expected 0 in a batch"):
         check_batch([config, wanted])
-    solved = with_privacy(Cell({}, (wanted,)), lambda lane: settle(PrivacyPlan(lane, (640, 640), 0, 3.0))).lanes
+    solved = with_privacy(
+        Cell({}, (wanted,)), lambda lane: solve_for_noise(PrivacyPlan(lane, (640, 640), 0, 3.0))
+    ).lanes
     given = replace(config, noise_multiplier=solved[0].defense.hyperparameters.noise_multiplier)
     assert given != config
     check_batch(solved)

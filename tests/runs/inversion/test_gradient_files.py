@@ -13,7 +13,7 @@ import pytest
 from gan_leak.attacks.gradient.observation import gradient_of
 from gan_leak.attacks.gradient.registry import GRADIENT_ATTACKS
 from gan_leak.runs.inversion.gradient import network_for
-from gan_leak.runs.inversion.gradient_files import from_torch, load_gradient, named_shapes, told_of_gradient
+from gan_leak.runs.inversion.gradient_files import from_torch, load_gradient, named_shapes, summarize_gradient
 from gan_leak.types import GradientView
 from reference.small import largest_difference, same_bits
 
@@ -95,7 +95,7 @@ def test_kernels_that_were_turned_by_hand_but_not_their_rows_are_put_in_order(tm
     brought = read(tmp_path / "rows.npz", model)
     assert same_bits(brought.view, view)
     assert len(brought.notes) == 1
-    assert "as the gradient tells" in brought.notes[0]
+    assert "as inferred from the gradient" in brought.notes[0]
     kept = read(tmp_path / "rows.npz", model, flatten_order="hwc")
     assert largest_difference(kept.view, view) > 1e-3
     assert not kept.notes
@@ -131,7 +131,7 @@ def test_frozen_layers_may_be_missing(tmp_path):
     sizes = {"arrays": 2, "of_arrays": 8, "parameters": 768 * 4 + 4}
     assert sizes.items() <= brought.matched.items()
     assert brought.matched["of_parameters"] == sum(leaf.size for leaf in jax.tree.leaves(view.params))
-    told = told_of_gradient(GRADIENT_ATTACKS["dlg"], brought, 0.0, None)
+    told = summarize_gradient(GRADIENT_ATTACKS["dlg"], brought, 0.0, None)
     assert told["notes"] == [f"2 of 8 arrays were matched, 3076 of {brought.matched['of_parameters']} parameters"]
 
 
@@ -155,7 +155,7 @@ def test_the_gradient_is_divided_by_its_scale(tmp_path):
 def test_what_stays_far_from_the_gradient_is_not_matched(tmp_path, attack, distance, matched):
     model, view = observed("dlg_lenet")
     np.savez(tmp_path / "ours.npz", **arrays_of(view))
-    told = told_of_gradient(GRADIENT_ATTACKS[attack], read(tmp_path / "ours.npz", model), distance, None)
+    told = summarize_gradient(GRADIENT_ATTACKS[attack], read(tmp_path / "ours.npz", model), distance, None)
     assert told["gradient"]["matched"] is matched
     assert [("NOT MATCHED" in note, "flatten order" in note) for note in told["notes"]] == [(True, True)] * (
         not matched
@@ -176,7 +176,10 @@ BIAS = "gradient/layer7/Dense_0/bias"
         ({"gradient/fc/bias": np.zeros(4)}, "holds gradient/fc/bias, expected the arrays of the network"),
         ({"labels": np.array([3, 4])}, "labels hold 4, expected 0 to 3"),
         ({"labels": np.array([-1, 2])}, "labels hold -1, expected 0 to 3"),
-        ({"labels": np.array([1, 2, 3])}, "labels are int64 [3], expected integers [2], as --batch_sizes=2 has it"),
+        (
+            {"labels": np.array([1, 2, 3])},
+            "labels are int64 [3], expected integers [2], one for each image of --batch_sizes=2",
+        ),
         ({"labels": np.array([1.0, 2.0])}, "labels are float64 [2], expected integers [2]"),
         ({"labels": np.array([True, False])}, "labels are bool [2], expected integers [2]"),
         ({BIAS: np.zeros(4, "V1")}, f"{BIAS} of type |V1, expected an npz of numbers"),

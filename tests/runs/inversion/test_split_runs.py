@@ -10,7 +10,7 @@ import pytest
 
 from gan_leak.data import Dataset
 from gan_leak.runs.inversion import split, split_attacks
-from gan_leak.runs.inversion.split import as_images, as_inputs, parts_of, split_data, victim_for
+from gan_leak.runs.inversion.split import as_images, as_inputs, split_data, split_network, victim_for
 from gan_leak.runs.storage.resumable import UNSAVED
 from reference.small import largest_difference
 
@@ -92,7 +92,7 @@ def hidden(params, layers):
 
 def test_the_white_box_reads_no_layer_of_the_cloud():
     data, params = prepared()
-    parts = parts_of(VICTIM, "conv1")
+    parts = split_network(VICTIM, "conv1")
     inputs = data.tested[0][data.chosen[:2]]
     features = parts.client.apply(params, inputs)
     numbers = split.WhiteBoxHyperParameters(20, 1e-2, 0.0)
@@ -110,7 +110,7 @@ def test_the_white_box_reads_no_layer_of_the_cloud():
 @pytest.mark.parametrize("knowledge", ["same set, same structure", "other set, other structure"])
 def test_the_query_free_attack_reads_no_layer_of_the_client(knowledge):
     data, params = prepared()
-    parts = parts_of(VICTIM, "conv1")
+    parts = split_network(VICTIM, "conv1")
     features = parts.client.apply(params, data.tested[0][data.chosen[:2]])
     found, blind = (
         split_attacks.query_free(
@@ -139,7 +139,7 @@ def test_the_black_box_sees_features_only():
 
     def query(key, inputs):
         asked.append(np.asarray(inputs))
-        return parts_of(VICTIM, "conv1").client.apply(params, inputs)
+        return split_network(VICTIM, "conv1").client.apply(params, inputs)
 
     features = query(jax.random.key(0), data.tested[0][:2])
 

@@ -11,7 +11,7 @@ import pytest
 from gan_leak.runs.federated import train
 from gan_leak.runs.storage import checkpoints
 from gan_leak.runs.storage.directory import write_atomic
-from gan_leak.runs.storage.disk import naming, refusal
+from gan_leak.runs.storage.disk import name_in_errors, refusal
 from reference.quick import small_run
 from reference.whole_run import run
 
@@ -92,8 +92,8 @@ def test_only_what_the_disk_refuses_is_its_refusal(tmp_path):
     assert refusal(OSError(errno.EROFS, "Read-only file system")) == "Read-only file system"
     assert refusal(FileNotFoundError(errno.ENOENT, "No such file or directory", "a.npz")) is None
     assert refusal(ValueError("No space left on device")) is None
-    with pytest.raises(ValueError, match="another"), naming(tmp_path):
+    with pytest.raises(ValueError, match="another"), name_in_errors(tmp_path):
         raise ValueError("another")
-    with pytest.raises(OSError, match="own") as caught, naming(tmp_path):
+    with pytest.raises(OSError, match="own") as caught, name_in_errors(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device", "own")
     assert caught.value.filename == "own"
