@@ -31,36 +31,10 @@ def _merge(server: FlatServer, uploads: Upload, factors: Array, count_decay: Arr
     return FlatServer(server.params + jnp.einsum("p,pd->d", factors, uploads.values), counts)
 
 
-def add() -> Aggregator:
-    """Add the uploads and count their coordinates, as selective SGD does (Shokri and Shmatikov 2015).
+def _weighted_sum(factors_of: Callable[[Array], Array], *, tells_weights: bool, sequential: bool) -> Aggregator:
+    """Add the uploads times ``factors_of(weights [P]) -> [P]``. The server sees the uploads.
 
-    ``update_count_decay`` multiplies the counters before every merge. The server sees every upload, but no sample
-    counts.
-    """
-
-    def apply(
-        key: Array,
-        server: FlatServer,
-        uploads: Upload,
-        weights: Array,
-        state: PyTree,
-        *,
-        hyperparameters: RoundHyperParameters,
-        merged: Array | None = None,
-        **extra: Any,
-    ) -> tuple[FlatServer, PyTree, Received, tuple[()]]:
-        used, _ = _leave_out(uploads, weights, merged)
-        server = _merge(server, used, jnp.ones(weights.shape), hyperparameters.update_count_decay)
-        return server, state, Received(uploads, None), ()
-
-    return Aggregator(_stateless, apply, sequential=True)
-
-
-def average() -> Aggregator:
-    """Average the uploads, weighted by sample counts: FederatedAveraging (McMahan et al. 2017, Algorithm 1).
-
-    A coordinate that was not uploaded counts as no change. If no participant has samples, nothing changes. The server
-    sees every upload and the sample counts.
+    ``tells_weights`` says whether it also sees the sample counts.
     """
 
     def apply(
@@ -75,11 +49,30 @@ def average() -> Aggregator:
         **extra: Any,
     ) -> tuple[FlatServer, PyTree, Received, tuple[()]]:
         used, counts = _leave_out(uploads, weights, merged)
-        factors = counts / jnp.maximum(jnp.sum(counts), 1)
-        server = _merge(server, used, factors, hyperparameters.update_count_decay)
-        return server, state, Received(uploads, weights), ()
+        server = _merge(server, used, factors_of(counts), hyperparameters.update_count_decay)
+        return server, state, Received(uploads, weights if tells_weights else None), ()
 
-    return Aggregator(_stateless, apply)
+    return Aggregator(_stateless, apply, sequential)
+
+
+def add() -> Aggregator:
+    """Add the uploads and count their coordinates, as selective SGD does (Shokri and Shmatikov 2015).
+
+    ``update_count_decay`` multiplies the counters before every merge. The server sees every upload, but no sample
+    counts.
+    """
+    return _weighted_sum(lambda weights: jnp.ones(weights.shape), tells_weights=False, sequential=True)
+
+
+def average() -> Aggregator:
+    """Average the uploads, weighted by sample counts: FederatedAveraging (McMahan et al. 2017, Algorithm 1).
+
+    A coordinate that was not uploaded counts as no change. If no participant has samples, nothing changes. The server
+    sees every upload and the sample counts.
+    """
+    return _weighted_sum(
+        lambda weights: weights / jnp.maximum(jnp.sum(weights), 1), tells_weights=True, sequential=False
+    )
 
 
 AGGREGATORS: dict[str, Callable[[], Aggregator]] = {"add": add, "average": average}

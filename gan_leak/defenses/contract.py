@@ -153,3 +153,13 @@ def stateless(change: Callable[[Array, Upload], Upload]) -> UploadTransform:
         return changed, state, TransformInfo(jnp.sum(changed.mask).astype(jnp.int32))
 
     return UploadTransform(init, apply)
+
+
+def noise(scale: Array | float, draw: Callable[[Array, tuple[int, ...]], Array]) -> UploadTransform:
+    """The ``UploadTransform`` that adds ``scale * draw(key, shape)`` to every value sent; others stay zero."""
+
+    def change(key: Array, upload: Upload) -> Upload:
+        added = scale * draw(key, upload.values.shape)
+        return Upload(jnp.where(upload.mask, upload.values + added, 0.0), upload.mask)
+
+    return stateless(change)

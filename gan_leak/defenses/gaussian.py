@@ -6,21 +6,15 @@ It has no privacy claim: without a bound on the values, no amount of noise gives
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
-from gan_leak.defenses.contract import FEATURES, GRADIENT, UPLOAD, Defense, HyperParameter, stateless
+from gan_leak.defenses.contract import FEATURES, GRADIENT, UPLOAD, Defense, HyperParameter, noise
 from gan_leak.settings import at_least
-from gan_leak.types import Array, Upload, UploadTransform
+from gan_leak.types import Array, UploadTransform
 
 
 def gaussian_noise(standard_deviation: Array | float) -> UploadTransform:
     """Add N(0, standard_deviation^2) to every value sent (Zhu, Liu and Han 2019, section 5.1, state the variance)."""
-
-    def change(key: Array, upload: Upload) -> Upload:
-        noise = standard_deviation * jax.random.normal(key, upload.values.shape)
-        return Upload(jnp.where(upload.mask, upload.values + noise, 0.0), upload.mask)
-
-    return stateless(change)
+    return noise(standard_deviation, jax.random.normal)
 
 
 DEFENSE = Defense(

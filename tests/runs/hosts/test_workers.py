@@ -58,6 +58,15 @@ def jobs_in(folder, names):
     return [Job([make_config(rounds=10)], folder / name, name) for name in names]
 
 
+def wait_for(*paths, parent=None):
+    """Return once workers have made these files; a worker that never begins is a failure and no test that hangs."""
+    deadline = time.monotonic() + 120
+    while not all(path.exists() for path in paths):
+        assert parent is None or parent.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def processes(folder):
     return {path.parent.name: path.read_text().splitlines() for path in folder.glob("*/process")}
 
@@ -91,8 +100,7 @@ def test_who_waits_for_a_batch_that_fails_is_told_and_the_others_go_on(tmp_path,
 
 def test_a_worker_that_is_ended_keeps_what_it_has(tmp_path, no_judge, capfd):
     with running(jobs_in(tmp_path, ["a", "b"]), 2, no_judge, print, keep_when_ended):
-        while not ((tmp_path / "a" / "started").exists() and (tmp_path / "b" / "started").exists()):
-            time.sleep(0.1)
+        wait_for(tmp_path / "a" / "started", tmp_path / "b" / "started")
     assert (tmp_path / "a" / "kept").exists()
     assert (tmp_path / "b" / "kept").exists()
     assert capfd.readouterr().err == ""
@@ -101,8 +109,7 @@ def test_a_worker_that_is_ended_keeps_what_it_has(tmp_path, no_judge, capfd):
 def test_leaving_ends_what_still_runs(tmp_path, no_judge):
     jobs = jobs_in(tmp_path, ["a", "b", "c"])
     with running(jobs, 2, no_judge, print, never_end):
-        while not ((tmp_path / "a").exists() and (tmp_path / "b").exists()):
-            time.sleep(0.1)
+        wait_for(tmp_path / "a", tmp_path / "b")
         left = time.monotonic()
     assert time.monotonic() - left < 60
     assert not multiprocessing.active_children()
@@ -139,9 +146,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     """Even by SIGKILL: whoever continues a batch must be its only writer."""
     parent = multiprocessing.get_context("spawn").Process(target=start_and_hang, args=(tmp_path,))
     parent.start()
-    while not ((tmp_path / "a" / "pid").exists() and (tmp_path / "b" / "pid").exists()):
-        assert parent.is_alive()
-        time.sleep(0.1)
+    wait_for(tmp_path / "a" / "pid", tmp_path / "b" / "pid", parent=parent)
     pids = [int((tmp_path / name / "pid").read_text()) for name in "ab"]
     parent.kill()
     parent.join()
