@@ -25,7 +25,7 @@ from experiments.benchmarks.commands import start_rows, sweep_rows
 from experiments.benchmarks.rows import as_table, time_group
 from experiments.benchmarks.torch_baselines import torch_is_installed
 from experiments.common.flags import check_distinct, run_binary
-from gan_leak.collaboration.round import PARTICIPANT_MAPPINGS
+from gan_leak.collaboration.synchronous import PARTICIPANT_MAPPINGS
 from gan_leak.machine import MOST_CPU_DEVICES, use_cpu_devices
 from gan_leak.models.layers import IMPLEMENTATIONS
 from gan_leak.performance import PerformanceOptions

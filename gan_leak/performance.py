@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from gan_leak.collaboration.round import PARTICIPANT_MAPPINGS
+from gan_leak.collaboration.synchronous import PARTICIPANT_MAPPINGS
 from gan_leak.machine import MOST_CPU_DEVICES
 from gan_leak.models.layers import IMPLEMENTATIONS
 from gan_leak.settings import between, option

@@ -47,6 +47,11 @@ def stack(trees: list[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+def zeros(shapes: PyTree) -> PyTree:
+    """Zeros for a pytree of arrays or of their shapes, such as that of ``jax.eval_shape``."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
 def all_finite(tree: PyTree) -> Array:
     """Bool []: True where no leaf holds a NaN or an infinity."""
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

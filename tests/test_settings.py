@@ -271,9 +271,9 @@ FIELD = """    rate_factor: float = option(
     update_count_decay: float"""
 EDITS = {
     "gan_leak/collaboration/settings.py": ("    update_count_decay: float", FIELD),
-    "gan_leak/collaboration/round.py": (
-        "    attack: Any = ()\n",
-        "    rate_factor: Array | float = 1.0\n    attack: Any = ()\n",
+    "gan_leak/types.py": (
+        "    attack: PyTree = ()\n",
+        "    rate_factor: Array | float = 1.0\n    attack: PyTree = ()\n",
     ),
     "gan_leak/collaboration/participant.py": (
         "rate = torch_learning_rate(hyperparameters, optimizer_steps)\n",

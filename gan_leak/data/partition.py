@@ -141,16 +141,22 @@ def partition(
         own = shares[adversary]
         shares = (*shares[:adversary], own[labels[own] != target_class], *shares[adversary + 1 :])
     result = tuple(np.sort(_cap(labels, share, samples_per_participant, rng)) for share in shares)
-    for participant, share in enumerate(result):
+    _check_shares(result, scheme, participant_classes, adversary)
+    if scheme != "centralised":
+        check_adversary_ignorance(labels[result[adversary]], target_class)
+    return result
+
+
+def _check_shares(
+    shares: Sequence[np.ndarray], scheme: str, participant_classes: Sequence[Sequence[int]], adversary: int
+) -> None:
+    for participant, share in enumerate(shares):
         may_be_empty = participant == adversary or (scheme == "by_class" and not participant_classes[participant])
         if not len(share) and not may_be_empty:
             raise ValueError(
                 f"participant {participant} gets no image with partition={scheme!r}, expected at least one; "
                 "use fewer participants, more data or a less skewed partition"
             )
-    if scheme != "centralised":
-        check_adversary_ignorance(labels[result[adversary]], target_class)
-    return result
 
 
 def check_adversary_ignorance(labels_of_adversary: np.ndarray, target_class: int) -> None:

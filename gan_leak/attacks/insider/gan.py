@@ -66,6 +66,12 @@ def _average(state: GanAttackState, params: PyTree, weight: Array | float) -> Py
     return jax.tree.map(lambda old, new: new + kept * (old - new), state.averaged_generator, params)
 
 
+def _remember(state: GanAttackState, drawn: Array) -> tuple[Array, Array]:
+    """The fakes and their mask, with the oldest round replaced by the drawn images [F, ...]."""
+    slot = state.steps % state.fakes.shape[0]
+    return state.fakes.at[slot].set(drawn), state.fakes_mask.at[slot].set(True)
+
+
 def _train_generator(
     key: Array,
     state: GanAttackState,
@@ -140,18 +146,22 @@ def gan_attack(
         key_latents, key_fakes = jax.random.split(key)
 
         def loss(params: PyTree, latents: Array) -> Array:
-            log_probabilities = jax.nn.log_softmax(classifier.apply(view.params, generator.apply(params, latents)))
-            return -jnp.mean(log_probabilities[:, hyperparameters.target_class])
+            logits = classifier.apply(view.params, generator.apply(params, latents))
+            return -jnp.mean(jax.nn.log_softmax(logits)[:, hyperparameters.target_class])
 
-        rate = hyperparameters.generator_learning_rate
         params, optimizer_state, total, last = _train_generator(
-            key_latents, state, loss, optimizer, rate, steps=generator_steps, batch_size=generator_batch_size
+            key_latents,
+            state,
+            loss,
+            optimizer,
+            hyperparameters.generator_learning_rate,
+            steps=generator_steps,
+            batch_size=generator_batch_size,
         )
         fakes, fakes_mask = state.fakes, state.fakes_mask
         if fakes_per_round:
-            slot = state.steps % fake_memory_rounds
             drawn = sample_images(generator, params, key_fakes, fakes_per_round, generator_batch_size)
-            fakes, fakes_mask = fakes.at[slot].set(drawn), fakes_mask.at[slot].set(True)
+            fakes, fakes_mask = _remember(state, drawn)
         labels = jnp.full(fakes_mask.size, hyperparameters.fake_class, jnp.int32)
         contribution = Contribution(fakes.reshape(-1, *input_shape), labels, fakes_mask.reshape(-1))
         averaged = _average(state, params, hyperparameters.generator_averaging)

@@ -22,7 +22,8 @@ from jax.sharding import Mesh
 
 from gan_leak import trees
 from gan_leak.collaboration import RoundHyperParameters, RoundInfo, make_rounds
-from gan_leak.collaboration.round import RoundFunction, RoundsFunction
+from gan_leak.collaboration.round import RoundsFunction
+from gan_leak.collaboration.round_parts import RoundFunction
 from gan_leak.collaboration.sharding import device_mesh, over_devices
 from gan_leak.config import RunConfig
 from gan_leak.evaluation.fidelity import nearest_by_l1

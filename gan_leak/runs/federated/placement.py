@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 
 from gan_leak import trees
 from gan_leak.collaboration import RoundInfo, make_rounds
-from gan_leak.collaboration.round import RoundFunction, RoundsFunction
+from gan_leak.collaboration.round import RoundsFunction
+from gan_leak.collaboration.round_parts import RoundFunction
 from gan_leak.collaboration.schedule import draw_cohort
 from gan_leak.collaboration.sharding import replicate, round_places, shard, unshard
 from gan_leak.runs.federated import resumption

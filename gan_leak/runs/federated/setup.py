@@ -20,7 +20,7 @@ from gan_leak.collaboration import (
     selective_upload,
 )
 from gan_leak.collaboration.participant import local_sgd
-from gan_leak.collaboration.round import RoundFunction
+from gan_leak.collaboration.round_parts import RoundFunction
 from gan_leak.collaboration.sharding import own_positions
 from gan_leak.config import RunConfig, validate
 from gan_leak.data import (
