@@ -72,6 +72,18 @@ def _remember(state: GanAttackState, drawn: Array) -> tuple[Array, Array]:
     return state.fakes.at[slot].set(drawn), state.fakes_mask.at[slot].set(True)
 
 
+def _target_loss(
+    classifier: Model, generator: Model, view: InsiderView, target_class: Array | int
+) -> Callable[[PyTree, Array], Array]:
+    """The negative log-likelihood of the target class, by the generator's parameters and latents [B, Z]."""
+
+    def loss(params: PyTree, latents: Array) -> Array:
+        logits = classifier.apply(view.params, generator.apply(params, latents))
+        return -jnp.mean(jax.nn.log_softmax(logits)[:, target_class])
+
+    return loss
+
+
 def _train_generator(
     key: Array,
     state: GanAttackState,
@@ -129,30 +141,18 @@ def gan_attack(
     optimizer = _OPTIMIZERS[generator_optimizer]()
 
     def init(key: Array) -> GanAttackState:
-        params = generator.init(key)
-        shape = (fake_memory_rounds, fakes_per_round)
-        return GanAttackState(
-            params,
-            params,
-            optimizer.init(params),
-            jnp.zeros((*shape, *input_shape)),
-            jnp.zeros(shape, bool),
-            jnp.zeros((), jnp.int32),
-        )
+        params, shape = generator.init(key), (fake_memory_rounds, fakes_per_round)
+        fakes, mask = jnp.zeros((*shape, *input_shape)), jnp.zeros(shape, bool)
+        return GanAttackState(params, params, optimizer.init(params), fakes, mask, jnp.zeros((), jnp.int32))
 
     def step(
         key: Array, state: GanAttackState, view: InsiderView, hyperparameters: GanAttackHyperParameters
     ) -> tuple[GanAttackState, Contribution, GanAttackInfo]:
         key_latents, key_fakes = jax.random.split(key)
-
-        def loss(params: PyTree, latents: Array) -> Array:
-            logits = classifier.apply(view.params, generator.apply(params, latents))
-            return -jnp.mean(jax.nn.log_softmax(logits)[:, hyperparameters.target_class])
-
         params, optimizer_state, total, last = _train_generator(
             key_latents,
             state,
-            loss,
+            _target_loss(classifier, generator, view, hyperparameters.target_class),
             optimizer,
             hyperparameters.generator_learning_rate,
             steps=generator_steps,
