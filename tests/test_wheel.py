@@ -62,7 +62,8 @@ def test_a_wheel_holds_all_sources_and_presets(wheel):
     files = [path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*")]
     expected = {str(path) for path in files if is_shipped(ROOT / path)}
     held = set(zipfile.ZipFile(wheel).namelist())
-    assert {"gan_leak/py.typed", "experiments/presets/hitaj/default.flags"} <= expected
+    needed = {"gan_leak/py.typed", "experiments/presets/hitaj/default.flags", "experiments/presets/hitaj/claims.toml"}
+    assert needed <= expected
     assert {name for name in held if ".dist-info/" not in name} == expected
 
 
