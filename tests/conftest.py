@@ -39,7 +39,16 @@ LONGEST = (
 )
 
 
+# Fixtures that take half a minute or more. Tests that need one are slow.
+COSTLY_FIXTURES = {"mnist_judge", "face_instruments", "finished_reproduction"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if COSTLY_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
     def place(item):
         name = str(item.path.relative_to(pathlib.Path(__file__).parent).with_suffix(""))
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)

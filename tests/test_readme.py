@@ -48,6 +48,7 @@ def tracked_files():
     return [ROOT / name for name in done.stdout.split("\0") if name]
 
 
+@pytest.mark.slow
 def test_the_library_example_ends_in_a_leakage_score(capsys):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})

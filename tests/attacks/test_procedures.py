@@ -80,6 +80,11 @@ def parameters(function):
     return list(inspect.signature(function).parameters)
 
 
+def quick(names):
+    """The names as parameters; the generator of GRNN takes long to compile."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name == "grnn" else []) for name in names]
+
+
 @pytest.mark.parametrize("name", PROCEDURES)
 def test_procedures_have_one_signature(name):
     """init(key, evidence); step(key, state, evidence); extract(state, evidence): the key first, the evidence last."""
@@ -90,7 +95,7 @@ def test_procedures_have_one_signature(name):
     assert parameters(procedure.init)[-1] == parameters(procedure.step)[-1] == parameters(procedure.extract)[-1]
 
 
-@pytest.mark.parametrize("name", PROCEDURES)
+@pytest.mark.parametrize("name", quick(PROCEDURES))
 def test_a_step_keeps_the_shapes_of_the_state_and_parts_are_the_whole(name):
     """So that a state can be saved and continued; and the result is determined by the key."""
     procedure, evidence = PROCEDURES[name]
@@ -112,7 +117,7 @@ def test_a_step_keeps_the_shapes_of_the_state_and_parts_are_the_whole(name):
     assert same_bits(run(jax.random.key(8), 3), run(jax.random.key(8), jnp.int32(3)))
 
 
-@pytest.mark.parametrize("name", PROCEDURES)
+@pytest.mark.parametrize("name", quick(PROCEDURES))
 def test_procedures_take_an_axis(name):
     """Mapped over keys, each is what it is alone, but for rounding."""
     procedure, evidence = PROCEDURES[name]
@@ -125,7 +130,7 @@ def test_procedures_take_an_axis(name):
     jax.tree.map(lambda many, one: np.testing.assert_allclose(many[1], one, rtol=1e-3, atol=1e-4), together, alone)
 
 
-@pytest.mark.parametrize("name", GRADIENT_ATTACKS)
+@pytest.mark.parametrize("name", quick(GRADIENT_ATTACKS))
 def test_registered_attacks_state_what_they_need_and_return_a_batch(name):
     attack = GRADIENT_ATTACKS[name]
     assert isinstance(attack, GradientAttack)

@@ -251,6 +251,7 @@ def test_a_passive_adversary_leaves_the_federation_alone(schedule):
     assert largest_difference(watched.attack.generator, start("passive").attack.generator) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "adversary"),
     [("round_robin", 0), ("round_robin", 2), ("synchronous", 0), ("synchronous", 1), ("synchronous", 2)],
@@ -363,6 +364,7 @@ def cohort_round(schedule, attack, adversary, cohort, **values):
     return before, after, info
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
 @pytest.mark.parametrize(("attack", "adversary"), [("none", None), ("active", 0), ("active", 2)])
 def test_a_round_of_some_is_one_in_which_the_others_have_nothing(schedule, attack, adversary):

@@ -120,6 +120,7 @@ def run(kind, way, victim=None, cohort=None, rounds=2):
     return jitted_rounds(kind, *way)(jax.random.key(1), state, data, numbers(victim), rounds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_the_server_reads_the_only_sample_of_a_participant(way):
     """The ratio of the two gradients of a linear layer is the input, in every schedule, mapping and aggregation."""
@@ -131,6 +132,7 @@ def test_the_server_reads_the_only_sample_of_a_participant(way):
     np.testing.assert_allclose(drawn, INPUTS[:3], atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[2]])
 @pytest.mark.parametrize("cohort", [[0, 2], [1, 3, -1]])
 def test_of_a_cohort_the_server_reads_those_who_take_part(way, cohort):
@@ -167,6 +169,7 @@ def test_a_passive_server_changes_no_bit_of_an_insider(schedule):
     assert same_bits(*states)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["random_order", "synchronous"])
 def test_the_view_holds_what_was_sent_and_uploaded(schedule):
     """Every participant starts from what it, and nobody else, was sent; the view is in participant order."""
@@ -265,6 +268,7 @@ def test_an_upload_of_the_update_would_be_noticed():
     assert not trees.all_finite(blind.server_attack.visible.uploads.values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[2]])
 @pytest.mark.parametrize("victim", [0, 2])
 def test_an_isolated_victim_trains_alone_and_the_others_without_it(way, victim):

@@ -28,6 +28,7 @@ def results():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_rounds_on_many_devices_equal_rounds_on_one(results):
     """Participants that do not come out even, with and without attacks, added and averaged; and whole runs."""
     *compared, _ = results

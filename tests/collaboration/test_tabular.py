@@ -36,7 +36,9 @@ TRAININGS = {
 }
 
 
-@pytest.mark.parametrize("training", TRAININGS)
+@pytest.mark.parametrize(
+    "training", ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in TRAININGS if name != "sgd")]
+)
 @pytest.mark.parametrize(
     ("schedule", "mapping", "aggregation"),
     [("round_robin", "auto", "add"), ("synchronous", "map", "average"), ("synchronous", "vmap", "add")],
@@ -103,6 +105,7 @@ def attacked(schedule, mapping, local_training, rounds):
     return state, info
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local_training", [local_sgd, DP_SGD], ids=["sgd", "dp_sgd"])
 @pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
 def test_the_insider_draws_rows_of_the_target_class(schedule, local_training):
@@ -118,6 +121,7 @@ def test_the_insider_draws_rows_of_the_target_class(schedule, local_training):
     assert np.mean(distances[0] < distances[1]) > 0.9
 
 
+@pytest.mark.slow
 def test_vmap_map_and_loop_over_tabular_participants_agree():
     """With the insider and with DP-SGD."""
     expected = attacked("synchronous", "loop", DP_SGD, rounds=1)

@@ -69,6 +69,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(text, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_defenses_of_an_update_act_from_left_to_right_and_the_selection_last():
     """Noise after clipping makes the update longer than the norm, clipping after noise does not."""
     own = numbers(update_clipping_norm=0.4, gaussian_deviation=1.0)
@@ -123,6 +124,7 @@ def test_a_round_behind_neutral_defenses_is_an_undefended_round_bit_for_bit(sche
     assert same_bits((neutral.server, info), (plain.server, plain_info))
 
 
+@pytest.mark.slow
 def test_a_composition_acts_in_a_round_the_same_in_every_mapping():
     """DP-SGD, clipping, noise and quantization together; who has no data sends nothing."""
     own = numbers(

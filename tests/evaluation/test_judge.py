@@ -114,6 +114,7 @@ def test_scrambled_digits_are_none_of_the_classes(mnist_judge, mnist_test):
     assert judge_accuracy(mnist_judge, scrambled, NONE) >= 0.95
 
 
+@pytest.mark.slow
 def test_garbage_is_none_of_the_classes(mnist_judge, mnist_test):
     """At least 95% of fresh draws of what it was trained on, made of test digits."""
     pictures = jax.jit(garbage)(jax.random.key(1), jnp.asarray(mnist_test[0][:1000]))
@@ -163,6 +164,7 @@ def plain_classifier(mnist):
     return lambda images: model.apply(params, images)
 
 
+@pytest.mark.slow
 def test_texture_that_fools_a_plain_classifier_does_not_fool_the_judge(
     mnist_judge, mnist_test, plain_classifier, climb
 ):
@@ -181,6 +183,7 @@ def test_texture_that_fools_a_plain_classifier_does_not_fool_the_judge(
 # How it is kept
 
 
+@pytest.mark.slow
 def test_trained_once_and_then_taken_from_the_cache(tiny, tmp_path, monkeypatch):
     """The second load returns equal parameters and does not train."""
     first = load_or_train_judge(*tiny, cache_directory=tmp_path / "new", training=TINY)
@@ -197,6 +200,7 @@ def test_trained_once_and_then_taken_from_the_cache(tiny, tmp_path, monkeypatch)
     assert [path.suffix for path in (tmp_path / "new").iterdir()] == [".msgpack"]
 
 
+@pytest.mark.slow
 def test_training_again_gives_the_same_judge(tiny, tmp_path):
     """Whose cache was lost measures the same as before."""
     first = load_or_train_judge(*tiny, cache_directory=tmp_path, training=TINY)
@@ -269,6 +273,7 @@ def test_the_recipe_fits_the_images():
     assert training_for((160, 64, 64, 1)) == FEW_PHOTOGRAPHS_TRAINING
 
 
+@pytest.mark.slow
 def test_larger_images_are_judged_by_their_average_over_pixels():
     """64 x 64 pixels, and the same averaged to 32 x 32, have one judge and its one answer."""
     labels = np.arange(8) % 2

@@ -114,6 +114,7 @@ def optimised(mnist_judge, sets, climb):
 # The order
 
 
+@pytest.mark.slow
 def test_held_out_real_images_score_near_one(leakage, sets):
     """Real threes that are neither private nor references."""
     assert leakage(sets["held out"]).leakage_score >= 0.85
@@ -127,6 +128,7 @@ def test_copied_private_images_score_one(leakage, sets):
     assert result.ssim_to_nearest == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_one_repeated_private_image_scores_one_with_no_diversity(leakage, sets):
     """What a single picture gives away is one matter, how many there are another."""
     result = leakage(np.repeat(sets["private"][7:8], 40, axis=0))
@@ -135,6 +137,7 @@ def test_one_repeated_private_image_scores_one_with_no_diversity(leakage, sets):
     assert result.coverage < 0.2
 
 
+@pytest.mark.slow
 def test_the_class_mean_scores_in_between(leakage, sets):
     """The blurred average of the private images tells of the class, but no image of it."""
     assert 0.3 < leakage(_mean(sets["private"])).leakage_score < 0.95
@@ -173,6 +176,7 @@ def test_an_untrained_generator_scores_nothing(leakage, untrained):
     assert leakage(untrained[1][:100]).leakage_score <= 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["noise", "almost blank", "own digits"])
 def test_pictures_optimised_against_the_judge_score_little(leakage, optimised, start):
     """The judge is fooled by nearly all of them, the score is not."""
@@ -181,6 +185,7 @@ def test_pictures_optimised_against_the_judge_score_little(leakage, optimised, s
     assert result.leakage_score <= 0.25
 
 
+@pytest.mark.slow
 def test_real_images_under_noise_still_leak(leakage, sets):
     """It measures what is drawn, not how cleanly; and more noise never gives more away."""
     scores = [leakage(_under_noise(sets["held out"], level)).leakage_score for level in (0.1, 0.3, 1.0)]
@@ -246,6 +251,7 @@ def test_no_view_is_enough_alone(leakage, sets, view, make):
 # What holds of all measures
 
 
+@pytest.mark.slow
 def test_the_order_of_the_pictures_does_not_matter(leakage, sets):
     """Also of more pictures than there are fresh images, of very unlike kinds."""
     pictures = np.concatenate([sets["held out"], sets["digits"][0], np.repeat(sets["private"][:1], 50, axis=0)])
@@ -269,6 +275,7 @@ def test_every_measure_is_defined():
     assert all(len(text) > 20 for text in DEFINITIONS.values())
 
 
+@pytest.mark.slow
 def test_diversity_of_real_images_is_about_one(leakage, sets):
     """Whatever their number."""
     for count in (60, 250, None):
@@ -289,6 +296,7 @@ def test_diversity_falls_as_pictures_become_alike(leakage, sets):
     assert diversities[-1] == pytest.approx(0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_coverage_of_private_images_by_themselves_is_one_and_by_one_of_them_low(leakage, sets):
     """The set covers itself; one picture covers its few neighbours; another class covers hardly any."""
     assert leakage(sets["private"]).coverage == 1
@@ -336,6 +344,7 @@ def test_principal_components_are_the_same_for_more_and_for_fewer_images_than_fe
     np.testing.assert_allclose(np.sum((centred @ components) ** 2, axis=0), variances, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_neighbours_of_real_images_are_of_their_class(leakage, sets):
     """On most real threes, and on hardly any real image of another class."""
     assert leakage(sets["held out"]).nearest_neighbour_share > 0.85
@@ -343,6 +352,7 @@ def test_neighbours_of_real_images_are_of_their_class(leakage, sets):
     assert leakage(others).nearest_neighbour_share < 0.05
 
 
+@pytest.mark.slow
 def test_judge_accuracy_is_the_judges(mnist_judge, leakage, sets):
     """The share that the judge gives the target class, over classes mixed."""
     pictures = np.concatenate([sets["held out"][:30], sets["digits"][8][:90]])

@@ -200,6 +200,7 @@ def instruments(mnist_judge):
     return Instruments(mnist_judge, gallery_representations(mnist_judge, prepare_data(make_config()).gallery.images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [20, 50, 200])
 @pytest.mark.parametrize("target", [3, 1])
 def test_copies_of_few_private_images_score_one_and_controls_nothing(instruments, samples, target):

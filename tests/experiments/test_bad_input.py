@@ -379,6 +379,7 @@ def test_every_binary_tells_of_skipped_files(tmp_path, capsys, binary, arguments
     assert capsys.readouterr().err.count("Thumbs.db") == 1
 
 
+@pytest.mark.slow
 def test_a_run_on_names_that_are_no_utf8_ends_with_its_report(numbered, tmp_path, monkeypatch):
     """The path of the data and the attacked class are bytes that are no UTF-8."""
     use_linear_networks(monkeypatch)

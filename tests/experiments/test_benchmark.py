@@ -102,6 +102,7 @@ def test_the_arithmetic_of_a_step_is_that_of_its_layers():
         assert case.flops / case.units == 2 * (2 * first + 3 * (second + hidden + output))
 
 
+@pytest.mark.slow
 def test_every_case_of_every_group_can_be_traced(monkeypatch):
     """A case counts units, and has arithmetic unless it is an upload."""
     monkeypatch.setattr(benchmark_cases, "_COUNTS", (2,))
@@ -151,6 +152,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, flag, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_first_round_of_the_main_job_is_waited_for(tmp_path):
     """Its line in the metrics ends the wait; a run that never starts is no time but an error."""
     stripes = write_stripes(tmp_path / "stripes.npz")

@@ -82,6 +82,7 @@ def a_part(load, name, *, image_size):
     return dataset._replace(**{field: values[::step] for field, values in parts.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_runs_in_a_shortened_form(preset, lanes):
     config, record, coordinates = lanes(preset)
@@ -98,6 +99,7 @@ def test_every_preset_runs_in_a_shortened_form(preset, lanes):
             assert uploaded == most
 
 
+@pytest.mark.slow
 def test_a_preset_runs_as_a_command(tmp_path):
     """With the real networks, the judge of a whole run and a defence."""
     done = run_binary("--preset=figure14b", *SHORT, "--judge_samples=30000", f"--workdir={tmp_path / 'run'}")

@@ -34,6 +34,7 @@ def run(stripes, workdir, *flags):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -97,6 +98,7 @@ def own_gradient(path, change=lambda arrays: None):
     return image
 
 
+@pytest.mark.slow
 def test_a_gradient_of_one_s_own(stripes, tmp_path):
     image = own_gradient(tmp_path / "mine.npz")
     done = run(stripes, tmp_path / "run", "--attack=idlg", f"--gradient={tmp_path / 'mine.npz'}", "--iterations=400")

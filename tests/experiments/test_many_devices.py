@@ -34,6 +34,7 @@ def stripes(tmp_path_factory):
     return write_stripes(tmp_path_factory.mktemp("data") / "stripes.npz")
 
 
+@pytest.mark.slow
 def test_two_devices_share_three_participants_and_one_goes_on(stripes, tmp_path):
     alone = losses_after(tmp_path / "one", stripes, rounds=4, devices=1)
     assert alone.shape == (4, 3)

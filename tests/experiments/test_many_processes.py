@@ -90,6 +90,7 @@ def test_two_processes_find_what_one_does(stripes, tmp_path):
     assert_same(records(tmp_path / "of_0"), expected)
 
 
+@pytest.mark.slow
 def test_a_death_a_restart_and_a_process_that_goes_on_alone_change_nothing(stripes, tmp_path):
     drawn = "--participants_per_round=3"
     expected = alone(tmp_path, stripes, drawn)

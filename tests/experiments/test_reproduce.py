@@ -102,7 +102,7 @@ def files(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(_tiny, tmp_path_factory):
+def finished_reproduction(_tiny, tmp_path_factory):
     """A finished reproduction of figures of every layout; nobody may change its files."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -117,13 +117,13 @@ def whole(_tiny, tmp_path_factory):
 
 
 @pytest.fixture
-def run_of_whole(whole):
+def run_of_whole(finished_reproduction):
     """``run_batch`` that takes what the finished reproduction has run from there."""
     run = workers.run_batch
 
     def borrow(configs, directory, *arguments):
-        if not directory.exists() and (whole[0] / "batches" / directory.name).exists():
-            shutil.copytree(whole[0] / "batches" / directory.name, directory)
+        if not directory.exists() and (finished_reproduction[0] / "batches" / directory.name).exists():
+            shutil.copytree(finished_reproduction[0] / "batches" / directory.name, directory)
         return run(configs, directory, *arguments)
 
     return borrow
@@ -137,8 +137,9 @@ CONTROLS = [("passive adversary", "control"), ("class without an owner", "contro
 REFERENCES = [("untrained generator", "reference"), ("fresh real images", "reference")]
 
 
-def test_every_setting_control_and_reference_is_a_row(whole):
-    results, figures = read(whole[0])
+@pytest.mark.slow
+def test_every_setting_control_and_reference_is_a_row(finished_reproduction):
+    results, figures = read(finished_reproduction[0])
     assert list(figures) == ["6", "10", "12", "accuracy"]
     assert rows(figures["6"]) == [
         *((f"6 ({letter}), nearest that works", "attack") for letter in "abc"),
@@ -159,8 +160,8 @@ def test_every_setting_control_and_reference_is_a_row(whole):
     assert judge["test_accuracy"] == 0.5
 
 
-def test_every_claim_gets_a_verdict_with_its_criteria_and_numbers(whole):
-    _, figures = read(whole[0])
+def test_every_claim_gets_a_verdict_with_its_criteria_and_numbers(finished_reproduction):
+    _, figures = read(finished_reproduction[0])
     for number, entry in figures.items():
         (figure,) = paper.select_figures(number)
         assert [(verdict["name"], verdict["variant"]) for verdict in entry["verdicts"]] == [
@@ -181,9 +182,9 @@ def test_every_claim_gets_a_verdict_with_its_criteria_and_numbers(whole):
             assert set(verdict["controls"]) <= set(controls)
 
 
-def test_a_verdict_is_of_its_own_row(whole):
+def test_a_verdict_is_of_its_own_row(finished_reproduction):
     """Its reasons cite the numbers of that row, and of the controls beside it."""
-    _, figures = read(whole[0])
+    _, figures = read(finished_reproduction[0])
     for entry in (figures["6"], figures["12"]):
         # Criteria call the rows beside the one judged by these names.
         metrics = {row["name"]: row["metrics"] for row in entry["rows"]}
@@ -199,9 +200,9 @@ def test_a_verdict_is_of_its_own_row(whole):
                 assert value == pytest.approx(metrics[row["".join(other)]][metric][statistic], abs=0.01)
 
 
-def test_a_private_setting_tells_what_it_promises(whole):
+def test_a_private_setting_tells_what_it_promises(finished_reproduction):
     """0.01 for each of the 32 x 32 x 11 + 11 parameters of the linear network, over one round."""
-    _, figures = read(whole[0])
+    _, figures = read(finished_reproduction[0])
     (promise,) = figures["12"]["privacy"]
     assert promise["name"] == "12, nearest that works"
     assert promise["epsilon_per_round"] == pytest.approx(0.01 * 11_275)
@@ -209,8 +210,8 @@ def test_a_private_setting_tells_what_it_promises(whole):
     assert figures["6"]["privacy"] == []
 
 
-def test_the_curve_splits_at_an_accuracy(whole):
-    _, figures = read(whole[0])
+def test_the_curve_splits_at_an_accuracy(finished_reproduction):
+    _, figures = read(finished_reproduction[0])
     assert [name for name, _ in rows(figures["accuracy"])][:2] == [
         "accuracy, nearest that works, accuracy from 80%",
         "accuracy, nearest that works, accuracy below 80%",
@@ -218,6 +219,7 @@ def test_the_curve_splits_at_an_accuracy(whole):
     assert any(name.startswith("passive") and role == "control" for name, role in rows(figures["accuracy"]))
 
 
+@pytest.mark.slow
 def test_each_variant_of_the_curve_is_held_against_its_own_evaluations(run_of_whole, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "run_batch", run_of_whole)
     _, figures = call(tmp_path / "run", "accuracy", scale="paper")
@@ -229,27 +231,27 @@ def test_each_variant_of_the_curve_is_held_against_its_own_evaluations(run_of_wh
     ]
 
 
-def test_settings_that_figures_share_are_run_once(whole):
+def test_settings_that_figures_share_are_run_once(finished_reproduction):
     """Figure 10 and the curve are runs of figure 6, whose three settings have two controls; figure 12 has four."""
-    _, first, made = whole
+    _, first, made = finished_reproduction
     assert len(set(made)) == len(made) == first == 5 + 4
 
 
-def test_the_report_is_one_file_with_verdicts_first_and_all_rows(whole):
-    _, figures = read(whole[0])
-    page = (whole[0] / "report.html").read_text()
+def test_the_report_is_one_file_with_verdicts_first_and_all_rows(finished_reproduction):
+    _, figures = read(finished_reproduction[0])
+    page = (finished_reproduction[0] / "report.html").read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert page.index('class="badge') < page.index('id="experiment-0"')
     for entry in figures.values():
         for row in entry["rows"]:
             assert row["name"].replace("'", "&#x27;") in page
-    pictures = list((whole[0] / "figures").rglob("*.png"))
+    pictures = list((finished_reproduction[0] / "figures").rglob("*.png"))
     assert page.count("data:image/png;base64,") == len(pictures) >= 3 * len(figures)
 
 
-def test_a_second_call_makes_nothing_anew(whole, tmp_path, monkeypatch):
+def test_a_second_call_makes_nothing_anew(finished_reproduction, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
-    shutil.copytree(whole[0], workdir)
+    shutil.copytree(finished_reproduction[0], workdir)
     before = files(workdir / "figures") | files(workdir / "batches")
     times = {path: path.stat().st_mtime_ns for path in before}
     monkeypatch.setattr(execution, "make_section", lambda *_: pytest.fail("a finished figure was made again"))
@@ -259,9 +261,9 @@ def test_a_second_call_makes_nothing_anew(whole, tmp_path, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in before} == times
 
 
-def test_another_criterion_gives_another_verdict_from_the_same_runs(whole, tmp_path, monkeypatch):
+def test_another_criterion_gives_another_verdict_from_the_same_runs(finished_reproduction, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
-    shutil.copytree(whole[0], workdir)
+    shutil.copytree(finished_reproduction[0], workdir)
     shutil.copytree(flags.PRESETS, tmp_path / "presets")
     path = tmp_path / "presets" / "hitaj" / "claims.toml"
     before, entry, after = re.split(r"(\[figure10\][^\[]*)", path.read_text())
@@ -277,9 +279,9 @@ def test_another_criterion_gives_another_verdict_from_the_same_runs(whole, tmp_p
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_the_time_and_the_commands_of_all_calls_are_told(whole, monkeypatch, tmp_path):
+def test_the_time_and_the_commands_of_all_calls_are_told(finished_reproduction, monkeypatch, tmp_path):
     workdir = tmp_path / "run"
-    shutil.copytree(whole[0], workdir)
+    shutil.copytree(finished_reproduction[0], workdir)
     before = read(workdir)[0]
     assert before["seconds"] > 0
     monkeypatch.setattr(sys, "argv", ["reproduce", "--second"])
@@ -288,8 +290,8 @@ def test_the_time_and_the_commands_of_all_calls_are_told(whole, monkeypatch, tmp
     assert after["command"] == before["command"] + "; python -m experiments.reproduce --second"
 
 
-def test_a_directory_is_not_taken_up_by_accident(whole):
-    assert "resume" in refused(whole[0], "6")
+def test_a_directory_is_not_taken_up_by_accident(finished_reproduction):
+    assert "resume" in refused(finished_reproduction[0], "6")
 
 
 def test_a_figure_that_fails_leaves_the_earlier_ones_and_its_own_runs(run_of_whole, tmp_path, monkeypatch):
@@ -317,6 +319,7 @@ def test_a_figure_that_fails_leaves_the_earlier_ones_and_its_own_runs(run_of_who
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+@pytest.mark.slow
 def test_at_the_paper_s_scale_its_own_setting_stands_beside_the_nearest(run_of_whole, tmp_path, monkeypatch):
     """Each with its verdict, and with what was changed to get from one to the other."""
     monkeypatch.setattr(workers, "run_batch", run_of_whole)
@@ -335,6 +338,7 @@ def test_at_the_paper_s_scale_its_own_setting_stands_beside_the_nearest(run_of_w
         assert {name: row["differences"][name][0] for name in left_open} == dict.fromkeys(left_open)
 
 
+@pytest.mark.slow
 def test_a_cut_for_want_of_time_is_shown_as_a_difference(tmp_path):
     """A cut to more than there is, as that of the samples here, changes nothing."""
     _, figures = call(tmp_path / "run", "10", most_rounds=1, most_samples=400)
@@ -344,6 +348,7 @@ def test_a_cut_for_want_of_time_is_shown_as_a_difference(tmp_path):
     assert [row["rounds"] for row in (attack, *others[:2])] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_methods_are_compared_on_all_ten_digits(tmp_path):
     _, figures = call(tmp_path / "run", "5")
     entry = figures["5"]
@@ -371,6 +376,7 @@ def two_figures(monkeypatch):
         monkeypatch.setattr(module, "TABLES", ())
 
 
+@pytest.mark.slow
 def test_without_cifar_10_all_other_figures_are_made_and_with_it_the_missing_one(
     run_of_whole, tmp_path, monkeypatch, two_figures
 ):
@@ -412,9 +418,9 @@ def test_asked_for_by_name_the_missing_cifar_10_is_an_error(tmp_path):
         ({"format": 99}, ("format 99", "format 1")),
     ],
 )
-def test_results_of_another_version_are_refused_and_kept(whole, tmp_path, changes, named):
+def test_results_of_another_version_are_refused_and_kept(finished_reproduction, tmp_path, changes, named):
     workdir = tmp_path / "run"
-    shutil.copytree(whole[0], workdir)
+    shutil.copytree(finished_reproduction[0], workdir)
     results = json.loads((workdir / "results.json").read_text())
     (workdir / "results.json").write_text(json.dumps({**results, **changes}))
     before = files(workdir)
@@ -423,9 +429,9 @@ def test_results_of_another_version_are_refused_and_kept(whole, tmp_path, change
     assert files(workdir) == before
 
 
-def test_unfinished_results_of_another_version_are_refused(whole, tmp_path):
+def test_unfinished_results_of_another_version_are_refused(finished_reproduction, tmp_path):
     workdir = tmp_path / "run"
-    shutil.copytree(whole[0], workdir)
+    shutil.copytree(finished_reproduction[0], workdir)
     (workdir / "results.json").unlink()
     environment = read_config_file(workdir)
     environment["versions"]["gan_leak"] = "0.0.9"
@@ -449,10 +455,10 @@ def flip(path):
     path.write_bytes(data)
 
 
-def test_what_is_damaged_is_told_and_made_again(whole, tmp_path, capfd):
+def test_what_is_damaged_is_told_and_made_again(finished_reproduction, tmp_path, capfd):
     """Sections, their pictures, a batch, the list of calls, and the results made of them."""
     workdir = tmp_path / "run"
-    shutil.copytree(whole[0], workdir)
+    shutil.copytree(finished_reproduction[0], workdir)
     flip(workdir / "figures" / "10" / "section.json")
     flip(workdir / "figures" / "accuracy" / "0.png")
     batch = (
@@ -463,7 +469,7 @@ def test_what_is_damaged_is_told_and_made_again(whole, tmp_path, capfd):
     flip(batch / "pictures.npz")
     flip(workdir / "calls.json")
     (workdir / "results.json").write_text("{")
-    before, expected = read(whole[0])
+    before, expected = read(finished_reproduction[0])
     results, figures = call(workdir, "10,accuracy", resume=True)
     shown = "".join(capfd.readouterr())
     for text in (
@@ -482,31 +488,31 @@ def test_what_is_damaged_is_told_and_made_again(whole, tmp_path, capfd):
     assert (workdir / "figures" / "10.damaged").is_dir()
 
 
-def test_a_damaged_section_that_is_not_asked_for_leaves_the_report_until_it_is(whole, tmp_path):
+def test_a_damaged_section_that_is_not_asked_for_leaves_the_report_until_it_is(finished_reproduction, tmp_path):
     workdir = tmp_path / "run"
-    shutil.copytree(whole[0], workdir)
+    shutil.copytree(finished_reproduction[0], workdir)
     (workdir / "figures" / "6" / "section.json").write_text("[]")
     assert list(call(workdir, "10", resume=True)[1]) == ["10", "12", "accuracy"]
     assert list(call(workdir, "6", resume=True)[1]) == ["6", "10", "12", "accuracy"]
 
 
-def test_directories_of_versions_without_digests_are_taken_up(whole, tmp_path, monkeypatch):
+def test_directories_of_versions_without_digests_are_taken_up(finished_reproduction, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
-    shutil.copytree(whole[0], workdir)
+    shutil.copytree(finished_reproduction[0], workdir)
     for path in (*workdir.glob("figures/*/section.json"), *workdir.glob("batches/*/result.json")):
         stored = json.loads(path.read_text())
         path.write_text(json.dumps({name: stored[name] for name in stored if not name.endswith("sha256")}))
     (workdir / "calls.json").write_text(json.dumps(json.loads((workdir / "calls.json").read_text())["calls"]))
     monkeypatch.setattr(execution, "make_section", lambda *_: pytest.fail("a finished figure was made again"))
     results, figures = call(workdir, "6,10,accuracy", resume=True)
-    assert figures == read(whole[0])[1]
-    assert results["seconds"] > read(whole[0])[0]["seconds"]
+    assert figures == read(finished_reproduction[0])[1]
+    assert results["seconds"] > read(finished_reproduction[0])[0]["seconds"]
 
 
 @pytest.mark.parametrize("name", ["batches", "figures", "tables", "results.json"])
-def test_what_stands_where_something_else_belongs_is_refused(whole, tmp_path, name):
+def test_what_stands_where_something_else_belongs_is_refused(finished_reproduction, tmp_path, name):
     workdir = tmp_path / "run"
-    shutil.copytree(whole[0], workdir)
+    shutil.copytree(finished_reproduction[0], workdir)
     if (workdir / name).is_dir():
         shutil.rmtree(workdir / name)
     (workdir / name).unlink(missing_ok=True)
@@ -536,9 +542,9 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, changes, name
     assert not (tmp_path / "run").exists()
 
 
-def test_other_seeds_or_another_scale_do_not_get_the_directory(whole):
-    assert "num_seeds" in refused(whole[0], "6", resume=True, num_seeds=3)
-    assert "scale" in refused(whole[0], "6", resume=True, scale="paper")
+def test_other_seeds_or_another_scale_do_not_get_the_directory(finished_reproduction):
+    assert "num_seeds" in refused(finished_reproduction[0], "6", resume=True, num_seeds=3)
+    assert "scale" in refused(finished_reproduction[0], "6", resume=True, scale="paper")
 
 
 @pytest.mark.parametrize("preset", ["--epsilon_per_release=0", "--sensitivity=-1", "--upload_fraction=2"])
@@ -551,11 +557,11 @@ def test_a_preset_with_a_wrong_number_is_refused_before_anything_is_run(tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_directory_in_use_is_refused(whole):
+def test_a_directory_in_use_is_refused(finished_reproduction):
     config = ReproduceConfig(figures="10", num_seeds=2, cifar10="npz:/nowhere.npz")
-    prepared = reproduce.prepare(config, whole[0], True)
+    prepared = reproduce.prepare(config, finished_reproduction[0], True)
     try:
-        assert "another process" in refused(whole[0], "10", resume=True)
+        assert "another process" in refused(finished_reproduction[0], "10", resume=True)
     finally:
         close_run(prepared.directory)
 

@@ -35,6 +35,7 @@ def run(squares, workdir, *flags):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_all_attacks_from_flags_to_report(squares, tmp_path):
     """In this process, as the binary runs it."""
     few = ("--splits=conv1", "--epochs=2", "--attack_epochs=2", "--images=2")

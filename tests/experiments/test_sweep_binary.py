@@ -55,6 +55,7 @@ def finished(stripes, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_grid_is_one_table_in_its_order(finished):
     lines = list(csv.DictReader((finished / "results.csv").read_text().splitlines()))
     cells = [(float(line["learning_rate"]), float(line["upload_fraction"])) for line in lines]
@@ -90,6 +91,7 @@ def test_finished_cells_are_read_back_and_missing_ones_run(finished, stripes, tm
     assert (workdir / "results.csv").read_text() == (finished / "results.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_damaged_batch_is_told_and_run_again(finished, stripes, tmp_path, monkeypatch, capfd):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
@@ -113,6 +115,7 @@ def test_a_malformed_config_is_refused(finished, stripes, tmp_path, content):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+@pytest.mark.slow
 def test_a_target_of_privacy_is_swept(stripes, tmp_path, monkeypatch):
     """Each cell has the noise for its target, by the data that each seed deals out, and tells what that promises."""
     use_linear_networks(monkeypatch)

@@ -63,6 +63,7 @@ binary.execute(prepare("--defenses=none,gaussian:0.01"))
 """
 
 
+@pytest.mark.slow
 def test_a_new_attack_is_one_file_and_one_line(checkout, tmp_path):
     data, workdir = write_stripes(tmp_path / "stripes.npz"), tmp_path / "run"
     done = subprocess.run(

@@ -21,6 +21,7 @@ SPLITS = {"mnist": ("conv1", "ReLU2"), "cifar10": ("conv11", "ReLU22", "ReLU32")
 NETWORKS = {"mnist": he_lenet, "cifar10": he_cifar10}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_both_sides_of_every_cut_are_the_whole(network):
     model = NETWORKS[network]()

@@ -113,6 +113,7 @@ def blocks_of(most, monkeypatch, images, kernel):
     return layers.block_size(images, kernel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "most", "block"), [(1, 4, 1), (12, 5, 4), (12, 4, 4), (7, 4, 4), (11, 3, 3), (6, 99, 6)]
 )

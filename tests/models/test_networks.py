@@ -171,6 +171,7 @@ def inputs_for(kind, size, count):
     return jnp.asarray(np.random.default_rng(1).uniform(-1, 1, shape), jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64])
 @pytest.mark.parametrize("kind", ["classifier", "generator"])
 def test_matmul_equals_lax_in_value_and_gradients(kind, size):

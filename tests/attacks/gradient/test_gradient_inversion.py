@@ -132,6 +132,7 @@ def test_inverting_gradients_finds_the_image_of_a_linear_model():
     assert float(jnp.abs(run(jax.random.key(4), turned(view)).images - images).mean()) > 0.1
 
 
+@pytest.mark.slow
 def test_inverting_gradients_weighs_and_slows_down_as_it_should():
     """The objective by hand, and steps of the sign by Adam, which are as long as the rate, an eighth at a time."""
     images, labels = batch(1)
@@ -183,6 +184,7 @@ def test_the_label_of_one_image_is_exact(label):
     assert int(infer_label_from_bias(gradient["bias"])) == label
 
 
+@pytest.mark.slow
 def test_sums_over_inputs_tell_a_label_through_noise_that_hides_it_in_the_bias():
     model = with_uniform_init(dlg_lenet(4, image_size=16, channels=1))
 
@@ -235,6 +237,7 @@ def seen_by_grnn():
     return model, image, label, GradientView(params, gradient_of(model, params, image, label))
 
 
+@pytest.mark.slow
 def test_grnn_draws_the_image_and_tells_the_label():
     model, image, label, view = seen_by_grnn()
     generator = grnn_generator(4, image_size=16, channels=1)
@@ -250,6 +253,7 @@ def test_grnn_draws_the_image_and_tells_the_label():
     assert float(jnp.mean((elsewhere.images - image) ** 2)) > 5 * error
 
 
+@pytest.mark.slow
 def test_an_attack_in_parts_is_the_whole_attack():
     """What a long run keeps is all that it needs."""
     model, image, label, view = seen_by_grnn()
@@ -270,6 +274,7 @@ def test_an_attack_in_parts_is_the_whole_attack():
         assert largest_difference(whole, parts) == 0
 
 
+@pytest.mark.slow
 def test_attacks_that_recover_labels_do_not_look_at_them():
     """Labels of NaN, wherever an attack is not told any, change nothing."""
     model, image, label, view = seen_by_grnn()
@@ -283,6 +288,7 @@ def test_attacks_that_recover_labels_do_not_look_at_them():
     assert jnp.isnan(run_procedure(jax.random.key(2), told, GradientEvidence(view, hidden), 3).labels).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["released", "squared"])
 def test_the_objective_of_grnn_by_hand(loss):
     model, _, label, view = seen_by_grnn()

@@ -77,6 +77,7 @@ def test_inverting_gradients_finds_the_image_without_the_bias():
     np.testing.assert_allclose(found.images, IMAGES, atol=3e-2)
 
 
+@pytest.mark.slow
 def test_grnn_matches_what_was_sent():
     model = linear_classifier_of(16)
     params = model.init(jax.random.key(0))
@@ -112,6 +113,7 @@ def test_the_fitted_scale_is_that_of_least_squares():
     assert float(fitted_scale(jax.tree.map(jnp.zeros_like, ours), seen)) == 0
 
 
+@pytest.mark.slow
 def test_deep_leakage_that_fits_the_scale_does_not_care_for_it():
     """Steps and what is found are the same for a gradient of any size, but for the distance, which is its square's."""
     attack = deep_leakage(MODEL, IMAGES.shape, CLASSES, fit_scale=True)
@@ -149,6 +151,7 @@ def test_each_epoch_of_a_reshuffling_participant_holds_each_image_once():
     assert len(order) == 20
 
 
+@pytest.mark.slow
 def test_images_of_all_epochs_are_matched_whatever_their_order():
     """Epochs that hold the same images in other places read as those images; and labels are never mixed."""
     images = jax.random.uniform(jax.random.key(0), (4, *IMAGE_SHAPE))
@@ -173,6 +176,7 @@ def test_images_of_all_epochs_are_matched_whatever_their_order():
     np.testing.assert_allclose(objective, distance + 2.0 * np.var(means, axis=0).mean(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_update_tells_which_labels_were_in_which_batch():
     """Where the simulation has the participant's images; with grey ones it is an estimate."""
     params = jax.tree.map(lambda leaf: 0.05 * leaf, PARAMS)
@@ -198,6 +202,7 @@ def test_an_update_tells_which_labels_were_in_which_batch():
             assert sorted(ours) == sorted(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [8.0, 0.3, -1.0])
 def test_the_last_layer_of_one_image_tells_the_scale(scale):
     for network, initialisation in (("dlg_lenet", "wide"), ("mnist_classifier", "torch")):

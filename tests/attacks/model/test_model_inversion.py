@@ -168,6 +168,7 @@ def test_mapped_over_classes_it_equals_one_class_after_the_other():
         assert int(infos.steps[target]) == int(info.steps)
 
 
+@pytest.mark.slow
 def test_a_convolutional_network_is_inverted_mapped_and_alone():
     """Through the layers of the paper's network, of which pooling has a gradient of its own."""
     model = stateless_model(PooledConvolutionClassifier(((3, 2),), 8, CLASSES), (12, 12, 1))

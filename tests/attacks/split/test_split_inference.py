@@ -146,6 +146,7 @@ def test_a_shadow_learns_to_serve_the_cloud_which_stays_as_it_was():
     assert float(losses[-1]) < 0.5 * float(losses[0])
 
 
+@pytest.mark.slow
 def test_the_inversion_of_a_shadow_finds_the_image_and_that_of_another_cloud_s_does_not():
     """A client that weighs pixels: what the cloud teaches its shadow are the weights, but for a factor."""
     client = Model(

@@ -90,6 +90,7 @@ def small(tmp_path, monkeypatch):
     return colour
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "table",
     [
@@ -114,6 +115,7 @@ def test_every_table_becomes_rows_verdicts_and_pictures(small, tmp_path, table):
     assert entry["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_table_is_a_section_of_the_reproduction_and_is_kept(small, tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "check_table", lambda run, table: None)
     config = reproduce.ReproduceConfig(figures="grnn", workers=1)

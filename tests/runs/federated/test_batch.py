@@ -115,6 +115,7 @@ def test_a_result_holds_what_a_report_needs(config, instruments, tmp_path):
         np.testing.assert_allclose(private[np.argmin(distances)], nearest, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_how_seeds_are_mapped_does_not_change_the_result(config, instruments, tmp_path):
     seeds = [config, replace(config, seed=1)]
     results = []
@@ -206,6 +207,7 @@ def run_alone(experiment, seed, federation, numbers, count):
     return single_runs(experiment, count)(jax.random.key(100 + seed), state, federation, numbers, count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("transform", "mapping"), [("selective", "vmap"), ("sparse vector", "map")])
 def test_lanes_end_in_the_states_of_their_single_runs(transform, mapping):
     """Every lane has a number, a seed or a federation of its own."""
@@ -223,6 +225,7 @@ def test_lanes_end_in_the_states_of_their_single_runs(transform, mapping):
     assert len(differing) == len(LANES) - (transform == "selective")
 
 
+@pytest.mark.slow
 def test_padding_to_the_longest_federation_has_no_influence():
     """A federation of 5 images in a lane beside one of 9 ends as it would alone, if the adversary adds no fakes."""
     experiment = small_experiment("selective", 0)
@@ -232,6 +235,7 @@ def test_padding_to_the_longest_federation_has_no_influence():
     assert largest_difference(trees.take(states, 0), state) < 1e-5
 
 
+@pytest.mark.slow
 def test_what_the_padding_holds_has_no_influence():
     """With fakes, which stand behind the padding, only the order of the adversary's samples depends on its length."""
     experiment = small_experiment("selective", 4)
@@ -330,6 +334,7 @@ def flip(path):
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["records.json", "pictures.npz", "_CHECKPOINT_METADATA"])
 def test_the_checkpoint_before_a_damaged_one_is_continued(uninterrupted, instruments, tmp_path, monkeypatch, name):
     configs, expected = uninterrupted
@@ -355,6 +360,7 @@ def test_a_batch_without_an_undamaged_checkpoint_is_computed_again(uninterrupted
     assert (directory / "checkpoints.damaged").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", ["result.json", "pictures.npz", "no pictures", "nonsense", "no object", "a field less"]
 )

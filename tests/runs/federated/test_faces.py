@@ -112,7 +112,7 @@ def test_a_class_with_too_few_fresh_images_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def instruments():
+def face_instruments():
     """A judge of a fifth of the training, less hardened so that it learns in time: enough for what is asked here."""
     data = prepare_data(TWO_PARTICIPANTS)
     quick = FEW_PHOTOGRAPHS_TRAINING._replace(least_steps=320, garbage_per_batch=12, noise=0.3)
@@ -120,13 +120,15 @@ def instruments():
     return Instruments(judge, gallery_representations(judge, data.gallery.images))
 
 
-def test_the_judge_recognises_people_from_four_images_each(instruments):
+@pytest.mark.slow
+def test_the_judge_recognises_people_from_four_images_each(face_instruments):
     """On the 240 images that it did not see, one in forty by chance."""
-    assert instruments.judge.test_accuracy >= 0.88
+    assert face_instruments.judge.test_accuracy >= 0.88
 
 
-def test_the_judge_sees_nobody_in_noise_and_greys_and_shuffled_faces(instruments):
-    judge, faces = instruments.judge, prepare_data(TWO_PARTICIPANTS).test.images
+@pytest.mark.slow
+def test_the_judge_sees_nobody_in_noise_and_greys_and_shuffled_faces(face_instruments):
+    judge, faces = face_instruments.judge, prepare_data(TWO_PARTICIPANTS).test.images
     random = np.random.default_rng(0)
     noise = np.clip(random.normal(0, [[[[0.2]]], [[[0.5]]], [[[1.0]]]] * 20, (60, 64, 64, 1)), -1, 1)
     greys = np.broadcast_to(np.linspace(-1, 1, 60)[:, None, None, None], (60, 64, 64, 1))
@@ -135,10 +137,10 @@ def test_the_judge_sees_nobody_in_noise_and_greys_and_shuffled_faces(instruments
 
 
 @pytest.fixture(scope="module", params=[TWO_PARTICIPANTS, ONE_PERSON_EACH], ids=["two", "one person each"])
-def leak(request, instruments):
+def leak(request, face_instruments):
     """The data of a setting, a function that gives the score of pictures of its target, and the rows beside it."""
     data = prepare_data(request.param)
-    references, comparison = build_comparison(request.param, data, instruments, None)
+    references, comparison = build_comparison(request.param, data, face_instruments, None)
     return data, lambda images: measure_leakage(references, np.asarray(images, np.float32)).leakage_score, comparison
 
 
@@ -146,17 +148,20 @@ def _under_noise(images, deviation):
     return np.clip(images + deviation * np.random.default_rng(0).normal(size=images.shape), -1, 1)
 
 
+@pytest.mark.slow
 def test_private_and_fresh_images_of_a_person_score_high(leak):
     data, score, comparison = leak
     assert score(data.private) == 1
     assert comparison["fresh real images"]["leakage_score"] >= 0.6
 
 
+@pytest.mark.slow
 def test_other_people_score_nothing(leak):
     data, score, _ = leak
     assert max(score(data.judge_test.images[data.judge_test.labels == person]) for person in (0, 10, 20, 30)) <= 0.05
 
 
+@pytest.mark.slow
 def test_the_average_face_scores_nothing(leak):
     """Of all other people, and of those whom the adversary owns, if any."""
     data, score, _ = leak
@@ -164,6 +169,7 @@ def test_the_average_face_scores_nothing(leak):
         assert score(np.repeat(faces.mean(axis=0, keepdims=True), 2, axis=0)) <= 0.05
 
 
+@pytest.mark.slow
 def test_noise_and_greys_score_nothing(leak):
     _, score, _ = leak
     assert score(np.random.default_rng(0).uniform(-1, 1, (30, 64, 64, 1))) <= 0.05

@@ -37,6 +37,7 @@ def test_a_run_without_a_score_says_so_and_goes_on(config, tmp_path, capsys):
     assert (tmp_path / "run" / "reconstructions.npz").exists()
 
 
+@pytest.mark.slow
 def test_a_script_may_ask_to_fail_before_training(config, tmp_path, capsys):
     """And go on later without the flag, in the same directory."""
     asked = replace(config, fail_if_not_measurable=True)
@@ -55,5 +56,6 @@ def test_a_run_with_a_score_does_not_fail(stripes, tmp_path):
     assert status == 0
 
 
+@pytest.mark.slow
 def test_without_an_attack_there_is_nothing_to_measure(config, tmp_path):
     assert run(replace(config, attack="none", fail_if_not_measurable=True), tmp_path / "run") == 0

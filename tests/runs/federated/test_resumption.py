@@ -247,6 +247,7 @@ def damage_file(path, damage, other):
         path.mkdir()
 
 
+@pytest.mark.slow
 def test_a_damaged_evaluation_is_computed_again_from_the_checkpoint_before_it(config, whole, tmp_path, capsys):
     workdir = tmp_path / "run"
     assert run(config, workdir) == 0
@@ -402,6 +403,7 @@ def without_digests(workdir):
     path.write_text(json.dumps(stored, indent=2) + "\n")
 
 
+@pytest.mark.slow
 def test_an_interruption_between_a_round_and_its_records_loses_no_record(config, whole, tmp_path, monkeypatch):
     """Ctrl-C in an evaluation: the state is of round 4, the records are of round 3."""
     evaluate = train.evaluate_round

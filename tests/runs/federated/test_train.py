@@ -49,6 +49,7 @@ def results(workdir):
     return (workdir / "reconstructions.npz").read_bytes(), measured(workdir)
 
 
+@pytest.mark.slow
 def test_a_run_writes_all_that_it_promises(config, tmp_path, capsys):
     assert run(config, tmp_path / "run") == 0
     run_path = tmp_path / "run"
@@ -105,7 +106,7 @@ def sum_of_parameters(outputs):
     return 832 + 51264 + 51400 + 201 * outputs
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize("stop_after", [1, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 3))])
 def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypatch, stop_after):
     run(config, tmp_path / "whole")
     show = train.show_record
@@ -123,6 +124,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypat
     assert results(tmp_path / "parts") == results(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_to_the_same_bits(config, tmp_path, signal_number):
     """SIGKILL at a random moment after the first checkpoint; SIGTERM leaves in order, with 143."""
@@ -145,6 +147,7 @@ def test_a_killed_run_resumes_to_the_same_bits(config, tmp_path, signal_number):
     assert len(measured(tmp_path / "killed")) == config.federation.rounds
 
 
+@pytest.mark.slow
 def test_chunks_of_rounds_do_not_change_the_results(config, tmp_path):
     run(config, tmp_path / "one")
     run(replace(config, performance=PerformanceOptions(rounds_per_chunk=3)), tmp_path / "three")
@@ -177,6 +180,7 @@ def test_without_the_attack_nothing_is_reconstructed(config, tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -79,12 +79,14 @@ def test_a_run_ends_where_it_is_and_resumes_to_the_same_bits(config, tmp_path, l
     assert results(workdir) == results(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_what_is_interrupted_while_it_loads_begins_anew(config, tmp_path, linear_networks):
     status, errors = interrupted(config, tmp_path / "run", "loading", signal.SIGTERM)
     assert (status, errors) == (143, "interrupted\n")
     run(config, tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_rounds_that_are_not_evaluated_yet_are_not_saved(config, tmp_path, monkeypatch, linear_networks):
     """Else the run would go on after them, and their metrics would be missing."""
 

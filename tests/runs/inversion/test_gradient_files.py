@@ -73,6 +73,7 @@ def torch_tensors(tree, network):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("order", ["auto", "chw"])
 def test_the_tensors_of_a_torch_module_read_as_the_same_gradient(tmp_path, network, order):

@@ -142,6 +142,7 @@ def attack_all(tmp_path, iterations, *, count=5, restarts=1, lanes=2, tell=lambd
     )
 
 
+@pytest.mark.slow
 def test_lanes_and_chunks_change_nothing(tmp_path):
     """Participants in one program, in pieces of any length, are what each is alone."""
     together = attack_all(tmp_path, 40)
@@ -168,6 +169,7 @@ def test_an_interrupted_attack_goes_on_where_it_was_kept(tmp_path, monkeypatch):
     assert largest_difference(whole, attack_all(tmp_path, 40)) == 0
 
 
+@pytest.mark.slow
 def test_of_several_starts_the_nearest_gradient_counts(tmp_path):
     one, three = attack_all(tmp_path, 15), attack_all(tmp_path, 15, restarts=3)
     assert three.images.shape == one.images.shape
@@ -195,6 +197,7 @@ def test_labels_are_inferred_from_the_one_gradient_that_has_their_shape():
         infer_labels("dlg_lenet", 7, single, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["dlg_lenet", "grnn_lenet", "mnist_classifier"])
 def test_the_label_of_one_image_is_told_whatever_the_network(network):
     channels = 1 if network == "mnist_classifier" else 3
@@ -204,6 +207,7 @@ def test_the_label_of_one_image_is_told_whatever_the_network(network):
     assert infer_labels(network, 10, view, 1).tolist() == [6]
 
 
+@pytest.mark.slow
 def test_an_update_of_several_steps_is_attacked_as_what_it_is():
     """With the steps that were taken the images come back, and with others they do not come as near."""
     taken = Observation(4, 0.5, 1)

@@ -63,6 +63,7 @@ def test_networks_of_other_seeds_give_other_pictures(inversions):
     assert np.abs(inversions.pictures[0] - inversions.pictures[1]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_the_convolutional_kind_is_the_federation_s_own(linear_networks):
     """With one output more than there are classes, as there."""
     train, test = bright_rows(40), bright_rows(20, seed=1)

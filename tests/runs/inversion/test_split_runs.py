@@ -107,6 +107,7 @@ def test_the_white_box_reads_no_layer_of_the_cloud():
     assert np.isnan(split_attacks.white_box(parts.client, unseen, features, (28, 28, 1), numbers, UNSAVED)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knowledge", ["same set, same structure", "other set, other structure"])
 def test_the_query_free_attack_reads_no_layer_of_the_client(knowledge):
     data, params = prepared()

@@ -43,9 +43,14 @@ def results(workdir):
     ("module", "name", "size", "from_call", "file"),
     [
         (train, "append_metrics", 900, 2, "metrics.jsonl"),
-        (checkpoints, "save", 3000, 1, "round_000002"),
-        (checkpoints, "save", 3000, 2, "round_000004"),
-        (train, "write_atomic", 100, 1, "round_000002.npz"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (checkpoints, "save", 3000, 1, "round_000002"),
+                (checkpoints, "save", 3000, 2, "round_000004"),
+                (train, "write_atomic", 100, 1, "round_000002.npz"),
+            )
+        ),
     ],
 )
 def test_a_run_whose_disk_is_full_resumes_to_the_same_bits(
