@@ -40,7 +40,13 @@ LONGEST = (
 
 
 # Fixtures that take half a minute or more. Tests that need one are slow.
-COSTLY_FIXTURES = {"mnist_judge", "face_instruments", "finished_reproduction"}
+COSTLY_FIXTURES = {
+    "mnist_judge",
+    "face_instruments",
+    "finished_reproduction",
+    "finished_sweep",
+    "results_on_eight_devices",
+}
 
 
 @pytest.hookimpl(tryfirst=True)

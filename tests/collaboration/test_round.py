@@ -192,6 +192,7 @@ def _entry(swept, index):
     return jax.tree.map(lambda leaf: leaf[index] if isinstance(leaf, jax.Array) else leaf, swept)
 
 
+@pytest.mark.slow
 def test_a_vmapped_sweep_equals_separate_runs():
     """Learning rates, fractions, target classes and seeds in one call give what each gives alone."""
     single = jitted_round("round_robin", "active", 2, "map", "add")
@@ -393,6 +394,7 @@ def test_a_round_of_some_is_one_in_which_the_others_have_nothing(schedule, attac
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
 @pytest.mark.parametrize("cohort", [[1, 2], [1, 2, -1]])
 def test_an_adversary_who_sits_out_does_nothing(schedule, cohort):

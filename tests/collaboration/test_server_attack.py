@@ -154,6 +154,7 @@ def test_a_passive_server_changes_no_bit(way):
     assert same_bits(info._replace(server_attack=()), plain_info)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["random_order", "synchronous"])
 def test_a_passive_server_changes_no_bit_of_an_insider(schedule):
     """Both seats taken, partial uploads and downloads: the generator and the federation are as without the server's."""
@@ -197,6 +198,7 @@ def test_the_view_holds_what_was_sent_and_uploaded(schedule):
         np.testing.assert_array_equal(uploads.values[participant][mask], update[mask])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
 def test_the_view_tells_which_coordinates_were_downloaded(schedule):
     """The share that was asked for; the rest of a participant's parameters stays its own."""

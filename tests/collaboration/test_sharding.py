@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def results():
+def results_on_eight_devices():
     """Of a process that sees eight devices."""
     settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     environment = {**os.environ, **settings, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
@@ -29,17 +29,17 @@ def results():
 
 
 @pytest.mark.slow
-def test_rounds_on_many_devices_equal_rounds_on_one(results):
+def test_rounds_on_many_devices_equal_rounds_on_one(results_on_eight_devices):
     """Participants that do not come out even, with and without attacks, added and averaged; and whole runs."""
-    *compared, _ = results
+    *compared, _ = results_on_eight_devices
     assert len(compared) == 7
     for what, difference, moved in compared:
         assert difference < 1e-5, what
         assert moved > 1e-2, what
 
 
-def test_participants_that_cannot_be_sharded_evenly_are_refused(results):
-    assert results[-1][0] == "entries=5: expected a multiple of 2, the number of devices"
+def test_participants_that_cannot_be_sharded_evenly_are_refused(results_on_eight_devices):
+    assert results_on_eight_devices[-1][0] == "entries=5: expected a multiple of 2, the number of devices"
 
 
 def test_rows_behind_the_end_are_filled():

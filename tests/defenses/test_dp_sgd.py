@@ -320,6 +320,7 @@ def test_jit_and_microbatches_change_nothing():
     assert int(expected[1]) == 2 + 2 * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["synchronous", "round_robin"])
 def test_it_trains_a_federation(schedule):
     """In the place of plain SGD, with one traced noise multiplier a run; vmap over participants is a loop over them."""

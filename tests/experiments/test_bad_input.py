@@ -356,6 +356,7 @@ def test_a_run_begins_with_who_owns_what(numbered, tmp_path, monkeypatch, capsys
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("binary", "arguments"),
     [

@@ -16,6 +16,8 @@ from gan_leak.runs.storage.integrity import sealed_json
 
 ROWS_OF_CHANNELS = np.arange(64 * 12).reshape(64, 12).T.ravel()
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
@@ -55,7 +57,6 @@ def attack(digits, tmp_path, *flags, name="run"):
     return rows, saved, (workdir / "report.html").read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("told", ["known", "inferred"])
 def test_a_batch_with_repeated_labels_is_attacked(digits, tmp_path, told):
     def label(arrays):
@@ -68,7 +69,6 @@ def test_a_batch_with_repeated_labels_is_attacked(digits, tmp_path, told):
     assert sorted(saved["labels"].ravel().tolist()) == [1, 3, 3, 7]
 
 
-@pytest.mark.slow
 def test_a_gradient_in_torch_s_flatten_order_is_put_in_ours_or_said_not_to_match(digits, tmp_path, capsys):
     def as_torch(arrays):
         for part in ("params", "gradient"):
@@ -100,7 +100,6 @@ def test_the_scale_of_a_sum_may_be_given_or_left_to_the_gradient(digits, tmp_pat
     assert row["gradient"].get("scale", 8) == pytest.approx(8.0, rel=1e-3)
 
 
-@pytest.mark.slow
 def test_frozen_layers_are_not_matched_and_said_so(digits, tmp_path):
     def freeze(arrays):
         for name in [name for name in arrays if name.startswith("gradient/layer0")]:
@@ -114,7 +113,6 @@ def test_frozen_layers_are_not_matched_and_said_so(digits, tmp_path):
     assert "6 of 8 arrays were matched" in page
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dlg", "inverting_gradients", "grnn"])
 def test_every_attack_takes_a_gradient_of_the_last_two_arrays(digits, tmp_path, method):
     def freeze(arrays):
@@ -127,7 +125,6 @@ def test_every_attack_takes_a_gradient_of_the_last_two_arrays(digits, tmp_path, 
     assert row["gradient"]["parameters"] == 768 * 10 + 10
 
 
-@pytest.mark.slow
 def test_ways_to_match_reshuffled_epochs_are_rows_of_one_table(digits, tmp_path):
     flags = ("--attack=inverting_gradients", "--batch_sizes=2", "--images=2", "--local_steps=4", "--local_batch_size=1")
     several = (*flags, "--local_shuffle", "--matching=known_order,ordered,epoch_mean", "--iterations=3")
@@ -136,7 +133,6 @@ def test_ways_to_match_reshuffled_epochs_are_rows_of_one_table(digits, tmp_path)
     assert all(entry["images"].shape == (1, 2, 32, 32, 1) for entry in saved)
 
 
-@pytest.mark.slow
 def test_a_directory_that_does_not_know_the_later_flags_is_continued(digits, tmp_path):
     config = config_from_arguments(
         gradient_inversion.GradientConfig, [f"--dataset=npz:{digits}", "--channels=1", "--images=2", "--attack=dlg"]

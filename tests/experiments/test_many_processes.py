@@ -115,6 +115,7 @@ def test_a_death_a_restart_and_a_process_that_goes_on_alone_change_nothing(strip
     assert_same(records(tmp_path / "of_0"), expected)
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_do_ends_both_with_one_line(stripes, tmp_path):
     (tmp_path / "of_0").mkdir()
     (tmp_path / "of_0" / "something else").touch()

@@ -47,7 +47,7 @@ def config_for(stripes, **changes):
 
 
 @pytest.fixture(scope="module")
-def finished(stripes, tmp_path_factory):
+def finished_sweep(stripes, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("sweep") / "run"
     with pytest.MonkeyPatch.context() as patch:
         use_linear_networks(patch)
@@ -56,12 +56,12 @@ def finished(stripes, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_grid_is_one_table_in_its_order(finished):
-    lines = list(csv.DictReader((finished / "results.csv").read_text().splitlines()))
+def test_the_grid_is_one_table_in_its_order(finished_sweep):
+    lines = list(csv.DictReader((finished_sweep / "results.csv").read_text().splitlines()))
     cells = [(float(line["learning_rate"]), float(line["upload_fraction"])) for line in lines]
     assert cells == [(0.01, 0.1), (0.01, 1.0), (0.1, 0.1), (0.1, 1.0)]
     assert {line["seeds"] for line in lines} == {"2"}
-    rows = [json.loads(line) for line in (finished / "results.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (finished_sweep / "results.jsonl").read_text().splitlines()]
     assert [row["cell"] for row in rows] == [{"learning_rate": a, "upload_fraction": b} for a, b in cells]
     for row, line in zip(rows, lines, strict=True):
         assert float(line["model_accuracy_mean"]) == row["metrics"]["model_accuracy"]["mean"]
@@ -70,17 +70,17 @@ def test_the_grid_is_one_table_in_its_order(finished):
     assert rows[3]["metrics"]["model_accuracy"]["mean"] > rows[0]["metrics"]["model_accuracy"]["mean"]
 
 
-def test_the_report_shows_the_map_and_every_cell(finished):
-    page = (finished / "report.html").read_text()
+def test_the_report_shows_the_map_and_every_cell(finished_sweep):
+    page = (finished_sweep / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     for text in ("learning_rate=0.01, upload_fraction=0.1", "learning_rate=0.1, upload_fraction=1.0"):
         assert text in page
-    assert (finished / "surface.png").read_bytes().startswith(b"\x89PNG")
+    assert (finished_sweep / "surface.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_finished_cells_are_read_back_and_missing_ones_run(finished, stripes, tmp_path, monkeypatch):
+def test_finished_cells_are_read_back_and_missing_ones_run(finished_sweep, stripes, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
-    shutil.copytree(finished, workdir)
+    shutil.copytree(finished_sweep, workdir)
     lost = next((workdir / "batches").iterdir())
     shutil.rmtree(lost)
     use_linear_networks(monkeypatch)
@@ -88,13 +88,13 @@ def test_finished_cells_are_read_back_and_missing_ones_run(finished, stripes, tm
     monkeypatch.setattr(workers, "run_batch", lambda *arguments: (made.append(arguments[1].name), run(*arguments)))
     sweep.execute(sweep.prepare(config_for(stripes), workdir, True))
     assert made == [lost.name]
-    assert (workdir / "results.csv").read_text() == (finished / "results.csv").read_text()
+    assert (workdir / "results.csv").read_text() == (finished_sweep / "results.csv").read_text()
 
 
 @pytest.mark.slow
-def test_a_damaged_batch_is_told_and_run_again(finished, stripes, tmp_path, monkeypatch, capfd):
+def test_a_damaged_batch_is_told_and_run_again(finished_sweep, stripes, tmp_path, monkeypatch, capfd):
     workdir = tmp_path / "run"
-    shutil.copytree(finished, workdir)
+    shutil.copytree(finished_sweep, workdir)
     damaged = next((workdir / "batches").iterdir())
     data = bytearray((damaged / "result.json").read_bytes())
     data[len(data) // 2] ^= 1
@@ -104,11 +104,11 @@ def test_a_damaged_batch_is_told_and_run_again(finished, stripes, tmp_path, monk
     sweep.execute(sweep.prepare(config_for(stripes), workdir, True))
     assert f"{damaged / 'result.json'}: damaged" in "".join(capfd.readouterr())
     assert (damaged / "result.json.damaged").read_bytes() == data
-    assert (workdir / "results.csv").read_text() == (finished / "results.csv").read_text()
+    assert (workdir / "results.csv").read_text() == (finished_sweep / "results.csv").read_text()
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b'{"config": {}, "versions": 1}'])
-def test_a_malformed_config_is_refused(finished, stripes, tmp_path, content):
+def test_a_malformed_config_is_refused(finished_sweep, stripes, tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"config\.json: damaged .*choose another --workdir"):
         sweep.prepare(config_for(stripes), tmp_path, True)
@@ -146,10 +146,10 @@ def test_a_target_of_privacy_is_swept(stripes, tmp_path, monkeypatch):
     assert "What the defense promises" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_without_a_defense_the_table_promises_nothing(finished):
-    lines = list(csv.DictReader((finished / "results.csv").read_text().splitlines()))
+def test_without_a_defense_the_table_promises_nothing(finished_sweep):
+    lines = list(csv.DictReader((finished_sweep / "results.csv").read_text().splitlines()))
     assert {(line["epsilon"], line["delta"]) for line in lines} == {("", "")}
-    assert "What the defense promises" not in (finished / "report.html").read_text()
+    assert "What the defense promises" not in (finished_sweep / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,7 @@ def test_a_sum_in_the_place_of_a_mean_has_no_counts():
         infer_label_counts(kernel, bias, 4 * kernel_gradient, 4 * bias_gradient, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("network", list(FLATTENINGS))
 @pytest.mark.parametrize("initialisation", ["torch", "wide"])

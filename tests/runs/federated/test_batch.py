@@ -77,6 +77,7 @@ def numbers_in(leakage):
     return [*leakage["leakage_by_representation"].values(), *(leakage[name] for name in leakage if name[-1] != "n")]
 
 
+@pytest.mark.slow
 def test_every_lane_is_what_gan_attack_does_with_its_configuration(config, instruments, tmp_path):
     """Same pictures, accuracy, uploads and measures as the training loop of a single run."""
     own = {"seed": 3, "target_class": 1, "learning_rate": 0.2, "upload_fraction": 0.1, "generator_learning_rate": 0.1}
@@ -100,6 +101,7 @@ def test_every_lane_is_what_gan_attack_does_with_its_configuration(config, instr
     assert np.abs(result.pictures[0] - result.pictures[1]).max() > 0.05
 
 
+@pytest.mark.slow
 def test_a_result_holds_what_a_report_needs(config, instruments, tmp_path):
     """References beside the lanes, sizes, and for each last picture the nearest private image."""
     result = run_batch([config], tmp_path / "batch", instruments)
@@ -276,6 +278,7 @@ def uninterrupted(config, instruments, tmp_path_factory):
     assert [bool(text) for _, text in shown] == [False, False, True, False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop_after", "continued"), [(2, [2, 4, 6, 8]), (4, [4, 6, 8]), (6, [6, 8]), (8, [8])])
 def test_an_interrupted_batch_continues_to_the_same_result(uninterrupted, instruments, tmp_path, stop_after, continued):
     """From the last rounds that are finished, and to the same bits."""
@@ -308,6 +311,7 @@ def test_an_interruption_while_saving_costs_one_evaluation_at_most(uninterrupted
     assert again.rounds == [4, 6, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop_after", "continued"), [(2, [2, 4, 6, 8]), (6, [6, 8])])
 def test_long_evaluation_intervals_lose_no_more_than_a_minute(
     uninterrupted, instruments, tmp_path, monkeypatch, stop_after, continued
@@ -393,6 +397,7 @@ def test_a_result_of_a_version_without_digests_is_read(uninterrupted, instrument
     assert fields(run_batch(configs, tmp_path / "batch", no_instruments)) == fields(expected)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_version_without_digests_is_continued(uninterrupted, instruments, tmp_path):
     configs, expected = uninterrupted
     newest = stopped_after_6(configs, tmp_path / "batch", instruments)

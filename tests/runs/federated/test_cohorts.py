@@ -59,6 +59,7 @@ def test_to_draw_everybody_is_to_have_everybody(config, tmp_path, schedule):
     assert drawn[0]["losses"] != drawn[-1]["losses"]
 
 
+@pytest.mark.slow
 def test_the_attack_rests_where_the_adversary_is_not_drawn(config, tmp_path):
     records = run(config, tmp_path / "run")
     assert {len(record["participants"]) for record in records} == {2}

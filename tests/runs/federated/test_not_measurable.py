@@ -48,6 +48,7 @@ def test_a_script_may_ask_to_fail_before_training(config, tmp_path, capsys):
     assert (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_a_score_does_not_fail(stripes, tmp_path):
     asked = small_run(stripes, rounds=2, samples_per_participant=0, fail_if_not_measurable=True)
     status = run(asked, tmp_path / "run")

@@ -231,6 +231,7 @@ def expected_epsilon(config, rounds, size=40):
     ).epsilon
 
 
+@pytest.mark.slow
 def test_a_run_reports_its_promise_everywhere(config, tmp_path, capsys):
     """Summary, report, config.json, and what each round has cost; 40 records in lots of 16, three steps a round."""
     assert run(config, tmp_path / "run") == 0
@@ -329,6 +330,7 @@ def test_a_target_is_run_with_and_continued(quiet, tmp_path, monkeypatch):
         train.prepare(quiet, tmp_path / "target", True)
 
 
+@pytest.mark.slow
 def test_a_directory_from_before_the_promise_can_be_continued(quiet, tmp_path):
     """Neither the section nor the flag was there."""
     quiet = replace(quiet, rounds=2)

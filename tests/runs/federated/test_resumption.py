@@ -131,6 +131,7 @@ def test_damaged_metrics_are_restored(config, copy, damage):
         assert f"metrics.jsonl is damaged or missing: its first {STOPPED} lines are restored from " in found.notices[0]
 
 
+@pytest.mark.slow
 def test_line_4_deleted_and_resumed_is_the_uninterrupted_run(config, whole, copy, capsys):
     """As ``sed -i 4d metrics.jsonl`` does, with what killed processes leave behind."""
     left = [copy / folder / f".file.npz.{'0' * 32}.tmp" for folder in ("", "evaluations", "checkpoints")]
@@ -169,6 +170,7 @@ def test_forty_bit_flips_in_metrics_are_all_noticed(config, stopped, copy):
         path.write_bytes(intact)
 
 
+@pytest.mark.slow
 @hypothesis.given(st.data())
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_whatever_happens_to_both_metrics_files_no_altered_record_is_taken_up(config, stopped, tmp_path_factory, data):
@@ -210,6 +212,7 @@ def damaged(draw, intact):
     return b"".join(lines)
 
 
+@pytest.mark.slow
 def test_both_files_damaged_after_the_older_checkpoint_cost_the_rounds_since(config, whole, copy, capsys):
     for path in (copy / "metrics.jsonl", copy / "checkpoints" / "metrics.jsonl"):
         path.write_bytes(b"".join(lines_of(path)[:6]) + b"nonsense\n")

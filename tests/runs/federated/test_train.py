@@ -77,6 +77,7 @@ def test_a_run_writes_all_that_it_promises(config, tmp_path, capsys):
     assert str(run_path / "report.html") in shown
 
 
+@pytest.mark.slow
 def test_a_run_returns_what_it_found_and_draws_nothing(config, tmp_path):
     prepared = train.prepare(config, tmp_path / "run", False)
     result = train.train(prepared)
@@ -106,7 +107,8 @@ def sum_of_parameters(outputs):
     return 832 + 51264 + 51400 + 201 * outputs
 
 
-@pytest.mark.parametrize("stop_after", [1, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 3))])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypatch, stop_after):
     run(config, tmp_path / "whole")
     show = train.show_record
@@ -174,6 +176,7 @@ def test_divergence_stops_the_run_and_keeps_what_was_computed(config, tmp_path, 
         assert all(np.isfinite(record["losses"]).all() for record in measured(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_without_the_attack_nothing_is_reconstructed(config, tmp_path):
     assert run(replace(config, attack="none"), tmp_path / "run") == 0
     assert not (tmp_path / "run" / "reconstructions.npz").exists()

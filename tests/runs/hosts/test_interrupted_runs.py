@@ -57,6 +57,7 @@ def interrupted(config, workdir, place, number):
 
 
 # Round 3 is finished; round 4 would be evaluated and saved.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "number", "kept"),
     [

@@ -86,6 +86,7 @@ def test_the_tensors_of_a_torch_module_read_as_the_same_gradient(tmp_path, netwo
     assert "(C, H, W)" in brought.notes[1]
 
 
+@pytest.mark.slow
 def test_kernels_that_were_turned_by_hand_but_not_their_rows_are_put_in_order(tmp_path):
     model, view = observed("dlg_lenet")
     arrays = arrays_of(view)
@@ -102,6 +103,7 @@ def test_kernels_that_were_turned_by_hand_but_not_their_rows_are_put_in_order(tm
     assert not kept.notes
 
 
+@pytest.mark.slow
 def test_a_file_in_our_layout_is_read_as_it_is(tmp_path):
     for network in (*NETWORKS, "grnn_resnet18"):
         model = network_for(network, "wide", 4, 32, 1)

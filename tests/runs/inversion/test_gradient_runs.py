@@ -155,6 +155,7 @@ def test_lanes_and_chunks_change_nothing(tmp_path):
     assert largest_difference(alone, jax.tree.map(lambda leaf: leaf[3], together)) < 1e-5
 
 
+@pytest.mark.slow
 def test_an_interrupted_attack_goes_on_where_it_was_kept(tmp_path, monkeypatch):
     whole = attack_all(tmp_path, 40)
     # Every part counts as long enough to be kept.

@@ -48,6 +48,7 @@ def inversions():
     return invert_all_classes("mlp", 2, train, test, 4, epochs=4, steps=30)
 
 
+@pytest.mark.slow
 def test_every_network_gives_a_picture_of_every_class(inversions):
     assert inversions.pictures.shape == (2, 4, 4, 4, 1)
     assert inversions.confidences.shape == (2, 4)

@@ -39,6 +39,7 @@ def results(workdir):
     return (workdir / "reconstructions.npz").read_bytes(), records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "size", "from_call", "file"),
     [
