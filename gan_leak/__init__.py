@@ -41,10 +41,14 @@ if TYPE_CHECKING:
     from gan_leak.config import RunConfig as RunConfig
     from gan_leak.config import make_config as make_config
     from gan_leak.data import Dataset as Dataset
+    from gan_leak.data import OwnerSplit as OwnerSplit
     from gan_leak.data import gather as gather
     from gan_leak.data import load as load
     from gan_leak.data import parse_participant_classes as parse_participant_classes
     from gan_leak.data import partition as partition
+    from gan_leak.data import rotations as rotations
+    from gan_leak.data import split_by_owner as split_by_owner
+    from gan_leak.data import split_iid as split_iid
     from gan_leak.data import split_off_judge_pool as split_off_judge_pool
     from gan_leak.data import to_float as to_float
     from gan_leak.data import to_uint8 as to_uint8
