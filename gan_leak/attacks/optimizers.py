@@ -80,12 +80,28 @@ class _QuasiNewtonState(NamedTuple):
     scale: Array
 
 
-def limited_memory_bfgs(*, memory: int = 100, learning_rate: float = 1.0) -> optax.GradientTransformation:
+def signed_adam(learning_rate: float, iterations: int) -> optax.GradientTransformation:
+    """Adam on the sign of the gradient; the rate is divided by 10 at 3/8, 5/8 and 7/8 of the iterations.
+
+    The optimizer of Geiping et al. 2020 (released code of Inverting Gradients).
+    """
+    milestones = {round(iterations * fraction): 0.1 for fraction in (3 / 8, 5 / 8, 7 / 8)}
+    return optax.chain(
+        optax.stateless_with_tree_map(lambda gradient, _: jnp.sign(gradient)),
+        optax.adam(optax.piecewise_constant_schedule(learning_rate, milestones)),
+    )
+
+
+def limited_memory_bfgs(
+    *, memory: int = 100, learning_rate: float = 1.0, project: Callable[[PyTree], PyTree] | None = None
+) -> optax.GradientTransformation:
     """PyTorch's L-BFGS without a line search: the optimizer of the released DLG and iDLG.
 
     A pair of a move s and a change of gradient y is kept only if s.y > 1e-10. ``optax.lbfgs`` keeps all pairs, and goes
     uphill after one of negative curvature. The first move has an L1 norm of at most ``learning_rate``. There is no move
     if the direction descends by less than 1e-9, or if no entry of the gradient exceeds 1e-7.
+
+    project: maps the values after a move to allowed ones. The shortened move is then the one that is remembered.
     """
 
     def init(params: PyTree) -> _QuasiNewtonState:
@@ -124,6 +140,9 @@ def limited_memory_bfgs(*, memory: int = 100, learning_rate: float = 1.0) -> opt
         move = -learning_rate * jnp.where(state.started, 1.0, first) * direction
         done = (jnp.vdot(gradient, direction) < 1e-9) | (jnp.max(jnp.abs(gradient)) <= 1e-7)
         move = jnp.where(done, 0.0, move)
+        if project is not None:
+            before, _ = trees.ravel(params)
+            move = trees.ravel(project(unravel(before + move)))[0] - before
         return unravel(move), _QuasiNewtonState(jnp.ones((), bool), gradient, move, moves, changes, inverses, scale)
 
     return optax.GradientTransformation(init, update)
