@@ -58,6 +58,14 @@ if TYPE_CHECKING:
     from gan_leak.defenses import sparse_vector_epsilon as sparse_vector_epsilon
     from gan_leak.defenses import sparse_vector_upload as sparse_vector_upload
     from gan_leak.defenses.dp_sgd import dp_sgd as dp_sgd
+    from gan_leak.evaluation.client_distances import Galleries as Galleries
+    from gan_leak.evaluation.client_distances import SentImages as SentImages
+    from gan_leak.evaluation.client_distances import Space as Space
+    from gan_leak.evaluation.client_distances import pixel_space as pixel_space
+    from gan_leak.evaluation.identification import Identification as Identification
+    from gan_leak.evaluation.identification import IdentificationReferences as IdentificationReferences
+    from gan_leak.evaluation.identification import build_identification_references as build_identification_references
+    from gan_leak.evaluation.identification import measure_identification as measure_identification
     from gan_leak.evaluation.judge import Judge as Judge
     from gan_leak.evaluation.judge import JudgeTraining as JudgeTraining
     from gan_leak.evaluation.judge import load_or_train_judge as load_or_train_judge
@@ -65,6 +73,9 @@ if TYPE_CHECKING:
     from gan_leak.evaluation.leakage import References as References
     from gan_leak.evaluation.leakage import build_references as build_references
     from gan_leak.evaluation.leakage import measure_leakage as measure_leakage
+    from gan_leak.evaluation.owner_embedding import OwnerEmbedding as OwnerEmbedding
+    from gan_leak.evaluation.owner_embedding import embedding_space as embedding_space
+    from gan_leak.evaluation.owner_embedding import load_or_train_owner_embedding as load_or_train_owner_embedding
     from gan_leak.models import as_model as as_model
     from gan_leak.models import classifier_for as classifier_for
     from gan_leak.models import dcgan_generator as dcgan_generator
