@@ -25,7 +25,12 @@ class Trunk(NamedTuple):
 
 
 def trunk_of_layered(network: LayeredModel) -> Trunk:
-    """The trunk of a network in named layers: all layers but the last."""
+    """The trunk of a network in named layers: all layers but the last.
+
+    >>> from gan_leak.models import mgan_ai_classifier
+    >>> trunk_of_layered(mgan_ai_classifier(10, image_size=28)).feature_size
+    12544
+    """
     split = split_after(network, network.names[-2])
 
     def apply(params: PyTree, inputs: Array) -> tuple[Array, Array]:
