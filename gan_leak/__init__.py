@@ -14,10 +14,12 @@ __version__ = "0.2.0"
 # All public names, one a line. Type checkers and editors follow these imports. At run time ``_modules`` reads them, and
 # ``__getattr__`` imports a name at its first use.
 if TYPE_CHECKING:
+    from gan_leak.attacks import AuxiliaryImages as AuxiliaryImages
     from gan_leak.attacks import GanAttackHyperParameters as GanAttackHyperParameters
     from gan_leak.attacks import GradientEvidence as GradientEvidence
     from gan_leak.attacks import GradientInversion as GradientInversion
     from gan_leak.attacks import InversionTarget as InversionTarget
+    from gan_leak.attacks import MganAiHyperParameters as MganAiHyperParameters
     from gan_leak.attacks import ModelInversion as ModelInversion
     from gan_leak.attacks import Procedure as Procedure
     from gan_leak.attacks import deep_leakage as deep_leakage
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from gan_leak.attacks import grnn as grnn
     from gan_leak.attacks import inverse_network as inverse_network
     from gan_leak.attacks import inverting_gradients as inverting_gradients
+    from gan_leak.attacks import known_labels as known_labels
+    from gan_leak.attacks import mgan_ai as mgan_ai
     from gan_leak.attacks import model_inversion as model_inversion
     from gan_leak.attacks import regularized_likelihood as regularized_likelihood
     from gan_leak.attacks import run_procedure as run_procedure
@@ -78,9 +82,14 @@ if TYPE_CHECKING:
     from gan_leak.evaluation.owner_embedding import load_or_train_owner_embedding as load_or_train_owner_embedding
     from gan_leak.models import as_model as as_model
     from gan_leak.models import classifier_for as classifier_for
+    from gan_leak.models import conditional_generator as conditional_generator
     from gan_leak.models import dcgan_generator as dcgan_generator
     from gan_leak.models import evaluation_arguments as evaluation_arguments
+    from gan_leak.models import mgan_ai_classifier as mgan_ai_classifier
+    from gan_leak.models import mgan_ai_generator as mgan_ai_generator
     from gan_leak.models import mlp_classifier as mlp_classifier
+    from gan_leak.models import trunk_of_flax as trunk_of_flax
+    from gan_leak.models import trunk_of_layered as trunk_of_layered
     from gan_leak.types import Aggregator as Aggregator
     from gan_leak.types import AggregatorApply as AggregatorApply
     from gan_leak.types import Contribution as Contribution
