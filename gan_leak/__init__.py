@@ -58,7 +58,10 @@ if TYPE_CHECKING:
     from gan_leak.data import to_uint8 as to_uint8
     from gan_leak.defenses import Claim as Claim
     from gan_leak.defenses import Defense as Defense
+    from gan_leak.defenses import Secrecy as Secrecy
     from gan_leak.defenses import dp_sgd_epsilon as dp_sgd_epsilon
+    from gan_leak.defenses import local_gaussian_epsilon as local_gaussian_epsilon
+    from gan_leak.defenses import secure_average as secure_average
     from gan_leak.defenses import sparse_vector_epsilon as sparse_vector_epsilon
     from gan_leak.defenses import sparse_vector_upload as sparse_vector_upload
     from gan_leak.defenses.dp_sgd import dp_sgd as dp_sgd
@@ -100,6 +103,7 @@ if TYPE_CHECKING:
     from gan_leak.types import InsiderView as InsiderView
     from gan_leak.types import LocalData as LocalData
     from gan_leak.types import LocalTraining as LocalTraining
+    from gan_leak.types import MaskedSum as MaskedSum
     from gan_leak.types import Model as Model
     from gan_leak.types import ModelView as ModelView
     from gan_leak.types import ParticipantState as ParticipantState

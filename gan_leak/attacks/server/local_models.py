@@ -1,0 +1,115 @@
+"""The local models of participants as the server knows them, and model inversion of all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gan_leak import trees
+from gan_leak.attacks.model.model_inversion import InversionTarget, ModelInversion, clip_to_range, model_inversion
+from gan_leak.attacks.procedure import Procedure
+from gan_leak.types import Array, MaskedSum, Model, ModelView, PyTree, Received, ServerView
+
+
+class LocalModels(NamedTuple):
+    """The models of participants after local training, as the server can compute them.
+
+    params: a leading P axis on every leaf. present: bool [P], the participants that uploaded something.
+    """
+
+    params: PyTree
+    present: Array
+
+
+def seen_changes(visible: PyTree) -> tuple[Array, Array]:
+    """The change of parameters by each participant, as far as the server sees it -> (float32 [P, D], present bool [P]).
+
+    visible: ``ServerView.visible``. Of a ``Received``, the uploads. Through a ``MaskedSum`` the server knows the
+    average only, and the same average is its best guess for each participant. Raises ValueError for another type.
+    """
+    if isinstance(visible, Received):
+        return visible.uploads.values, jnp.any(visible.uploads.mask, axis=1)
+    if isinstance(visible, MaskedSum):
+        return jnp.broadcast_to(visible.average[None], visible.words.shape), visible.present
+    raise ValueError(f"visible={type(visible).__name__}: expected Received or MaskedSum")
+
+
+def local_models(view: ServerView) -> LocalModels:
+    """The local models: the parameters that each participant was sent plus the change that it uploaded.
+
+    They are exact if all parameters are downloaded and uploaded, and no defense changes the update. Coordinates that a
+    participant did not take or did not upload count as those that were sent.
+    """
+    changes, present = seen_changes(view.visible)
+    return LocalModels(change_params(view.sent, changes), present)
+
+
+def change_params(params: PyTree, changes: Array) -> PyTree:
+    """Parameters with a leading P axis plus changes [P, D]; a gradient g is a change of -rate * steps * g."""
+
+    def one(own: PyTree, change: Array) -> PyTree:
+        flat, unravel = trees.ravel(own)
+        return unravel(flat + change)
+
+    return jax.vmap(one)(params, changes)
+
+
+class LocalInversionTarget(NamedTuple):
+    """The input of an inversion of local models: parameters with a leading K axis, start image [H, W, C] in [-1, 1]."""
+
+    params: PyTree
+    start: Array
+
+
+def invert_local_models(
+    classifier: Model,
+    classes: int,
+    *,
+    learning_rate: Array | float = 0.4,
+    patience: int = 100,
+    confidence: Array | float = 0.99,
+    process: Callable[[Array], Array] = clip_to_range,
+) -> Procedure:
+    """Model inversion (Fredrikson et al. 2015) of K local models for the classes 0 to ``classes`` - 1, all at once.
+
+    A baseline of user-level attacks: the local model of one participant, inverted for each class. The evidence is a
+    ``LocalInversionTarget``, the result a ``ModelInversion`` with images [K, classes, H, W, C] and diagnostics [K,
+    classes]. The info of a step is the cost [K, classes]. See ``model_inversion`` for the hyperparameters; an image
+    whose descent is finished stays unchanged.
+
+    Raises ValueError for fewer than one class, and as ``model_inversion`` does.
+    """
+    if classes < 1:
+        raise ValueError(f"classes={classes}: expected at least 1")
+    single = model_inversion(
+        classifier, learning_rate=learning_rate, patience=patience, confidence=confidence, process=process
+    )
+    numbers = jnp.arange(classes)
+
+    def for_each(fun: Callable[..., PyTree], target: LocalInversionTarget, *paths: PyTree) -> PyTree:
+        """``fun(single target, *paths)`` for each model and class; paths have the axes [K, classes]."""
+
+        def one(params: PyTree, target_class: Array, *own: PyTree) -> PyTree:
+            return fun(InversionTarget(ModelView(params), target_class, target.start), *own)
+
+        of_classes = jax.vmap(one, (None, 0, *[0] * len(paths)))
+        return jax.vmap(of_classes, (0, None, *[0] * len(paths)))(target.params, numbers, *paths)
+
+    def init(key: Array, target: LocalInversionTarget) -> PyTree:
+        # Nothing is random, so the key may serve all.
+        return for_each(lambda one: single.init(key, one), target)
+
+    def step(key: Array, paths: PyTree, target: LocalInversionTarget) -> tuple[PyTree, Array]:
+        def advance(one: InversionTarget, path: PyTree) -> tuple[PyTree, Array]:
+            new_path, cost = single.step(key, path, one)
+            return jax.tree.map(lambda old, new: jnp.where(path.finished, old, new), path, new_path), cost
+
+        return for_each(advance, target, paths)
+
+    def extract(paths: PyTree, target: LocalInversionTarget) -> ModelInversion:
+        return for_each(lambda one, path: single.extract(path, one), target, paths)
+
+    return Procedure(init, step, extract, lambda paths: jnp.all(paths.finished))
