@@ -1,0 +1,384 @@
+"""A federation under a malicious server: its data, its rounds with the attack, and what the attack found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_leak import trees
+from gan_leak.attacks.procedure import Procedure
+from gan_leak.attacks.server.broadcasts import send_shared
+from gan_leak.attacks.server.local_models import LocalModels, change_params, seen_changes
+from gan_leak.attacks.server.mgan_ai import AuxiliaryImages, MganAiHyperParameters, known_labels, mgan_ai
+from gan_leak.attacks.server.mgan_ai_training import MganAiState, image_generator
+from gan_leak.attacks.server.observed_updates import Observed
+from gan_leak.attacks.server.representative_labels import infer_labels
+from gan_leak.attacks.server.representative_memory import latest
+from gan_leak.attacks.server.representatives import (
+    lbfgs_representatives,
+    matcher,
+    signed_adam_representatives,
+    unrolled,
+)
+from gan_leak.attacks.server.settings import MganAiConfig, ServerFederationConfig
+from gan_leak.collaboration import average, init_federation, make_round, selective_upload
+from gan_leak.data import OwnerSplit, gather, to_float
+from gan_leak.data.dataset import Dataset
+from gan_leak.defenses.composition import aggregator_of, upload_of
+from gan_leak.defenses.contract import Defense
+from gan_leak.models import (
+    classifier_for,
+    conditional_generator,
+    dcgan_generator,
+    mgan_ai_classifier,
+    mgan_ai_generator,
+)
+from gan_leak.models.hitaj_generators import LATENT_SIZE
+from gan_leak.models.mgan_ai_networks import EMBEDDING_SIZE, ConditionalGenerator
+from gan_leak.models.trunks import Trunk, trunk_of_flax, trunk_of_layered
+from gan_leak.runs.storage.resumable import Keys, SavedProgress, run_in_parts
+from gan_leak.types import (
+    Array,
+    FederationData,
+    FederationState,
+    Model,
+    PyTree,
+    RoundHyperParameters,
+    ServerAttack,
+    ServerView,
+)
+
+GENERATOR_WIDTH = 32
+# Images of the generator in one batch, and of the discriminator.
+BATCH = 64
+# The upload of all coordinates; defenses change it before.
+_EVERYTHING = "largest"
+
+
+class OwnedFederation(NamedTuple):
+    """The federation: data of the clients, held-out images, auxiliary images and the shared model.
+
+    data: NumPy arrays. held_out: images float32 [K, G, H, W, C] in [-1, 1] and labels int32 [K, G]. auxiliary: None
+    without people outside. model, trunk: the shared model.
+    """
+
+    split: OwnerSplit
+    data: FederationData
+    held_out: np.ndarray
+    held_out_labels: np.ndarray
+    auxiliary: AuxiliaryImages | None
+    model: Model
+    trunk: Trunk
+    num_classes: int
+
+    @property
+    def clients(self) -> int:
+        return len(self.data.sizes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        height, width, channels = self.data.inputs.shape[2:]
+        return height, width, channels
+
+
+class Variant(NamedTuple):
+    """One federation to attack: its local training, its defenses with their numbers, and the mode of the server."""
+
+    local_epochs: int
+    batch_size: int
+    defenses: tuple[Defense, ...]
+    strengths: dict[str, float]
+    active: bool
+
+
+class Outcome(NamedTuple):
+    """What the server found, as arrays that can be saved.
+
+    representatives: [K, R, H, W, C] and representative_labels [K, R], of the last attacked round. generated: [K, M, H,
+    W, C] and generated_labels [K, M]. distances: [K], of the representatives. accuracy: [rounds], of the shared model
+    on held-out images. losses: [rounds], mean over clients. params: [D], the shared parameters after the last round.
+    """
+
+    representatives: np.ndarray
+    representative_labels: np.ndarray
+    generated: np.ndarray
+    generated_labels: np.ndarray
+    distances: np.ndarray
+    accuracy: np.ndarray
+    losses: np.ndarray
+    params: np.ndarray
+
+
+def build_federation(dataset: Dataset, split: OwnerSplit, classifier: str) -> OwnedFederation:
+    """Collect the images of all sides, and build the shared model."""
+    images, labels = dataset.train_images, dataset.train_labels
+    held_out = np.stack([to_float(images[indices]) for indices in split.held_out])
+    held_out_labels = np.stack([labels[indices] for indices in split.held_out])
+    auxiliary = None
+    if len(split.auxiliary):
+        auxiliary = AuxiliaryImages(to_float(images[split.auxiliary]), labels[split.auxiliary])
+    shape = held_out.shape[2:]
+    model, trunk = _shared_model(classifier, shape, len(dataset.class_names))
+    data = gather(images, labels, split.sent)
+    return OwnedFederation(split, data, held_out, held_out_labels, auxiliary, model, trunk, len(dataset.class_names))
+
+
+def _shared_model(name: str, shape: tuple[int, int, int], classes: int) -> tuple[Model, Trunk]:
+    side, _, channels = shape
+    if name == "mgan_ai":
+        network = mgan_ai_classifier(classes, image_size=side, channels=channels)
+        return Model(network.init, network.apply), trunk_of_layered(network)
+    model = classifier_for(side, classes, channels=channels)
+    return model, trunk_of_flax(model, shape)
+
+
+def conditional_generator_for(name: str, federation: OwnedFederation, identities: int) -> ConditionalGenerator:
+    """The generator that goes with the shared model of this name."""
+    side, _, channels = federation.image_shape
+    classes = federation.num_classes
+    if name == "mgan_ai":
+        return mgan_ai_generator(categories=classes, identities=identities, image_size=side, channels=channels)
+    size = LATENT_SIZE + 2 * EMBEDDING_SIZE
+    dcgan = dcgan_generator(side, channels=channels, width=GENERATOR_WIDTH, latent_size=size)
+    return conditional_generator(dcgan, categories=classes, identities=identities)
+
+
+def steps_of(variant: Variant, federation: OwnedFederation) -> int:
+    """The number of local steps of a client in one round."""
+    most = int(np.max(federation.data.sizes))
+    return variant.local_epochs * -(-most // (variant.batch_size or most))
+
+
+def build_attack(
+    federation: OwnedFederation, variant: Variant, config: MganAiConfig, options: ServerFederationConfig
+) -> tuple[ServerAttack, ConditionalGenerator]:
+    """The ``ServerAttack`` of a configuration, and its generator."""
+    identities = federation.clients if config.identity == "all" else 2
+    generator = conditional_generator_for(options.classifier, federation, identities)
+    steps = steps_of(variant, federation)
+    simulate = None
+    if config.matching_steps == "unrolled" and steps > 1:
+        size = min(config.representatives, variant.batch_size or config.representatives)
+        simulate = unrolled(federation.model, learning_rate=options.learning_rate, steps=steps, batch_size=size)
+    search = signed_adam_representatives if config.matching == "signed_adam" else lbfgs_representatives
+    schedule = {"iterations": config.matching_iterations} if config.matching == "signed_adam" else {}
+    procedure = search(
+        federation.model, federation.image_shape, starts=config.matching_starts, simulate=simulate, **schedule
+    )
+    attack = mgan_ai(
+        federation.trunk,
+        generator,
+        matcher(procedure, config.matching_iterations),
+        _labels(federation, config),
+        clients=federation.clients,
+        auxiliary=federation.auxiliary,
+        identity=config.identity,
+        active=variant.active,
+        observe=lambda view: Observed(*seen_changes(view.visible)),
+        batch_size=BATCH,
+        memory_rounds=config.memory_rounds,
+        warm_start=True,
+    )
+    return attack, generator
+
+
+def _labels(federation: OwnedFederation, config: MganAiConfig) -> Callable[[PyTree, Array], Array]:
+    """The labels of the representatives, of known counts or of counts that the last layer shows."""
+    sizes = jnp.asarray(federation.data.sizes)
+    if config.known_labels:
+        return known_labels(_spread(federation, config.representatives))
+
+    def label(params: PyTree, updates: Array) -> Array:
+        found = infer_labels(
+            params, updates, sizes, num_classes=federation.num_classes, representatives=config.representatives
+        )
+        return found.labels
+
+    return label
+
+
+def _spread(federation: OwnedFederation, count: int) -> np.ndarray:
+    """Labels [K, count] in the proportions of each client's own."""
+    ordered = [
+        np.sort(labels[:size]) for labels, size in zip(federation.data.labels, federation.data.sizes, strict=True)
+    ]
+    return np.stack([own[(np.arange(count) * len(own)) // count] for own in ordered])
+
+
+class Rounds(NamedTuple):
+    """The state of a federation in progress: the federation, and the log of all its rounds, filled so far."""
+
+    federation: FederationState
+    accuracy: Array
+    losses: Array
+
+
+class RoundsInput(NamedTuple):
+    """The input of ``rounds_procedure``: data, held-out images [N, ...] with labels [N], and the traced numbers."""
+
+    data: FederationData
+    held_out: Array
+    held_out_labels: Array
+    hyperparameters: RoundHyperParameters
+
+
+def rounds_procedure(federation: OwnedFederation, variant: Variant, attack: ServerAttack, rounds: int) -> Procedure:
+    """The rounds of a federation as a ``Procedure``; a step is a round, and the result is ``Rounds``."""
+    aggregator = aggregator_of(variant.defenses, average())
+    transform = upload_of(variant.defenses, selective_upload(_EVERYTHING))
+    most = int(np.max(federation.data.sizes))
+    round_fn = make_round(
+        federation.model,
+        transform,
+        schedule="synchronous",
+        aggregator=aggregator,
+        local_epochs=variant.local_epochs,
+        batch_size=variant.batch_size or most,
+        server_attack=attack,
+    )
+
+    def init(key: Array, given: RoundsInput) -> Rounds:
+        state = init_federation(
+            key, federation.model, transform, federation.clients, aggregator=aggregator, server_attack=attack
+        )
+        return Rounds(state, jnp.zeros(rounds), jnp.zeros(rounds))
+
+    def step(key: Array, progress: Rounds, given: RoundsInput) -> tuple[Rounds, PyTree]:
+        number = progress.federation.round
+        state, info = round_fn(key, progress.federation, given.data, given.hyperparameters)
+        logits = federation.model.apply(state.server.params, given.held_out)
+        accuracy = jnp.mean(jnp.argmax(logits, axis=1) == given.held_out_labels)
+        loss = jnp.mean(info.turns.loss)
+        return Rounds(
+            state, progress.accuracy.at[number].set(accuracy), progress.losses.at[number].set(loss)
+        ), info.server_attack
+
+    return Procedure(init, step, lambda progress, given: progress)
+
+
+def run_rounds(
+    key: Array,
+    federation: OwnedFederation,
+    variant: Variant,
+    attack: ServerAttack,
+    attack_hyperparameters: PyTree,
+    options: ServerFederationConfig,
+    progress: SavedProgress,
+) -> Rounds:
+    """Run all rounds in parts; ``key`` also determines the initial parameters, so attacks meet the same federation."""
+    held_out = federation.held_out.reshape(-1, *federation.image_shape)
+    given = RoundsInput(
+        FederationData(*(jnp.asarray(array) for array in federation.data[:3])),
+        jnp.asarray(held_out),
+        jnp.asarray(federation.held_out_labels.reshape(-1)),
+        RoundHyperParameters(options.learning_rate, defense=variant.strengths, server_attack=attack_hyperparameters),
+    )
+    procedure = rounds_procedure(federation, variant, attack, options.rounds)
+    keys = Keys(*jax.random.split(key))
+    return run_in_parts(keys, procedure, given, steps=options.rounds, unit="round", progress=progress)
+
+
+def attack_hyperparameters(
+    federation: OwnedFederation, variant: Variant, config: MganAiConfig, options: ServerFederationConfig, victim: int
+) -> MganAiHyperParameters:
+    """The traced numbers of mGAN-AI in a variant, for one victim."""
+    return MganAiHyperParameters(
+        victim,
+        options.learning_rate,
+        client_steps=steps_of(variant, federation),
+        first_round=config.first_round,
+        discriminator_steps=config.discriminator_steps,
+        generator_steps=config.generator_steps,
+        learning_rate=config.attack_learning_rate,
+        identity_weight=config.identity_weight,
+    )
+
+
+def run_attack(
+    key: Array,
+    federation: OwnedFederation,
+    variant: Variant,
+    config: MganAiConfig,
+    options: ServerFederationConfig,
+    progress: SavedProgress,
+) -> Outcome:
+    """Attack every client: in one federation if all can be victims at once, otherwise in one federation for each."""
+    attack, generator = build_attack(federation, variant, config, options)
+    key_rounds, key_draws = jax.random.split(key)
+    draw = jax.jit(image_generator(generator, BATCH))
+    labels = jnp.tile(jnp.arange(federation.num_classes), config.drawn_per_class)
+    together = config.identity == "all" and not variant.active
+    found = []
+    for victim in range(1 if together else federation.clients):
+        own = progress._replace(path=progress.path and progress.path.with_suffix(f".{victim}.npz"))
+        numbers = attack_hyperparameters(federation, variant, config, options, victim)
+        rounds = run_rounds(key_rounds, federation, variant, attack, numbers, options, own)
+        state: MganAiState = rounds.federation.server_attack
+        victims = range(federation.clients) if together else [victim]
+        drawn = [
+            draw(
+                jax.random.fold_in(key_draws, number),
+                state,
+                jnp.full(labels.shape, number if config.identity == "all" else 1),
+                labels,
+            )
+            for number in victims
+        ]
+        found.append((rounds, latest(state.memory), np.stack(drawn)))
+    return _joined(federation, found, np.asarray(labels), together)
+
+
+def _joined(
+    federation: OwnedFederation, found: list[tuple[Rounds, PyTree, np.ndarray]], labels: np.ndarray, together: bool
+) -> Outcome:
+    """One outcome of the runs: all victims of one run, or of each run its victim."""
+    rounds = found[0][0]
+    own = [
+        memory if together else trees.take(memory, slice(victim, victim + 1))
+        for victim, (_, memory, _) in enumerate(found)
+    ]
+    memory = jax.tree.map(lambda *parts: np.concatenate(parts), *own)
+    return Outcome(
+        memory.images,
+        memory.labels,
+        np.concatenate([drawn for _, _, drawn in found]),
+        np.broadcast_to(labels, (federation.clients, len(labels))),
+        memory.distances,
+        np.asarray(rounds.accuracy),
+        np.asarray(rounds.losses),
+        np.asarray(trees.ravel(rounds.federation.server.params)[0]),
+    )
+
+
+class Recorded(NamedTuple):
+    """The last round that a passive server recorded: what it sent [K, ...], changes [K, D], and who took part [K]."""
+
+    sent: PyTree
+    changes: Array
+    present: Array
+
+
+def recording(clients: int) -> ServerAttack:
+    """A passive server that keeps the messages of the last round and draws nothing."""
+
+    def init(key: Array, params: PyTree) -> Recorded:
+        sent = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (clients, *leaf.shape)), params)
+        size = trees.ravel(params)[0].size
+        return Recorded(sent, jnp.zeros((clients, size)), jnp.zeros(clients, bool))
+
+    def step(key: Array, state: Recorded, view: ServerView, hyperparameters: PyTree) -> tuple[Recorded, tuple[()]]:
+        return Recorded(view.sent, *seen_changes(view.visible)), ()
+
+    def reconstruct(key: Array, state: Recorded, count: int) -> Array:
+        raise ValueError("recording: expected no reconstruction of a server that only records")
+
+    return ServerAttack(init, send_shared, step, reconstruct)
+
+
+def local_models_of(recorded: Recorded) -> LocalModels:
+    """The local models of the recorded round."""
+    return LocalModels(change_params(recorded.sent, recorded.changes), recorded.present)
