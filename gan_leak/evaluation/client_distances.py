@@ -54,7 +54,26 @@ def distances_to_clients(space: Space, images: np.ndarray, labels: np.ndarray, g
     Raises ValueError as ``measure_identification``.
     """
     galleries = checked_galleries(galleries)
-    images, labels = checked_pictures(images, labels, galleries)
+    return _mean_distances(space, *checked_pictures(images, labels, galleries), galleries)
+
+
+def distances_between_halves(space: Space, galleries: Galleries) -> np.ndarray:
+    """Mean distances [K, K] of one half of each client's gallery (rows) to the other half of each (columns).
+
+    Every other image of a class is in the first half. If the clients are alike, so are all entries, as a permutation
+    test requires. The table of ``held_out_distances`` is symmetric, and its diagonal has fewer pairs.
+
+    Raises ValueError as ``build_identification_references``.
+    """
+    galleries = checked_galleries(galleries)
+    columns = [_columns(galleries, label) for label in np.unique(galleries.labels)]
+    images, labels = galleries.images.reshape(-1, *galleries.images.shape[2:]), galleries.labels.ravel()
+    first, second = (np.concatenate([part[:, start::2] for part in columns], axis=1) for start in (0, 1))
+    others = Galleries(images[second], labels[second])
+    return _mean_distances(space, images[first], labels[first], others).mean(axis=1)
+
+
+def _mean_distances(space: Space, images: np.ndarray, labels: np.ndarray, galleries: Galleries) -> np.ndarray:
     vectors = space.represent(images.reshape(-1, *images.shape[2:]))
     members = space.represent(galleries.images.reshape(-1, *images.shape[2:]))
     table = np.zeros((labels.size, len(galleries.images)))

@@ -84,7 +84,7 @@ class Verdict(enum.StrEnum):
 
 
 class Interval(NamedTuple):
-    """A metric over seeds: the mean, the ends of its 95% interval, and the value of each seed, NaN if it has none."""
+    """A metric over seeds or victims: mean, ends of the 95% interval, and the value of each, NaN if it has none."""
 
     mean: float
     low: float

@@ -30,7 +30,7 @@ A client is identified here by its brightness:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +42,7 @@ from gan_leak.evaluation.client_distances import (
     checked_galleries,
     checked_pictures,
     checked_sent,
+    distances_between_halves,
     distances_to_clients,
     distances_to_sent,
     held_out_distances,
@@ -83,8 +84,9 @@ class IdentificationReferences(NamedTuple):
     """The scale of a measurement, from real images only, built by ``build_identification_references``.
 
     held_out: distances [K, G, K] of each gallery image to the clients; an image is not its own neighbor. ceiling: their
-    numbers. floor_images: what defines the floor. floor: distances [K, A, K]. reason: why nothing can be measured, or
-    None.
+    numbers, with the p-value of ``distances_between_halves``. floor_images: what defines the floor. floor: their
+    distances [K, A, K], the same for every victim. reason: why nothing can be measured, or None. seed: of bootstrap and
+    permutations.
     """
 
     space: Space
@@ -128,16 +130,18 @@ def build_identification_references(
     auxiliary: images of people outside of the federation, which define the floor. Without them the mean images of each
     class over all galleries do. Either is the same for every victim, so the rate of identified pictures is 1 / K.
 
-    The measure is refused if the held-out images do not identify their client. Both must hold: the lower end of the
-    interval of the ceiling is above chance, or the scale might have no length; and the p-value is at most 0.01, since
-    intervals over few victims are unreliable. Fewer than 5 clients cannot reach such a p-value.
+    The measure is refused if the held-out images do not identify their client. Two conditions must hold. The p-value of
+    one half of the galleries against the other is at most 0.01, so at most 1% of federations of people who are alike
+    pass; fewer than 5 clients cannot reach it. The lower end of the interval of the ceiling is above chance, or the
+    scale might have no length.
 
     Raises ValueError if galleries have no common shape, differ in the number of images of a class, have fewer than 2,
     or hold values that are not finite.
     """
     galleries = checked_galleries(galleries)
     held_out = held_out_distances(space, galleries)
-    ceiling = identification_numbers(held_out, galleries.labels, seed=seed)
+    p_value = permutation_p_value(distances_between_halves(space, galleries), seed=seed)
+    ceiling = replace(identification_numbers(held_out, galleries.labels, seed=seed), p_value=p_value)
     floor_images, images, labels = _floor_images(galleries, auxiliary)
     clients = len(galleries.images)
     floor = distances_to_clients(space, images[None], labels[None], galleries)

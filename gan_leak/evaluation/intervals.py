@@ -26,7 +26,9 @@ def bootstrap_interval(values: np.ndarray, *, seed: int) -> Interval:
     """The mean of one number for each victim [K] and its 95% bootstrap interval.
 
     Victims with NaN have no number and do not count. With one number there is no interval (NaN), and with none there is
-    no mean either. The ends are expanded percentiles, see ``_tail``; they lie between the least and the largest value.
+    no mean either. The ends are expanded percentiles, see ``_tail``. They lie between the least and the largest value,
+    so equal values have an interval of width 0. Galleries count as given: the interval is for other victims like these.
+    To decide whether a rate is above chance, use ``permutation_p_value``.
     """
     values = np.asarray(values, np.float64)
     known = values[~np.isnan(values)]
@@ -60,12 +62,13 @@ def bootstrap_score(values: np.ndarray, ceiling: np.ndarray, floor: float, *, se
 def permutation_p_value(table: np.ndarray, *, seed: int) -> float:
     """The p-value of the hypothesis that the diagonal of a table of distances [K, K] is not lower than by chance.
 
-    Row i: the mean distances of the pictures of victim i to the images of each client. The statistic is the sum over
-    victims of the distance to the client that a permutation assigns. The p-value is the share of permutations whose sum
-    is at most that of the identity, which is one of them. So a number that is added to a row (pictures of one victim
-    are brighter) or to a column (all pictures resemble one client) changes nothing, and a table without differences has
-    the p-value 1. Up to 8 clients all permutations count, so the least p-value is 1 / K!. Beyond that a sample with
-    this seed and the identity count, and the least p-value is 1 / 20,001.
+    Row i: the mean distances of the pictures of victim i to the images of each client. Rows and columns must come from
+    different images, so that all entries are alike under the hypothesis. The statistic is the sum over victims of the
+    distance to the client that a permutation assigns. The p-value is the share of permutations whose sum is at most
+    that of the identity, which is one of them. So a number that is added to a row (pictures of one victim are brighter)
+    or to a column (all pictures resemble one client) changes nothing, and a table without differences has the p-value
+    1. Up to 8 clients all permutations count, so the least p-value is 1 / K!. Beyond that a sample with this seed and
+    the identity count, and the least p-value is 1 / 20,001.
 
     Raises ValueError if the table is not square or not finite.
     """
