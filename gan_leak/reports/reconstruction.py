@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gan_leak.evaluation.criteria import summarise
+from gan_leak.evaluation.criteria import Interval, summarise
 from gan_leak.reports.drawing import (
     BLACK,
     BLUE,
@@ -53,13 +53,18 @@ DEFINITIONS = {
 
 def measured_row(name: str, role: str, measures: Mapping[str, Any]) -> dict[str, Any]:
     """A row of a table: the mean and the 95% interval of each measure, an array over images or one number."""
-    metrics = {}
+    intervals = {}
     for measure, values in measures.items():
         numbers = np.asarray(values, np.float64).reshape(-1)
         if "psnr" in measure:
             numbers = np.minimum(numbers, _MOST_DECIBELS)
-        metrics[measure] = _as_json(summarise(numbers.tolist())._asdict())
-    return {"name": name, "role": role, "metrics": metrics}
+        intervals[measure] = summarise(numbers.tolist())
+    return interval_row(name, role, intervals)
+
+
+def interval_row(name: str, role: str, intervals: Mapping[str, Interval]) -> dict[str, Any]:
+    """A row of a table from the interval of each measure."""
+    return {"name": name, "role": role, "metrics": {of: _as_json(found._asdict()) for of, found in intervals.items()}}
 
 
 def _as_json(interval: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ from gan_leak.models import (
     mgan_ai_generator,
 )
 from gan_leak.models.hitaj_generators import LATENT_SIZE
+from gan_leak.models.layered import whole
 from gan_leak.models.mgan_ai_networks import EMBEDDING_SIZE, ConditionalGenerator
 from gan_leak.models.trunks import Trunk, trunk_of_flax, trunk_of_layered
 from gan_leak.runs.storage.resumable import Keys, SavedProgress, run_in_parts
@@ -120,7 +121,8 @@ def build_federation(dataset: Dataset, split: OwnerSplit, classifier: str) -> Ow
     held_out_labels = np.stack([labels[indices] for indices in split.held_out])
     auxiliary = None
     if len(split.auxiliary):
-        auxiliary = AuxiliaryImages(to_float(images[split.auxiliary]), labels[split.auxiliary])
+        outside = split.auxiliary
+        auxiliary = AuxiliaryImages(jnp.asarray(to_float(images[outside])), jnp.asarray(labels[outside]))
     shape = held_out.shape[2:]
     model, trunk = _shared_model(classifier, shape, len(dataset.class_names))
     data = gather(images, labels, split.sent)
@@ -131,7 +133,7 @@ def _shared_model(name: str, shape: tuple[int, int, int], classes: int) -> tuple
     side, _, channels = shape
     if name == "mgan_ai":
         network = mgan_ai_classifier(classes, image_size=side, channels=channels)
-        return Model(network.init, network.apply), trunk_of_layered(network)
+        return whole(network), trunk_of_layered(network)
     model = classifier_for(side, classes, channels=channels)
     return model, trunk_of_flax(model, shape)
 
@@ -164,11 +166,13 @@ def build_attack(
     if config.matching_steps == "unrolled" and steps > 1:
         size = min(config.representatives, variant.batch_size or config.representatives)
         simulate = unrolled(federation.model, learning_rate=options.learning_rate, steps=steps, batch_size=size)
-    search = signed_adam_representatives if config.matching == "signed_adam" else lbfgs_representatives
-    schedule = {"iterations": config.matching_iterations} if config.matching == "signed_adam" else {}
-    procedure = search(
-        federation.model, federation.image_shape, starts=config.matching_starts, simulate=simulate, **schedule
-    )
+    shared: dict[str, Any] = {"starts": config.matching_starts, "simulate": simulate}
+    if config.matching == "signed_adam":
+        procedure = signed_adam_representatives(
+            federation.model, federation.image_shape, iterations=config.matching_iterations, **shared
+        )
+    else:
+        procedure = lbfgs_representatives(federation.model, federation.image_shape, **shared)
     attack = mgan_ai(
         federation.trunk,
         generator,
@@ -203,9 +207,8 @@ def _labels(federation: OwnedFederation, config: MganAiConfig) -> Callable[[PyTr
 
 def _spread(federation: OwnedFederation, count: int) -> np.ndarray:
     """Labels [K, count] in the proportions of each client's own."""
-    ordered = [
-        np.sort(labels[:size]) for labels, size in zip(federation.data.labels, federation.data.sizes, strict=True)
-    ]
+    sizes = federation.data.sizes
+    ordered = [np.sort(labels[:size]) for labels, size in zip(federation.data.labels, sizes, strict=True)]
     return np.stack([own[(np.arange(count) * len(own)) // count] for own in ordered])
 
 
@@ -337,10 +340,8 @@ def _joined(
 ) -> Outcome:
     """One outcome of the runs: all victims of one run, or of each run its victim."""
     rounds = found[0][0]
-    own = [
-        memory if together else trees.take(memory, slice(victim, victim + 1))
-        for victim, (_, memory, _) in enumerate(found)
-    ]
+    memories = [memory for _, memory, _ in found]
+    own = memories if together else [trees.take(memory, slice(at, at + 1)) for at, memory in enumerate(memories)]
     memory = jax.tree.map(lambda *parts: np.concatenate(parts), *own)
     return Outcome(
         memory.images,

@@ -1,0 +1,170 @@
+"""Rows of user-level leakage: what each computes, and how it is measured and drawn."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.common.tables import AppliedDefense, Drawn, RowTask
+from experiments.common.user_config import UserLeakageConfig, parse_baselines, variants_of
+from gan_leak.attacks.server.source_inference import source_accuracy
+from gan_leak.evaluation.criteria import Interval
+from gan_leak.evaluation.intervals import bootstrap_interval
+from gan_leak.reports.reconstruction import interval_row
+from gan_leak.runs.server import baselines
+from gan_leak.runs.server.federation import Outcome, OwnedFederation, Variant, run_attack
+from gan_leak.runs.server.measurement import UserInstruments, ceiling, measure, single
+from gan_leak.runs.storage.directory import RunDirectory, npz_bytes, write_atomic
+from gan_leak.runs.storage.integrity import read_npz, sealed_npz
+from gan_leak.runs.storage.resumable import SavedProgress
+
+REPRESENTATIVES = "representatives"
+GENERATOR = "mGAN-AI"
+_ROLES = {REPRESENTATIVES: "attack", GENERATOR: "attack"}
+
+
+class UserRun(NamedTuple):
+    """A checked run: its configuration, federation and instruments, and its directory."""
+
+    config: UserLeakageConfig
+    federation: OwnedFederation
+    instruments: UserInstruments
+    directory: RunDirectory
+
+
+def outcome_of(run: UserRun, number: int, variant: Variant, progress: SavedProgress) -> Outcome:
+    """What the attack found in a federation, from its file or computed and saved."""
+    path = run.directory.path / "federations" / f"{number:03d}.npz"
+    if path.exists():
+        arrays, _ = read_npz(path)
+        return Outcome(**arrays)
+    path.parent.mkdir(exist_ok=True)
+    config = run.config
+    # The same key for every federation, so that defenses and modes meet the same clients and drafts.
+    key = jax.random.key(config.federation.seed)
+    own = progress._replace(path=path.with_suffix(".part.npz"))
+    outcome = run_attack(key, run.federation, variant, config.attack, config.federation, own)
+    write_atomic(path, sealed_npz(path.name, npz_bytes(**outcome._asdict())))
+    for part in path.parent.glob(f"{path.stem}.part.*"):
+        part.unlink()
+    return outcome
+
+
+def row_tasks(run: UserRun) -> list[RowTask]:
+    """The rows in their order: the ceiling, the baselines, and both stages of every federation."""
+    tasks = [RowTask(lambda progress: {"images": run.federation.held_out}, functools.partial(_draw_ceiling, run))]
+    for name in parse_baselines(run.config.baselines):
+        compute, draw = _BASELINES[name]
+        tasks.append(RowTask(functools.partial(compute, run), functools.partial(draw, run)))
+    for number, (name, variant) in enumerate(variants_of(run.config).items()):
+        for stage in (REPRESENTATIVES, GENERATOR):
+            tasks.append(
+                RowTask(
+                    functools.partial(_compute_stage, run, number, variant, stage),
+                    functools.partial(_draw_stage, run, f"{stage}, {name}", variant),
+                )
+            )
+    return tasks
+
+
+def _compute_stage(
+    run: UserRun, number: int, variant: Variant, stage: str, progress: SavedProgress
+) -> Mapping[str, np.ndarray]:
+    found = outcome_of(run, number, variant, progress)
+    shared = {"accuracy": found.accuracy, "losses": found.losses, "distances": found.distances}
+    if stage == REPRESENTATIVES:
+        return {"images": found.representatives, "labels": found.representative_labels, **shared}
+    return {"images": found.generated, "labels": found.generated_labels, **shared}
+
+
+def _draw_stage(run: UserRun, name: str, variant: Variant, saved: dict[str, np.ndarray], seconds: float) -> Drawn:
+    measured = measure(run.instruments, saved["images"], saved["labels"])
+    measured["model_accuracy"] = single(float(saved["accuracy"][-1]))
+    if name.startswith(REPRESENTATIVES):
+        measured["distance"] = bootstrap_interval(saved["distances"], seed=run.config.federation.seed)
+    return _drawn(run, interval_row(name, "attack", measured), saved, seconds)
+
+
+def _draw_ceiling(run: UserRun, saved: dict[str, np.ndarray], seconds: float) -> Drawn:
+    row = interval_row("held-out images of each client (ceiling)", "reference", ceiling(run.instruments))
+    row["notes"] = list(run.instruments.notes)
+    return _drawn(run, row, {"images": saved["images"], "labels": run.federation.held_out_labels}, seconds)
+
+
+def _drawn(run: UserRun, row: dict[str, Any], saved: Mapping[str, np.ndarray], seconds: float) -> Drawn:
+    """The row with a picture of each client: sent images, and those of the row of the same class."""
+    own = np.stack([images.images[0] for images in run.instruments.sent])
+    first = np.array([int(labels.labels[0]) for labels in run.instruments.sent])
+    shown = [
+        pictures[int(np.argmax(labels == label))]
+        for pictures, labels, label in zip(saved["images"], saved["labels"], first, strict=True)
+    ]
+    return Drawn(row, own, np.stack(shown), row["name"], AppliedDefense(), seconds)
+
+
+def _class_means(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
+    images, labels = baselines.mean_images(run.federation)
+    return {"images": images, "labels": labels}
+
+
+def _class_gan(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
+    config = run.config
+    key = jax.random.key(config.federation.seed)
+    images, labels = baselines.class_level_images(
+        key, run.federation, _undefended(config), config.attack, config.federation, progress
+    )
+    return {"images": images, "labels": labels}
+
+
+def _model_inversion(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
+    key = jax.random.key(run.config.federation.seed)
+    images, labels = baselines.inverted_images(
+        key, run.federation, _undefended(run.config), run.config.federation, progress
+    )
+    return {"images": images, "labels": labels}
+
+
+def _source_inference(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
+    key = jax.random.key(run.config.federation.seed)
+    losses, sources = baselines.source_losses(
+        key, run.federation, _undefended(run.config), run.config.federation, progress
+    )
+    return {"images": run.federation.held_out[:, :1], "losses": losses, "sources": sources}
+
+
+def _undefended(config: UserLeakageConfig) -> Variant:
+    return Variant(config.federation.local_epochs, config.federation.batch_size, (), {}, False)
+
+
+def _measured(name: str, role: str) -> Callable[..., Drawn]:
+    def draw(run: UserRun, saved: dict[str, np.ndarray], seconds: float) -> Drawn:
+        measured = measure(run.instruments, saved["images"], saved["labels"])
+        return _drawn(run, interval_row(name, role, measured), saved, seconds)
+
+    return draw
+
+
+def _draw_sources(run: UserRun, saved: dict[str, np.ndarray], seconds: float) -> Drawn:
+    sources = saved["sources"]
+    shares = [
+        source_accuracy(saved["losses"][sources == client], sources[sources == client])
+        for client in range(run.federation.clients)
+    ]
+    measured: dict[str, Interval] = {
+        "source_accuracy": bootstrap_interval(np.array(shares), seed=run.config.federation.seed),
+        "chance": single(1.0 / run.federation.clients),
+    }
+    row = interval_row("source inference (needs the records)", "baseline", measured)
+    return _drawn(run, row, {"images": run.federation.held_out, "labels": run.federation.held_out_labels}, seconds)
+
+
+_BASELINES: Mapping[str, tuple[Callable[..., Mapping[str, np.ndarray]], Callable[..., Drawn]]] = {
+    "class_means": (_class_means, _measured("means of the private classes", "reference")),
+    "class_gan": (_class_gan, _measured("class-level GAN at the server", "baseline")),
+    "model_inversion": (_model_inversion, _measured("model inversion of local models", "baseline")),
+    "source_inference": (_source_inference, _draw_sources),
+}
