@@ -93,6 +93,7 @@ def test_without_pytorch_the_table_has_no_ratio(quick, tmp_path, monkeypatch):
     assert row["times_the_floor"] > 0
 
 
+@pytest.mark.slow
 def test_the_arithmetic_of_a_step_is_that_of_its_layers():
     """Convolutions, dense layers, their gradients; of the first layer only that of its kernel."""
     first, second = 2 * 27 * 27 * 25 * 32, 2 * 4 * 4 * 800 * 64
@@ -135,6 +136,7 @@ def test_the_binary_times_a_group(tmp_path):
     assert len(json.loads((tmp_path / "run" / "benchmark.json").read_text())["rows"]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "message"),
     [

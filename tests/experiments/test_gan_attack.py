@@ -126,6 +126,7 @@ def test_the_default_preset_spells_out_the_defaults():
         assert type(defaults[name])(value) == defaults[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -127,6 +127,7 @@ def test_what_one_process_cannot_do_ends_both_with_one_line(stripes, tmp_path):
             assert message in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

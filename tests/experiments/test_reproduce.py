@@ -566,6 +566,7 @@ def test_a_directory_in_use_is_refused(finished_reproduction):
         close_run(prepared.directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "named"),
     [("--figures=6,99", "figures=99"), ("--num_seeds=-1", "num_seeds=-1"), ("--scale=huge", "huge")],

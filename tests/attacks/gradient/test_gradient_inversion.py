@@ -326,6 +326,7 @@ def test_networks_have_the_published_sizes(network, parameters):
     assert 0.49 < values.max() <= 0.5
 
 
+@pytest.mark.slow
 def test_the_generator_and_the_resnet_have_the_published_sizes():
     generator = grnn_generator(10).init(jax.random.key(0))
     labels = count_parameters(generator["label_layer"])

@@ -246,6 +246,7 @@ def counts_of(network, initialisation, labels, seed):
     return infer_label_counts(*(_last(tree, ndim) for tree in (params, seen) for ndim in (2, 1)), len(labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["dlg_lenet", "grnn_lenet", "mnist_classifier"])
 def test_repeated_labels_of_an_untrained_network_are_exact(network):
     rng = np.random.default_rng(0)

@@ -248,6 +248,7 @@ def test_config_from_arguments_refuses_what_a_command_line_would(arguments, name
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

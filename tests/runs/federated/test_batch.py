@@ -131,6 +131,7 @@ def test_how_seeds_are_mapped_does_not_change_the_result(config, instruments, tm
         assert [r["model_accuracy"] for r in one] == pytest.approx([r["model_accuracy"] for r in other], abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learning_rate", [1e30, 1e38], ids=["update", "weights"])
 def test_a_lane_that_diverges_is_told_apart_and_harms_no_other(config, instruments, tmp_path, learning_rate):
     """Whether only the norm of an update overflows, at which a single run stops too, or the weights do."""
@@ -412,6 +413,7 @@ def test_a_checkpoint_of_a_version_without_digests_is_continued(uninterrupted, i
     assert "of a version without digests" in said[0]
 
 
+@pytest.mark.slow
 def test_damaged_lanes_are_written_again_where_the_name_of_the_directory_tells_them(config, instruments, tmp_path):
     directory = batch_directory(tmp_path, [config])
     first = run_batch([config], directory, instruments)

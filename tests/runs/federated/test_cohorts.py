@@ -11,6 +11,8 @@ from gan_leak.runs.federated import train
 from gan_leak.settings import replace
 from reference.quick import small_run, use_linear_networks
 
+pytestmark = pytest.mark.slow
+
 PARTICIPANTS = 6
 
 
@@ -46,7 +48,6 @@ def saved(workdir):
     return {path.name for path in (workdir / "participants").iterdir()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
 def test_to_draw_everybody_is_to_have_everybody(config, tmp_path, schedule):
     config = replace(config, schedule=schedule, participants_per_round=PARTICIPANTS, rounds=5)
@@ -59,7 +60,6 @@ def test_to_draw_everybody_is_to_have_everybody(config, tmp_path, schedule):
     assert drawn[0]["losses"] != drawn[-1]["losses"]
 
 
-@pytest.mark.slow
 def test_the_attack_rests_where_the_adversary_is_not_drawn(config, tmp_path):
     records = run(config, tmp_path / "run")
     assert {len(record["participants"]) for record in records} == {2}
@@ -73,7 +73,6 @@ def test_the_attack_rests_where_the_adversary_is_not_drawn(config, tmp_path):
     assert PARTICIPANTS <= len(saved(tmp_path / "run")) <= 2 * PARTICIPANTS
 
 
-@pytest.mark.slow
 def test_another_seed_draws_others(config, tmp_path):
     config = replace(config, attack="none")
     first, second = (
@@ -82,7 +81,7 @@ def test_another_seed_draws_others(config, tmp_path):
     assert first != second
 
 
-@pytest.mark.parametrize("stop_after", [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 8))])
+@pytest.mark.parametrize("stop_after", [2, 3, 8])
 def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypatch, stop_after):
     whole = run(config, tmp_path / "whole")
     show = train.show_record
@@ -100,7 +99,6 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypat
     assert saved(tmp_path / "parts") >= {name for name in saved(tmp_path / "whole") if name.endswith("_000012.npz")}
 
 
-@pytest.mark.slow
 def test_the_checkpoint_before_a_damaged_one_still_finds_its_participants(config, tmp_path):
     whole = run(config, tmp_path / "whole")
     short = tmp_path / "short"
@@ -110,7 +108,6 @@ def test_the_checkpoint_before_a_damaged_one_still_finds_its_participants(config
     assert run(config, short, resume=True) == whole
 
 
-@pytest.mark.slow
 def test_a_copy_without_a_participant_s_file_is_refused(config, tmp_path):
     run(config, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "round_000012")
@@ -121,7 +118,6 @@ def test_a_copy_without_a_participant_s_file_is_refused(config, tmp_path):
         run(config, tmp_path / "run", resume=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["one bit", "of a version without digests"])
 def test_a_damaged_participant_of_the_newest_checkpoint_costs_the_rounds_since(config, tmp_path, capsys, damage):
     """Noticed before training, although the participant may not be drawn again."""

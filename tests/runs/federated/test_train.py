@@ -21,6 +21,8 @@ from gan_leak.settings import from_json, replace, values_of
 from reference.quick import small_run
 from reference.whole_run import run
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 4
 
 
@@ -49,7 +51,6 @@ def results(workdir):
     return (workdir / "reconstructions.npz").read_bytes(), measured(workdir)
 
 
-@pytest.mark.slow
 def test_a_run_writes_all_that_it_promises(config, tmp_path, capsys):
     assert run(config, tmp_path / "run") == 0
     run_path = tmp_path / "run"
@@ -77,7 +78,6 @@ def test_a_run_writes_all_that_it_promises(config, tmp_path, capsys):
     assert str(run_path / "report.html") in shown
 
 
-@pytest.mark.slow
 def test_a_run_returns_what_it_found_and_draws_nothing(config, tmp_path):
     prepared = train.prepare(config, tmp_path / "run", False)
     result = train.train(prepared)
@@ -107,7 +107,6 @@ def sum_of_parameters(outputs):
     return 832 + 51264 + 51400 + 201 * outputs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypatch, stop_after):
     run(config, tmp_path / "whole")
@@ -126,8 +125,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypat
     assert results(tmp_path / "parts") == results(tmp_path / "whole")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_resumes_to_the_same_bits(config, tmp_path, signal_number):
     """SIGKILL at a random moment after the first checkpoint; SIGTERM leaves in order, with 143."""
     config = replace(config, rounds=30, attack="none", evaluation_interval=30, checkpoint_interval=3)
@@ -149,14 +147,12 @@ def test_a_killed_run_resumes_to_the_same_bits(config, tmp_path, signal_number):
     assert len(measured(tmp_path / "killed")) == config.federation.rounds
 
 
-@pytest.mark.slow
 def test_chunks_of_rounds_do_not_change_the_results(config, tmp_path):
     run(config, tmp_path / "one")
     run(replace(config, performance=PerformanceOptions(rounds_per_chunk=3)), tmp_path / "three")
     assert results(tmp_path / "three") == results(tmp_path / "one")
 
 
-@pytest.mark.slow
 def test_the_stock_convolution_gives_the_same_run_to_float_tolerance(config, tmp_path):
     config = replace(config, rounds=2)
     run(config, tmp_path / "matmul")
@@ -176,14 +172,12 @@ def test_divergence_stops_the_run_and_keeps_what_was_computed(config, tmp_path, 
         assert all(np.isfinite(record["losses"]).all() for record in measured(tmp_path / "run"))
 
 
-@pytest.mark.slow
 def test_without_the_attack_nothing_is_reconstructed(config, tmp_path):
     assert run(replace(config, attack="none"), tmp_path / "run") == 0
     assert not (tmp_path / "run" / "reconstructions.npz").exists()
     assert (tmp_path / "run" / "report.html").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

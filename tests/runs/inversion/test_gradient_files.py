@@ -17,6 +17,8 @@ from gan_leak.runs.inversion.gradient_files import from_torch, load_gradient, na
 from gan_leak.types import GradientView
 from reference.small import largest_difference, same_bits
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = ("dlg_lenet", "grnn_lenet", "mnist_classifier")
 # The layers in the order of a PyTorch module, and which of them comes behind the flattened feature map.
 CHAINS = {
@@ -73,7 +75,6 @@ def torch_tensors(tree, network):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("order", ["auto", "chw"])
 def test_the_tensors_of_a_torch_module_read_as_the_same_gradient(tmp_path, network, order):
@@ -86,7 +87,6 @@ def test_the_tensors_of_a_torch_module_read_as_the_same_gradient(tmp_path, netwo
     assert "(C, H, W)" in brought.notes[1]
 
 
-@pytest.mark.slow
 def test_kernels_that_were_turned_by_hand_but_not_their_rows_are_put_in_order(tmp_path):
     model, view = observed("dlg_lenet")
     arrays = arrays_of(view)
@@ -103,7 +103,6 @@ def test_kernels_that_were_turned_by_hand_but_not_their_rows_are_put_in_order(tm
     assert not kept.notes
 
 
-@pytest.mark.slow
 def test_a_file_in_our_layout_is_read_as_it_is(tmp_path):
     for network in (*NETWORKS, "grnn_resnet18"):
         model = network_for(network, "wide", 4, 32, 1)

@@ -30,6 +30,7 @@ def prepared():
     return data, VICTIM.network.init(jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_victim_and_adversary_have_different_images_and_the_first_of_each_class_is_attacked():
     data, _ = prepared()
     assert data.own[0].shape == data.others[0].shape == (32, 28, 28, 1)

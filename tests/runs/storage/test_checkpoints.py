@@ -215,6 +215,7 @@ checkpoints.save(directory, 2, {"x": 2 * jnp.arange(1_000_000.0)}, keep=1)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("moment", "round", "noted"), [("orbax", 1, True), ("manifest", 1, True), ("prune", 2, False)])
 def test_kill_in_the_middle_of_a_save_loses_no_finished_checkpoint(tmp_path, moment, round, noted):
     killed = subprocess.run([sys.executable, "-c", KILLED_SAVE, tmp_path, moment], capture_output=True, check=False)

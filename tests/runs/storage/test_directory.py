@@ -345,6 +345,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 def test_a_lock_that_a_refused_process_removes_is_locked_by_one_at_most(tmp_path):
     kinds = ("opens", "opens", "refused", "refused")
     processes = [
