@@ -247,7 +247,7 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
     charts: dict[tuple[str, str], dict[str, list[tuple[str, float, float]]]] = {}
     for entry in drawn:
         metrics = entry.row["metrics"]
-        for measure in _LEAKAGE if "model_accuracy" in metrics else ():
+        for measure in (measure for measure in _LEAKAGE if {measure, "model_accuracy"} <= metrics.keys()):
             point = (f"{entry.defense.strength:g}", metrics["model_accuracy"]["mean"], metrics[measure]["mean"])
             charts.setdefault((entry.undefended, measure), {}).setdefault(entry.defense.name, []).append(point)
     for (name, measure), series in charts.items():
