@@ -36,6 +36,20 @@ if TYPE_CHECKING:
     from gan_leak.attacks.gradient.observation import gradient_of as gradient_of
     from gan_leak.attacks.gradient.observation import update_of as update_of
     from gan_leak.attacks.optimizers import TrainingData as TrainingData
+    from gan_leak.attacks.server.class_gan import ClassGanHyperParameters as ClassGanHyperParameters
+    from gan_leak.attacks.server.class_gan import class_gan as class_gan
+    from gan_leak.attacks.server.class_gan import images_by_class as images_by_class
+    from gan_leak.attacks.server.linkability import link as link
+    from gan_leak.attacks.server.linkability import linking_accuracy as linking_accuracy
+    from gan_leak.attacks.server.linkability import siamese as siamese
+    from gan_leak.attacks.server.linkability import siamese_distances as siamese_distances
+    from gan_leak.attacks.server.linkability import train_siamese as train_siamese
+    from gan_leak.attacks.server.local_models import LocalInversionTarget as LocalInversionTarget
+    from gan_leak.attacks.server.local_models import LocalModels as LocalModels
+    from gan_leak.attacks.server.local_models import invert_local_models as invert_local_models
+    from gan_leak.attacks.server.local_models import local_models as local_models
+    from gan_leak.attacks.server.source_inference import source_accuracy as source_accuracy
+    from gan_leak.attacks.server.source_inference import source_inference as source_inference
     from gan_leak.collaboration import RoundHyperParameters as RoundHyperParameters
     from gan_leak.collaboration import RoundInfo as RoundInfo
     from gan_leak.collaboration import init_federation as init_federation

@@ -63,11 +63,12 @@ def validate(config: RunConfig) -> None:
 def _check_aggregation(config: RunConfig) -> None:
     """Raise ValueError for a defense of the aggregation that does not fit the federation."""
     kind, federation = config.defense.kind, config.federation
-    plain = AGGREGATORS[federation.aggregation]()
-    for defense in parse_composition(kind):
+    chosen = parse_composition(kind)
+    for defense in chosen:
         if AGGREGATION in defense.stages and defense.aggregation not in ("", federation.aggregation):
             raise ValueError(
                 f"defense={kind!r}: expected with aggregation {defense.aggregation!r}, not {federation.aggregation!r}"
             )
-    if federation.schedule != "synchronous" and not aggregator_of(parse_composition(kind), plain).sequential:
+    aggregator = aggregator_of(chosen, AGGREGATORS[federation.aggregation]())
+    if federation.schedule != "synchronous" and not aggregator.sequential:
         raise ValueError(f"defense={kind!r}: expected with schedule 'synchronous', not {federation.schedule!r}")

@@ -122,8 +122,9 @@ def local_gaussian_epsilon(clipping_norm: float, noise_deviation: float, delta: 
     coordinate: the defenses ``clipping+gaussian``, in this order. Neighbors are any two data sets of the participant,
     in all rounds: their clipped updates differ by at most twice the norm. So the rounds are the Gaussian mechanism with
     noise multiplier noise_deviation / (2 clipping_norm), composed (Balle and Wang 2018, Theorem 8). Selection of
-    coordinates after the noise is post-processing. The choice of the rounds must not depend on the data, and a mask of
-    the update that the noise does not change must not either. Noise in floating point is for research.
+    coordinates after the noise is post-processing; one before it is not covered, since the server sees which values
+    were left out. The rounds that the participant takes part in must not depend on its data. Noise in floating point is
+    for research.
 
     Raises ValueError for a norm that is not a finite number above 0, a deviation that is not a finite number of at
     least 0, rounds below 0, and a delta that is not between 0 and 1.

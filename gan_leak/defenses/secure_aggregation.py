@@ -13,7 +13,7 @@ clipped values by at most ``quantization_bound``: half a unit of 2^-b for each p
 
 The masks. The two participants of each pair draw the same words; one adds them, the other subtracts them, so they
 cancel in the sum. A second mask of its own hides the upload of a participant that the server leaves out after it was
-sent (section 4.2 of the paper, double masking). ``MaskedSum.words`` are the words that remain after the server has
+sent (double masking). ``MaskedSum.words`` are the words that remain after the server has
 removed all masks that the protocol reveals to it: pairwise masks for those who joined the sum, own masks for others.
 Given the average and the total, they are uniform and independent of the uploads, except that the words of those who
 joined add up to the encoded sum.
@@ -126,9 +126,9 @@ def mask_words(key: Array, words: Array, members: _Members) -> Array:
     """
     key_pairs, key_own = jax.random.split(key)
     length = words.shape[1]
-    masks = pairwise_masks(key_pairs, members.joined, length)
-    masks += _own_masks(key_own, members.present & ~members.joined, length)
-    return jnp.where(members.present[:, None], words + masks, 0)
+    shared = pairwise_masks(key_pairs, members.joined, length)
+    own = _own_masks(key_own, members.present & ~members.joined, length)
+    return jnp.where(members.present[:, None], words + shared + own, 0)
 
 
 def sum_words(words: Array, joined: Array) -> Array:
