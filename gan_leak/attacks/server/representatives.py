@@ -186,7 +186,7 @@ def lbfgs_representatives(
     client_mapping: 'vmap', 'map' or 'auto' (map on a CPU, vmap elsewhere) over clients, without influence on results
     beyond float tolerance.
 
-    The evidence is ``MatchingTask``, the info the objectives [K, S], the result ``Representatives``. Raises ValueError
+    The evidence is ``MatchingTask``, the info the mean objective [], the result ``Representatives``. Raises ValueError
     for an unknown mapping, fewer than one start and evidence whose shapes do not fit the model.
     """
     if memory < 1:
@@ -238,7 +238,7 @@ def _matching(
         return distance(images, client) + prior(images)
 
     def init(key: Array, task: MatchingTask) -> _Search:
-        _check_shapes(model, image_shape, task)
+        check_matching(model, image_shape, task)
         clients, count = task.evidence.labels.shape
         images = _into_box(_draw_starts(key, (clients, starts, count, *image_shape)))
         if task.start is not None:
@@ -257,7 +257,8 @@ def _matching(
 
             return jax.vmap(of_start)(search)
 
-        return over_clients(of_client, search, _by_client(task.evidence))
+        search, values = over_clients(of_client, search, _by_client(task.evidence))
+        return search, jnp.mean(values)
 
     def extract(search: _Search, task: MatchingTask) -> Representatives:
         def of_client(search: _Search, client: UpdateEvidence) -> Representatives:
@@ -317,8 +318,11 @@ def _over_clients(mapping: str) -> Callable[..., PyTree]:
     return over
 
 
-def _check_shapes(model: Model, image_shape: tuple[int, int, int], task: MatchingTask) -> None:
-    """Raise ValueError, with the name of the array, if a shape of the task does not fit the model or the others."""
+def check_matching(model: Model, image_shape: tuple[int, int, int], task: MatchingTask) -> None:
+    """Raise ValueError, with the name of the array, if a shape of the task does not fit the model or the others.
+
+    The procedures call it as well. A call before ``jit`` gives the message without JAX's remarks.
+    """
     evidence = task.evidence
     if evidence.labels.ndim != 2 or not all(evidence.labels.shape):
         raise ValueError(f"labels: shape {evidence.labels.shape}, expected [K, R] with at least one of each")
