@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from gan_leak.attacks.gradient.observation import gradient_of as gradient_of
     from gan_leak.attacks.gradient.observation import update_of as update_of
     from gan_leak.attacks.optimizers import TrainingData as TrainingData
+    from gan_leak.attacks.server.representatives import MatchingTask as MatchingTask
+    from gan_leak.attacks.server.representatives import Representatives as Representatives
+    from gan_leak.attacks.server.representatives import UpdateEvidence as UpdateEvidence
+    from gan_leak.attacks.server.representatives import lbfgs_representatives as lbfgs_representatives
+    from gan_leak.attacks.server.representatives import signed_adam_representatives as signed_adam_representatives
     from gan_leak.collaboration import RoundHyperParameters as RoundHyperParameters
     from gan_leak.collaboration import RoundInfo as RoundInfo
     from gan_leak.collaboration import init_federation as init_federation
