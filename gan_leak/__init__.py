@@ -48,6 +48,11 @@ if TYPE_CHECKING:
     from gan_leak.attacks.server.local_models import LocalModels as LocalModels
     from gan_leak.attacks.server.local_models import invert_local_models as invert_local_models
     from gan_leak.attacks.server.local_models import local_models as local_models
+    from gan_leak.attacks.server.representatives import MatchingTask as MatchingTask
+    from gan_leak.attacks.server.representatives import Representatives as Representatives
+    from gan_leak.attacks.server.representatives import UpdateEvidence as UpdateEvidence
+    from gan_leak.attacks.server.representatives import lbfgs_representatives as lbfgs_representatives
+    from gan_leak.attacks.server.representatives import signed_adam_representatives as signed_adam_representatives
     from gan_leak.attacks.server.source_inference import source_accuracy as source_accuracy
     from gan_leak.attacks.server.source_inference import source_inference as source_inference
     from gan_leak.collaboration import RoundHyperParameters as RoundHyperParameters

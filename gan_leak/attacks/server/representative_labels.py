@@ -57,6 +57,9 @@ def infer_labels(
         counts = whole_counts(class_parts(bias_gradient, rows), size)
         return InferredLabels(*share_out(counts, representatives), counts)
 
+    for ndim in (2, 1):
+        # Raises before tracing.
+        last_layer_leaf(num_classes, ndim, trees.take(params, 0))
     return jax.vmap(of_client)(params, updates, sizes)
 
 

@@ -28,11 +28,10 @@ from typing import NamedTuple, Protocol, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from gan_leak import trees
 from gan_leak.attacks.gradient.observation import cosine_distance, gradient_of, squared_distance, update_of
-from gan_leak.attacks.optimizers import Position, descend, limited_memory_bfgs, signed_adam
+from gan_leak.attacks.optimizers import Position, descend, descend_in_box, signed_adam, start_in_box
 from gan_leak.attacks.priors import absolute_total_variation, summed_total_variation
 from gan_leak.attacks.procedure import Procedure, run_procedure
 from gan_leak.types import Array, Model, PyTree
@@ -151,12 +150,15 @@ def signed_adam_representatives(
     """
     if iterations < 0:
         raise ValueError(f"iterations={iterations}: expected at least 0")
+    optimizer = signed_adam(learning_rate, iterations)
     return _matching(
         model,
         image_shape,
         cosine_distance,
         lambda images: total_variation * jnp.mean(absolute_total_variation(images)),
-        signed_adam(learning_rate, iterations),
+        lambda images: Position(images, optimizer.init(images)),
+        lambda objective, position: descend(objective, optimizer, position, _into_box),
+        lambda updates: jnp.ones(()),
         starts=starts,
         simulate=simulate,
         client_mapping=client_mapping,
@@ -168,16 +170,17 @@ def lbfgs_representatives(
     image_shape: tuple[int, int, int],
     *,
     total_variation: Array | float = 1.5e-4,
-    memory: int = 100,
+    memory: int = 20,
     starts: int = 1,
     simulate: Simulate | None = None,
     client_mapping: str = "auto",
 ) -> Procedure:
     """Match the updates: squared distance + total_variation * TV, by L-BFGS in a box (Wang et al. 2019).
 
-    TV is the sum over pixels of (dx^2 + dy^2)^1.25; we take its mean over images. L-BFGS is PyTorch's with rate 1,
-    ``memory`` pairs and no line search, and images are clipped to [-1, 1] after each step (breaching, 400 steps). It
-    may diverge, so the images of the least objective count.
+    TV is the sum over pixels of (dx^2 + dy^2)^1.25; we take its mean over images. The published form is that of Keras's
+    example of style transfer, which calls scipy's L-BFGS-B, so we take L-BFGS with a line search (``descend_in_box``)
+    and ``memory`` pairs. It gets the objective over the squared norm of the client's updates, which has the same
+    minima. breaching clips after steps without a line search.
 
     simulate: the update of a client as a function of its images (``unrolled``). None: the gradient of one step, which
     several local steps are compared with after division (``as_gradients``).
@@ -186,7 +189,7 @@ def lbfgs_representatives(
     client_mapping: 'vmap', 'map' or 'auto' (map on a CPU, vmap elsewhere) over clients, without influence on results
     beyond float tolerance.
 
-    The evidence is ``MatchingTask``, the info the objectives [K, S], the result ``Representatives``. Raises ValueError
+    The evidence is ``MatchingTask``, the info the mean objective [], the result ``Representatives``. Raises ValueError
     for an unknown mapping, fewer than one start and evidence whose shapes do not fit the model.
     """
     if memory < 1:
@@ -196,7 +199,9 @@ def lbfgs_representatives(
         image_shape,
         squared_distance,
         lambda images: total_variation * jnp.mean(summed_total_variation(images)),
-        limited_memory_bfgs(memory=memory, project=_into_box),
+        lambda images: start_in_box(images, memory),
+        functools.partial(descend_in_box, low=-1.0, high=1.0),
+        _squared_norm,
         starts=starts,
         simulate=simulate,
         client_mapping=client_mapping,
@@ -208,13 +213,20 @@ def _matching(
     image_shape: tuple[int, int, int],
     distance_of: Callable[[PyTree, PyTree], Array],
     prior: Callable[[Array], Array],
-    optimizer: optax.GradientTransformation,
+    begin: Callable[[Array], Position],
+    move: Callable[[Callable[[Array], Array], Position], tuple[Position, Array]],
+    size_of: Callable[[Array], Array],
     *,
     starts: int,
     simulate: Simulate | None,
     client_mapping: str,
 ) -> Procedure:
-    """The search of all clients; ``distance_of`` compares two updates, ``prior`` is a penalty of images -> []."""
+    """The search of all clients.
+
+    ``distance_of`` compares two updates, ``prior`` is a penalty of images -> []. ``begin(images) -> position`` and
+    ``move(objective, position) -> (position, objective before it)`` are the optimizer, which gets the objective over
+    ``size_of(updates [T, D])`` of the client.
+    """
     if starts < 1:
         raise ValueError(f"starts={starts}: expected at least 1")
     over_clients = _over_clients(client_mapping)
@@ -238,26 +250,27 @@ def _matching(
         return distance(images, client) + prior(images)
 
     def init(key: Array, task: MatchingTask) -> _Search:
-        _check_shapes(model, image_shape, task)
+        check_matching(model, image_shape, task)
         clients, count = task.evidence.labels.shape
         images = _into_box(_draw_starts(key, (clients, starts, count, *image_shape)))
         if task.start is not None:
             images = images.at[:, 0].set(_into_box(task.start))
-        state = jax.vmap(jax.vmap(optimizer.init))(images)
-        return _Search(Position(images, state), images, jnp.full((clients, starts), jnp.inf, jnp.float32))
+        return _Search(jax.vmap(jax.vmap(begin))(images), images, jnp.full((clients, starts), jnp.inf, jnp.float32))
 
     def step(key: Array, search: _Search, task: MatchingTask) -> tuple[_Search, Array]:
         def of_client(search: _Search, client: UpdateEvidence) -> tuple[_Search, Array]:
+            size = size_of(client.updates)
+
             def of_start(search: _Search) -> tuple[_Search, Array]:
-                position, value = descend(
-                    lambda images: objective(images, client), optimizer, search.position, _into_box
-                )
+                position, scaled = move(lambda images: objective(images, client) / size, search.position)
+                value = scaled * size
                 best, least = _nearer(search.position.values, value, search)
                 return _Search(position, best, least), value
 
             return jax.vmap(of_start)(search)
 
-        return over_clients(of_client, search, _by_client(task.evidence))
+        search, values = over_clients(of_client, search, _by_client(task.evidence))
+        return search, jnp.mean(values)
 
     def extract(search: _Search, task: MatchingTask) -> Representatives:
         def of_client(search: _Search, client: UpdateEvidence) -> Representatives:
@@ -272,6 +285,12 @@ def _matching(
         return over_clients(of_client, search, _by_client(task.evidence))
 
     return Procedure(init, step, extract)
+
+
+def _squared_norm(updates: Array) -> Array:
+    """The sum of squares [] of a client's updates [T, D], 1 if it is zero."""
+    total = jnp.sum(updates**2)
+    return jnp.where(total > 0, total, 1.0)
 
 
 def _into_box(images: Array) -> Array:
@@ -317,8 +336,11 @@ def _over_clients(mapping: str) -> Callable[..., PyTree]:
     return over
 
 
-def _check_shapes(model: Model, image_shape: tuple[int, int, int], task: MatchingTask) -> None:
-    """Raise ValueError, with the name of the array, if a shape of the task does not fit the model or the others."""
+def check_matching(model: Model, image_shape: tuple[int, int, int], task: MatchingTask) -> None:
+    """Raise ValueError, with the name of the array, if a shape of the task does not fit the model or the others.
+
+    The procedures call it as well. A call before ``jit`` gives the message without JAX's remarks.
+    """
     evidence = task.evidence
     if evidence.labels.ndim != 2 or not all(evidence.labels.shape):
         raise ValueError(f"labels: shape {evidence.labels.shape}, expected [K, R] with at least one of each")
