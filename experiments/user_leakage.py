@@ -28,6 +28,7 @@ from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.server.federation import OwnedFederation, build_federation
 from gan_leak.runs.server.measurement import build_instruments
 from gan_leak.runs.storage.directory import npz_bytes, open_run, write_atomic
+from gan_leak.runs.storage.integrity import expect_kinds
 from gan_leak.runs.storage.resumable import UNSAVED
 
 TITLE = "User-level leakage to the server"
@@ -46,11 +47,16 @@ def prepare(config: UserLeakageConfig, workdir: pathlib.Path, resume: bool) -> U
     dataset, federation = load_data(config)
     check_batches(config, federation)
     inputs = {"dataset": dataset.fingerprint}
-    directory = open_run(workdir, config, resume=resume, inputs=inputs, check=check_directory)
+    directory = open_run(workdir, config, resume=resume, inputs=inputs, check=_check_directory)
     for note in dataset.notes:
         tell(note)
     instruments = build_instruments(federation, dataset, config.federation.seed)
     return UserRun(config, federation, instruments, directory)
+
+
+def _check_directory(path: pathlib.Path) -> None:
+    check_directory(path)
+    expect_kinds(path, ("federations",), ("federation.npz", "reconstructions.npz", "metrics.jsonl"))
 
 
 def execute(prepared: UserRun) -> int:

@@ -17,6 +17,7 @@ Table = dict[str, Any]
 
 _OVER_SEEDS = "95% intervals over seeds"
 _OVER_IMAGES = "95% intervals over images"
+_OVER_CLIENTS = "95% intervals over clients"
 _RANGE_OVER_SEEDS = "the smallest and the largest of the seeds"
 # The statistics of an interval; its values are kept where they are a few seeds, not where they are many images.
 _STATISTICS = ("mean", "low", "high")
@@ -145,12 +146,37 @@ _RECONSTRUCTION = (
 
 
 def read_inversions(groups: Sequence[Group]) -> list[Table]:
+    return [_table("Settings", _RECONSTRUCTION, _measured_rows(groups), _OVER_IMAGES)]
+
+
+_USERS = (
+    _column("client identified", "client_identified"),
+    _column("pooled", "client_identified_pooled"),
+    _column("score", "identification_score"),
+    _column("rank", "client_rank", 1),
+    _column("AUC", "client_auc"),
+    _column("user gap", "user_gap"),
+    _column("record gap", "record_gap"),
+    _column("by embedding", "embedding_client_identified"),
+    _column("p-value", "p_value", 5),
+    _column("as another client", "as_another_client"),
+    _column("source", "source_accuracy"),
+    _column("category", "category_accuracy"),
+    _column("model accuracy", "model_accuracy"),
+)
+
+
+def read_users(groups: Sequence[Group]) -> list[Table]:
+    return [_table("Settings", _USERS, _measured_rows(groups), _OVER_CLIENTS)]
+
+
+def _measured_rows(groups: Sequence[Group]) -> list[Row]:
     rows = []
     for group, directory in _one_each(groups):
         for row in read_results(directory / "results.json"):
             metrics = {_current_name(name): _brief(value) for name, value in row["metrics"].items()}
             rows.append({"name": _joined_name(group.label, row["name"]), **metrics})
-    return [_table("Settings", _RECONSTRUCTION, rows, _OVER_IMAGES)]
+    return rows
 
 
 def _current_name(measure: str) -> str:

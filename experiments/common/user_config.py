@@ -103,10 +103,13 @@ def parse_defended(text: str) -> list[tuple[str, dict[str, float]]]:
     """
     found = []
     for part in (part.strip() for part in text.split(",")):
+        if part == "none":
+            found.append((part, dict[str, float]()))
+            continue
         pairs = [term.strip().partition(":") for term in part.split("+")]
         names = "+".join(name for name, _, _ in pairs)
         numbers: dict[str, float] = {}
-        for defense, (name, _, strength) in zip(_parsed(part, names), pairs, strict=False):
+        for defense, (name, _, strength) in zip(_parsed(part, names), pairs, strict=True):
             if not _STAGES & set(defense.stages):
                 raise ValueError(f"defenses={name}: expected a defense of local training, uploads or the aggregation")
             numbers |= {parameter.name: float(parameter.default) for parameter in defense.hyperparameters}
@@ -119,6 +122,8 @@ def parse_defended(text: str) -> list[tuple[str, dict[str, float]]]:
 
 def _parsed(part: str, names: str) -> tuple[Defense, ...]:
     try:
+        if names == "none":
+            raise ValueError("expected none without a strength")
         return parse_composition(names)
     except ValueError as error:
         raise ValueError(f"defenses={part}: {error}") from None

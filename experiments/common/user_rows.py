@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,16 +17,16 @@ from gan_leak.attacks.server.source_inference import source_accuracy
 from gan_leak.evaluation.criteria import Interval
 from gan_leak.evaluation.intervals import bootstrap_interval
 from gan_leak.reports.reconstruction import interval_row
+from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.server import baselines
 from gan_leak.runs.server.federation import Outcome, OwnedFederation, Variant, run_attack
 from gan_leak.runs.server.measurement import UserInstruments, ceiling, measure, single
 from gan_leak.runs.storage.directory import RunDirectory, npz_bytes, write_atomic
-from gan_leak.runs.storage.integrity import read_npz, sealed_npz
+from gan_leak.runs.storage.integrity import DamagedError, read_npz, sealed_npz, set_aside
 from gan_leak.runs.storage.resumable import SavedProgress
 
 REPRESENTATIVES = "representatives"
 GENERATOR = "mGAN-AI"
-_ROLES = {REPRESENTATIVES: "attack", GENERATOR: "attack"}
 
 
 class UserRun(NamedTuple):
@@ -39,9 +41,9 @@ class UserRun(NamedTuple):
 def outcome_of(run: UserRun, number: int, variant: Variant, progress: SavedProgress) -> Outcome:
     """What the attack found in a federation, from its file or computed and saved."""
     path = run.directory.path / "federations" / f"{number:03d}.npz"
-    if path.exists():
-        arrays, _ = read_npz(path)
-        return Outcome(**arrays)
+    saved = _read_outcome(path)
+    if saved is not None:
+        return saved
     path.parent.mkdir(exist_ok=True)
     config = run.config
     # The same key for every federation, so that defenses and modes meet the same clients and drafts.
@@ -52,6 +54,19 @@ def outcome_of(run: UserRun, number: int, variant: Variant, progress: SavedProgr
     for part in path.parent.glob(f"{path.stem}.part.*"):
         part.unlink()
     return outcome
+
+
+def _read_outcome(path: pathlib.Path) -> Outcome | None:
+    if not os.path.lexists(path):
+        return None
+    try:
+        arrays, _ = read_npz(path)
+        if set(arrays) != set(Outcome._fields):
+            raise DamagedError(f"{path}: damaged (lacks arrays of a federation)")
+    except DamagedError as error:
+        tell(f"{error}: renamed to {set_aside(path).name} and computed again")
+        return None
+    return Outcome(**arrays)
 
 
 def row_tasks(run: UserRun) -> list[RowTask]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from experiments import gradient_inversion, split_inference
+from experiments import gradient_inversion, split_inference, user_leakage
 
 
 class Binary(NamedTuple):
@@ -50,6 +50,13 @@ SPLIT_INFERENCE = Binary(
     split_inference.load_data,
     split_inference.prepare,
     split_inference.run_settings,
+)
+USER_LEAKAGE = Binary(
+    "experiments.user_leakage",
+    user_leakage.UserLeakageConfig,
+    user_leakage.load_data,
+    user_leakage.prepare,
+    user_leakage.run_settings,
 )
 
 TABLES = (
@@ -101,5 +108,12 @@ TABLES = (
             "Inverting Gradients, defenses": "inverting_gradients_defenses",
             "GRNN, defenses": "grnn_defenses",
         },
+    ),
+    Table(
+        "mgan_ai",
+        "User-level leakage to the server (Wang et al. 2019)",
+        USER_LEAKAGE,
+        {"faces": "mgan_ai/faces"},
+        "client_identified",
     ),
 )

@@ -20,6 +20,7 @@ from gan_leak.reports.galleries import interval_figure
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT
 from gan_leak.runs.storage.directory import CONFIG_NAME, check_is_run, close_run, read_config_file
 from gan_leak.runs.storage.integrity import RefusedError
+from gan_leak.settings import replace, values_of
 
 
 class TableRun(NamedTuple):
@@ -35,8 +36,8 @@ def configurations_of(run: TableRun, table: Table) -> dict[str, Any]:
     found = {}
     for label, preset in table.settings.items():
         config = config_from_arguments(table.binary.config_class, _arguments(run, preset))
-        if config.dataset == "tfds:cifar10":
-            config = dataclasses.replace(config, dataset=run.cifar10)
+        if values_of(config)["dataset"] == "tfds:cifar10":
+            config = replace(config, dataset=run.cifar10)
         found[label] = config
     return found
 
@@ -124,9 +125,10 @@ def _run(binary: Binary, config: Any, workdir: pathlib.Path) -> list[Drawn]:
 
 
 def _verdicts(claim: Claim, measure: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A verdict on every row, or on all but the first row if the claim compares with it."""
+    """A verdict on every row of an attack, or on all but the first row if the claim compares with it."""
     compares = any(name.startswith("first.") for name in claim.names)
     return [
         judge(row["name"], NEAREST_VARIANT, claim, row, {"first": rows[0]}, measure=measure)
         for row in (rows[1:] if compares else rows)
+        if row["role"] == "attack"
     ]
