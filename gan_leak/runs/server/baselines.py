@@ -11,18 +11,18 @@ from gan_leak.attacks.server.local_models import LocalInversionTarget, invert_lo
 from gan_leak.attacks.server.settings import MganAiConfig, ServerFederationConfig
 from gan_leak.attacks.server.source_inference import source_inference
 from gan_leak.evaluation.fidelity import class_means
-from gan_leak.models import dcgan_generator
+from gan_leak.models.mgan_ai_networks import ConditionalGenerator
 from gan_leak.runs.server.federation import (
     BATCH,
-    GENERATOR_WIDTH,
     OwnedFederation,
     Variant,
+    conditional_generator_for,
     local_models_of,
     recording,
     run_rounds,
 )
 from gan_leak.runs.storage.resumable import Keys, SavedProgress, run_in_parts
-from gan_leak.types import Array
+from gan_leak.types import Array, Model, PyTree
 
 INVERSION_STEPS = 200
 # The main job's rate of the class-level generator.
@@ -52,10 +52,9 @@ def class_level_images(
     progress: SavedProgress,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images of a generator for each class, trained on the shared model alone: the same for every client."""
-    side, _, channels = federation.image_shape
     attack = class_gan(
         federation.model,
-        dcgan_generator(side, channels=channels, width=GENERATOR_WIDTH),
+        _unconditional(conditional_generator_for(options.classifier, federation, identities=2)),
         federation.image_shape,
         federation.num_classes,
         generator_steps=max(1, config.generator_steps),
@@ -71,6 +70,16 @@ def class_level_images(
     images = np.asarray(drawn).reshape(-1, *federation.image_shape)
     clients = federation.clients
     return np.broadcast_to(images, (clients, *images.shape)), np.broadcast_to(labels, (clients, len(labels)))
+
+
+def _unconditional(generator: ConditionalGenerator) -> Model:
+    """The generator of the attack with the same conditions for all images."""
+
+    def apply(params: PyTree, latents: Array) -> Array:
+        first = jnp.zeros(len(latents), jnp.int32)
+        return generator.apply(params, latents, first, first)
+
+    return Model(generator.init, apply)
 
 
 def inverted_images(
