@@ -279,7 +279,7 @@ def test_a_run_behind_defenses_without_a_promise_reports_that(quiet, tmp_path, c
 
 @pytest.mark.slow
 def test_a_run_behind_secure_aggregation_trains_as_without_it_and_says_what_is_hidden(quiet, tmp_path, capsys):
-    """Losses, norms and the generator are those of plain averaging up to the encoding; there is no epsilon."""
+    """Losses and norms are those of plain averaging up to the encoding; there is no epsilon."""
     changes = {"defense": "none", "aggregation": "average", "schedule": "synchronous", "rounds": 2}
     assert run(replace(quiet, **changes), tmp_path / "plain") == 0
     assert run(replace(quiet, **changes | {"defense": "secure_aggregation"}), tmp_path / "secure") == 0
@@ -287,8 +287,7 @@ def test_a_run_behind_secure_aggregation_trains_as_without_it_and_says_what_is_h
     for left, right in zip(plain, secure, strict=True):
         assert right["losses"] == pytest.approx(left["losses"], rel=1e-4)
         assert right["update_norms"] == pytest.approx(left["update_norms"], rel=1e-4)
-        assert right["attack"] == pytest.approx(left["attack"], rel=1e-3)
-    # Of the masks, or of sums without an upload, nothing would train: the second round differs from the first.
+    # The second round starts from the decoded average.
     assert secure[0]["losses"] != pytest.approx(secure[1]["losses"], rel=1e-2)
     stored = json.loads((tmp_path / "secure" / "config.json").read_text())
     [secrecy] = stored["privacy"]["secrecy"]
