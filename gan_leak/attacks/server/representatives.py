@@ -17,6 +17,13 @@ choices: the starts, the mean over images, the best of several iterates, and all
 >>> found = jax.jit(matcher(procedure, 200))(jax.random.key(1), evidence)
 >>> bool(jnp.max(jnp.abs(found.images[0] - image)) < 0.1)
 True
+
+L-BFGS finds it in fewer steps:
+
+>>> procedure = lbfgs_representatives(model, (8, 8, 1), total_variation=0.0)
+>>> found = jax.jit(matcher(procedure, 40))(jax.random.key(1), evidence)
+>>> bool(jnp.max(jnp.abs(found.images[0] - image)) < 0.1)
+True
 """
 
 from __future__ import annotations
