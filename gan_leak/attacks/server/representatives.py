@@ -1,8 +1,9 @@
 """Data representatives: synthetic images whose gradient on the shared model matches a client's update.
 
 The first stage of mGAN-AI (Wang et al., INFOCOM 2019), and an attack of its own. The full paper was not available. The
-optimizer, the weight of total variation and its exponent are those that breaching (Geiping et al.) reports of it. Our
-choices: the starts, the mean over images, the best of several iterates, and all of ``signed_adam_representatives``.
+distance, L-BFGS, the box, and the weight and exponent of total variation are those that breaching (Geiping et al.)
+reports of it. Our choices: the line search, the starts, the mean over images, the best of several iterates, and all of
+``signed_adam_representatives``.
 
 >>> import jax
 >>> import jax.numpy as jnp
@@ -15,6 +16,13 @@ choices: the starts, the mean over images, the best of several iterates, and all
 >>> evidence = UpdateEvidence(expand(params), update[None], label[None])
 >>> procedure = signed_adam_representatives(model, (8, 8, 1), iterations=200)
 >>> found = jax.jit(matcher(procedure, 200))(jax.random.key(1), evidence)
+>>> bool(jnp.max(jnp.abs(found.images[0] - image)) < 0.1)
+True
+
+L-BFGS finds it in fewer steps:
+
+>>> procedure = lbfgs_representatives(model, (8, 8, 1), total_variation=0.0)
+>>> found = jax.jit(matcher(procedure, 40))(jax.random.key(1), evidence)
 >>> bool(jnp.max(jnp.abs(found.images[0] - image)) < 0.1)
 True
 """
@@ -177,9 +185,9 @@ def lbfgs_representatives(
 ) -> Procedure:
     """Match the updates: squared distance + total_variation * TV, by L-BFGS in a box (Wang et al. 2019).
 
-    TV is the sum over pixels of (dx^2 + dy^2)^1.25; we take its mean over images. The published form is that of Keras's
-    example of style transfer, which calls scipy's L-BFGS-B, so we take L-BFGS with a line search (``descend_in_box``)
-    and ``memory`` pairs. It gets the objective over the squared norm of the client's updates, which has the same
+    TV is the sum over pixels of (dx^2 + dy^2)^1.25; we take its mean over images. It has the form of Keras's example of
+    style transfer, which calls scipy's L-BFGS-B. So we take L-BFGS with a line search (``descend_in_box``) and
+    ``memory`` pairs. It gets the objective over the squared norm of the client's updates, which has the same
     minima. breaching clips after steps without a line search.
 
     simulate: the update of a client as a function of its images (``unrolled``). None: the gradient of one step, which

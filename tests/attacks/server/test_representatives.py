@@ -302,7 +302,7 @@ def test_an_update_of_zeros_or_noise_gives_finite_images():
 
 @pytest.mark.slow
 def test_one_image_of_a_convolutional_classifier_is_recovered_beyond_24_db():
-    """SPECS: breaching reports a PSNR of 24.06 dB for one image. Here on DLG's network at its initialization."""
+    """One published figure is 24.06 dB, on CIFAR-10 (breaching). Here: a synthetic image and DLG's network."""
     model = with_uniform_init(dlg_lenet(10, image_size=16, channels=1))
     params = model.init(jax.random.key(0))
     rows = jnp.linspace(-1, 1, 16)
