@@ -186,13 +186,12 @@ def test_a_passive_server_changes_no_bit_of_the_federation_and_an_active_one_doe
     config = config_for(people(tmp_path / "people.npz"))
     _, federation = user_leakage.load_data(config)
     passive, active = variants_of(replace(config, modes="passive,active")).values()
-    key = jax.random.key(0)
     found = {
-        name: run_attack(key, federation, variant, config.attack, config.federation, UNSAVED)
+        name: run_attack(jax.random.key(0), federation, variant, config.attack, config.federation, UNSAVED)
         for name, variant in (("passive", passive), ("active", active))
     }
     honest = run_rounds(
-        jax.random.split(key)[0], federation, passive, recording(CLIENTS), (), config.federation, UNSAVED
+        jax.random.split(jax.random.key(0))[0], federation, passive, recording(CLIENTS), (), config.federation, UNSAVED
     )
     flat, _ = jax.flatten_util.ravel_pytree(honest.federation.server.params)
     np.testing.assert_array_equal(found["passive"].params, flat)

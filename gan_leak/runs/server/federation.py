@@ -319,7 +319,8 @@ def run_attack(
     for victim in range(1 if together else federation.clients):
         own = progress._replace(path=progress.path and progress.path.with_suffix(f".{victim}.npz"))
         numbers = attack_hyperparameters(federation, variant, config, options, victim)
-        rounds = run_rounds(key_rounds, federation, variant, attack, numbers, options, own)
+        # The federation is the same for every victim.
+        rounds = run_rounds(jax.random.clone(key_rounds), federation, variant, attack, numbers, options, own)
         state: MganAiState = rounds.federation.server_attack
         victims = range(federation.clients) if together else [victim]
         drawn = [
