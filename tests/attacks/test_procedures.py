@@ -102,8 +102,9 @@ def parameters(function):
 
 
 def quick(names):
-    """The names as parameters; the generator of GRNN takes long to compile."""
-    return [pytest.param(name, marks=[pytest.mark.slow] if name == "grnn" else []) for name in names]
+    """The names as parameters. Attacks on a gradient take long to compile, so only the simplest is quick."""
+    slow = {*GRADIENT_ATTACKS} - {"idlg"}
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]
 
 
 @pytest.mark.parametrize("name", PROCEDURES)

@@ -145,7 +145,7 @@ def test_of_a_cohort_the_server_reads_those_who_take_part(way, cohort):
     ]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*(pytest.param(way, marks=pytest.mark.slow) for way in WAYS[1:3]), WAYS[0], WAYS[3]])
 def test_a_passive_server_changes_no_bit(way):
     """Parameters, counters, participants and what is logged of turns, for an attack that keeps all that it sees."""
     plain, plain_info = run("none", way)

@@ -206,6 +206,7 @@ def test_a_huge_label_makes_no_names(tmp_path, largest):
     assert megabytes < 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "dtype", "message"),
     [

@@ -113,7 +113,7 @@ def one_round(text, hyperparameters, schedule="synchronous", mapping="loop"):
     return jax.jit(round_fn)(jax.random.key(1), state, DATA, hyperparameters)
 
 
-@pytest.mark.parametrize("schedule", ["synchronous", "round_robin"])
+@pytest.mark.parametrize("schedule", [pytest.param("synchronous", marks=pytest.mark.slow), "round_robin"])
 def test_a_round_behind_neutral_defenses_is_an_undefended_round_bit_for_bit(schedule):
     """Selection at random included: it draws as if it were alone."""
     own = numbers(

@@ -212,6 +212,7 @@ def _flip(payload):
     return payload[:middle] + bytes([payload[middle] ^ 1]) + payload[middle + 1 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -234,6 +235,7 @@ def test_a_damaged_cache_file_is_trained_anew(tiny, tmp_path, trainings, damage)
     assert len(trainings) == 2
 
 
+@pytest.mark.slow
 def test_other_data_or_another_recipe_is_another_judge(tiny, tmp_path, trainings, monkeypatch):
     """Images, labels, the number of classes, the training and the version of the recipe each tell cache files apart."""
     images, labels, *rest = tiny

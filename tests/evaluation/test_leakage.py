@@ -462,6 +462,7 @@ def test_edges_have_a_fixed_length_at_any_image_size():
         assert np.all(descriptors >= 0)
 
 
+@pytest.mark.slow
 def test_edges_of_one_image_do_not_depend_on_the_others(sets):
     """The batches are put together in order."""
     images = sets["gallery"][:300]

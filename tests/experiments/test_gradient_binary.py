@@ -113,6 +113,7 @@ def test_a_gradient_of_one_s_own(stripes, tmp_path):
     assert (tmp_path / "run" / "report.html").read_text().count("data:image/png;base64,") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "flags", "message"),
     [

@@ -52,6 +52,7 @@ def turned(view):
     return view._replace(gradient={**view.gradient, "kernel": view.gradient["kernel"][::-1]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [False, True])
 def test_deep_leakage_finds_the_image_of_a_linear_model(known):
     """From one of eight starts: without a line search, some leave for good."""

@@ -25,7 +25,6 @@ from gan_leak.runs.inversion import gradient as inversion
 from gan_leak.runs.inversion import split
 from gan_leak.types import Model
 
-LONG = ("he_cifar10", "dlg", "gradient_defenses")
 NAMES = {preset: table for table in TABLES for preset in table.settings.values()}
 
 
@@ -79,7 +78,7 @@ def small(tmp_path, monkeypatch):
                 few |= {"attacks": "white_box", "splits": "conv1" if config.network == "mnist" else "conv11"}
                 found[label] = dataclasses.replace(config, **few)
             else:
-                sizes = ",".join(str(min(int(size), 8)) for size in config.batch_sizes.split(","))
+                sizes = ",".join(dict.fromkeys(str(min(int(size), 8)) for size in config.batch_sizes.split(",")))
                 few = {"dataset": grey, "images": 2, "iterations": 3, "batch_sizes": sizes}
                 few["utility_steps"] = min(config.utility_steps, 2)
                 few["defenses"] = ",".join(config.defenses.split(",")[:3])
@@ -91,13 +90,7 @@ def small(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "table",
-    [
-        pytest.param(table, marks=[pytest.mark.slow] if table.number in LONG else [], id=table.number)
-        for table in TABLES
-    ],
-)
+@pytest.mark.parametrize("table", [pytest.param(table, id=table.number) for table in TABLES])
 def test_every_table_becomes_rows_verdicts_and_pictures(small, tmp_path, table):
     run = TableRun("quick", tmp_path / "tables", small)
     section = table_section(run, table)

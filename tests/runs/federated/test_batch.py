@@ -293,6 +293,7 @@ def test_an_interrupted_batch_continues_to_the_same_result(uninterrupted, instru
     assert result.seconds > 0
 
 
+@pytest.mark.slow
 def test_an_interruption_while_saving_costs_one_evaluation_at_most(uninterrupted, instruments, tmp_path, monkeypatch):
     """The checkpoint is still of round 4."""
     configs, expected = uninterrupted

@@ -22,6 +22,7 @@ def config(tmp_path_factory):
     return small_run(path, rounds=2)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_score_says_so_and_goes_on(config, tmp_path, capsys):
     assert run(config, tmp_path / "run") == 0
     shown = capsys.readouterr().err.splitlines()

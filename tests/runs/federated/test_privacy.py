@@ -265,6 +265,7 @@ def test_an_undefended_run_promises_nothing(quiet, tmp_path):
     assert "What the defense promises" not in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_behind_defenses_without_a_promise_reports_that(quiet, tmp_path, capsys):
     """Each by its own strength; no epsilon is spent, and the norm of what was trained is not that of what is sent."""
     changes = {"defense": "clipping,gaussian", "update_clipping_norm": 0.1, "gaussian_deviation": 1e-4, "rounds": 1}
@@ -363,6 +364,7 @@ def test_a_directory_from_before_the_promise_can_be_continued(quiet, tmp_path):
         train.prepare(replace(quiet, noise_multiplier=1.0, target_epsilon=9.0), tmp_path / "run", True)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_tells_what_was_spent(quiet, tmp_path, monkeypatch, capsys):
     """Up to the rounds that are kept, and that the round of divergence is not covered."""
     is_finite = train.is_finite

@@ -71,6 +71,7 @@ def processes(folder):
     return {path.parent.name: path.read_text().splitlines() for path in folder.glob("*/process")}
 
 
+@pytest.mark.slow
 def test_every_batch_is_run_once_each_worker_on_cores_of_its_own(tmp_path, no_judge):
     jobs = jobs_in(tmp_path, ["a", "b", "c", "d"])
     with running([*jobs, jobs[0]._replace(name="again")], 2, no_judge, print, note_process) as wait:
@@ -142,6 +143,7 @@ def start_and_hang(folder):
         time.sleep(600)
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     """Even by SIGKILL: whoever continues a batch must be its only writer."""
     parent = multiprocessing.get_context("spawn").Process(target=start_and_hang, args=(tmp_path,))

@@ -60,6 +60,7 @@ def test_every_network_gives_a_picture_of_every_class(inversions):
     np.testing.assert_array_equal(brightness.argmax(axis=-1), np.tile(np.arange(4), (2, 1)))
 
 
+@pytest.mark.slow
 def test_networks_of_other_seeds_give_other_pictures(inversions):
     assert np.abs(inversions.pictures[0] - inversions.pictures[1]).max() > 0.01
 
