@@ -90,7 +90,9 @@ def small(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("table", [pytest.param(table, id=table.number) for table in TABLES])
+@pytest.mark.parametrize(
+    "table", [pytest.param(table, id=table.number) for table in TABLES if table.number != "mgan_ai"]
+)
 def test_every_table_becomes_rows_verdicts_and_pictures(small, tmp_path, table):
     run = TableRun("quick", tmp_path / "tables", small)
     section = table_section(run, table)
