@@ -102,8 +102,8 @@ def parameters(function):
 
 
 def quick(names):
-    """The names as parameters. Attacks on a gradient take long to compile, so only the simplest is quick."""
-    slow = {*GRADIENT_ATTACKS} - {"idlg"}
+    """The names as parameters. Attacks on gradients take long to compile, so only the simplest is quick."""
+    slow = {*GRADIENT_ATTACKS, "lbfgs_representatives"} - {"idlg"}
     return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]
 
 

@@ -302,8 +302,8 @@ def rounds(aggregator, attack=None, sizes=SIZES, cohort=None, mapping="map", num
     return state, info
 
 
-@pytest.mark.parametrize("mapping", ["map", "vmap"])
-@pytest.mark.parametrize("cohort", [None, [0, 2], [3, 0, -1, -1]])
+@pytest.mark.parametrize("mapping", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cohort", [pytest.param(None, marks=pytest.mark.slow), [0, 2], [3, 0, -1, -1]])
 def test_it_trains_as_plain_averaging_does(mapping, cohort):
     """Cohorts and their padding included; the counters are those of uploads of all coordinates."""
     secure, info = rounds(secure_average(), cohort=cohort, mapping=mapping)
@@ -378,6 +378,7 @@ def suppressing_attack(victim):
     return ServerAttack(lambda key, params: (), broadcast, step, lambda key, state, count: jnp.zeros((count, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compare", [0, 1])
 def test_inconsistent_models_reveal_one_upload_unless_models_are_compared(compare):
     """The others send zeros, so that the average is the victim's upload times its share of the samples."""
@@ -404,6 +405,7 @@ def test_inconsistent_models_reveal_one_upload_unless_models_are_compared(compar
         np.testing.assert_allclose(np.asarray(visible.average) * 15 / 3, upload, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_comparing_models_changes_nothing_for_an_honest_server():
     """Bit by bit; a model that differs in one bit is noticed, one sent to an absent participant is not."""
     trusting, _ = rounds(secure_average(), recording_attack())
@@ -418,6 +420,7 @@ def test_comparing_models_changes_nothing_for_an_honest_server():
         assert bool(visible.revealed) != noticed
 
 
+@pytest.mark.slow
 def test_an_isolated_victim_is_hidden_and_the_others_train_without_it():
     """A server that keeps the victim to itself gets its words, which tell nothing, and the sum of the others."""
     numbers = NUMBERS._replace(server_attack=Victim(2))

@@ -47,6 +47,7 @@ def trained(tmp_path_factory):
     return load_or_train_owner_embedding(*_flat(_strokes(0, 40, 20)), cache_directory=cache, training=TINY), cache
 
 
+@pytest.mark.slow
 def test_it_identifies_owners_that_it_has_never_seen_where_pixels_do_not(trained):
     """Eight other owners, whose waves have random phases; an untrained network identifies fewer."""
     images = data.to_float(_strokes(1, 8, 12).reshape(-1, 16, 16, 1)).reshape(8, 12, 16, 16, 1)

@@ -46,6 +46,7 @@ def test_each_generator_is_that_of_an_insider_of_its_class():
         assert largest_difference(trees.take(info, target), own_info) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregator", [average(), secure_average()], ids=["average", "secure"])
 def test_in_rounds_its_images_become_those_of_their_class(aggregator):
     """The shared model assigns them, unlike those of untrained generators; the federation is the same without."""

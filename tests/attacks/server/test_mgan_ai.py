@@ -109,7 +109,13 @@ def mean_only():
     return Aggregator(lambda params: (), apply)
 
 
-@pytest.mark.parametrize(("mapping", "aggregation"), [("map", "average"), ("vmap", "add"), ("loop", "average")])
+@pytest.mark.parametrize(
+    ("mapping", "aggregation"),
+    [
+        ("map", "average"),
+        *(pytest.param(*way, marks=pytest.mark.slow) for way in (("vmap", "add"), ("loop", "average"))),
+    ],
+)
 def test_a_passive_attack_changes_no_bit_of_training(mapping, aggregation):
     plain, plain_info = run("none", mapping, aggregation)
     watched, info = run("passive", mapping, aggregation)
@@ -146,6 +152,7 @@ def test_without_updates_of_the_networks_only_representatives_and_the_trunk_chan
     assert same_bits(after.discriminator.heads, start.discriminator.heads)
 
 
+@pytest.mark.slow
 def test_a_frozen_trunk_is_the_shared_model_while_the_heads_learn_and_persist():
     """Only the heads move; their optimizer counts the updates of all rounds."""
     for rounds in (1, 2):
@@ -227,6 +234,7 @@ def test_clients_are_known_by_their_numbers():
     assert bool(trees.all_finite([leaf for leaf in jax.tree.leaves(found.generator)]))
 
 
+@pytest.mark.slow
 def test_matching_starts_from_the_last_representatives_on_request():
     """The matcher of this kind halves its start; the first start is drawn in [-1, 1]."""
     first, _ = run("victim", rounds=1)
@@ -236,6 +244,7 @@ def test_matching_starts_from_the_last_representatives_on_request():
     np.testing.assert_allclose(latest(second.server_attack.memory).images, 0.5 * images, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_an_isolated_victim_trains_alone_and_the_others_without_it(victim):
     """From the first attacked round on; before it the victim is a client like the others."""
@@ -272,6 +281,7 @@ def test_the_trunk_of_an_active_attack_is_the_victims_copy():
     assert same_bits(state.server_attack.discriminator.shared, state.server_attack.own_params)
 
 
+@pytest.mark.slow
 def test_under_a_secure_sum_all_clients_have_the_same_evidence():
     """The representatives are equal, and do not change if two clients exchange their data."""
     state, _ = run("secure", aggregation="secure")
@@ -308,6 +318,7 @@ def hide(leaf):
     return jnp.full_like(leaf, jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 77)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["passive", "active"])
 def test_the_attack_sees_only_uploads_what_was_sent_and_its_auxiliary_images(kind):
     """With all that stays with the participants replaced by NaN, its state after the round is bit-equal."""
@@ -364,6 +375,7 @@ OBSERVATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("senders", OBSERVATIONS)
 def test_the_generator_draws_the_mark_of_each_client(senders):
     """Conditioned on a client it draws the mark of the sender, in the mean over four starts; so does the victim."""

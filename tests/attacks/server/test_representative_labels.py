@@ -68,6 +68,7 @@ def trained_and_private():
     return params, images, jnp.asarray(others), private, update
 
 
+@pytest.mark.slow
 def test_auxiliary_images_tell_the_counts_to_a_trained_model():
     """What the update alone no longer tells, since the probabilities of a class are not those of its input's mean."""
     params, images, labels, private, update = trained_and_private()
@@ -142,6 +143,7 @@ def test_shares_by_hand(counts, representatives, labels, weights):
     np.testing.assert_allclose(shares, weights, rtol=1e-6)
 
 
+@pytest.mark.slow
 @hypothesis.given(st.lists(st.integers(0, 9), min_size=4, max_size=4).filter(any), st.integers(1, 8))
 def test_shares_follow_the_counts(counts, representatives):
     """No image of an absent class, every present one if there is room, and the classes' parts of the loss."""

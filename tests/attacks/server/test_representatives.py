@@ -65,6 +65,7 @@ def lbfgs(iterations=60, **arguments):
 MATCHERS = {"signed_adam": adam, "lbfgs": lbfgs}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("match", "tolerance"),
     [
@@ -154,6 +155,7 @@ def test_total_variation_of_a_step_by_hand():
     assert not np.any(jax.grad(lambda flat: summed_total_variation(flat))(jnp.ones((4, 4, 1))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MATCHERS)
 def test_more_starts_are_never_worse_than_one(kind):
     """The first start is the same, so the others can only be nearer; with some of these keys one is."""
@@ -167,6 +169,7 @@ def test_more_starts_are_never_worse_than_one(kind):
     assert np.max(gains) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MATCHERS)
 def test_one_round_is_the_plain_evidence_bit_for_bit(kind):
     evidence = evidence_of(2, 2)
@@ -175,6 +178,7 @@ def test_one_round_is_the_plain_evidence_bit_for_bit(kind):
     assert same_bits(match(jax.random.key(0), evidence), match(jax.random.key(0), once))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MATCHERS)
 def test_the_distance_of_rounds_is_their_sum(kind):
     images, labels = clients_images(2, 2), labels_of(2, 2)
@@ -195,6 +199,7 @@ def test_the_distance_of_rounds_is_their_sum(kind):
     assert errors[1] < errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MATCHERS)
 def test_clients_do_not_mix_and_mappings_agree(kind):
     evidence, start = evidence_of(3, 2), clients_images(3, 2, seed=4)
@@ -215,6 +220,7 @@ def test_clients_do_not_mix_and_mappings_agree(kind):
     assert not same_bits(changed.distances[1], vectorized.distances[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "procedure",
     [
@@ -250,6 +256,7 @@ def test_a_round_and_the_resumable_runner_find_the_same_bits(procedure, warm):
     assert same_bits(in_round, in_parts)
 
 
+@pytest.mark.slow
 def test_unrolled_steps_see_what_divided_ones_cannot():
     """After five long steps, the update at the true images is exact if simulated, and wrong if divided."""
     images, labels = clients_images(2, 2), labels_of(2, 2)
@@ -281,6 +288,7 @@ def test_uploads_become_gradients():
     np.testing.assert_allclose(trees.ravel(simulated)[0], seen, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MATCHERS)
 def test_images_stay_in_the_box_and_never_get_worse_than_the_start(kind):
     """Also from a start outside; and from the private images themselves nothing is lost."""
