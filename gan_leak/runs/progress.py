@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, TextIO
@@ -12,6 +13,9 @@ from typing import Any, NamedTuple, Protocol, TextIO
 import tqdm
 
 from gan_leak.runs.hosts.interruption import on_interruption
+
+# Its own lock is a semaphore of the system; Python warns of it if a process is ended by a signal.
+tqdm.tqdm.set_lock(threading.RLock())
 
 # Short enough that all values fit into 80 columns.
 _BAR_FORMAT = "{n_fmt}/{total_fmt} |{bar}| {rate_inv_fmt}, {remaining} left{postfix}"

@@ -3,8 +3,10 @@
 import io
 import os
 import pty
+import threading
 
 import pytest
+import tqdm
 
 from gan_leak.runs.progress import progress
 
@@ -105,3 +107,8 @@ def test_bar_shows_on_a_terminal_that_claims_no_size(monkeypatch):
         os.close(reader)
     assert "12/40" in shown
     assert "leakage 0.41" in shown
+
+
+def test_bars_need_no_semaphore_of_the_system():
+    """A process that a signal ends could not remove it, and Python would warn after the last line."""
+    assert type(tqdm.tqdm.get_lock()) is type(threading.RLock())
