@@ -113,7 +113,7 @@ TABLES = (
         "mgan_ai",
         "User-level leakage to the server (Wang et al. 2019)",
         USER_LEAKAGE,
-        {"faces": "mgan_ai/faces"},
+        {"mGAN-AI, faces": "faces"},
         "client_identified",
     ),
 )

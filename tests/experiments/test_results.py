@@ -236,7 +236,7 @@ def test_an_interval_is_cut_to_the_range_of_its_measure_in_the_page_and_not_in_t
         ({"name": "mine"}, "sources=: expected together with --name"),
         ({"name": "Mine!", "sources": "{runs}/seed0"}, "name=Mine!: expected lower-case letters"),
         ({"name": "mine", "sources": "{runs}/gone"}, "gone: expected the directory of a run"),
-        ({"name": "mine", "sources": "{runs}"}, "expected a finished run with one of metrics.jsonl"),
+        ({"name": "mine", "sources": "{runs}"}, "expected a finished run with one of results.json"),
         ({"name": "mine", "sources": "{runs}/seed0", "check": True}, "check=True: expected without --name=mine"),
         ({"name": "mine", "sources": "a={runs}/seed0,{runs}/other"}, "expected runs of 'a' to differ in seeds"),
         ({"name": "mine", "sources": "{runs}/seed0;{runs}/sweep"}, "written by sweep, expected gan_attack"),

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from experiments import reproduce
+from experiments.common import user_config
 from experiments.common.flags import PRESETS, preset_text
 from experiments.common.gradient_config import check
 from experiments.common.split_rows import row_settings
 from experiments.reproduction import execution, preparation, table_sections
 from experiments.reproduction.claims import read_claim
-from experiments.reproduction.other_papers import GRADIENT_INVERSION, SPLIT_INFERENCE, TABLES
+from experiments.reproduction.other_papers import GRADIENT_INVERSION, SPLIT_INFERENCE, TABLES, USER_LEAKAGE
 from experiments.reproduction.table_sections import TableRun, configurations_of, table_basis, table_section
 from gan_leak.attacks.gradient import grnn
 from gan_leak.evaluation.criteria import evaluate_criterion
@@ -164,6 +165,7 @@ def test_every_preset_is_a_setting_or_stands_behind_one():
     ours = {name for name, head in heads.items() if "experiments.gan_attack" not in head}
     behind = {read_claim(preset).quick for preset in NAMES}
     apart = {"gradient_defenses", "he_defenses", "quick_he_defenses", "inverting_reshuffled"}
+    apart |= {"mnist_writers", "spoken_digits"}
     assert ours == {*NAMES, *behind, *apart}
 
 
@@ -174,6 +176,8 @@ def test_every_preset_is_a_setting_that_its_binary_accepts(table, scale, tmp_pat
     for config in configurations_of(TableRun(scale, tmp_path, "npz:x"), table).values():
         if table.binary is SPLIT_INFERENCE:
             assert list(row_settings(config, split.victim_for(config.network)))
+        elif table.binary is USER_LEAKAGE:
+            user_config.check(config)
         else:
             check(config)
 
@@ -203,7 +207,7 @@ def test_another_claim_makes_another_section(small, tmp_path, monkeypatch):
 def test_the_binaries_of_the_tables_are_those_of_their_presets():
     for preset, table in NAMES.items():
         assert table.binary.module in preset_text(preset).splitlines()[0]
-    assert {table.binary for table in TABLES} == {GRADIENT_INVERSION, SPLIT_INFERENCE}
+    assert {table.binary for table in TABLES} == {GRADIENT_INVERSION, SPLIT_INFERENCE, USER_LEAKAGE}
     assert (
         configurations_of(TableRun("quick", pathlib.Path("x"), "npz:x"), TABLES[1])["He et al., CIFAR-10"].dataset
         == "npz:x"
