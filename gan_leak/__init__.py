@@ -100,8 +100,6 @@ if TYPE_CHECKING:
     from gan_leak.evaluation.leakage import build_references as build_references
     from gan_leak.evaluation.leakage import measure_leakage as measure_leakage
     from gan_leak.evaluation.owner_embedding import OwnerEmbedding as OwnerEmbedding
-    from gan_leak.evaluation.owner_embedding import embedding_space as embedding_space
-    from gan_leak.evaluation.owner_embedding import load_or_train_owner_embedding as load_or_train_owner_embedding
     from gan_leak.models import as_model as as_model
     from gan_leak.models import classifier_for as classifier_for
     from gan_leak.models import conditional_generator as conditional_generator

@@ -126,6 +126,9 @@ def local_gaussian_epsilon(clipping_norm: float, noise_deviation: float, delta: 
     were left out. The rounds that the participant takes part in must not depend on its data. Noise in floating point is
     for research.
 
+    >>> local_gaussian_epsilon(1.0, 20.0, 1e-5, 10).unit
+    'participant'
+
     Raises ValueError for a norm that is not a finite number above 0, a deviation that is not a finite number of at
     least 0, rounds below 0, and a delta that is not between 0 and 1.
     """

@@ -28,6 +28,19 @@ Choices that are ours:
 - With ``compare_models`` the participants compare a hash of the parameters that they were sent, and send nothing if
   two differ. This stops a server that sends inconsistent models (Pasquini et al., CCS 2022). Hashes are assumed to
   have no collisions, and to reach all participants unchanged.
+
+>>> from gan_leak.types import FlatServer, RoundHyperParameters, Upload
+>>> server, uploads = FlatServer(jnp.zeros(2), jnp.zeros(2)), jnp.array([[1.0, 2.0], [3.0, 4.0]])
+>>> server, _, visible, _ = secure_average().apply(
+...     jax.random.key(0),
+...     server,
+...     Upload(uploads, uploads > 0),
+...     jnp.array([1, 1]),
+...     (),
+...     hyperparameters=RoundHyperParameters(0.1),
+... )
+>>> visible.average
+Array([2., 3.], dtype=float32)
 """
 
 from __future__ import annotations

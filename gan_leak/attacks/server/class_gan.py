@@ -3,6 +3,13 @@
 Hitaj et al. (CCS 2017) train a generator against the shared model. A server holds that model, too, and needs no data
 for it. Such a generator shows what a class looks like in the whole federation and not in one participant's data, so an
 attack on one participant must do better.
+
+>>> from gan_leak import classifier_for, dcgan_generator
+>>> classifier, generator = classifier_for(32, 2, channels=1), dcgan_generator(32, channels=1, width=4)
+>>> attack = class_gan(classifier, generator, (32, 32, 1), 2, generator_steps=1, generator_batch_size=4)
+>>> state = jax.eval_shape(attack.init, jax.random.key(0), jax.eval_shape(classifier.init, jax.random.key(1)))
+>>> jax.eval_shape(lambda state: images_by_class(jax.random.key(2), attack, state, 2, 3), state).shape
+(2, 3, 32, 32, 1)
 """
 
 from __future__ import annotations

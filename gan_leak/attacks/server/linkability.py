@@ -5,6 +5,17 @@ representatives of updates to link clients whose names the server does not know.
 the network, the loss and the matching are ours: the contrastive loss of Hadsell et al. (CVPR 2006) on the mean of the
 embeddings of an owner's representatives, trained on owners that the adversary simulates with auxiliary data, and an
 optimal assignment. Baselines that need no network are the cosine of raw updates and the label counts.
+
+>>> from gan_leak import mlp_classifier
+>>> network = mlp_classifier(4, image_size=4, hidden=())
+>>> bright = jnp.linspace(-1.0, 1.0, 3)[:, None, None, None, None, None]
+>>> owners = jnp.broadcast_to(bright, (3, 2, 5, 4, 4, 1))
+>>> siamese(network).finished is None
+True
+>>> params = train_siamese(jax.random.key(0), network, owners, steps=3)
+>>> distances = siamese_distances(network, params, owners[:, 0], owners[:, 1])
+>>> linking_accuracy(link(np.random.default_rng(0), distances), np.arange(3))
+1.0
 """
 
 from __future__ import annotations

@@ -1,4 +1,19 @@
-"""The local models of participants as the server knows them, and model inversion of all of them at once."""
+"""The local models of participants as the server knows them, and model inversion of all of them at once.
+
+>>> from gan_leak import Received, ServerView, Upload, mlp_classifier
+>>> model = mlp_classifier(2, image_size=2, hidden=())
+>>> sent = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), model.init(jax.random.key(0)))
+>>> values = jnp.stack([jnp.zeros(10), jnp.ones(10)])
+>>> uploads = Received(Upload(values, values > 0), None)
+>>> view = ServerView(0, jnp.arange(2), sent, jnp.ones((2, 10), bool), uploads, trees.take(sent, 0))
+>>> models = local_models(view)
+>>> models.present
+Array([False,  True], dtype=bool)
+>>> procedure = invert_local_models(model, 2, patience=2)
+>>> target = LocalInversionTarget(models.params, jnp.zeros((2, 2, 1)))
+>>> procedure.extract(procedure.init(jax.random.key(1), target), target).image.shape
+(2, 2, 2, 2, 1)
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,16 @@ The server has a record that some participant trained on, and asks which one. Wi
 is the participant whose local model has the smallest loss on the record (section IV there). The attack needs the
 record, so it does not reconstruct anything. It is a baseline of user-level attacks: it shows how much of a
 participant's identity its upload tells at all.
+
+>>> from gan_leak import mlp_classifier
+>>> model = mlp_classifier(2, image_size=2, hidden=())
+>>> params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 3))
+>>> records, labels = jnp.zeros((4, 2, 2, 1)), jnp.array([0, 1, 0, 1])
+>>> found = source_inference(model, LocalModels(params, jnp.ones(3, bool)), records, labels)
+>>> found.losses.shape
+(4, 3)
+>>> source_accuracy(np.zeros((4, 3)), np.array([0, 1, 2, 0]))
+0.3333333333333333
 """
 
 from __future__ import annotations
