@@ -53,7 +53,7 @@ def execute(prepared: train.PreparedRun) -> int:
 
 
 def run_and_report(prepared: train.PreparedRun) -> int:
-    """Runs, writes the report into the run directory and print the summary; returns the exit status.
+    """Run, write the report into the run directory and print the summary; returns the exit status.
 
     0, 1 if training diverged, or 3 if leakage cannot be measured and ``fail_if_not_measurable`` ended the run.
     """

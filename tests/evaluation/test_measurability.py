@@ -201,7 +201,8 @@ def instruments(mnist_judge):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("samples", "target"), [(20, 3), (50, 1), (200, 3)])
+@pytest.mark.parametrize("samples", [20, 50, 200])
+@pytest.mark.parametrize("target", [3, 1])
 def test_copies_of_few_private_images_score_one_and_controls_nothing(instruments, samples, target):
     """Four, ten and forty images of a digit: a low score of copies would look like safety."""
     config = make_config(samples_per_participant=samples, batch_size=10, target_class=target)
