@@ -16,7 +16,7 @@ from gan_leak.runs.server.federation import OwnedFederation, Variant
 from gan_leak.settings import FLAT, check_values, option
 
 MODES = ("passive", "active")
-BASELINES = ("class_means", "class_gan", "model_inversion", "source_inference")
+BASELINES = ("class_means", "class_gan", "model_inversion", "source_inference", "linkability")
 _STAGES = {LOCAL_TRAINING, UPLOAD, AGGREGATION}
 
 

@@ -13,18 +13,21 @@ import numpy as np
 
 from experiments.common.tables import AppliedDefense, Drawn, RowTask
 from experiments.common.user_config import UserLeakageConfig, parse_baselines, variants_of
+from gan_leak.attacks.server.linkability import link
 from gan_leak.attacks.server.source_inference import source_accuracy
 from gan_leak.evaluation.criteria import Interval
-from gan_leak.evaluation.intervals import bootstrap_interval
+from gan_leak.evaluation.intervals import bootstrap_interval, permutation_p_value
 from gan_leak.reports.reconstruction import interval_row
 from gan_leak.runs.hosts.workers import tell
-from gan_leak.runs.server import baselines
+from gan_leak.runs.server import baselines, linking
 from gan_leak.runs.server.federation import Outcome, OwnedFederation, Variant, run_attack
 from gan_leak.runs.server.measurement import UserInstruments, ceiling, measure, single
 from gan_leak.runs.storage.directory import RunDirectory, npz_bytes, write_atomic
 from gan_leak.runs.storage.integrity import DamagedError, read_npz, sealed_npz, set_aside
 from gan_leak.runs.storage.resumable import SavedProgress
 
+# What computes a row, and what measures and draws it.
+Baseline = tuple[Callable[..., Mapping[str, np.ndarray]], Callable[..., Drawn]]
 REPRESENTATIVES = "representatives"
 GENERATOR = "mGAN-AI"
 
@@ -73,8 +76,8 @@ def row_tasks(run: UserRun) -> list[RowTask]:
     """The rows in their order: the ceiling, the baselines, and both stages of every federation."""
     tasks = [RowTask(lambda progress: {"images": run.federation.held_out}, functools.partial(_draw_ceiling, run))]
     for name in parse_baselines(run.config.baselines):
-        compute, draw = _BASELINES[name]
-        tasks.append(RowTask(functools.partial(compute, run), functools.partial(draw, run)))
+        for compute, draw in _BASELINES[name](run):
+            tasks.append(RowTask(functools.partial(compute, run), functools.partial(draw, run)))
     for number, (name, variant) in enumerate(variants_of(run.config).items()):
         for stage in (REPRESENTATIVES, GENERATOR):
             tasks.append(
@@ -177,9 +180,75 @@ def _draw_sources(run: UserRun, saved: dict[str, np.ndarray], seconds: float) ->
     return _drawn(run, row, {"images": run.federation.held_out, "labels": run.federation.held_out_labels}, seconds)
 
 
-_BASELINES: Mapping[str, tuple[Callable[..., Mapping[str, np.ndarray]], Callable[..., Drawn]]] = {
-    "class_means": (_class_means, _measured("means of the private classes", "reference")),
-    "class_gan": (_class_gan, _measured("class-level GAN at the server", "baseline")),
-    "model_inversion": (_model_inversion, _measured("model inversion of local models", "baseline")),
-    "source_inference": (_source_inference, _draw_sources),
+def _record(run: UserRun, progress: SavedProgress) -> linking.RoundPair:
+    config = run.config
+    key = jax.random.key(config.federation.seed)
+    return linking.record_pair(
+        key, run.federation, _undefended(config), config.attack.first_round, config.federation, progress
+    )
+
+
+def _link_by_updates(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
+    return {"images": run.federation.held_out[:, :1], "table": linking.update_distances(_record(run, progress))}
+
+
+def _link_by_counts(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
+    table = linking.count_distances(run.federation, _record(run, progress), run.config.federation)
+    return {"images": run.federation.held_out[:, :1], "table": table}
+
+
+def _link_by_representatives(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
+    config, federation = run.config, run.federation
+    pair = _record(run, progress._replace(path=None))
+    table = linking.representative_distances(
+        jax.random.key(config.federation.seed),
+        federation,
+        _undefended(config),
+        pair,
+        _simulated(run),
+        config.attack,
+        config.federation,
+        progress,
+    )
+    return {"images": federation.held_out[:, :1], "table": table}
+
+
+def _simulated(run: UserRun) -> np.ndarray:
+    rng = np.random.default_rng(run.config.federation.seed)
+    return linking.simulated_clients(rng, run.federation, run.config.data.owners_per_client)
+
+
+def _linked(name: str) -> Callable[..., Drawn]:
+    def draw(run: UserRun, saved: dict[str, np.ndarray], seconds: float) -> Drawn:
+        seed, table = run.config.federation.seed, saved["table"]
+        found = link(np.random.default_rng(seed), table)
+        measured = {
+            "linked": bootstrap_interval((found == np.arange(len(found))).astype(float), seed=seed),
+            "p_value": single(permutation_p_value(table, seed=seed)),
+            "chance": single(1.0 / run.federation.clients),
+        }
+        row = interval_row(f"linkability by {name}", "baseline", measured)
+        return _drawn(run, row, {"images": run.federation.held_out, "labels": run.federation.held_out_labels}, seconds)
+
+    return draw
+
+
+def _linkability(run: UserRun) -> list[Baseline]:
+    rows = [
+        (_link_by_updates, _linked("the cosine of raw updates")),
+        (_link_by_counts, _linked("label counts")),
+    ]
+    if len(_simulated(run)) >= linking.LEAST_SIMULATED:
+        rows.append((_link_by_representatives, _linked("representatives (Siamese network)")))
+    else:
+        tell("linkability by representatives: not measured, expected auxiliary owners of at least 2 more clients")
+    return rows
+
+
+_BASELINES: Mapping[str, Callable[[UserRun], list[Baseline]]] = {
+    "class_means": lambda run: [(_class_means, _measured("means of the private classes", "reference"))],
+    "class_gan": lambda run: [(_class_gan, _measured("class-level GAN at the server", "baseline"))],
+    "model_inversion": lambda run: [(_model_inversion, _measured("model inversion of local models", "baseline"))],
+    "source_inference": lambda run: [(_source_inference, _draw_sources)],
+    "linkability": _linkability,
 }

@@ -48,6 +48,11 @@ RANGES: Mapping[str, tuple[float, float]] = {
         ("ssim", "control_ssim", "class_ssim", "blank_ssim", "ssim_by_range", "ssim_of_others", "published_ssim"),
         (-1.0, 1.0),
     ),
+    **dict.fromkeys(
+        (f"{space}client_{name}" for space in ("", "embedding_") for name in ("identified", "identified_pooled", "auc")),
+        (0.0, 1.0),
+    ),
+    **dict.fromkeys(("as_another_client", "category_accuracy", "source_accuracy", "linked"), (0.0, 1.0)),
 }
 
 # Each level of nesting needs a character, so a text of this length is never too deep to evaluate.

@@ -26,7 +26,8 @@ import jax.numpy as jnp
 from gan_leak import trees
 from gan_leak.attacks.model.model_inversion import InversionTarget, ModelInversion, clip_to_range, model_inversion
 from gan_leak.attacks.procedure import Procedure
-from gan_leak.types import Array, MaskedSum, Model, ModelView, PyTree, Received, ServerView
+from gan_leak.attacks.server.observed_updates import seen_updates
+from gan_leak.types import Array, Model, ModelView, PyTree, ServerView
 
 
 class LocalModels(NamedTuple):
@@ -39,27 +40,14 @@ class LocalModels(NamedTuple):
     present: Array
 
 
-def seen_changes(visible: PyTree) -> tuple[Array, Array]:
-    """The change of parameters by each participant, as far as the server sees it -> (float32 [P, D], present bool [P]).
-
-    visible: ``ServerView.visible``. Of a ``Received``, the uploads. Through a ``MaskedSum`` the server knows the
-    average only, and the same average is its best guess for each participant. Raises ValueError for another type.
-    """
-    if isinstance(visible, Received):
-        return visible.uploads.values, jnp.any(visible.uploads.mask, axis=1)
-    if isinstance(visible, MaskedSum):
-        return jnp.broadcast_to(visible.average[None], visible.words.shape), visible.present
-    raise ValueError(f"visible={type(visible).__name__}: expected Received or MaskedSum")
-
-
 def local_models(view: ServerView) -> LocalModels:
     """The local models: the parameters that each participant was sent plus the change that it uploaded.
 
     They are exact if all parameters are downloaded and uploaded, and no defense changes the update. Coordinates that a
     participant did not take or did not upload count as those that were sent.
     """
-    changes, present = seen_changes(view.visible)
-    return LocalModels(change_params(view.sent, changes), present)
+    seen = seen_updates(view)
+    return LocalModels(change_params(view.sent, seen.updates), seen.sent)
 
 
 def change_params(params: PyTree, changes: Array) -> PyTree:

@@ -40,7 +40,7 @@ from gan_leak.attacks.server.observed_updates import (
     ClientUpdates,
     ObserveUpdates,
     as_gradients,
-    separate_updates,
+    seen_updates,
     updates_of_clients,
 )
 from gan_leak.attacks.server.representative_memory import RepresentativeMemory, empty_memory, latest, remember
@@ -97,7 +97,7 @@ def mgan_ai(
     auxiliary: AuxiliaryImages | None = None,
     identity: str = "all",
     active: bool = False,
-    observe: ObserveUpdates = separate_updates,
+    observe: ObserveUpdates = seen_updates,
     batch_size: int = 64,
     memory_rounds: int = 1,
     train_trunk: bool = True,
@@ -112,11 +112,10 @@ def mgan_ai(
     ``label(params, updates) -> int32 [K, R]``, their labels, from parameters with a leading K axis and updates [K, D]
     in units of a gradient. clients: K; participants with higher numbers are ignored. auxiliary: None means none.
     identity: "all" has one output for each client, "victim" one output for one victim; in both, all identities are
-    equally frequent in training. observe: what the server sees of uploads; under a secure sum it is
-    ``common_update``. batch_size: representatives and auxiliary images, and as many fakes, in an update. memory_rounds:
-    T attacked rounds whose representatives are kept. train_trunk: whether the trunk and the category head are trained
-    within a round, before the next shared model replaces them (open; ours). warm_start: whether matching starts from
-    the last representatives.
+    equally frequent in training. observe: what the server sees of uploads. batch_size: representatives and auxiliary
+    images, and as many fakes, in an update. memory_rounds: T attacked rounds whose representatives are kept.
+    train_trunk: whether the trunk and the category head are trained within a round, before the next shared model
+    replaces them (open; ours). warm_start: whether matching starts from the last representatives.
 
     ``reconstruct`` draws the victim in all categories in turn.
 

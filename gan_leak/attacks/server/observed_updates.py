@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from gan_leak import trees
-from gan_leak.types import Array, PyTree, Received, ServerView
+from gan_leak.types import Array, MaskedSum, PyTree, Received, ServerView
 
 
 class Observed(NamedTuple):
@@ -33,29 +33,19 @@ class ClientUpdates(NamedTuple):
 ObserveUpdates = Callable[[ServerView], Observed]
 
 
-def separate_updates(view: ServerView) -> Observed:
-    """Each participant's own upload. Raises ValueError if the aggregator hides them, as a secure sum does."""
-    if not isinstance(view.visible, Received):
-        raise ValueError(
-            f"visible={type(view.visible).__name__}: expected Received; under a secure sum, pass "
-            "observe=common_update(...)"
-        )
-    uploads = view.visible.uploads
-    return Observed(uploads.values, jnp.any(uploads.mask, axis=1))
+def seen_updates(view: ServerView) -> Observed:
+    """The change of parameters by each participant, as far as the server sees it.
 
-
-def common_update(read: Callable[[PyTree], tuple[Array, Array]]) -> ObserveUpdates:
-    """The observation under secure aggregation: one mean update, which is the evidence about every participant.
-
-    ``read(visible) -> (mean update [D], bool [P], True for those who are in it)``. All participants get the same
-    evidence, so nothing that is computed from it tells them apart.
+    Of a ``Received``, the uploads. Through a ``MaskedSum`` the server knows the average only, and the same average is
+    its best guess for each participant, so nothing that is computed from it tells them apart. Raises ValueError for
+    another type.
     """
-
-    def observe(view: ServerView) -> Observed:
-        update, sent = read(view.visible)
-        return Observed(jnp.broadcast_to(update[None], (len(sent), *update.shape)), sent)
-
-    return observe
+    visible = view.visible
+    if isinstance(visible, Received):
+        return Observed(visible.uploads.values, jnp.any(visible.uploads.mask, axis=1))
+    if isinstance(visible, MaskedSum):
+        return Observed(jnp.broadcast_to(visible.average[None], visible.words.shape), visible.present)
+    raise ValueError(f"visible={type(visible).__name__}: expected Received or MaskedSum")
 
 
 def updates_of_clients(view: ServerView, observed: Observed, clients: int) -> ClientUpdates:

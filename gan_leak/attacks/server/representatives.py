@@ -55,7 +55,8 @@ class UpdateEvidence(NamedTuple):
     """What the server holds of K clients, for R representatives of each.
 
     - params: the parameters that each client was sent, with a leading K axis on every leaf.
-    - updates: float32 [K, D], in the units and with the sign of a gradient, see ``as_gradients``.
+    - updates: float32 [K, D], in the units and with the sign of a gradient, see
+      ``observed_updates.as_gradients``.
     - labels: int32 [K, R], of the representatives (``representative_labels.infer_labels``).
     - weights: float32 [K, R], the share of each representative in its client's loss; a client's sum to one. None: 1/R.
 
@@ -111,14 +112,6 @@ def matcher(procedure: Procedure, iterations: int) -> Matcher:
         return cast(Representatives, run_procedure(key, procedure, MatchingTask(evidence, start), iterations))
 
     return match
-
-
-def as_gradients(uploads: Array, *, learning_rate: Array | float, steps: int = 1) -> Array:
-    """The ``updates`` of uploads [..., D], which are parameters after ``steps`` local steps minus those before.
-
-    Exactly the gradient after one step, and the mean gradient along the way after several.
-    """
-    return -uploads / (learning_rate * steps)
 
 
 def unrolled(model: Model, *, learning_rate: Array | float, steps: int, batch_size: int) -> Simulate:

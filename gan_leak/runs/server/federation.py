@@ -12,13 +12,14 @@ import numpy as np
 from gan_leak import trees
 from gan_leak.attacks.procedure import Procedure
 from gan_leak.attacks.server.broadcasts import send_shared
-from gan_leak.attacks.server.local_models import LocalModels, change_params, seen_changes
+from gan_leak.attacks.server.local_models import LocalModels, change_params
 from gan_leak.attacks.server.mgan_ai import AuxiliaryImages, MganAiHyperParameters, known_labels, mgan_ai
 from gan_leak.attacks.server.mgan_ai_training import MganAiState, image_generator
-from gan_leak.attacks.server.observed_updates import Observed
+from gan_leak.attacks.server.observed_updates import seen_updates
 from gan_leak.attacks.server.representative_labels import infer_labels
 from gan_leak.attacks.server.representative_memory import latest
 from gan_leak.attacks.server.representatives import (
+    Matcher,
     lbfgs_representatives,
     matcher,
     signed_adam_representatives,
@@ -64,7 +65,7 @@ class OwnedFederation(NamedTuple):
     """The federation: data of the clients, held-out images, auxiliary images and the shared model.
 
     data: NumPy arrays. held_out: images float32 [K, G, H, W, C] in [-1, 1] and labels int32 [K, G]. auxiliary: None
-    without people outside. model, trunk: the shared model.
+    without people outside. auxiliary_owners: int64 [A], the owner of each. model, trunk: the shared model.
     """
 
     split: OwnerSplit
@@ -72,6 +73,7 @@ class OwnedFederation(NamedTuple):
     held_out: np.ndarray
     held_out_labels: np.ndarray
     auxiliary: AuxiliaryImages | None
+    auxiliary_owners: np.ndarray
     model: Model
     trunk: Trunk
     num_classes: int
@@ -126,7 +128,11 @@ def build_federation(dataset: Dataset, split: OwnerSplit, classifier: str) -> Ow
     shape = held_out.shape[2:]
     model, trunk = _shared_model(classifier, shape, len(dataset.class_names))
     data = gather(images, labels, split.sent)
-    return OwnedFederation(split, data, held_out, held_out_labels, auxiliary, model, trunk, len(dataset.class_names))
+    assert dataset.train_owners is not None
+    owners = dataset.train_owners[split.auxiliary]
+    return OwnedFederation(
+        split, data, held_out, held_out_labels, auxiliary, owners, model, trunk, len(dataset.class_names)
+    )
 
 
 def _shared_model(name: str, shape: tuple[int, int, int], classes: int) -> tuple[Model, Trunk]:
@@ -161,6 +167,26 @@ def build_attack(
     """The ``ServerAttack`` of a configuration, and its generator."""
     identities = federation.clients if config.identity == "all" else 2
     generator = conditional_generator_for(options.classifier, federation, identities)
+    attack = mgan_ai(
+        federation.trunk,
+        generator,
+        matcher_of(federation, variant, config, options),
+        labels_of(federation, config),
+        clients=federation.clients,
+        auxiliary=federation.auxiliary,
+        identity=config.identity,
+        active=variant.active,
+        batch_size=BATCH,
+        memory_rounds=config.memory_rounds,
+        warm_start=True,
+    )
+    return attack, generator
+
+
+def matcher_of(
+    federation: OwnedFederation, variant: Variant, config: MganAiConfig, options: ServerFederationConfig
+) -> Matcher:
+    """The search for representatives of a configuration."""
     steps = steps_of(variant, federation)
     simulate = None
     if config.matching_steps == "unrolled" and steps > 1:
@@ -173,24 +199,10 @@ def build_attack(
         )
     else:
         procedure = lbfgs_representatives(federation.model, federation.image_shape, **shared)
-    attack = mgan_ai(
-        federation.trunk,
-        generator,
-        matcher(procedure, config.matching_iterations),
-        _labels(federation, config),
-        clients=federation.clients,
-        auxiliary=federation.auxiliary,
-        identity=config.identity,
-        active=variant.active,
-        observe=lambda view: Observed(*seen_changes(view.visible)),
-        batch_size=BATCH,
-        memory_rounds=config.memory_rounds,
-        warm_start=True,
-    )
-    return attack, generator
+    return matcher(procedure, config.matching_iterations)
 
 
-def _labels(federation: OwnedFederation, config: MganAiConfig) -> Callable[[PyTree, Array], Array]:
+def labels_of(federation: OwnedFederation, config: MganAiConfig) -> Callable[[PyTree, Array], Array]:
     """The labels of the representatives, of known counts or of counts that the last layer shows."""
     sizes = jnp.asarray(federation.data.sizes)
     if config.known_labels:
@@ -373,7 +385,7 @@ def recording(clients: int) -> ServerAttack:
         return Recorded(sent, jnp.zeros((clients, size)), jnp.zeros(clients, bool))
 
     def step(key: Array, state: Recorded, view: ServerView, hyperparameters: PyTree) -> tuple[Recorded, tuple[()]]:
-        return Recorded(view.sent, *seen_changes(view.visible)), ()
+        return Recorded(view.sent, *seen_updates(view)), ()
 
     def reconstruct(key: Array, state: Recorded, count: int) -> Array:
         raise ValueError("recording: expected no reconstruction of a server that only records")

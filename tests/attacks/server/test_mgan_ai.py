@@ -11,7 +11,7 @@ import pytest
 from gan_leak import trees
 from gan_leak.attacks.server.mgan_ai import identity_scores, mgan_ai
 from gan_leak.attacks.server.mgan_ai_training import AuxiliaryImages, image_generator
-from gan_leak.attacks.server.observed_updates import Observed, common_update, separate_updates
+from gan_leak.attacks.server.observed_updates import Observed, seen_updates
 from gan_leak.attacks.server.representative_memory import latest
 from gan_leak.attacks.server.representatives import Representatives
 from gan_leak.collaboration import (
@@ -57,7 +57,7 @@ def attack_of(kind):
         "victim": lambda: small_mgan_ai(CLIENTS, identity="victim", warm_start=True, match=from_start),
         "frozen": lambda: small_mgan_ai(CLIENTS, train_trunk=False),
         "active": lambda: small_mgan_ai(CLIENTS, active=True, identity="victim"),
-        "secure": lambda: small_mgan_ai(CLIENTS, observe=common_update(lambda visible: (visible.mean, visible.sent))),
+        "secure": lambda: small_mgan_ai(CLIENTS, observe=see_mean),
     }
     return None if kind == "none" else kinds[kind]()
 
@@ -97,6 +97,11 @@ class Mean(NamedTuple):
 
     mean: jax.Array
     sent: jax.Array
+
+
+def see_mean(view):
+    mean, sent = view.visible
+    return Observed(jnp.broadcast_to(mean[None], (len(sent), *mean.shape)), sent)
 
 
 def mean_only():
@@ -299,9 +304,7 @@ def test_under_a_secure_sum_all_clients_have_the_same_evidence():
 
 
 def test_a_secure_sum_without_its_reader_is_refused():
-    with pytest.raises(
-        ValueError, match=r"^visible=Mean: expected Received; under a secure sum, pass observe=common_update"
-    ):
+    with pytest.raises(ValueError, match=r"^visible=Mean: expected Received or MaskedSum"):
         run("passive", aggregation="secure")
 
 
@@ -369,7 +372,7 @@ def rolled(shift):
 
 # "shuffled" and "swapped" are controls: the senders change in every round, or are those next to the true ones.
 OBSERVATIONS = {
-    "true": separate_updates,
+    "true": seen_updates,
     "shuffled": rolled(lambda number: number),
     "swapped": rolled(lambda number: 1),
 }

@@ -9,10 +9,10 @@ from gan_leak import trees
 from gan_leak.attacks.gradient.observation import gradient_of, update_of
 from gan_leak.attacks.priors import summed_total_variation
 from gan_leak.attacks.procedure import _STEPS_BRANCH
+from gan_leak.attacks.server.observed_updates import as_gradients
 from gan_leak.attacks.server.representatives import (
     MatchingTask,
     UpdateEvidence,
-    as_gradients,
     check_matching,
     lbfgs_representatives,
     matcher,
@@ -282,7 +282,7 @@ def test_uploads_become_gradients():
         after = jax.tree.map(lambda weight, change: weight - RATE * change, after, gradient)
         total = trees.add(total, gradient)
     upload, _ = trees.ravel(trees.subtract(after, params))
-    seen = as_gradients(upload, learning_rate=RATE, steps=3)
+    seen = as_gradients(upload, RATE, 3)
     np.testing.assert_allclose(seen, trees.ravel(total)[0] / 3, rtol=1e-4, atol=1e-6)
     simulated = unrolled(MODEL, learning_rate=RATE, steps=3, batch_size=2)(params, images, labels)
     np.testing.assert_allclose(trees.ravel(simulated)[0], seen, rtol=1e-4, atol=1e-6)

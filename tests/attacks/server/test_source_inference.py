@@ -13,12 +13,12 @@ from gan_leak.attacks.server.local_models import (
     change_params,
     invert_local_models,
     local_models,
-    seen_changes,
 )
+from gan_leak.attacks.server.observed_updates import seen_updates
 from gan_leak.attacks.server.source_inference import source_accuracy, source_inference
 from gan_leak.collaboration import RoundHyperParameters, average, init_federation, make_round, selective_upload
 from gan_leak.defenses import secure_average
-from gan_leak.types import ModelView
+from gan_leak.types import ModelView, ServerView
 from reference.server_attacks import recording_attack
 from reference.small import CLASSES, IMAGE_SHAPE, federation_data, largest_difference, linear_classifier, same_bits
 
@@ -109,7 +109,7 @@ def test_wrong_input_is_refused_in_one_line():
     with pytest.raises(ValueError, match=r"^owners\.shape=\(2,\): expected \[2\], each from 0 to 2"):
         source_accuracy(np.zeros((2, 3)), np.array([0, 3]))
     with pytest.raises(ValueError, match=r"^visible=tuple: expected Received or MaskedSum"):
-        seen_changes(())
+        seen_updates(ServerView(0, jnp.arange(2), (), jnp.ones((2, 3), bool), (), ()))
     with pytest.raises(ValueError, match=r"^classes=0: expected at least 1"):
         invert_local_models(MODEL, 0)
 
