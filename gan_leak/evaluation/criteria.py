@@ -49,7 +49,11 @@ RANGES: Mapping[str, tuple[float, float]] = {
         (-1.0, 1.0),
     ),
     **dict.fromkeys(
-        (f"{space}client_{name}" for space in ("", "embedding_") for name in ("identified", "identified_pooled", "auc")),
+        (
+            f"{space}client_{name}"
+            for space in ("", "embedding_")
+            for name in ("identified", "identified_pooled", "auc")
+        ),
         (0.0, 1.0),
     ),
     **dict.fromkeys(("as_another_client", "category_accuracy", "source_accuracy", "linked"), (0.0, 1.0)),

@@ -302,6 +302,7 @@ def rounds(aggregator, attack=None, sizes=SIZES, cohort=None, mapping="map", num
     return state, info
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapping", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cohort", [pytest.param(None, marks=pytest.mark.slow), [0, 2], [3, 0, -1, -1]])
 def test_it_trains_as_plain_averaging_does(mapping, cohort):
@@ -458,6 +459,7 @@ def test_too_many_participants_are_refused_before_tracing():
         merged(jax.random.key(0), jnp.zeros((count, 1)), jnp.ones(count, jnp.int32))
 
 
+@pytest.mark.slow
 def test_the_composition_reads_its_numbers():
     """As rounds of the main job pass them: by name, traced."""
     defenses = parse_composition("clipping+secure_aggregation")

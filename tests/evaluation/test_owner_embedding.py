@@ -62,6 +62,7 @@ def test_it_identifies_owners_that_it_has_never_seen_where_pixels_do_not(trained
     assert in_embedding.space.name == "owner embedding"
 
 
+@pytest.mark.slow
 def test_the_accuracy_is_that_on_images_which_were_not_trained_on(trained):
     """Four of twenty images of each owner; for owners without a difference it is near chance, 1 / 40."""
     assert trained[0].owners == 40

@@ -221,7 +221,7 @@ def test_federations_of_several_seeds_become_rows_with_intervals_over_seeds(chec
     page = read_page(checkout / PAGES / "people.json")
     (table,) = page["tables"]
     (row,) = table["rows"]
-    assert (row["name"], row["p_value"], page["seeds"]) == ("faces: representatives", 0.25, [0, 1])
+    assert (row["name"], row["p_value"], page["seeds"]) == ("faces, representatives", 0.25, [0, 1])
     assert row["client_identified"] == pytest.approx({"mean": 0.5, "low": 0.5 - 1.27062, "high": 0.5 + 1.27062})
     assert row["user_gap"] == {"mean": None, "low": None, "high": None}
     assert table["spread"] == "95% intervals over seeds"

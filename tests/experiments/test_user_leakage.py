@@ -18,22 +18,9 @@ from gan_leak.reports.clients import clients_figure, spread
 from gan_leak.runs.server.federation import steps_of
 from gan_leak.runs.server.measurement import nearest_category
 from gan_leak.settings import replace
+from reference.quick import write_people
 
 CLIENTS = 5
-
-
-def people(path, *, owners=8, per_class=6, classes=2):
-    """Images of people who are told apart by their brightness; a class is a half of the image that is lit."""
-    rng = np.random.default_rng(0)
-    owner, label = (
-        grid.ravel() for grid in np.meshgrid(np.repeat(np.arange(owners), per_class), np.arange(classes), indexing="ij")
-    )
-    images = np.zeros((len(owner), 28, 28), np.uint8)
-    for place, (person, half) in enumerate(zip(owner, label, strict=True)):
-        lit = 40 + 25 * person + rng.integers(0, 6, (14, 28))
-        images[place, 14 * half : 14 * half + 14] = lit
-    np.savez(path, images=images, labels=label, owners=owner)
-    return path
 
 
 def config_for(path, **changes):
@@ -93,7 +80,7 @@ def test_wrong_settings_are_refused_in_one_line(tmp_path, changes, message):
     ],
 )
 def test_data_that_do_not_fit_are_refused_before_a_directory_is_made(tmp_path, made, changes, message):
-    path = people(tmp_path / "people.npz", **made)
+    path = write_people(tmp_path / "people.npz", **made)
     with pytest.raises(ValueError, match=message) as caught:
         user_leakage.prepare(config_for(path, **changes), tmp_path / "run", False)
     assert "\n" not in str(caught.value)
@@ -126,7 +113,7 @@ def test_each_federation_has_a_name_of_its_own():
 
 
 def test_local_steps_are_counted_over_batches(tmp_path):
-    config = config_for(people(tmp_path / "people.npz"))
+    config = config_for(write_people(tmp_path / "people.npz"))
     _, federation = user_leakage.load_data(config)
     steps = [
         steps_of(variant, federation) for variant in variants_of(replace(config, local_trainings="3x0,2x3")).values()
@@ -148,7 +135,7 @@ def test_a_figure_shows_all_clients():
 
 @pytest.mark.slow
 def test_a_run_writes_what_anyone_needs_to_check_it_and_resumes_to_the_same_bits(tmp_path, capfd):
-    config = config_for(people(tmp_path / "people.npz"), defenses="none,secure_aggregation")
+    config = config_for(write_people(tmp_path / "people.npz"), defenses="none,secure_aggregation", auxiliary_owners=3)
     assert user_leakage.execute(user_leakage.prepare(config, tmp_path / "run", False)) == 0
     run = tmp_path / "run"
     rows = {row["name"]: row["metrics"] for row in json.loads((run / "results.json").read_text())}
@@ -167,6 +154,8 @@ def test_a_run_writes_what_anyone_needs_to_check_it_and_resumes_to_the_same_bits
     # Pictures that are the same for all clients identify nobody, whatever they show.
     for name in ("class-level GAN at the server", "representatives, passive, secure aggregation"):
         assert rows[name]["client_identified"]["mean"] == pytest.approx(1 / CLIENTS)
+    assert rows["linkability by the cosine of raw updates"]["linked"]["mean"] == 1.0
+    assert {"linked", "p_value", "chance"} == set(rows["linkability by representatives (Siamese network)"])
     assert len((run / "metrics.jsonl").read_text().splitlines()) == config.federation.rounds
     before = {path.name: path.read_bytes() for path in run.glob("*.npz")}
     for path in [*run.glob("federations/*"), *run.glob("rows/*")]:
@@ -183,7 +172,7 @@ def test_a_passive_server_changes_no_bit_of_the_federation_and_an_active_one_doe
     from gan_leak.runs.server.federation import recording, run_attack, run_rounds
     from gan_leak.runs.storage.resumable import UNSAVED
 
-    config = config_for(people(tmp_path / "people.npz"))
+    config = config_for(write_people(tmp_path / "people.npz"))
     _, federation = user_leakage.load_data(config)
     passive, active = variants_of(replace(config, modes="passive,active")).values()
     found = {

@@ -126,7 +126,7 @@ def build_federation(dataset: Dataset, split: OwnerSplit, classifier: str) -> Ow
         outside = split.auxiliary
         auxiliary = AuxiliaryImages(jnp.asarray(to_float(images[outside])), jnp.asarray(labels[outside]))
     shape = held_out.shape[2:]
-    model, trunk = _shared_model(classifier, shape, len(dataset.class_names))
+    model, trunk = shared_model(classifier, shape, len(dataset.class_names))
     data = gather(images, labels, split.sent)
     assert dataset.train_owners is not None
     owners = dataset.train_owners[split.auxiliary]
@@ -135,7 +135,8 @@ def build_federation(dataset: Dataset, split: OwnerSplit, classifier: str) -> Ow
     )
 
 
-def _shared_model(name: str, shape: tuple[int, int, int], classes: int) -> tuple[Model, Trunk]:
+def shared_model(name: str, shape: tuple[int, int, int], classes: int) -> tuple[Model, Trunk]:
+    """The classifier of this name for images [H, W, C], and its trunk."""
     side, _, channels = shape
     if name == "mgan_ai":
         network = mgan_ai_classifier(classes, image_size=side, channels=channels)

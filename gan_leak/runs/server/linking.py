@@ -22,7 +22,6 @@ from gan_leak.attacks.server.observed_updates import as_gradients
 from gan_leak.attacks.server.representative_labels import infer_labels
 from gan_leak.attacks.server.representatives import UpdateEvidence
 from gan_leak.attacks.server.settings import MganAiConfig, ServerFederationConfig
-from gan_leak.models import classifier_for
 from gan_leak.runs.server.federation import (
     OwnedFederation,
     Recorded,
@@ -30,6 +29,7 @@ from gan_leak.runs.server.federation import (
     matcher_of,
     recording,
     run_rounds,
+    shared_model,
     steps_of,
 )
 from gan_leak.runs.storage.resumable import Keys, SavedProgress, run_in_parts
@@ -124,8 +124,7 @@ def representative_distances(
         of_clients.append(represent(key_clients, recorded.sent, recorded.changes, sizes))
         trained = simulate(trees.take(recorded.sent, 0))
         of_simulated.append(represent(key_simulated, *trained, jnp.full(len(simulated), simulated.shape[1])))
-    side, _, channels = federation.image_shape
-    network = classifier_for(side, EMBEDDING_OUTPUTS, channels=channels)
+    network, _ = shared_model(options.classifier, federation.image_shape, EMBEDDING_OUTPUTS)
     params = run_in_parts(
         Keys(*keys),
         siamese(network),

@@ -4,6 +4,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.optimize
 from hypothesis import strategies as st
 
@@ -58,6 +59,7 @@ def test_curved_valleys_and_the_scale_of_the_objective():
         np.testing.assert_allclose(position.values, 1.0, atol=0.02)
 
 
+@pytest.mark.slow
 def test_where_nothing_decreases_nothing_moves():
     """At a minimum, in a corner, and where the objective is not a number."""
     for objective, values in (

@@ -70,6 +70,7 @@ def test_without_a_common_trait_it_links_at_chance():
     assert np.mean(found) < 0.25
 
 
+@pytest.mark.slow
 def test_the_training_step_is_gradient_descent_on_the_stated_loss():
     """With two rounds there is one pair; its info is of the parameters before the step."""
     representatives = owners(3, 2)

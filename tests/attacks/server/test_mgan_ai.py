@@ -114,6 +114,7 @@ def mean_only():
     return Aggregator(lambda params: (), apply)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mapping", "aggregation"),
     [
@@ -267,6 +268,7 @@ def test_an_isolated_victim_trains_alone_and_the_others_without_it(victim):
     assert largest_difference(state.server.params, alone.server.params) > 1e-2
 
 
+@pytest.mark.slow
 def test_before_the_first_attacked_round_the_victim_is_not_isolated():
     """Two common rounds, then one in which the victim moves its copy from the shared model."""
     state, _ = run("active", rounds=2, first_round=2)
