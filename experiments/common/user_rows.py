@@ -193,7 +193,9 @@ def _link_by_updates(run: UserRun, progress: SavedProgress) -> Mapping[str, np.n
 
 
 def _link_by_counts(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
-    table = linking.count_distances(run.federation, _record(run, progress), run.config.federation)
+    config = run.config
+    pair = _record(run, progress)
+    table = linking.count_distances(run.federation, _undefended(config), pair, config.federation)
     return {"images": run.federation.held_out[:, :1], "table": table}
 
 

@@ -39,19 +39,18 @@ def infer_labels(
     """The labels of ``representatives`` images a client, from the last layer of its update.
 
     params: with a leading K axis. updates: float32 [K, D], as in ``UpdateEvidence``. sizes: int32 [K], the number of
-    each client's images. probabilities: [C, C], those of the model for images of each class (row), from auxiliary
-    images (``class_probabilities``); None: from the update, which is exact for an untrained model only.
+    each client's images. probabilities: [K, C, C], those of each client's model for images of each class (row),
+    from auxiliary images (``class_probabilities``); None: from the update, which is exact for an untrained model only.
 
     The gradient of the last bias is the mean of the probabilities minus the part of each class. After several local
     steps the equation is approximate. Raises ValueError unless exactly one kernel and one bias end in the classes.
     """
 
-    def of_client(params: PyTree, update: Array, size: Array) -> InferredLabels:
+    def of_client(params: PyTree, update: Array, size: Array, rows: Array | None) -> InferredLabels:
         gradient = trees.ravel(params)[1](update)
         kernel, bias, kernel_gradient, bias_gradient = (
             last_layer_leaf(num_classes, ndim, tree) for tree in (params, gradient) for ndim in (2, 1)
         )
-        rows = probabilities
         if rows is None:
             rows = probabilities_from_update(kernel, bias, kernel_gradient, bias_gradient)
         counts = whole_counts(class_parts(bias_gradient, rows), size)
@@ -60,7 +59,7 @@ def infer_labels(
     for ndim in (2, 1):
         # Raises before tracing.
         last_layer_leaf(num_classes, ndim, trees.take(params, 0))
-    return jax.vmap(of_client)(params, updates, sizes)
+    return jax.vmap(of_client)(params, updates, sizes, probabilities)
 
 
 def class_probabilities(model: Model, params: PyTree, images: Array, labels: Array, num_classes: int) -> Array:

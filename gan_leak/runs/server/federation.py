@@ -16,7 +16,7 @@ from gan_leak.attacks.server.local_models import LocalModels, change_params
 from gan_leak.attacks.server.mgan_ai import AuxiliaryImages, MganAiHyperParameters, known_labels, mgan_ai
 from gan_leak.attacks.server.mgan_ai_training import MganAiState, image_generator
 from gan_leak.attacks.server.observed_updates import seen_updates
-from gan_leak.attacks.server.representative_labels import infer_labels
+from gan_leak.attacks.server.representative_labels import InferredLabels, class_probabilities, infer_labels
 from gan_leak.attacks.server.representative_memory import latest
 from gan_leak.attacks.server.representatives import (
     Matcher,
@@ -57,6 +57,8 @@ from gan_leak.types import (
 GENERATOR_WIDTH = 32
 # Images of the generator in one batch, and of the discriminator.
 BATCH = 64
+# Auxiliary images, evenly spaced in the data set, that tell the probabilities of the model for each class.
+MOST_SHOWN = 500
 # The upload of all coordinates; defenses change it before.
 _EVERYTHING = "largest"
 
@@ -205,17 +207,30 @@ def matcher_of(
 
 def labels_of(federation: OwnedFederation, config: MganAiConfig) -> Callable[[PyTree, Array], Array]:
     """The labels of the representatives, of known counts or of counts that the last layer shows."""
-    sizes = jnp.asarray(federation.data.sizes)
     if config.known_labels:
         return known_labels(_spread(federation, config.representatives))
+    sizes = jnp.asarray(federation.data.sizes)
+    return lambda params, updates: inferred_labels(federation, params, updates, sizes, config.representatives).labels
 
-    def label(params: PyTree, updates: Array) -> Array:
-        found = infer_labels(
-            params, updates, sizes, num_classes=federation.num_classes, representatives=config.representatives
-        )
-        return found.labels
 
-    return label
+def inferred_labels(
+    federation: OwnedFederation, params: PyTree, updates: Array, sizes: Array, representatives: int
+) -> InferredLabels:
+    """The labels that updates in units of a gradient show; with auxiliary images, by the probabilities of these."""
+    auxiliary, classes = federation.auxiliary, federation.num_classes
+    probabilities = None
+    if auxiliary is not None:
+        every = -(-len(auxiliary.labels) // MOST_SHOWN)
+        shown = AuxiliaryImages(*(part[::every] for part in auxiliary))
+        probabilities = jax.vmap(lambda own: class_probabilities(federation.model, own, *shown, classes))(params)
+    return infer_labels(
+        params,
+        updates,
+        sizes,
+        num_classes=classes,
+        representatives=representatives,
+        probabilities=probabilities,
+    )
 
 
 def _spread(federation: OwnedFederation, count: int) -> np.ndarray:

@@ -19,13 +19,13 @@ from gan_leak.attacks.server.linkability import (
     siamese_distances,
 )
 from gan_leak.attacks.server.observed_updates import as_gradients
-from gan_leak.attacks.server.representative_labels import infer_labels
 from gan_leak.attacks.server.representatives import UpdateEvidence
 from gan_leak.attacks.server.settings import MganAiConfig, ServerFederationConfig
 from gan_leak.runs.server.federation import (
     OwnedFederation,
     Recorded,
     Variant,
+    inferred_labels,
     matcher_of,
     recording,
     run_rounds,
@@ -72,15 +72,15 @@ def update_distances(pair: RoundPair) -> np.ndarray:
     return np.asarray(cosine_distances(pair.first.changes, pair.last.changes))
 
 
-def count_distances(federation: OwnedFederation, pair: RoundPair, options: ServerFederationConfig) -> np.ndarray:
+def count_distances(
+    federation: OwnedFederation, variant: Variant, pair: RoundPair, options: ServerFederationConfig
+) -> np.ndarray:
     """Distances [K, K] of the label counts that the last layer shows in the two rounds; needs no network."""
     sizes = jnp.asarray(federation.data.sizes)
 
     def counts(recorded: Recorded) -> Array:
-        # A scale changes no part of a class, so the number of local steps plays no role.
-        updates = as_gradients(recorded.changes, options.learning_rate, 1)
-        classes = federation.num_classes
-        return infer_labels(recorded.sent, updates, sizes, num_classes=classes, representatives=1).counts
+        updates = as_gradients(recorded.changes, options.learning_rate, steps_of(variant, federation))
+        return inferred_labels(federation, recorded.sent, updates, sizes, 1).counts
 
     return np.asarray(label_distances(*(jax.jit(counts)(recorded) for recorded in pair)))
 
@@ -145,8 +145,7 @@ def _represent(
 
     def represent(key: Array, params: PyTree, changes: Array, sizes: Array) -> Array:
         updates = as_gradients(changes, options.learning_rate, steps)
-        classes, count = federation.num_classes, config.representatives
-        found = infer_labels(params, updates, sizes, num_classes=classes, representatives=count)
+        found = inferred_labels(federation, params, updates, sizes, config.representatives)
         return match(key, UpdateEvidence(params, updates, found.labels)).images
 
     return represent

@@ -87,7 +87,7 @@ def test_auxiliary_images_tell_the_counts_to_a_trained_model():
         assert found.counts.sum() == len(private)
         return np.abs(np.asarray(found.counts[0]) - truth).sum() / 2
 
-    with_images, without = wrong(rows), wrong(None)
+    with_images, without = wrong(rows[None]), wrong(None)
     assert with_images <= 4
     assert with_images < without
 

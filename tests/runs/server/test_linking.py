@@ -65,7 +65,7 @@ def test_each_method_compares_the_first_attacked_round_with_the_last(tmp_path):
     assert link(np.random.default_rng(0), table).tolist() == list(range(CLIENTS))
     turned = pair._replace(last=jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), pair.last))
     assert link(np.random.default_rng(0), update_distances(turned)).tolist() == [1, 2, 3, 4, 0]
-    counts = count_distances(federation, pair, config.federation)
+    counts = count_distances(federation, variant, pair, config.federation)
     assert counts.shape == (CLIENTS, CLIENTS)
     assert np.all((counts >= 0) & (counts <= 1))
     simulated = simulated_clients(np.random.default_rng(0), federation, 1)
