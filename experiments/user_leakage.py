@@ -20,7 +20,7 @@ import numpy as np
 from experiments.common.flags import run_binary
 from experiments.common.tables import Drawn, check_directory, run_and_report, run_rows
 from experiments.common.user_config import UserLeakageConfig, check, check_batches, variants_of
-from experiments.common.user_rows import UserRun, outcome_of, row_tasks
+from experiments.common.user_rows import UserRun, outcome_of, row_tasks, victims_of
 from gan_leak.data.dataset import Dataset
 from gan_leak.data.owner_settings import load_owned, split_owned
 from gan_leak.reports.clients import clients_figure
@@ -90,15 +90,15 @@ def _padded(indices: tuple[np.ndarray, ...]) -> np.ndarray:
 
 
 def write_reconstructions(prepared: UserRun) -> None:
-    """Write reconstructions.npz, metrics.jsonl and a figure of all clients, of the first federation."""
+    """Write reconstructions.npz, metrics.jsonl and a figure of all victims, of the first federation."""
     folder, config = prepared.directory.path, prepared.config
     outcome = outcome_of(prepared, 0, next(iter(variants_of(config).values())), UNSAVED)
     stages = {
         "representative": (outcome.representatives, outcome.representative_labels),
         "generator": (outcome.generated, outcome.generated_labels),
     }
-    clients = prepared.federation.clients
-    victims = [np.repeat(np.arange(clients), labels.shape[1]) for _, labels in stages.values()]
+    attacked = victims_of(prepared)
+    victims = [np.repeat(attacked, labels.shape[1]) for _, labels in stages.values()]
     rows = {
         "images": np.concatenate([images.reshape(-1, *images.shape[2:]) for images, _ in stages.values()]),
         "labels": np.concatenate([labels.reshape(-1) for _, labels in stages.values()]),
@@ -112,7 +112,7 @@ def write_reconstructions(prepared: UserRun) -> None:
         for number, (accuracy, loss) in enumerate(zip(outcome.accuracy, outcome.losses, strict=True))
     ]
     write_atomic(folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines).encode())
-    sent = [images.images for images in prepared.instruments.sent]
+    sent = [prepared.instruments.sent[victim].images for victim in attacked]
     write_atomic(folder / "figures" / "clients.png", clients_figure(sent, outcome.representatives, outcome.generated))
 
 

@@ -27,6 +27,9 @@ class UserLeakageConfig:
     data: OwnerConfig = dataclasses.field(default_factory=OwnerConfig, metadata=FLAT)
     federation: ServerFederationConfig = dataclasses.field(default_factory=ServerFederationConfig, metadata=FLAT)
     attack: MganAiConfig = dataclasses.field(default_factory=MganAiConfig, metadata=FLAT)
+    victims: str = option(
+        "", "Clients to attack, such as 0,3; all if left out. An active server trains a federation for each."
+    )
     modes: str = option(
         "passive",
         "Rows: 'passive' only analyzes what the server receives; 'active' isolates one client, in a federation for "
@@ -50,6 +53,7 @@ def check(config: UserLeakageConfig) -> None:
     check_values(config)
     if config.attack.first_round >= config.federation.rounds:
         raise ValueError(f"first_round={config.attack.first_round}: expected below rounds={config.federation.rounds}")
+    parse_victims(config.victims, config.data.clients)
     parse_modes(config.modes)
     parse_baselines(config.baselines)
     parse_local_trainings(config.local_trainings)
@@ -62,6 +66,19 @@ def check_batches(config: UserLeakageConfig, federation: OwnedFederation) -> Non
     for _, size in [(0, config.federation.batch_size), *parse_local_trainings(config.local_trainings)]:
         if size > least:
             raise ValueError(f"batch_size={size}: expected at most {least}, the images of a client")
+
+
+def parse_victims(text: str, clients: int) -> list[int]:
+    """The victims of a text such as '0,3', or all; raises ValueError for others than clients, and for one twice."""
+    if not text:
+        return list(range(clients))
+    parts = [part.strip() for part in text.split(",")]
+    known = {str(client): client for client in range(clients)}
+    if not set(parts) <= set(known):
+        raise ValueError(f"victims={text}: expected clients from 0 to {clients - 1}, with commas between")
+    victims = [known[part] for part in parts]
+    check_distinct("victims", victims)
+    return victims
 
 
 def parse_modes(text: str) -> list[str]:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from experiments.common.tables import AppliedDefense, Drawn, RowTask
-from experiments.common.user_config import UserLeakageConfig, parse_baselines, variants_of
+from experiments.common.user_config import UserLeakageConfig, parse_baselines, parse_victims, variants_of
 from gan_leak.attacks.server.linkability import link
 from gan_leak.attacks.server.source_inference import source_accuracy
 from gan_leak.evaluation.criteria import Interval
@@ -41,6 +41,11 @@ class UserRun(NamedTuple):
     directory: RunDirectory
 
 
+def victims_of(run: UserRun) -> np.ndarray:
+    """The clients that are attacked, int [V]."""
+    return np.array(parse_victims(run.config.victims, run.federation.clients))
+
+
 def outcome_of(run: UserRun, number: int, variant: Variant, progress: SavedProgress) -> Outcome:
     """What the attack found in a federation, from its file or computed and saved."""
     path = run.directory.path / "federations" / f"{number:03d}.npz"
@@ -52,7 +57,8 @@ def outcome_of(run: UserRun, number: int, variant: Variant, progress: SavedProgr
     # The same key for every federation, so that defenses and modes meet the same clients and drafts.
     key = jax.random.key(config.federation.seed)
     own = progress._replace(path=path.with_suffix(".part.npz"))
-    outcome = run_attack(key, run.federation, variant, config.attack, config.federation, own)
+    victims = victims_of(run).tolist()
+    outcome = run_attack(key, run.federation, variant, victims, config.attack, config.federation, own)
     write_atomic(path, sealed_npz(path.name, npz_bytes(**outcome._asdict())))
     for part in path.parent.glob(f"{path.stem}.part.*"):
         part.unlink()
@@ -100,7 +106,7 @@ def _compute_stage(
 
 
 def _draw_stage(run: UserRun, name: str, variant: Variant, saved: dict[str, np.ndarray], seconds: float) -> Drawn:
-    measured = measure(run.instruments, saved["images"], saved["labels"])
+    measured = measure(run.instruments, saved["images"], saved["labels"], victims_of(run))
     measured["model_accuracy"] = single(float(saved["accuracy"][-1]))
     if name.startswith(REPRESENTATIVES):
         measured["distance"] = bootstrap_interval(saved["distances"], seed=run.config.federation.seed)
@@ -110,13 +116,14 @@ def _draw_stage(run: UserRun, name: str, variant: Variant, saved: dict[str, np.n
 def _draw_ceiling(run: UserRun, saved: dict[str, np.ndarray], seconds: float) -> Drawn:
     row = interval_row("held-out images of each client (ceiling)", "reference", ceiling(run.instruments))
     row["notes"] = list(run.instruments.notes)
-    return _drawn(run, row, {"images": saved["images"], "labels": run.federation.held_out_labels}, seconds)
+    return _drawn(run, row, _held_out(run), seconds)
 
 
 def _drawn(run: UserRun, row: dict[str, Any], saved: Mapping[str, np.ndarray], seconds: float) -> Drawn:
-    """The row with a picture of each client: sent images, and those of the row of the same class."""
-    own = np.stack([images.images[0] for images in run.instruments.sent])
-    first = np.array([int(labels.labels[0]) for labels in run.instruments.sent])
+    """The row with a picture of each victim: sent images, and those of the row of the same class."""
+    sent = [run.instruments.sent[victim] for victim in victims_of(run)]
+    own = np.stack([images.images[0] for images in sent])
+    first = np.array([int(labels.labels[0]) for labels in sent])
     shown = [
         pictures[int(np.argmax(labels == label))]
         for pictures, labels, label in zip(saved["images"], saved["labels"], first, strict=True)
@@ -124,26 +131,34 @@ def _drawn(run: UserRun, row: dict[str, Any], saved: Mapping[str, np.ndarray], s
     return Drawn(row, own, np.stack(shown), row["name"], AppliedDefense(), seconds)
 
 
+def _held_out(run: UserRun) -> dict[str, np.ndarray]:
+    """The held-out images of the victims: what a row without pictures shows."""
+    own = victims_of(run)
+    return {"images": run.federation.held_out[own], "labels": run.federation.held_out_labels[own]}
+
+
+def _of_victims(run: UserRun, images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """The pictures of the victims among those of all clients."""
+    return {"images": images[victims_of(run)], "labels": labels[victims_of(run)]}
+
+
 def _class_means(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
-    images, labels = baselines.mean_images(run.federation)
-    return {"images": images, "labels": labels}
+    return _of_victims(run, *baselines.mean_images(run.federation))
 
 
 def _class_gan(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
     config = run.config
     key = jax.random.key(config.federation.seed)
-    images, labels = baselines.class_level_images(
+    found = baselines.class_level_images(
         key, run.federation, _undefended(config), config.attack, config.federation, progress
     )
-    return {"images": images, "labels": labels}
+    return _of_victims(run, *found)
 
 
 def _model_inversion(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
     key = jax.random.key(run.config.federation.seed)
-    images, labels = baselines.inverted_images(
-        key, run.federation, _undefended(run.config), run.config.federation, progress
-    )
-    return {"images": images, "labels": labels}
+    found = baselines.inverted_images(key, run.federation, _undefended(run.config), run.config.federation, progress)
+    return _of_victims(run, *found)
 
 
 def _source_inference(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
@@ -160,7 +175,7 @@ def _undefended(config: UserLeakageConfig) -> Variant:
 
 def _measured(name: str, role: str) -> Callable[..., Drawn]:
     def draw(run: UserRun, saved: dict[str, np.ndarray], seconds: float) -> Drawn:
-        measured = measure(run.instruments, saved["images"], saved["labels"])
+        measured = measure(run.instruments, saved["images"], saved["labels"], victims_of(run))
         return _drawn(run, interval_row(name, role, measured), saved, seconds)
 
     return draw
@@ -169,15 +184,14 @@ def _measured(name: str, role: str) -> Callable[..., Drawn]:
 def _draw_sources(run: UserRun, saved: dict[str, np.ndarray], seconds: float) -> Drawn:
     sources = saved["sources"]
     shares = [
-        source_accuracy(saved["losses"][sources == client], sources[sources == client])
-        for client in range(run.federation.clients)
+        source_accuracy(saved["losses"][sources == client], sources[sources == client]) for client in victims_of(run)
     ]
     measured: dict[str, Interval] = {
         "source_accuracy": bootstrap_interval(np.array(shares), seed=run.config.federation.seed),
         "chance": single(1.0 / run.federation.clients),
     }
     row = interval_row("source inference (needs the records)", "baseline", measured)
-    return _drawn(run, row, {"images": run.federation.held_out, "labels": run.federation.held_out_labels}, seconds)
+    return _drawn(run, row, _held_out(run), seconds)
 
 
 def _record(run: UserRun, progress: SavedProgress) -> linking.RoundPair:
@@ -230,7 +244,7 @@ def _linked(name: str) -> Callable[..., Drawn]:
             "chance": single(1.0 / run.federation.clients),
         }
         row = interval_row(f"linkability by {name}", "baseline", measured)
-        return _drawn(run, row, {"images": run.federation.held_out, "labels": run.federation.held_out_labels}, seconds)
+        return _drawn(run, row, _held_out(run), seconds)
 
     return draw
 

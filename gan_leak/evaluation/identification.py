@@ -155,33 +155,36 @@ def measure_identification(
     images: np.ndarray,
     labels: np.ndarray,
     *,
+    victims: np.ndarray | None = None,
     sent: Sequence[SentImages] | None = None,
     predict: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Identification:
-    """Measure reconstructions float32 [K, M, H, W, C] in [-1, 1], M for each client as the victim.
+    """Measure reconstructions float32 [V, M, H, W, C] in [-1, 1], M for each of V victims.
 
-    labels int [K, M]: the class that each reconstruction is meant to show. sent: for each client the images that it
+    labels int [V, M]: the class that each reconstruction is meant to show. victims: their clients, int [V]; None: every
+    client is the victim once, and V = K. sent: for each client the images that it
     trained on, in any number; pictures of a class that the victim did not send do not count in the record gap and the
     similarity. predict: a judge, images [N, H, W, C] -> classes [N].
 
-    Raises ValueError if the number of clients or the shape of images differs from the galleries', if a class has no
-    gallery images, if a client sent nothing, or if a value is not finite.
+    Raises ValueError for victims that are no clients, if the number of victims or the shape of images does not fit, if
+    a class has no gallery images, if a client sent nothing, or if a value is not finite.
     """
     clients, seed = len(references.galleries.images), references.seed
+    victims = checked_victims(victims, clients)
     images, labels = checked_pictures(images, labels, references.galleries)
-    if len(images) != clients:
-        raise ValueError(f"images of shape {images.shape}: expected those of {clients} victims")
+    if len(images) != len(victims):
+        raise ValueError(f"images of shape {images.shape}: expected those of {len(victims)} victims")
     table = distances_to_clients(references.space, images, labels, references.galleries)
     record_gap = similarity = control_similarity = category_accuracy = None
     if sent is not None:
         sent = checked_sent(sent, references.galleries)
-        to_own = table[np.arange(clients), :, np.arange(clients)]
-        to_sent = distances_to_sent(references.space, images, labels, sent)
+        of_own, of_next = ([sent[(victim + step) % clients] for victim in victims] for step in (0, 1))
+        to_own = table[np.arange(len(victims)), :, victims]
+        to_sent = distances_to_sent(references.space, images, labels, of_own)
         record_gap = bootstrap_interval(_known_mean(to_own - to_sent), seed=seed)
-        of_next = [*sent[1:], sent[0]]
         similarity, control_similarity = (
             bootstrap_interval(_known_mean(_similarity_to_sent(images, labels, of)), seed=seed)
-            for of in (sent, of_next)
+            for of in (of_own, of_next)
         )
     if predict is not None:
         predicted = np.asarray(predict(images.reshape(-1, *images.shape[2:]))).reshape(labels.shape)
@@ -189,14 +192,26 @@ def measure_identification(
     return Identification(
         space=references.space.name,
         chance=1.0 / clients,
-        numbers=identification_numbers(table, labels, seed=seed),
-        score=identification_score(references, table),
+        numbers=identification_numbers(table, labels, victims=victims, seed=seed),
+        score=identification_score(references, table, victims),
         reason=references.reason,
         record_gap=record_gap,
         category_accuracy=category_accuracy,
         similarity=similarity,
         control_similarity=control_similarity,
     )
+
+
+def checked_victims(victims: np.ndarray | None, clients: int) -> np.ndarray:
+    """The victims int [V], all clients for None; raises ValueError for others than 0 to K - 1, and for one twice."""
+    if victims is None:
+        return np.arange(clients)
+    victims = np.asarray(victims)
+    if victims.ndim != 1 or not len(victims) or not set(victims.tolist()) <= set(range(clients)):
+        raise ValueError(f"victims={victims.tolist()}: expected clients from 0 to {clients - 1}")
+    if len(np.unique(victims)) < len(victims):
+        raise ValueError(f"victims={victims.tolist()}: expected each once")
+    return victims
 
 
 def shares(table: np.ndarray) -> np.ndarray:
@@ -209,35 +224,45 @@ def shares(table: np.ndarray) -> np.ndarray:
     return nearest / nearest.sum(axis=-1, keepdims=True)
 
 
-def identification_numbers(table: np.ndarray, labels: np.ndarray, *, seed: int) -> IdentificationNumbers:
-    """The numbers of distances [K, M, K]: row i holds the pictures that are claimed to show client i.
+def identification_numbers(
+    table: np.ndarray, labels: np.ndarray, *, victims: np.ndarray | None = None, seed: int
+) -> IdentificationNumbers:
+    """The numbers of distances [V, M, K]: row i holds the pictures that are claimed to show victim i.
 
-    labels int [K, M]: their classes. seed: of bootstrap and permutations.
+    labels int [V, M]: their classes. victims: as in ``measure_identification``. seed: of bootstrap and permutations.
     """
-    clients = np.arange(len(table))
+    victims = checked_victims(victims, table.shape[2])
+    rows = np.arange(len(victims))
     pooled = table.mean(axis=1)
-    own = table[clients, :, clients]
-    others = (table.sum(axis=2) - own) / (len(table) - 1)
+    own = table[rows, :, victims]
+    others = (table.sum(axis=2) - own) / (table.shape[2] - 1)
     per_victim = {
-        "identified": shares(table)[clients, :, clients].mean(axis=1),
-        "identified_pooled": shares(pooled)[clients, clients],
+        "identified": shares(table)[rows, :, victims].mean(axis=1),
+        "identified_pooled": shares(pooled)[rows, victims],
         "mean_rank": _ranks(table, own).mean(axis=1),
-        "auc": _areas(table, labels),
+        "auc": _areas(table, labels, victims),
         "user_gap": (others - own).mean(axis=1),
     }
     intervals = {name: bootstrap_interval(values, seed=seed) for name, values in per_victim.items()}
-    return IdentificationNumbers(**intervals, p_value=permutation_p_value(pooled, seed=seed))
+    return IdentificationNumbers(**intervals, p_value=permutation_p_value(pooled, victims=victims, seed=seed))
 
 
-def identification_score(references: IdentificationReferences, table: np.ndarray) -> Interval | None:
-    """The score of distances [K, M, K], see ``Identification``; None if it cannot be measured."""
+def identification_score(
+    references: IdentificationReferences, table: np.ndarray, victims: np.ndarray | None = None
+) -> Interval | None:
+    """The score of distances [V, M, K], see ``Identification``; None if it cannot be measured.
+
+    Ceiling and floor are those of the same victims.
+    """
     if references.reason is not None:
         return None
-    clients = np.arange(len(table))
+    victims = checked_victims(victims, table.shape[2])
     values, ceiling, floor = (
-        shares(distances)[clients, :, clients].mean(axis=1)
-        for distances in (table, references.held_out, references.floor)
+        shares(distances)[np.arange(len(victims)), :, victims].mean(axis=1)
+        for distances in (table, references.held_out[victims], references.floor[victims])
     )
+    if not ceiling.mean() > floor.mean():
+        return None
     return bootstrap_score(values, ceiling, float(floor.mean()), seed=references.seed)
 
 
@@ -263,15 +288,15 @@ def _floor_images(galleries: Galleries, auxiliary: SentImages | None) -> tuple[s
 
 
 def _ranks(table: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """The place [K, M] of the victim among the clients, from 1; equal distances share their places."""
+    """The place [V, M] of the victim among the clients, from 1; equal distances share their places."""
     tolerance = TIE_TOLERANCE * np.abs(table).max(axis=-1)
     nearer = np.sum(table < (own - tolerance)[..., None], axis=-1)
     at_most = np.sum(table <= (own + tolerance)[..., None], axis=-1)
     return (nearer + at_most + 1) / 2.0
 
 
-def _areas(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each victim [K] the area under the ROC curve of its pictures against those of the others, within classes.
+def _areas(table: np.ndarray, labels: np.ndarray, victims: np.ndarray) -> np.ndarray:
+    """For each victim [V] the area under the ROC curve of its pictures against those of the others, within classes.
 
     Distances count relative to their mean over clients. Otherwise pale pictures, which are near to all images, would
     win.
@@ -279,18 +304,18 @@ def _areas(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
     relative = table - table.mean(axis=2, keepdims=True)
     tolerance = TIE_TOLERANCE * float(np.abs(table).max())
     areas = np.full(len(table), np.nan)
-    for victim in range(len(table)):
-        others = np.arange(len(table)) != victim
-        difference = relative[others, :, victim].ravel()[None] - relative[victim, :, victim][:, None]
+    for row, victim in enumerate(victims):
+        others = np.arange(len(table)) != row
+        difference = relative[others, :, victim].ravel()[None] - relative[row, :, victim][:, None]
         wins = np.where(np.abs(difference) <= tolerance, 0.5, difference > 0.0)
-        alike = labels[others].ravel()[None] == labels[victim][:, None]
+        alike = labels[others].ravel()[None] == labels[row][:, None]
         if np.any(alike):
-            areas[victim] = wins[alike].mean()
+            areas[row] = wins[alike].mean()
     return areas
 
 
 def _similarity_to_sent(images: np.ndarray, labels: np.ndarray, sent: Sequence[SentImages]) -> np.ndarray:
-    """SSIM [K, M] with the sent image of the class that is nearest on pixels; NaN where there is none."""
+    """SSIM [V, M] with the victim's sent image of the class that is nearest on pixels; NaN where there is none."""
     found = np.full(labels.shape, np.nan)
     for victim, (members, classes) in enumerate(sent):
         for label in np.intersect1d(labels[victim], classes):

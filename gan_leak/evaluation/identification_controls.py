@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from gan_leak.evaluation.criteria import Interval
-from gan_leak.evaluation.identification import shares
+from gan_leak.evaluation.identification import checked_victims, shares
 from gan_leak.evaluation.intervals import bootstrap_interval
 
 
@@ -37,14 +37,20 @@ def scored_as(table: np.ndarray, assignment: np.ndarray) -> np.ndarray:
     return table[np.asarray(assignment)]
 
 
-def identified_as_others(table: np.ndarray, *, seed: int) -> Interval:
+def identified_as_others(table: np.ndarray, *, victims: np.ndarray | None = None, seed: int) -> Interval:
     """The share of pictures that identify client i although they were made for another, with 95% interval over i.
 
     The expected rate under a random derangement of the identities, computed exactly: all others count equally. It is
     (1 - rate) / (K - 1) for the rate of identified pictures of the attack, so below 1 / K if the attack is above it.
+
+    table: distances [V, M, K] of the pictures of V victims. victims: their clients; None: all. One victim has no others
+    (NaN).
     """
-    confusion = shares(table).mean(axis=1)
-    others = (confusion.sum(axis=0) - np.diagonal(confusion)) / (len(table) - 1)
+    victims = checked_victims(victims, table.shape[2])
+    confusion = shares(table).mean(axis=1)[:, victims]
+    if len(victims) < 2:
+        return bootstrap_interval(np.full(1, np.nan), seed=seed)
+    others = (confusion.sum(axis=0) - np.diagonal(confusion)) / (len(victims) - 1)
     return bootstrap_interval(others, seed=seed)
 
 

@@ -59,32 +59,39 @@ def bootstrap_score(values: np.ndarray, ceiling: np.ndarray, floor: float, *, se
     return Interval(float(values.mean() - floor) / length, low, high, tuple(on_scale.tolist()))
 
 
-def permutation_p_value(table: np.ndarray, *, seed: int) -> float:
-    """The p-value of the hypothesis that the diagonal of a table of distances [K, K] is not lower than by chance.
+def permutation_p_value(table: np.ndarray, *, victims: np.ndarray | None = None, seed: int) -> float:
+    """The p-value of the hypothesis that pictures are not nearer to their victim's images than by chance.
 
-    Row i: the mean distances of the pictures of victim i to the images of each client. Rows and columns must come from
-    different images, so that all entries are alike under the hypothesis. The statistic is the sum over victims of the
-    distance to the client that a permutation assigns. The p-value is the share of permutations whose sum is at most
-    that of the identity, which is one of them. So a number that is added to a row (pictures of one victim are brighter)
-    or to a column (all pictures resemble one client) changes nothing, and a table without differences has the p-value
-    1. Up to 8 clients all permutations count, so the least p-value is 1 / K!. Beyond that a sample with this seed and
-    the identity count, and the least p-value is 1 / 20,001.
+    table: row i of [V, K] holds the mean distances of the pictures of victim i to the images of each client. victims:
+    the client of each row, int [V]; None: all in their order, so V = K, and the diagonal is tested.
 
-    Raises ValueError if the table is not square or not finite.
+    Rows and columns must come from different images, so that all entries are alike under the hypothesis. The statistic
+    is the sum over victims of the distance to the client that a permutation assigns. The p-value is the share of
+    permutations whose sum is at most that of the identity, which is one of them. So a number that is added to a row
+    (pictures of one victim are brighter) or, if all are victims, to a column (all pictures resemble one client) changes
+    nothing, and a table without differences has the p-value 1. Up to 8 clients all permutations count, so the least
+    p-value is 1 / K! if all are victims. Beyond that a sample with this seed and the identity count, and the least
+    p-value is 1 / 20,001.
+
+    Raises ValueError if the table has another shape or is not finite.
     """
     table = np.asarray(table, np.float64)
-    if table.ndim != 2 or table.shape[0] != table.shape[1] or not np.all(np.isfinite(table)):
-        raise ValueError(f"table of shape {table.shape}: expected finite distances [K, K]")
-    clients = len(table)
+    if table.ndim != 2 or not np.all(np.isfinite(table)):
+        raise ValueError(f"table of shape {table.shape}: expected finite distances [V, K]")
+    clients = table.shape[1]
+    victims = np.arange(clients) if victims is None else np.asarray(victims)
+    if len(table) != len(victims):
+        raise ValueError(f"table of shape {table.shape}: expected finite distances [{len(victims)}, K]")
+    rows = np.arange(len(victims))
     if clients <= MOST_CLIENTS_EXACT:
         permutations = np.array(list(itertools.permutations(range(clients))))
     else:
         sampled = np.tile(np.arange(clients), (SAMPLED_PERMUTATIONS, 1))
         sampled = np.random.default_rng(seed).permuted(sampled, axis=1)
         permutations = np.concatenate([np.arange(clients)[None], sampled])
-    sums = table[np.arange(clients), permutations].sum(axis=1)
+    sums = table[rows, permutations[:, victims]].sum(axis=1)
     tolerance = TIE_TOLERANCE * float(np.abs(table).sum(axis=1).max(initial=0.0))
-    return float(np.mean(sums <= np.trace(table) + tolerance))
+    return float(np.mean(sums <= table[rows, victims].sum() + tolerance))
 
 
 def _resamples(count: int, seed: int) -> np.ndarray:

@@ -175,6 +175,32 @@ def test_ties_up_to_rounding_are_ties():
     assert found.auc.mean == 0.5
 
 
+@hypothesis.given(seed=SEEDS, count=st.integers(1, CLIENTS))
+def test_some_victims_have_the_numbers_that_they_have_among_all(seed, count):
+    """In any order; only the areas need the pictures of others, and one victim has no control and no interval."""
+    images, labels = _people(1, of=1)
+    victims = np.random.default_rng(seed).permutation(CLIENTS)[:count]
+    references, sent = _references(1), _sent(*_people(1, of=2))
+    everyone = measure_identification(references, images, labels, sent=sent)
+    some = measure_identification(references, images[victims], labels[victims], victims=victims, sent=sent)
+    for name in ("identified", "identified_pooled", "mean_rank", "user_gap"):
+        left, right = (np.array(getattr(found.numbers, name).values) for found in (everyone, some))
+        np.testing.assert_allclose(left[victims], right)
+    for name in ("record_gap", "similarity", "control_similarity"):
+        left, right = (np.array(getattr(found, name).values) for found in (everyone, some))
+        np.testing.assert_allclose(left[victims], right)
+    table = distances_to_clients(references.space, images[victims], labels[victims], references.galleries)
+    assert math.isnan(identified_as_others(table, victims=victims, seed=0).mean) == (count == 1)
+    assert math.isnan(some.numbers.auc.mean) == (count == 1)
+
+
+@pytest.mark.parametrize("victims", [[CLIENTS], [-1], [0, 0], []])
+def test_victims_that_are_no_clients_are_refused(victims):
+    images, labels = _people(1)
+    with pytest.raises(ValueError, match=r"^victims=.*: expected (clients from 0 to 5|each once)$"):
+        measure_identification(_references(), images[: len(victims)], labels[: len(victims)], victims=victims)
+
+
 @hypothesis.given(seed=SEEDS)
 def test_the_order_of_clients_pictures_and_gallery_images_is_irrelevant(seed):
     """Each victim keeps its numbers, wherever it stands."""

@@ -125,6 +125,18 @@ def test_the_exact_p_value_is_that_of_a_loop(clients, seed, decimals):
     assert permutation_p_value(table, seed=0) == pytest.approx(np.mean([value <= own + 1e-6 for value in sums]))
 
 
+@hypothesis.given(seed=st.integers(0, 2**16), victims=st.permutations(range(5)), count=st.integers(1, 4))
+def test_the_p_value_of_some_victims_is_that_of_a_loop_over_assignments(seed, victims, count):
+    """Each victim gets a client of its own, at random among all; one victim has the share of clients as near."""
+    table, victims = _table(seed, 5)[:count], victims[:count]
+    own = sum(table[row, victim] for row, victim in enumerate(victims))
+    sums = [
+        sum(table[row, client] for row, client in enumerate(order)) for order in itertools.permutations(range(5), count)
+    ]
+    found = permutation_p_value(table, victims=np.array(victims), seed=0)
+    assert found == pytest.approx(np.mean([value <= own + 1e-6 for value in sums]))
+
+
 @pytest.mark.parametrize("clients", [MOST_CLIENTS_EXACT - 2, MOST_CLIENTS_EXACT + 1])
 def test_the_p_value_is_uniform_under_the_null_and_not_else(clients):
     """Exact and sampled; with a weak effect the same test rejects."""
@@ -162,5 +174,5 @@ def test_numbers_added_to_rows_and_columns_change_nothing(seed):
 
 @pytest.mark.parametrize("table", [np.zeros((2, 3)), np.zeros(4), np.full((2, 2), np.nan)])
 def test_a_table_that_is_none_is_refused(table):
-    with pytest.raises(ValueError, match=r"^table of shape .*: expected finite distances \[K, K\]$"):
+    with pytest.raises(ValueError, match=r"^table of shape .*: expected finite distances \[(V|3), K\]$"):
         permutation_p_value(table, seed=0)

@@ -60,6 +60,10 @@ def config_for(path, **changes):
         ({"defenses": "none:3"}, "defenses=none:3"),
         ({"clients": 1}, "clients=1: expected"),
         ({"representatives": 0}, "representatives=0: expected"),
+        ({"victims": "5"}, "victims=5: expected clients from 0 to 4, with commas between"),
+        ({"victims": "-1"}, "victims=-1: expected clients from 0 to 4"),
+        ({"victims": "0,x"}, "victims=0,x: expected clients from 0 to 4"),
+        ({"victims": "1,1"}, "victims="),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(tmp_path, changes, message):
@@ -176,7 +180,7 @@ def test_a_passive_server_changes_no_bit_of_the_federation_and_an_active_one_doe
     _, federation = user_leakage.load_data(config)
     passive, active = variants_of(replace(config, modes="passive,active")).values()
     found = {
-        name: run_attack(jax.random.key(0), federation, variant, config.attack, config.federation, UNSAVED)
+        name: run_attack(jax.random.key(0), federation, variant, [3, 0], config.attack, config.federation, UNSAVED)
         for name, variant in (("passive", passive), ("active", active))
     }
     honest = run_rounds(
@@ -184,4 +188,10 @@ def test_a_passive_server_changes_no_bit_of_the_federation_and_an_active_one_doe
     )
     flat, _ = jax.flatten_util.ravel_pytree(honest.federation.server.params)
     np.testing.assert_array_equal(found["passive"].params, flat)
+    everyone = run_attack(
+        jax.random.key(0), federation, passive, range(CLIENTS), config.attack, config.federation, UNSAVED
+    )
+    for name in ("representatives", "generated", "distances"):
+        of_all, of_two = getattr(everyone, name), getattr(found["passive"], name)
+        np.testing.assert_array_equal(of_all[[3, 0]], of_two)
     assert np.any(found["active"].params != flat)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -103,9 +103,9 @@ class Variant(NamedTuple):
 class Outcome(NamedTuple):
     """What the server found, as arrays that can be saved.
 
-    representatives: [K, R, H, W, C] and representative_labels [K, R], of the last attacked round. generated: [K, M, H,
-    W, C] and generated_labels [K, M]. distances: [K], of the representatives. accuracy: [rounds], of the shared model
-    on held-out images. losses: [rounds], mean over clients. params: [D], the shared parameters after the last round.
+    Of V victims: representatives [V, R, H, W, C] and representative_labels [V, R] of the last attacked round, generated
+    [V, M, H, W, C] and generated_labels [V, M], and distances [V] of the representatives. accuracy: [rounds], of the
+    shared model on held-out images. losses: [rounds], mean over clients. params: [D], the shared parameters at the end.
     """
 
     representatives: np.ndarray
@@ -333,24 +333,24 @@ def run_attack(
     key: Array,
     federation: OwnedFederation,
     variant: Variant,
+    victims: Sequence[int],
     config: MganAiConfig,
     options: ServerFederationConfig,
     progress: SavedProgress,
 ) -> Outcome:
-    """Attack every client: in one federation if all can be victims at once, otherwise in one federation for each."""
+    """Attack the victims: in one federation if all can be victims at once, otherwise in one federation for each."""
     attack, generator = build_attack(federation, variant, config, options)
     key_rounds, key_draws = jax.random.split(key)
     draw = jax.jit(image_generator(generator, BATCH))
     labels = jnp.tile(jnp.arange(federation.num_classes), config.drawn_per_class)
     together = config.identity == "all" and not variant.active
     found = []
-    for victim in range(1 if together else federation.clients):
+    for victim in victims[:1] if together else victims:
         own = progress._replace(path=progress.path and progress.path.with_suffix(f".{victim}.npz"))
         numbers = attack_hyperparameters(federation, variant, config, options, victim)
         # The federation is the same for every victim.
         rounds = run_rounds(jax.random.clone(key_rounds), federation, variant, attack, numbers, options, own)
         state: MganAiState = rounds.federation.server_attack
-        victims = range(federation.clients) if together else [victim]
         drawn = [
             draw(
                 jax.random.fold_in(key_draws, number),
@@ -358,25 +358,23 @@ def run_attack(
                 jnp.full(labels.shape, number if config.identity == "all" else 1),
                 labels,
             )
-            for number in victims
+            for number in (victims if together else [victim])
         ]
-        found.append((rounds, latest(state.memory), np.stack(drawn)))
-    return _joined(federation, found, np.asarray(labels), together)
+        own = trees.take(latest(state.memory), np.asarray(victims if together else [victim]))
+        found.append((rounds, own, np.stack(drawn)))
+    return _joined(found, np.asarray(labels))
 
 
-def _joined(
-    federation: OwnedFederation, found: list[tuple[Rounds, PyTree, np.ndarray]], labels: np.ndarray, together: bool
-) -> Outcome:
-    """One outcome of the runs: all victims of one run, or of each run its victim."""
+def _joined(found: list[tuple[Rounds, PyTree, np.ndarray]], labels: np.ndarray) -> Outcome:
+    """One outcome of the runs, each with what it found of its victims."""
     rounds = found[0][0]
-    memories = [memory for _, memory, _ in found]
-    own = memories if together else [trees.take(memory, slice(at, at + 1)) for at, memory in enumerate(memories)]
-    memory = jax.tree.map(lambda *parts: np.concatenate(parts), *own)
+    memory = jax.tree.map(lambda *parts: np.concatenate(parts), *(own for _, own, _ in found))
+    drawn = np.concatenate([images for _, _, images in found])
     return Outcome(
         memory.images,
         memory.labels,
-        np.concatenate([drawn for _, _, drawn in found]),
-        np.broadcast_to(labels, (federation.clients, len(labels))),
+        drawn,
+        np.broadcast_to(labels, (len(drawn), len(labels))),
         memory.distances,
         np.asarray(rounds.accuracy),
         np.asarray(rounds.losses),

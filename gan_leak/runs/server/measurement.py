@@ -91,20 +91,26 @@ def nearest_category(galleries: Galleries, images: np.ndarray) -> np.ndarray:
     return galleries.labels.reshape(-1)[nearest]
 
 
-def measure(instruments: UserInstruments, images: np.ndarray, labels: np.ndarray) -> dict[str, Interval]:
-    """All measures of reconstructions [K, M, H, W, C] of classes [K, M], by name; those of a space have its prefix."""
+def measure(
+    instruments: UserInstruments, images: np.ndarray, labels: np.ndarray, victims: np.ndarray
+) -> dict[str, Interval]:
+    """All measures of reconstructions [V, M, H, W, C] of classes [V, M], by name; those of a space have its prefix.
+
+    victims: the clients that they are claimed to show, int [V].
+    """
     found: dict[str, Interval] = {}
     for name, references in instruments.references.items():
         result = measure_identification(
             references,
             images,
             labels,
+            victims=victims,
             sent=instruments.sent if name == PIXELS else None,
             predict=functools.partial(nearest_category, references.galleries),
         )
         measured = numbers_of(result.numbers)
         table = distances_to_clients(references.space, images, labels, references.galleries)
-        measured["as_another_client"] = identified_as_others(table, seed=references.seed)
+        measured["as_another_client"] = identified_as_others(table, victims=victims, seed=references.seed)
         if result.score is not None:
             measured["identification_score"] = result.score
         if name == PIXELS:
