@@ -20,10 +20,10 @@ import numpy as np
 from experiments.common.flags import run_binary
 from experiments.common.tables import Drawn, check_directory, run_and_report, run_rows
 from experiments.common.user_config import UserLeakageConfig, check, check_batches, variants_of
-from experiments.common.user_rows import UserRun, outcome_of, row_tasks, victims_of
+from experiments.common.user_rows import GENERATOR, UserRun, outcome_of, row_tasks, stages_of, victims_of
 from gan_leak.data.dataset import Dataset
 from gan_leak.data.owner_settings import load_owned, split_owned
-from gan_leak.reports.clients import clients_figure
+from gan_leak.reports.clients import LabeledImages, clients_figure
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.server.federation import OwnedFederation, build_federation
 from gan_leak.runs.server.measurement import build_instruments
@@ -97,6 +97,8 @@ def write_reconstructions(prepared: UserRun) -> None:
         "representative": (outcome.representatives, outcome.representative_labels),
         "generator": (outcome.generated, outcome.generated_labels),
     }
+    if GENERATOR not in stages_of(config):
+        del stages["generator"]
     attacked = victims_of(prepared)
     victims = [np.repeat(attacked, labels.shape[1]) for _, labels in stages.values()]
     rows = {
@@ -112,8 +114,10 @@ def write_reconstructions(prepared: UserRun) -> None:
         for number, (accuracy, loss) in enumerate(zip(outcome.accuracy, outcome.losses, strict=True))
     ]
     write_atomic(folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines).encode())
-    sent = [prepared.instruments.sent[victim].images for victim in attacked]
-    write_atomic(folder / "figures" / "clients.png", clients_figure(sent, outcome.representatives, outcome.generated))
+    kinds = {"private images": [LabeledImages(*prepared.instruments.sent[victim]) for victim in attacked]}
+    for stage, drawn in stages.items():
+        kinds[f"{stage}s"] = [LabeledImages(*own) for own in zip(*drawn, strict=True)]
+    write_atomic(folder / "figures" / "clients.png", clients_figure(attacked.tolist(), kinds))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from gan_leak.evaluation.intervals import bootstrap_interval, permutation_p_valu
 from gan_leak.reports.reconstruction import interval_row
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.server import baselines, linking
-from gan_leak.runs.server.federation import Outcome, OwnedFederation, Variant, run_attack
+from gan_leak.runs.server.federation import Outcome, OwnedFederation, RoundPair, Variant, record_rounds, run_attack
 from gan_leak.runs.server.measurement import UserInstruments, ceiling, measure, single
 from gan_leak.runs.storage.directory import RunDirectory, npz_bytes, write_atomic
 from gan_leak.runs.storage.integrity import DamagedError, read_npz, sealed_npz, set_aside
@@ -44,6 +44,11 @@ class UserRun(NamedTuple):
 def victims_of(run: UserRun) -> np.ndarray:
     """The clients that are attacked, int [V]."""
     return np.array(parse_victims(run.config.victims, run.federation.clients))
+
+
+def stages_of(config: UserLeakageConfig) -> list[str]:
+    """The stages of the attack: without updates of the generator there is only the first."""
+    return [REPRESENTATIVES, GENERATOR] if config.attack.generator_steps else [REPRESENTATIVES]
 
 
 def outcome_of(run: UserRun, number: int, variant: Variant, progress: SavedProgress) -> Outcome:
@@ -79,13 +84,13 @@ def _read_outcome(path: pathlib.Path) -> Outcome | None:
 
 
 def row_tasks(run: UserRun) -> list[RowTask]:
-    """The rows in their order: the ceiling, the baselines, and both stages of every federation."""
+    """The rows in their order: the ceiling, the baselines, and the stages of the attack on every federation."""
     tasks = [RowTask(lambda progress: {"images": run.federation.held_out}, functools.partial(_draw_ceiling, run))]
     for name in parse_baselines(run.config.baselines):
         for compute, draw in _BASELINES[name](run):
             tasks.append(RowTask(functools.partial(compute, run), functools.partial(draw, run)))
     for number, (name, variant) in enumerate(variants_of(run.config).items()):
-        for stage in (REPRESENTATIVES, GENERATOR):
+        for stage in stages_of(run.config):
             tasks.append(
                 RowTask(
                     functools.partial(_compute_stage, run, number, variant, stage),
@@ -194,10 +199,10 @@ def _draw_sources(run: UserRun, saved: dict[str, np.ndarray], seconds: float) ->
     return _drawn(run, row, _held_out(run), seconds)
 
 
-def _record(run: UserRun, progress: SavedProgress) -> linking.RoundPair:
+def _record(run: UserRun, progress: SavedProgress) -> RoundPair:
     config = run.config
     key = jax.random.key(config.federation.seed)
-    return linking.record_pair(
+    return record_rounds(
         key, run.federation, _undefended(config), config.attack.first_round, config.federation, progress
     )
 

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from gan_leak.reports.drawing import BLACK, Row, framed_tiles, grid_png
 
-_MOST_OF_A_KIND = 6
+_MOST_CLASSES = 6
 
 
-def clients_figure(sent: Sequence[np.ndarray], representatives: np.ndarray, generated: np.ndarray) -> bytes:
-    """For each client its private images [n, H, W, C], then its representatives [K, R, ...] and generated images.
+class LabeledImages(NamedTuple):
+    """Images [M, H, W, C] in [-1, 1] of one client, and their classes int [M]."""
 
-    Images are in [-1, 1]; the result is PNG.
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def clients_figure(clients: Sequence[int], kinds: Mapping[str, Sequence[LabeledImages]]) -> bytes:
+    """For each client an image of each class (six at most) of every kind, such as its private images; PNG.
+
+    kinds: by name, an entry for each client. A class of which there is no image stays gray.
     """
-    kinds: dict[str, Sequence[np.ndarray]] = {
-        "private": sent,
-        "representatives": list(representatives),
-        "mGAN-AI": list(generated),
-    }
-    widths = [min(_MOST_OF_A_KIND, *(len(images) for images in kind)) for kind in kinds.values()]
-    title = "Each client's " + ", ".join(f"{width} {name}" for name, width in zip(kinds, widths, strict=True))
+    classes = np.unique(np.concatenate([own.labels for kind in kinds.values() for own in kind]))[:_MOST_CLASSES]
     rows = []
-    for client in range(len(sent)):
-        parts = [spread(kind[client], width) for kind, width in zip(kinds.values(), widths, strict=True)]
-        rows.append(Row(f"client {client}", BLACK, framed_tiles(np.concatenate(parts)), 2, bar=False))
-    return grid_png(rows, f"{title} (from the left)")
+    for place, client in enumerate(clients):
+        shown = np.concatenate([one_of_each(kind[place], classes) for kind in kinds.values()])
+        rows.append(Row(f"client {client}", BLACK, framed_tiles(shown), 2, bar=False))
+    return grid_png(rows, f"From the left, {len(classes)} classes each: {', '.join(kinds)}")
 
 
-def spread(images: np.ndarray, count: int) -> np.ndarray:
-    """``count`` of the images, evenly spaced, so that all classes of sorted images are shown."""
-    return images[(np.arange(count) * len(images)) // count]
+def one_of_each(own: LabeledImages, classes: np.ndarray) -> np.ndarray:
+    """The first image of each class [C, H, W, C], gray where there is none."""
+    found = np.zeros((len(classes), *own.images.shape[1:]), np.float32)
+    for place, label in enumerate(classes):
+        members = own.images[own.labels == label]
+        if len(members):
+            found[place] = members[0]
+    return found

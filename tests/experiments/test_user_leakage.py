@@ -14,7 +14,7 @@ from experiments.common.user_config import (
     variants_of,
 )
 from gan_leak.evaluation.client_distances import Galleries
-from gan_leak.reports.clients import clients_figure, spread
+from gan_leak.reports.clients import LabeledImages, clients_figure, one_of_each
 from gan_leak.runs.server.federation import steps_of
 from gan_leak.runs.server.measurement import nearest_category
 from gan_leak.settings import replace
@@ -132,9 +132,10 @@ def test_the_category_is_that_of_the_nearest_held_out_image():
 
 
 def test_a_figure_shows_all_clients():
-    images = np.zeros((3, 8, 16, 16, 1), np.float32)
-    assert clients_figure(list(images), images, images).startswith(b"\x89PNG")
-    assert spread(np.arange(9), 3).tolist() == [0, 3, 6]
+    own = LabeledImages(np.arange(3.0, dtype=np.float32).reshape(3, 1, 1, 1) / 2, np.array([4, 2, 4]))
+    assert one_of_each(own, np.array([2, 3, 4])).ravel().tolist() == [0.5, 0.0, 0.0]
+    larger = LabeledImages(np.zeros((8, 16, 16, 1), np.float32), np.arange(8))
+    assert clients_figure([0, 3], {"private images": [larger] * 2}).startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

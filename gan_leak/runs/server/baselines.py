@@ -18,7 +18,7 @@ from gan_leak.runs.server.federation import (
     Variant,
     conditional_generator_for,
     local_models_of,
-    recording,
+    record_rounds,
     run_rounds,
 )
 from gan_leak.runs.storage.resumable import Keys, SavedProgress, run_in_parts
@@ -90,9 +90,9 @@ def inverted_images(
     progress: SavedProgress,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Model inversion (Fredrikson et al. 2015) of every client's local model after the last round, for each class."""
-    key_rounds, key_own = jax.random.split(key)
-    rounds = run_rounds(key_rounds, federation, variant, recording(federation.clients), (), options, progress)
-    models = local_models_of(rounds.federation.server_attack)
+    _, key_own = jax.random.split(key)
+    pair = record_rounds(jax.random.clone(key), federation, variant, 0, options, progress)
+    models = local_models_of(pair.last)
     target = LocalInversionTarget(models.params, jnp.zeros(federation.image_shape))
     procedure = invert_local_models(federation.model, federation.num_classes)
     found = run_in_parts(
@@ -115,9 +115,7 @@ def source_losses(
     progress: SavedProgress,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Source inference (Hu et al. 2021): losses [N, K] of all sent records under each local model, and sources [N]."""
-    key_rounds, _ = jax.random.split(key)
-    rounds = run_rounds(key_rounds, federation, variant, recording(federation.clients), (), options, progress)
-    models = local_models_of(rounds.federation.server_attack)
+    models = local_models_of(record_rounds(key, federation, variant, 0, options, progress).last)
     data = federation.data
     real = np.arange(data.labels.shape[1]) < data.sizes[:, None]
     clients = np.broadcast_to(np.arange(federation.clients)[:, None], real.shape)[real]

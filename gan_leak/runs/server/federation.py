@@ -383,28 +383,52 @@ def _joined(found: list[tuple[Rounds, PyTree, np.ndarray]], labels: np.ndarray) 
 
 
 class Recorded(NamedTuple):
-    """The last round that a passive server recorded: what it sent [K, ...], changes [K, D], and who took part [K]."""
+    """A round that a passive server recorded: what it sent [K, ...], changes [K, D], and who took part [K]."""
 
     sent: PyTree
     changes: Array
     present: Array
 
 
-def recording(clients: int) -> ServerAttack:
-    """A passive server that keeps the messages of the last round and draws nothing."""
+class RoundPair(NamedTuple):
+    """The messages of all K clients in the first attacked round and in the last one."""
 
-    def init(key: Array, params: PyTree) -> Recorded:
+    first: Recorded
+    last: Recorded
+
+
+def recording(clients: int, first_round: int = 0) -> ServerAttack:
+    """A passive server that keeps the messages of two rounds and draws nothing; its state is ``RoundPair``."""
+
+    def init(key: Array, params: PyTree) -> RoundPair:
         sent = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (clients, *leaf.shape)), params)
         size = trees.ravel(params)[0].size
-        return Recorded(sent, jnp.zeros((clients, size)), jnp.zeros(clients, bool))
+        empty = Recorded(sent, jnp.zeros((clients, size)), jnp.zeros(clients, bool))
+        return RoundPair(empty, empty)
 
-    def step(key: Array, state: Recorded, view: ServerView, hyperparameters: PyTree) -> tuple[Recorded, tuple[()]]:
-        return Recorded(view.sent, *seen_updates(view)), ()
+    def step(key: Array, state: RoundPair, view: ServerView, hyperparameters: PyTree) -> tuple[RoundPair, tuple[()]]:
+        now = Recorded(view.sent, *seen_updates(view))
+        is_first = view.round == first_round
+        return RoundPair(jax.tree.map(lambda old, new: jnp.where(is_first, new, old), state.first, now), now), ()
 
-    def reconstruct(key: Array, state: Recorded, count: int) -> Array:
+    def reconstruct(key: Array, state: RoundPair, count: int) -> Array:
         raise ValueError("recording: expected no reconstruction of a server that only records")
 
     return ServerAttack(init, send_shared, step, reconstruct)
+
+
+def record_rounds(
+    key: Array,
+    federation: OwnedFederation,
+    variant: Variant,
+    first_round: int,
+    options: ServerFederationConfig,
+    progress: SavedProgress,
+) -> RoundPair:
+    """The messages of the federation that ``run_attack`` with this key attacks."""
+    key_rounds, _ = jax.random.split(key)
+    attack = recording(federation.clients, first_round)
+    return run_rounds(key_rounds, federation, variant, attack, (), options, progress).federation.server_attack
 
 
 def local_models_of(recorded: Recorded) -> LocalModels:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +22,10 @@ from gan_leak.attacks.server.settings import MganAiConfig, ServerFederationConfi
 from gan_leak.runs.server.federation import (
     OwnedFederation,
     Recorded,
+    RoundPair,
     Variant,
     inferred_labels,
     matcher_of,
-    recording,
-    run_rounds,
     shared_model,
     steps_of,
 )
@@ -39,32 +36,6 @@ from gan_leak.types import Array, PyTree
 EMBEDDING_OUTPUTS = 32
 SIAMESE_STEPS = 500
 LEAST_SIMULATED = 2
-
-
-class RoundPair(NamedTuple):
-    """The messages of all K clients in the first attacked round and in the last one."""
-
-    first: Recorded
-    last: Recorded
-
-
-def record_pair(
-    key: Array,
-    federation: OwnedFederation,
-    variant: Variant,
-    first_round: int,
-    options: ServerFederationConfig,
-    progress: SavedProgress,
-) -> RoundPair:
-    """Train the federation of ``run_attack`` with this key twice, up to either round."""
-    key_rounds, _ = jax.random.split(key)
-    attack = recording(federation.clients)
-    found = []
-    for place, rounds in enumerate((first_round + 1, options.rounds)):
-        own = progress._replace(path=progress.path and progress.path.with_suffix(f".{place}.npz"))
-        until = dataclasses.replace(options, rounds=rounds)
-        found.append(run_rounds(jax.random.clone(key_rounds), federation, variant, attack, (), until, own))
-    return RoundPair(*(rounds.federation.server_attack for rounds in found))
 
 
 def update_distances(pair: RoundPair) -> np.ndarray:

@@ -8,9 +8,9 @@ import pytest
 from experiments import user_leakage
 from experiments.common.user_config import UserLeakageConfig, variants_of
 from gan_leak.attacks.server.linkability import link
+from gan_leak.runs.server.federation import record_rounds
 from gan_leak.runs.server.linking import (
     count_distances,
-    record_pair,
     representative_distances,
     simulated_clients,
     update_distances,
@@ -57,7 +57,7 @@ def test_each_method_compares_the_first_attacked_round_with_the_last(tmp_path):
     """Full batches of the same images point in one direction; in the other order of clients the links move along."""
     config, federation = federation_of(tmp_path / "people.npz", first_round=1)
     variant = next(iter(variants_of(config).values()))
-    pair = record_pair(jax.random.key(0), federation, variant, 1, config.federation, UNSAVED)
+    pair = record_rounds(jax.random.key(0), federation, variant, 1, config.federation, UNSAVED)
     assert pair.first.changes.shape == pair.last.changes.shape
     assert float(jnp.abs(pair.first.changes - pair.last.changes).max()) > 0
     table = update_distances(pair)
