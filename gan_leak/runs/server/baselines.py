@@ -25,8 +25,9 @@ from gan_leak.runs.storage.resumable import Keys, SavedProgress, run_in_parts
 from gan_leak.types import Array, Model, PyTree
 
 INVERSION_STEPS = 200
-# The main job's rate of the class-level generator.
+# Those of the main job: the rate of the class-level generators, and their updates in every round.
 _CLASS_GAN_RATE = 0.02
+_CLASS_GAN_STEPS = 5
 
 
 def mean_images(federation: OwnedFederation) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +58,7 @@ def class_level_images(
         _unconditional(conditional_generator_for(options.classifier, federation, identities=2)),
         federation.image_shape,
         federation.num_classes,
-        generator_steps=max(1, config.generator_steps),
+        generator_steps=_CLASS_GAN_STEPS,
         generator_batch_size=BATCH // 2,
     )
     key_rounds, key_draws = jax.random.split(key)
