@@ -195,7 +195,7 @@ def _draw_sources(run: UserRun, saved: dict[str, np.ndarray], seconds: float) ->
         "source_accuracy": bootstrap_interval(np.array(shares), seed=run.config.federation.seed),
         "chance": single(1.0 / run.federation.clients),
     }
-    row = interval_row("source inference (needs the records)", "baseline", measured)
+    row = interval_row("source inference (needs the records)", "reference", measured)
     return _drawn(run, row, _held_out(run), seconds)
 
 
@@ -248,7 +248,7 @@ def _linked(name: str) -> Callable[..., Drawn]:
             "p_value": single(permutation_p_value(table, seed=seed)),
             "chance": single(1.0 / run.federation.clients),
         }
-        row = interval_row(f"linkability by {name}", "baseline", measured)
+        row = interval_row(f"linkability by {name}", "reference", measured)
         return _drawn(run, row, _held_out(run), seconds)
 
     return draw
@@ -268,8 +268,8 @@ def _linkability(run: UserRun) -> list[Baseline]:
 
 _BASELINES: Mapping[str, Callable[[UserRun], list[Baseline]]] = {
     "class_means": lambda run: [(_class_means, _measured("means of the private classes", "reference"))],
-    "class_gan": lambda run: [(_class_gan, _measured("class-level GAN at the server", "baseline"))],
-    "model_inversion": lambda run: [(_model_inversion, _measured("model inversion of local models", "baseline"))],
+    "class_gan": lambda run: [(_class_gan, _measured("class-level GAN at the server", "reference"))],
+    "model_inversion": lambda run: [(_model_inversion, _measured("model inversion of local models", "reference"))],
     "source_inference": lambda run: [(_source_inference, _draw_sources)],
     "linkability": _linkability,
 }

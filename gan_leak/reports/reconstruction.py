@@ -21,6 +21,7 @@ from gan_leak.reports.drawing import (
     png,
 )
 from gan_leak.reports.html import definitions_list, figure, half_width, notes_panel, page, section, settings_table
+from gan_leak.reports.reproduction_results import ROLES
 from gan_leak.reports.rows import ROWS_STYLE, rows_table
 
 _MOST_SHOWN = 12
@@ -84,7 +85,9 @@ def measured_row(name: str, role: str, measures: Mapping[str, Any]) -> dict[str,
 
 
 def interval_row(name: str, role: str, intervals: Mapping[str, Interval]) -> dict[str, Any]:
-    """A row of a table from the interval of each measure."""
+    """A row of a table from the interval of each measure. Raises ValueError for a role that is none of ``ROLES``."""
+    if role not in ROLES:
+        raise ValueError(f"role={role!r} of {name!r}: expected one of {', '.join(ROLES)}")
     return {"name": name, "role": role, "metrics": {of: _as_json(found._asdict()) for of, found in intervals.items()}}
 
 

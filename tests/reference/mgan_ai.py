@@ -2,12 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gan_leak.attacks.server.mgan_ai import known_labels, mgan_ai
 from gan_leak.attacks.server.mgan_ai_training import MganAiHyperParameters
 from gan_leak.attacks.server.representatives import Representatives
+from gan_leak.models.hitaj_generators import LATENT_SIZE
 from gan_leak.models.mgan_ai_networks import EMBEDDING_SIZE, conditional_generator
 from gan_leak.models.trunks import Trunk
+from gan_leak.runs.server import baselines, federation, linking
 from gan_leak.types import Model
 from reference.small import CLASSES, IMAGE_SHAPE, linear_classifier
 
@@ -72,3 +75,39 @@ def quick_numbers(victim=0, **values):
     """Two updates of each network in a round."""
     settings = {"client_learning_rate": 0.5, "discriminator_steps": 2, "generator_steps": 2, "learning_rate": 0.01}
     return MganAiHyperParameters(victim, **(settings | values))
+
+
+def linear_shared_model(name, shape, classes):
+    """A linear classifier of images [H, W, C] in the place of every network, and its pixels as features."""
+    pixels = int(np.prod(shape))
+
+    def init(key):
+        return {"bias": jnp.zeros(classes), "kernel": 0.01 * jax.random.normal(key, (pixels, classes))}
+
+    def apply(params, images):
+        return images.reshape(len(images), -1) @ params["kernel"] + params["bias"][None]
+
+    trunk = Trunk(lambda params, images: (images.reshape(len(images), -1), apply(params, images)), pixels, classes)
+    return Model(init, apply), trunk
+
+
+def linear_generator_for(name, federation, identities):
+    """A generator of one layer in the place of every network."""
+    pixels = int(np.prod(federation.image_shape))
+
+    def init(key):
+        return {"weights": 0.05 * jax.random.normal(key, (LATENT_SIZE + 2 * EMBEDDING_SIZE, pixels))}
+
+    def apply(params, joined):
+        return jnp.tanh(joined @ params["weights"]).reshape(-1, *federation.image_shape)
+
+    categories = federation.num_classes
+    return conditional_generator(Model(init, apply), categories=categories, identities=identities)
+
+
+def use_linear_people(monkeypatch):
+    """Replaces the networks of federations of people by some that compile in no time."""
+    for module in (federation, linking):
+        monkeypatch.setattr(module, "shared_model", linear_shared_model)
+    for module in (federation, baselines):
+        monkeypatch.setattr(module, "conditional_generator_for", linear_generator_for)

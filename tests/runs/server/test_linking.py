@@ -17,6 +17,7 @@ from gan_leak.runs.server.linking import (
 )
 from gan_leak.runs.storage.resumable import UNSAVED
 from gan_leak.settings import replace
+from reference.mgan_ai import use_linear_people
 from reference.quick import write_people
 
 CLIENTS = 5
@@ -53,8 +54,9 @@ def test_simulated_clients_have_people_of_their_own_and_as_many_images_as_a_clie
 
 
 @pytest.mark.slow
-def test_each_method_compares_the_first_attacked_round_with_the_last(tmp_path):
+def test_each_method_compares_the_first_attacked_round_with_the_last(tmp_path, monkeypatch):
     """Full batches of the same images point in one direction; in the other order of clients the links move along."""
+    use_linear_people(monkeypatch)
     config, federation = federation_of(tmp_path / "people.npz", first_round=1)
     variant = next(iter(variants_of(config).values()))
     pair = record_rounds(jax.random.key(0), federation, variant, 1, config.federation, UNSAVED)
