@@ -243,6 +243,7 @@ def test_one_compilation_serves_a_sweep(schedule, adversary):
     assert largest_difference(servers[0].params, servers[1].params) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
 def test_a_passive_adversary_leaves_the_federation_alone(schedule):
     """Watching changes no parameter and no counter of anyone, while the generator learns."""

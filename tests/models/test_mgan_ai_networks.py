@@ -140,6 +140,7 @@ def test_the_trunk_of_the_own_classifiers(model, shape, features):
     np.testing.assert_allclose(found @ kernel + bias[None], logits, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [mgan_ai_classifier(image_size=28), he_lenet()])
 def test_the_trunk_of_layered_networks(network):
     trunk = trunk_of_layered(network)
