@@ -26,6 +26,7 @@ from experiments import (
     reproduce,
     split_inference,
     sweep,
+    user_leakage,
 )
 from experiments.common.flags import run_tool
 from experiments.common.result_files import kind_of, origin_of, parse_groups, read_tables
@@ -55,6 +56,7 @@ CONFIG_CLASSES: dict[str, Any] = {
     "reproduce": reproduce.ReproduceConfig,
     "split_inference": split_inference.SplitConfig,
     "sweep": sweep.SweepConfig,
+    "user_leakage": user_leakage.UserLeakageConfig,
 }
 DIFFERENT_STATUS = 1
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 
 from gan_leak.attacks.insider.settings import AttackConfig
+from gan_leak.collaboration.aggregation import AGGREGATORS
 from gan_leak.collaboration.settings import FederationConfig, check_federation
 from gan_leak.data.settings import DataConfig
+from gan_leak.defenses.composition import aggregator_of, parse_composition
+from gan_leak.defenses.contract import AGGREGATION
 from gan_leak.defenses.settings import DefenseConfig, check_defense
 from gan_leak.evaluation.settings import EvaluationConfig
 from gan_leak.performance import PerformanceOptions
@@ -54,3 +57,18 @@ def validate(config: RunConfig) -> None:
     check_values(config)
     check_defense(config.defense, traced_values(config))
     check_federation(config.federation)
+    _check_aggregation(config)
+
+
+def _check_aggregation(config: RunConfig) -> None:
+    """Raise ValueError for a defense of the aggregation that does not fit the federation."""
+    kind, federation = config.defense.kind, config.federation
+    chosen = parse_composition(kind)
+    for defense in chosen:
+        if AGGREGATION in defense.stages and defense.aggregation not in ("", federation.aggregation):
+            raise ValueError(
+                f"defense={kind!r}: expected with aggregation {defense.aggregation!r}, not {federation.aggregation!r}"
+            )
+    aggregator = aggregator_of(chosen, AGGREGATORS[federation.aggregation]())
+    if federation.schedule != "synchronous" and not aggregator.sequential:
+        raise ValueError(f"defense={kind!r}: expected with schedule 'synchronous', not {federation.schedule!r}")

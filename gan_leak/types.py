@@ -185,6 +185,23 @@ class Received(NamedTuple):
     weights: Array | None
 
 
+class MaskedSum(NamedTuple):
+    """The uploads as the server sees them through a secure sum (Bonawitz et al. 2017).
+
+    words: uint32 [P, D], the masked uploads. weight_words: uint32 [P], the masked sample counts. present: bool [P], the
+    participants that sent words; the words of the others are zeros. average: float32 [D], the decoded average of the
+    uploads that joined the sum. total_weight: uint32 [], the sum of their sample counts. revealed: bool [], whether
+    enough participants joined; if not, average and total_weight are zeros.
+    """
+
+    words: Array
+    weight_words: Array
+    present: Array
+    average: Array
+    total_weight: Array
+    revealed: Array
+
+
 class AggregatorApply(Protocol):
     def __call__(
         self,
@@ -206,7 +223,9 @@ class Aggregator(NamedTuple):
     ``init(params) -> state``; ``apply(key, server, uploads, weights, state, *, hyperparameters, merged=None, **extra)
     -> (server, state, visible, info)``. uploads: values and mask [P, D]. weights: int32 [P], the sample counts.
     merged: bool [P], the uploads that join the shared parameters; None means all. visible: all that the server sees of
-    the uploads, merged or not. Without encryption it is ``Received``; for a secure sum, the masked words and the sum.
+    the uploads, merged or not. Without encryption it is ``Received``; for a secure sum it is ``MaskedSum``. extra: a
+    synchronous round gives ``sent``, the parameters [P, D] that an adversary at the server sent to each participant,
+    or None without one.
 
     sequential: whether the aggregator also works in sequential schedules. There it merges one upload at a time (P = 1),
     and every leaf of its ``visible`` must have the leading P axis.

@@ -141,7 +141,7 @@ def test_the_code_that_saves_a_gradient_of_pytorch_writes_what_the_attack_reads(
 def test_every_preset_is_headed_by_the_command_that_runs_it():
     for path in sorted(PRESETS.rglob("*.flags")):
         (binary, arguments), *_ = commands_in("    " + path.read_text().splitlines()[0].removeprefix("# "))
-        assert f"--preset={path.stem}" in arguments
+        assert {f"--preset={path.stem}", f"--preset={path.parent.name}/{path.stem}"} & set(arguments)
         config_from_arguments(CONFIG_CLASSES[binary], arguments)
 
 

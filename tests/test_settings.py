@@ -20,6 +20,7 @@ from experiments.measurability import MeasurabilityConfig
 from experiments.reproduce import ReproduceConfig
 from experiments.split_inference import SplitConfig
 from experiments.sweep import SweepConfig
+from experiments.user_leakage import UserLeakageConfig
 from gan_leak.attacks import GanAttackHyperParameters
 from gan_leak.collaboration import RoundHyperParameters
 from gan_leak.config import RunConfig, make_config
@@ -51,7 +52,10 @@ from gan_leak.settings import (
 )
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONFIGS = (RunConfig, SweepConfig, ReproduceConfig, GradientConfig, SplitConfig, BenchmarkConfig, MeasurabilityConfig)
+CONFIGS = (
+    *(RunConfig, SweepConfig, ReproduceConfig, GradientConfig, SplitConfig),
+    *(UserLeakageConfig, BenchmarkConfig, MeasurabilityConfig),
+)
 OF_RUNS = list(settings_of(RunConfig).values())
 
 

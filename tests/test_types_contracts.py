@@ -28,6 +28,7 @@ from gan_leak.types import (
     Upload,
     UploadTransform,
 )
+from reference.mgan_ai import quick_numbers, small_mgan_ai
 from reference.server_attacks import Victim, isolating_attack, reading_attack
 from reference.small import (
     FAKE_CLASS,
@@ -72,6 +73,8 @@ PARTICIPANTS = 3
 SERVER_ATTACKS = {
     "reading": (reading_attack(PARTICIPANTS), ()),
     "isolating": (isolating_attack(PARTICIPANTS), Victim(1)),
+    "mgan_ai": (small_mgan_ai(PARTICIPANTS), quick_numbers(1)),
+    "mgan_ai active": (small_mgan_ai(PARTICIPANTS, active=True, identity="victim"), quick_numbers(1)),
 }
 
 NUMBERS = RoundHyperParameters(0.1, 0.0, 0.4, 1.0, 0.2, 0.7)
@@ -204,7 +207,7 @@ def test_server_attacks_send_parameters_and_carry_their_state(name):
     assert avals(new_state) == avals(state)
     assert all(leaf.shape == () and jnp.isfinite(leaf) for leaf in jax.tree.leaves(info))
     assert same_bits(step(jax.random.key(4), state, view, hyperparameters), result)
-    assert attack.reconstruct(jax.random.key(5), new_state, 2).shape == (2, 16)
+    assert attack.reconstruct(jax.random.key(5), new_state, 2).reshape(2, -1).shape == (2, 16)
 
 
 IMPORT_PROBE = """

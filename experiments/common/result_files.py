@@ -21,6 +21,7 @@ from experiments.common.result_tables import (
     read_results,
     read_runs,
     read_sweep,
+    read_users,
 )
 from gan_leak.runs.storage.directory import METRICS_NAME, read_config_file
 
@@ -141,7 +142,9 @@ def _writer(path: pathlib.Path) -> str:
     """The binary that wrote a JSON file of results."""
     results = read_results(path)
     if isinstance(results, list):
-        return "split_inference" if "splits" in read_config_file(path.parent)["config"] else "gradient_inversion"
+        config = read_config_file(path.parent)["config"]
+        telling = {"splits": "split_inference", "owners_per_client": "user_leakage"}
+        return next((binary for setting, binary in telling.items() if setting in config), "gradient_inversion")
     if "format" in results:
         return "reproduce"
     return "benchmark" if "gemm_flops" in results else "measurability"
@@ -155,6 +158,8 @@ def _machine(environment: Mapping[str, Any]) -> str:
 
 # The result file of each binary.
 KINDS = (
+    # Before the main job, since both write metrics.
+    Kind("user_leakage", "results.json", read_users),
     Kind("gan_attack", METRICS_NAME, read_runs),
     Kind("sweep", "results.jsonl", read_sweep),
     Kind("benchmark", "benchmark.json", read_benchmark),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.common.measurability_rows import summary_rows
+from gan_leak.evaluation.criteria import summarise
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT, check_results
 from gan_leak.runs.storage.directory import METRICS_NAME, metrics_records, read_config_file
 from gan_leak.runs.storage.integrity import read_file
@@ -17,6 +19,7 @@ Table = dict[str, Any]
 
 _OVER_SEEDS = "95% intervals over seeds"
 _OVER_IMAGES = "95% intervals over images"
+_OVER_CLIENTS = "95% intervals over clients"
 _RANGE_OVER_SEEDS = "the smallest and the largest of the seeds"
 # The statistics of an interval; its values are kept where they are a few seeds, not where they are many images.
 _STATISTICS = ("mean", "low", "high")
@@ -73,11 +76,7 @@ def read_runs(groups: Sequence[Group]) -> list[Table]:
     means, each = [], []
     for group in groups:
         rows = [_run_row(directory) for directory in group.directories]
-        settings = {_without_seed(directory): directory for directory in group.directories}
-        if len(settings) > 1:
-            raise ValueError(
-                f"sources={list(settings.values())[1]}: expected runs of {group.label!r} to differ in seeds"
-            )
+        _check_only_seeds_differ(group)
         label = group.label or group.directories[0].name
         numbers = {
             measure: [row[measure] for row in rows if row[measure] is not None]
@@ -92,10 +91,21 @@ def read_runs(groups: Sequence[Group]) -> list[Table]:
     ]
 
 
+def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+    interval = summarise(values)
+    return {name: None if math.isnan(end := getattr(interval, name)) else end for name in _STATISTICS}
+
+
 def _range(values: Sequence[float]) -> dict[str, Any] | None:
     if not values:
         return None
     return {"mean": sum(values) / len(values), "low": min(values), "high": max(values), "values": list(values)}
+
+
+def _check_only_seeds_differ(group: Group) -> None:
+    settings = {_without_seed(directory): directory for directory in group.directories}
+    if len(settings) > 1:
+        raise ValueError(f"sources={list(settings.values())[1]}: expected runs of {group.label!r} to differ in seeds")
 
 
 def _without_seed(directory: pathlib.Path) -> str:
@@ -145,12 +155,65 @@ _RECONSTRUCTION = (
 
 
 def read_inversions(groups: Sequence[Group]) -> list[Table]:
+    return [_table("Settings", _RECONSTRUCTION, _measured_rows(groups), _OVER_IMAGES)]
+
+
+_USERS = (
+    _column("client identified", "client_identified"),
+    _column("pooled", "client_identified_pooled"),
+    _column("score", "identification_score"),
+    _column("rank", "client_rank", 1),
+    _column("AUC", "client_auc"),
+    _column("user gap", "user_gap"),
+    _column("record gap", "record_gap"),
+    _column("by embedding", "embedding_client_identified"),
+    _column("p-value", "p_value", 5),
+    _column("as another client", "as_another_client"),
+    _column("source", "source_accuracy"),
+    _column("linked", "linked"),
+    _column("category", "category_accuracy"),
+    _column("model accuracy", "model_accuracy"),
+)
+
+
+def read_users(groups: Sequence[Group]) -> list[Table]:
+    """One table; rows of several seeds are joined by name."""
+    seeds = [len(group.directories) for group in groups]
+    rows = [row for group in groups for row in _user_rows(group)]
+    return [_table("Settings", _USERS, rows, _OVER_SEEDS if max(seeds) > 1 else _OVER_CLIENTS)]
+
+
+def _user_rows(group: Group) -> list[Row]:
+    """The rows of one federation, or means over the seeds of several; a p-value is then the largest of them."""
+    if len(group.directories) == 1:
+        return _measured_rows([group])
+    _check_only_seeds_differ(group)
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for directory in group.directories:
+        for row in read_results(directory / "results.json"):
+            found.setdefault(row["name"], []).append(row["metrics"])
+    rows = []
+    for name, seeds in found.items():
+        if len(seeds) < len(group.directories):
+            raise ValueError(f"sources: {name} in {len(seeds)} runs of {group.label!r}, expected in all")
+        numbers = {
+            measure: [metrics[measure]["mean"] for metrics in seeds] for measure in seeds[0] if measure in seeds[-1]
+        }
+        measured = {
+            measure: max(values) if measure.endswith("p_value") else _over_seeds(values)
+            for measure, values in numbers.items()
+        }
+        rows.append({"name": _joined_name(group.label, name), **measured})
+    return rows
+
+
+def _measured_rows(groups: Sequence[Group]) -> list[Row]:
     rows = []
     for group, directory in _one_each(groups):
         for row in read_results(directory / "results.json"):
             metrics = {_current_name(name): _brief(value) for name, value in row["metrics"].items()}
             rows.append({"name": _joined_name(group.label, row["name"]), **metrics})
-    return [_table("Settings", _RECONSTRUCTION, rows, _OVER_IMAGES)]
+    return rows
 
 
 def _current_name(measure: str) -> str:

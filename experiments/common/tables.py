@@ -64,6 +64,8 @@ class RowTask(NamedTuple):
 # A reconstruction under noise may have a low SSIM and still be re-identified.
 _LEAKAGE = {"ssim": "SSIM of reconstructions", "re_identified": "Share of images re-identified"}
 
+_OF_USERS = ("client_identified", "client_identified_pooled", "identification_score", "source_accuracy", "linked")
+
 # The name of re_identified in rows of version 0.2.
 _FORMER_NAME = "singled_out"
 
@@ -247,7 +249,7 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
     charts: dict[tuple[str, str], dict[str, list[tuple[str, float, float]]]] = {}
     for entry in drawn:
         metrics = entry.row["metrics"]
-        for measure in _LEAKAGE if "model_accuracy" in metrics else ():
+        for measure in (measure for measure in _LEAKAGE if {measure, "model_accuracy"} <= metrics.keys()):
             point = (f"{entry.defense.strength:g}", metrics["model_accuracy"]["mean"], metrics[measure]["mean"])
             charts.setdefault((entry.undefended, measure), {}).setdefault(entry.defense.name, []).append(point)
     for (name, measure), series in charts.items():
@@ -259,6 +261,6 @@ def picture_files(drawn: Sequence[Drawn]) -> dict[str, bytes]:
 
 def tell_row(row: Mapping[str, Any]) -> None:
     """Print a finished row in one line."""
-    named = ("psnr", "ssim", "recovered", "re_identified", "distance")
+    named = ("psnr", "ssim", "recovered", "re_identified", "distance", *_OF_USERS)
     words = [f"{label(name)} {number(row['metrics'][name]['mean'])}" for name in named if name in row["metrics"]]
     tell(f"{row['name']}: {', '.join(words)}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from experiments import gradient_inversion, split_inference
+from experiments import gradient_inversion, split_inference, user_leakage
 
 
 class Binary(NamedTuple):
@@ -27,7 +28,8 @@ class Binary(NamedTuple):
 class Table(NamedTuple):
     """One section of the reproduction.
 
-    settings: by label, the presets of one binary. measure: the first measure in the report.
+    settings: by label, the presets of one binary. measure: the first measure in the report. others: the rows that
+    criteria may name beside ``first``, the first row of a preset, by the names in the criteria.
     """
 
     number: str
@@ -35,6 +37,7 @@ class Table(NamedTuple):
     binary: Binary
     settings: dict[str, str]
     measure: str = "recovered"
+    others: Mapping[str, str] = types.MappingProxyType({})
 
 
 GRADIENT_INVERSION = Binary(
@@ -50,6 +53,13 @@ SPLIT_INFERENCE = Binary(
     split_inference.load_data,
     split_inference.prepare,
     split_inference.run_settings,
+)
+USER_LEAKAGE = Binary(
+    "experiments.user_leakage",
+    user_leakage.UserLeakageConfig,
+    user_leakage.load_data,
+    user_leakage.prepare,
+    user_leakage.run_settings,
 )
 
 TABLES = (
@@ -101,5 +111,13 @@ TABLES = (
             "Inverting Gradients, defenses": "inverting_gradients_defenses",
             "GRNN, defenses": "grnn_defenses",
         },
+    ),
+    Table(
+        "mgan_ai",
+        "User-level leakage to the server (Wang et al. 2019)",
+        USER_LEAKAGE,
+        {"mGAN-AI, faces": "faces", "active server, faces": "faces_active"},
+        "client_identified",
+        {"class_gan": "class-level GAN at the server", "passive": "representatives, passive"},
     ),
 )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from experiments.common.flags import config_from_arguments
 from experiments.common.tables import Drawn, picture_files, recorded
-from experiments.reproduction.claims import Claim, read_claim
+from experiments.reproduction.claims import Claim, read_claim, rows_named_by
 from experiments.reproduction.other_papers import Binary, Table
 from experiments.reproduction.section_files import Section
 from experiments.reproduction.verdicts import judge
@@ -20,6 +20,7 @@ from gan_leak.reports.galleries import interval_figure
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT
 from gan_leak.runs.storage.directory import CONFIG_NAME, check_is_run, close_run, read_config_file
 from gan_leak.runs.storage.integrity import RefusedError
+from gan_leak.settings import replace, values_of
 
 
 class TableRun(NamedTuple):
@@ -35,8 +36,8 @@ def configurations_of(run: TableRun, table: Table) -> dict[str, Any]:
     found = {}
     for label, preset in table.settings.items():
         config = config_from_arguments(table.binary.config_class, _arguments(run, preset))
-        if config.dataset == "tfds:cifar10":
-            config = dataclasses.replace(config, dataset=run.cifar10)
+        if values_of(config)["dataset"] == "tfds:cifar10":
+            config = replace(config, dataset=run.cifar10)
         found[label] = config
     return found
 
@@ -73,7 +74,7 @@ def table_section(run: TableRun, table: Table) -> Section:
         named = [entry.row | {"name": f"{label}: {entry.row['name']}"} for entry in drawn]
         rows += named
         pictures |= {f"{label}. {caption}": image for caption, image in picture_files(drawn).items()}
-        verdicts += _verdicts(claims[label], table.measure, named)
+        verdicts += _verdicts(claims[label], table, named)
     measured = [row for row in rows if table.measure in row["metrics"]]
     pictures["Means of every row, with 95% intervals over images."] = interval_figure(measured, metric=table.measure)
     commands = "; ".join(
@@ -123,10 +124,13 @@ def _run(binary: Binary, config: Any, workdir: pathlib.Path) -> list[Drawn]:
         close_run(prepared.directory)
 
 
-def _verdicts(claim: Claim, measure: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A verdict on every row, or on all but the first row if the claim compares with it."""
-    compares = any(name.startswith("first.") for name in claim.names)
+def _verdicts(claim: Claim, table: Table, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A verdict on every row of an attack, except those that the claim compares with."""
+    beside = {"first": rows[0]}
+    beside |= {name: row for name, end in table.others.items() for row in rows if row["name"].endswith(f": {end}")}
+    compared = [beside[name]["name"] for name in rows_named_by(claim)]
     return [
-        judge(row["name"], NEAREST_VARIANT, claim, row, {"first": rows[0]}, measure=measure)
-        for row in (rows[1:] if compares else rows)
+        judge(row["name"], NEAREST_VARIANT, claim, row, beside, measure=table.measure)
+        for row in rows
+        if row["role"] == "attack" and row["name"] not in compared
     ]

@@ -15,18 +15,22 @@ from gan_leak.attacks.model.model_inversion import (
     model_inversion,
 )
 from gan_leak.attacks.procedure import Procedure, advance, run_procedure
+from gan_leak.attacks.server.mgan_ai import known_labels, mgan_ai
+from gan_leak.attacks.server.mgan_ai_training import AuxiliaryImages, MganAiHyperParameters
 from gan_leak.attacks.split.inverse_network import inverse_network
 from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
 from gan_leak.attacks.split.shadow_model import shadow_model
 
 __all__ = [
     "GRADIENT_ATTACKS",
+    "AuxiliaryImages",
     "GanAttackHyperParameters",
     "GradientAttack",
     "GradientEvidence",
     "GradientInversion",
     "GradientTask",
     "InversionTarget",
+    "MganAiHyperParameters",
     "ModelInversion",
     "ModelInversionInfo",
     "Procedure",
@@ -38,6 +42,8 @@ __all__ = [
     "grnn",
     "inverse_network",
     "inverting_gradients",
+    "known_labels",
+    "mgan_ai",
     "model_inversion",
     "regularized_likelihood",
     "run_procedure",

@@ -80,6 +80,18 @@ class _QuasiNewtonState(NamedTuple):
     scale: Array
 
 
+def signed_adam(learning_rate: float, iterations: int) -> optax.GradientTransformation:
+    """Adam on the sign of the gradient; the rate is divided by 10 at 3/8, 5/8 and 7/8 of the iterations.
+
+    The optimizer of Geiping et al. 2020 (released code of Inverting Gradients).
+    """
+    milestones = {round(iterations * fraction): 0.1 for fraction in (3 / 8, 5 / 8, 7 / 8)}
+    return optax.chain(
+        optax.stateless_with_tree_map(lambda gradient, _: jnp.sign(gradient)),
+        optax.adam(optax.piecewise_constant_schedule(learning_rate, milestones)),
+    )
+
+
 def limited_memory_bfgs(*, memory: int = 100, learning_rate: float = 1.0) -> optax.GradientTransformation:
     """PyTorch's L-BFGS without a line search: the optimizer of the released DLG and iDLG.
 
@@ -89,44 +101,117 @@ def limited_memory_bfgs(*, memory: int = 100, learning_rate: float = 1.0) -> opt
     """
 
     def init(params: PyTree) -> _QuasiNewtonState:
-        zeros = jnp.zeros_like(trees.ravel(params)[0])
-        pairs = jnp.zeros((memory, *zeros.shape), zeros.dtype)
-        return _QuasiNewtonState(
-            jnp.zeros((), bool), zeros, zeros, pairs, pairs, jnp.zeros(memory, zeros.dtype), jnp.ones((), zeros.dtype)
-        )
+        return _without_pairs(trees.ravel(params)[0], memory)
 
     def update(gradients: PyTree, state: _QuasiNewtonState, params: PyTree = None) -> tuple[PyTree, _QuasiNewtonState]:
         gradient, unravel = trees.ravel(gradients)
-        change = gradient - state.gradient
-        curvature = jnp.vdot(change, state.move)
-        counts = state.started & (curvature > 1e-10)
-
-        def remember(history: Array, newest: Array) -> Array:
-            return jnp.where(counts, jnp.concatenate([history[1:], newest[None]]), history)
-
-        moves, changes = remember(state.moves, state.move), remember(state.changes, change)
-        inverses = remember(state.inverses, 1.0 / jnp.where(counts, curvature, 1.0))
-        scale = jnp.where(counts, curvature / jnp.where(counts, jnp.vdot(change, change), 1.0), state.scale)
-
-        def newest_first(rest: Array, pair: tuple) -> tuple[Array, Array]:
-            move, change, inverse = pair
-            weight = inverse * jnp.vdot(move, rest)
-            return rest - weight * change, weight
-
-        def oldest_first(direction: Array, pair: tuple) -> tuple[Array, None]:
-            move, change, inverse, weight = pair
-            return direction + move * (weight - inverse * jnp.vdot(change, direction)), None
-
-        # An empty place has an inverse of zero and changes nothing.
-        rest, weights = jax.lax.scan(newest_first, gradient, (moves, changes, inverses), reverse=True)
-        direction, _ = jax.lax.scan(oldest_first, scale * rest, (moves, changes, inverses, weights))
+        state = _remember(gradient, state)
+        direction = _inverse_times(state, gradient)
         first = jnp.minimum(1.0, 1.0 / jnp.maximum(jnp.sum(jnp.abs(gradient)), jnp.finfo(gradient.dtype).tiny))
         move = -learning_rate * jnp.where(state.started, 1.0, first) * direction
         done = (jnp.vdot(gradient, direction) < 1e-9) | (jnp.max(jnp.abs(gradient)) <= 1e-7)
         move = jnp.where(done, 0.0, move)
-        return unravel(move), _QuasiNewtonState(jnp.ones((), bool), gradient, move, moves, changes, inverses, scale)
+        return unravel(move), state._replace(started=jnp.ones((), bool), move=move)
 
     return optax.GradientTransformation(init, update)
+
+
+def _without_pairs(values: Array, memory: int) -> _QuasiNewtonState:
+    zeros = jnp.zeros_like(values)
+    pairs = jnp.zeros((memory, *zeros.shape), zeros.dtype)
+    return _QuasiNewtonState(
+        jnp.zeros((), bool), zeros, zeros, pairs, pairs, jnp.zeros(memory, zeros.dtype), jnp.ones((), zeros.dtype)
+    )
+
+
+def _remember(gradient: Array, state: _QuasiNewtonState) -> _QuasiNewtonState:
+    """The state with this gradient, and with the pair of the last move if its curvature is positive."""
+    change = gradient - state.gradient
+    curvature = jnp.vdot(change, state.move)
+    counts = state.started & (curvature > 1e-10)
+
+    def remember(history: Array, newest: Array) -> Array:
+        return jnp.where(counts, jnp.concatenate([history[1:], newest[None]]), history)
+
+    return state._replace(
+        gradient=gradient,
+        moves=remember(state.moves, state.move),
+        changes=remember(state.changes, change),
+        inverses=remember(state.inverses, 1.0 / jnp.where(counts, curvature, 1.0)),
+        scale=jnp.where(counts, curvature / jnp.where(counts, jnp.vdot(change, change), 1.0), state.scale),
+    )
+
+
+def _inverse_times(state: _QuasiNewtonState, vector: Array) -> Array:
+    """The remembered inverse Hessian times a vector [D], by the two loops of Nocedal 1980."""
+
+    def newest_first(rest: Array, pair: tuple) -> tuple[Array, Array]:
+        move, change, inverse = pair
+        weight = inverse * jnp.vdot(move, rest)
+        return rest - weight * change, weight
+
+    def oldest_first(direction: Array, pair: tuple) -> tuple[Array, None]:
+        move, change, inverse, weight = pair
+        return direction + move * (weight - inverse * jnp.vdot(change, direction)), None
+
+    # An empty place has an inverse of zero and changes nothing.
+    pairs = (state.moves, state.changes, state.inverses)
+    rest, weights = jax.lax.scan(newest_first, vector, pairs, reverse=True)
+    return jax.lax.scan(oldest_first, state.scale * rest, (*pairs, weights))[0]
+
+
+# Backtracking: the part of the expected decrease that must be reached, the factor between tries, and their number.
+_DECREASE = 1e-4
+_SHORTER = 0.25
+_TRIES = 10
+# The first try moves the entry of the largest slope by this part of the range.
+_FIRST_MOVE = 0.25
+
+
+def start_in_box(values: Array, memory: int) -> Position:
+    """The start of ``descend_in_box`` with ``memory`` pairs."""
+    return Position(values, _without_pairs(values.reshape(-1), memory))
+
+
+def descend_in_box(
+    objective: Callable[[Array], Array], position: Position, *, low: float, high: float
+) -> tuple[Position, Array]:
+    """One step of L-BFGS on an array whose entries stay in [low, high] -> (position, objective before it).
+
+    Entries at a bound that the gradient pushes outward do not move; the others move by L-BFGS, clipped, with
+    backtracking (two-metric projection, Bertsekas 1982). The objective never increases. If no try decreases it, the
+    pairs are forgotten and the next step is along the gradient. scipy's L-BFGS-B has the same problem and other steps.
+    """
+    loss, slope = jax.value_and_grad(objective)(position.values)
+    values, gradient = position.values.reshape(-1), slope.reshape(-1)
+    state: _QuasiNewtonState = _remember(gradient, position.optimizer)
+    pinned = ((values <= low) & (gradient > 0)) | ((values >= high) & (gradient < 0))
+    free = jnp.where(pinned, 0.0, gradient)
+    # PyTorch's first move, of an L1 norm of at most 1, is lost in rounding where there are many entries.
+    first = _FIRST_MOVE * (high - low) / jnp.maximum(jnp.max(jnp.abs(free)), jnp.finfo(free.dtype).tiny)
+    direction = jnp.where(state.started, 1.0, first) * jnp.where(pinned, 0.0, _inverse_times(state, free))
+
+    def moved(factor: Array) -> Array:
+        return jnp.clip(values - factor * direction, low, high)
+
+    def decreases(factor: Array) -> Array:
+        new = moved(factor)
+        expected = jnp.vdot(gradient, values - new)
+        return (expected > 0) & (objective(new.reshape(slope.shape)) <= loss - _DECREASE * expected)
+
+    def shorter(search: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        tries, factor, _ = search
+        return tries + 1, _SHORTER * factor, decreases(_SHORTER * factor)
+
+    one = jnp.ones((), values.dtype)
+    _, factor, found = jax.lax.while_loop(
+        lambda search: ~search[2] & (search[0] < _TRIES), shorter, (jnp.int32(1), one, decreases(one))
+    )
+    new = jnp.where(found, moved(factor), values)
+    kept = state._replace(started=jnp.ones((), bool), move=new - values)
+    forgotten = _without_pairs(values, len(state.inverses))
+    state = jax.tree.map(lambda some, none: jnp.where(found, some, none), kept, forgotten)
+    return Position(new.reshape(slope.shape), state), loss
 
 
 class TrainingData(NamedTuple):

@@ -22,5 +22,17 @@ def absolute_total_variation(images: Array) -> Array:
     return jnp.mean(jnp.abs(down), axis=(-3, -2, -1)) + jnp.mean(jnp.abs(right), axis=(-3, -2, -1))
 
 
+def summed_total_variation(images: Array, exponent: float = 1.25) -> Array:
+    """Sum over pixels of (dx^2 + dy^2)^exponent, over images [..., H, W, C] -> [...] (Mahendran and Vedaldi 2015).
+
+    dx, dy: the differences to the right and lower neighbors, 0 in the last column and row.
+    """
+    down, right = _differences(images)
+    before = [(0, 0)] * (images.ndim - 3)
+    down = jnp.pad(down, [*before, (0, 1), (0, 0), (0, 0)])
+    right = jnp.pad(right, [*before, (0, 0), (0, 1), (0, 0)])
+    return jnp.sum((down**2 + right**2) ** exponent, axis=(-3, -2, -1))
+
+
 def _differences(images: Array) -> tuple[Array, Array]:
     return images[..., 1:, :, :] - images[..., :-1, :, :], images[..., :, 1:, :] - images[..., :, :-1, :]

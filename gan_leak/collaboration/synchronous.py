@@ -70,6 +70,7 @@ def synchronous_round(parts: RoundParts, mapping: str, mesh: jax.sharding.Mesh |
             state.aggregation,
             hyperparameters=hyperparameters,
             merged=merged,
+            sent=sent,
         )
         exchange = None if sent is None else Exchange(sent, downloaded, visible)
         progress = Progress(server, states, attack_state, aggregation)

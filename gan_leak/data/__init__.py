@@ -1,8 +1,10 @@
-"""Data: sources of images, their scaling, and their partition among participants."""
+"""Data: sources of images, their scaling, and their partition among participants, by class or by owner."""
 
 from gan_leak.data.archives import read_archive
 from gan_leak.data.class_names import find_class, make_lookup
+from gan_leak.data.dataset import Dataset, rotations
 from gan_leak.data.images import fit, to_float, to_uint8
+from gan_leak.data.owners import OwnerSplit, split_by_owner, split_iid
 from gan_leak.data.partition import (
     check_adversary_ignorance,
     gather,
@@ -10,10 +12,11 @@ from gan_leak.data.partition import (
     partition,
     split_off_judge_pool,
 )
-from gan_leak.data.sources import Dataset, load, load_class_names
+from gan_leak.data.sources import load, load_class_names
 
 __all__ = [
     "Dataset",
+    "OwnerSplit",
     "check_adversary_ignorance",
     "find_class",
     "fit",
@@ -24,6 +27,9 @@ __all__ = [
     "parse_participant_classes",
     "partition",
     "read_archive",
+    "rotations",
+    "split_by_owner",
+    "split_iid",
     "split_off_judge_pool",
     "to_float",
     "to_uint8",

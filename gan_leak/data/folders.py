@@ -1,4 +1,4 @@
-"""Folders of images with one sub-folder per class: their entries, and the decoding of an image."""
+"""Folders of images with one sub-folder per class or per class and owner: their entries, and how to decode an image."""
 
 from __future__ import annotations
 
@@ -28,37 +28,76 @@ _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 class ClassFolder(NamedTuple):
-    """One class: its printable name, and its files in order."""
+    """One class: its printable name, and its files in order.
+
+    owners: the printable name of the owner of each file; empty if the class has no folders of owners.
+    """
 
     name: str
     files: tuple[Path, ...]
+    owners: tuple[str, ...] = ()
 
 
 def list_classes(path: Path) -> tuple[list[ClassFolder], list[str]]:
     """The classes below a folder in natural order of their names, 2 before 10, and the entries that are skipped.
 
-    System files, hidden files, files beside the class folders and folders within them are skipped.
+    A class is a folder of images, or a folder of owners, which are folders of images; either all classes have owners or
+    none has. System files, hidden files, files beside the classes, and folders beside images are skipped.
 
-    Raises ValueError if ``path`` is not a folder, holds no folder, or holds one without a file; for a broken link or a
-    special file; and for two names with the same printed form.
+    Raises ValueError if ``path`` is not a folder, holds no folder, or holds one without a file; for classes with and
+    without owners; for a broken link or a special file; and for two names with the same printed form.
     """
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder")
     skipped: list[str] = []
-    folders = [entry for entry, mode in _entries(path, skipped) if _is_kept(entry, stat.S_ISDIR(mode), skipped)]
+    folders = _sorted_folders(_entries(path, skipped), skipped)
     if not folders:
         raise ValueError(f"{path} has no sub-folders, expected one for each class")
-    classes = []
-    for folder in sorted(folders, key=lambda folder: natural_key(folder.name)):
-        entries = _entries(folder, skipped)
-        files = sorted(entry for entry, mode in entries if _is_kept(entry, stat.S_ISREG(mode), skipped))
-        if not files:
-            raise ValueError(f"{folder} holds no images, expected at least one in each class")
-        classes.append(ClassFolder(shown(folder.name), tuple(files)))
-    for name, count in collections.Counter(folder.name for folder in classes).items():
+    classes = [_list_class(folder, skipped) for folder in folders]
+    _check_different(path, [folder.name for folder in classes])
+    with_owners = [bool(folder.owners) for folder in classes]
+    if any(with_owners) and not all(with_owners):
+        raise ValueError(
+            f"{folders[with_owners.index(True)]} holds folders and {folders[with_owners.index(False)]} holds images, "
+            "expected images in each class, or in each class a folder of images for each owner"
+        )
+    return classes, skipped
+
+
+def _list_class(folder: Path, skipped: list[str]) -> ClassFolder:
+    entries = _entries(folder, skipped)
+    if any(stat.S_ISREG(mode) for _, mode in entries):
+        return ClassFolder(shown(folder.name), _sorted_files(entries, skipped))
+    owners = _sorted_folders(entries, skipped)
+    if not owners:
+        raise ValueError(f"{folder} holds no images, expected at least one in each class")
+    _check_different(folder, [shown(owner.name) for owner in owners])
+    files: list[Path] = []
+    names: list[str] = []
+    for owner in owners:
+        found = _sorted_files(_entries(owner, skipped), skipped)
+        if not found:
+            raise ValueError(f"{owner} holds no images, expected at least one of each owner")
+        files += found
+        names += [shown(owner.name)] * len(found)
+    return ClassFolder(shown(folder.name), tuple(files), tuple(names))
+
+
+def _sorted_folders(entries: list[tuple[Path, int]], skipped: list[str]) -> list[Path]:
+    """The folders among the entries in natural order of their names; the others are skipped."""
+    folders = [entry for entry, mode in entries if _is_kept(entry, stat.S_ISDIR(mode), skipped)]
+    return sorted(folders, key=lambda folder: natural_key(folder.name))
+
+
+def _sorted_files(entries: list[tuple[Path, int]], skipped: list[str]) -> tuple[Path, ...]:
+    """The files among the entries in order of their names as text; the others are skipped."""
+    return tuple(sorted(entry for entry, mode in entries if _is_kept(entry, stat.S_ISREG(mode), skipped)))
+
+
+def _check_different(path: Path, names: list[str]) -> None:
+    for name, count in collections.Counter(names).items():
         if count > 1:
             raise ValueError(f"{path} has {count} folders that are shown as {name}, expected different names")
-    return classes, skipped
 
 
 def _entries(folder: Path, skipped: list[str]) -> list[tuple[Path, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,11 @@ import numpy as np
 
 from gan_leak.data import bundled
 from gan_leak.data.archives import ArrayHeader, read_archive
-from gan_leak.data.class_names import shown
+from gan_leak.data.class_names import natural_key, shown
+from gan_leak.data.dataset import Dataset, with_fingerprint
 from gan_leak.data.folders import ClassFolder, list_classes, read_picture
 from gan_leak.data.images import fit
+from gan_leak.data.qmnist import with_writers
 from gan_leak.files import user_path
 from gan_leak.machine import check_fits
 
@@ -33,27 +34,6 @@ _ORL_NAMES = tuple(f"person {person}" for person in range(1, bundled.ORL_PEOPLE 
 _NPZ_ARRAYS = ("images", "labels", "owners", "test_images", "test_labels", "test_owners")
 
 
-class Dataset(NamedTuple):
-    """Labeled square images in a training and a test part.
-
-    train_images, test_images: uint8 [N, S, S, C], C 1 or 3; train_labels, test_labels: int32 [N], indices into
-    class_names. fingerprint: SHA-256 (hex) of the shapes and bytes of these arrays, and of those of the owners if there
-    are any. notes: remarks on the reading for reports, one line each. train_owners, test_owners: int64 [N], the owner
-    of each image, such as its writer; None if unknown.
-    """
-
-    name: str
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    class_names: tuple[str, ...]
-    fingerprint: str
-    notes: tuple[str, ...] = ()
-    train_owners: np.ndarray | None = None
-    test_owners: np.ndarray | None = None
-
-
 class _Samples(NamedTuple):
     """Images uint8 [N, S, S, C], labels int [N] and owners int [N], None where they are unknown."""
 
@@ -67,16 +47,19 @@ class _Samples(NamedTuple):
         return _Samples(self.images[indices], self.labels[indices], owners)
 
 
-def load(name: str, *, image_size: int = 32, data_dir: str | None = None) -> Dataset:
+def load(name: str, *, image_size: int = 32, data_dir: str | None = None, owners: str = "") -> Dataset:
     """Load a data set as uint8 images of one size, resized by ``gan_leak.data.images.fit``.
 
-    'mnist' and 'orl_faces' (training: images 1-8 of each of the 40 people, test: 9-10) need the extra ``data``.
+    'mnist' and 'orl_faces' (training: images 1-8 of each of the 40 people, test: 9-10) need the extra ``data``. The
+    owners of the faces are the people, which are also the classes; they are not part of the fingerprint. ``owners`` =
+    'qmnist:<path>' reads the owners and series of 'mnist' by ``gan_leak.data.qmnist.with_writers``.
     'tfds:<name>[/<config>]' reads the features 'image' and 'label' of the splits 'train' and 'test' as TensorFlow
     Datasets prepared them in ``data_dir`` (None = its own default), and prepares them if TensorFlow is installed.
     'npz:<path>' reads ``images`` (uint8 [N, H, W] or [N, H, W, C]) and ``labels`` (0..K-1), and optionally
     ``test_images``, ``test_labels``, ``owners`` and ``test_owners`` (an integer for each image). 'folder:<path>' reads
-    one sub-folder of images per class, in natural order of their names: 2 before 10. Without a test part, every fifth
-    sample of each class is the test part.
+    one sub-folder of images per class, in natural order of their names: 2 before 10. If every class consists of
+    sub-folders, each is an owner, and one name is one owner in all classes; owners are numbered from 0 in natural order
+    of their names. Without a test part, every fifth sample of each class is the test part.
 
     Raises ValueError for an unknown name, a missing extra, unreadable, altered or unsuitable data, and data that do not
     fit into half of the memory.
@@ -90,8 +73,10 @@ def load(name: str, *, image_size: int = 32, data_dir: str | None = None) -> Dat
     if image_size not in IMAGE_SIZES:
         raise ValueError(f"image_size={image_size}, expected one of {IMAGE_SIZES}")
     kind, argument = _kind_of(name)
+    if owners and kind != "mnist":
+        raise ValueError(f"owners={owners!r}: expected none with dataset={name!r}; a file of owners is for 'mnist'")
     if kind == "mnist":
-        return _load_mnist(name, image_size)
+        return _load_mnist(name, image_size, _writers_path(owners))
     if kind == "orl_faces":
         return _load_orl_faces(name, image_size)
     if kind == "tfds":
@@ -130,6 +115,16 @@ def _kind_of(name: str) -> tuple[str, str]:
     return kind, argument
 
 
+def _writers_path(owners: str) -> Path | None:
+    """The path of a label file of QMNIST that a user gives; None for an empty text."""
+    if not owners:
+        return None
+    kind, _, argument = owners.partition(":")
+    if kind != "qmnist":
+        raise ValueError(f"owners={owners!r}: expected 'qmnist:<path>'")
+    return user_path(f"owners={owners!r}: path", argument)
+
+
 def stratified_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted training and test indices of labels [N]: every fifth sample of a class is for testing."""
     is_test = np.zeros(len(labels), bool)
@@ -142,26 +137,30 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _load_mnist(name: str, image_size: int) -> Dataset:
+def _load_mnist(name: str, image_size: int, writers: Path | None) -> Dataset:
     train_images, train_labels, test_images, test_labels = bundled.read_mnist()
-    return _dataset(
+    dataset = _dataset(
         name,
         _Samples(fit(train_images[..., None], image_size), train_labels),
         _Samples(fit(test_images[..., None], image_size), test_labels),
         _MNIST_NAMES,
     )
+    return dataset if writers is None else with_writers(dataset, writers)
 
 
 def _load_orl_faces(name: str, image_size: int) -> Dataset:
     images = fit(bundled.read_orl_faces()[..., None], image_size)
     labels = np.repeat(np.arange(bundled.ORL_PEOPLE), bundled.ORL_IMAGES_PER_PERSON)
     is_train = np.arange(len(labels)) % bundled.ORL_IMAGES_PER_PERSON < _ORL_TRAIN_IMAGES
-    return _dataset(
+    dataset = _dataset(
         name,
         _Samples(images[is_train], labels[is_train]),
         _Samples(images[~is_train], labels[~is_train]),
         _ORL_NAMES,
     )
+    # Owners that equal the labels tell nothing more, and the fingerprint stays that of runs without owners.
+    people = labels.astype(np.int64)
+    return dataset._replace(train_owners=people[is_train], test_owners=people[~is_train])
 
 
 def _load_npz(name: str, path: Path, image_size: int) -> Dataset:
@@ -268,12 +267,21 @@ def _load_folder(name: str, path: Path, image_size: int) -> Dataset:
     channels = max(image.shape[-1] for image in images)
     stacked = np.stack([np.broadcast_to(image, (image_size, image_size, channels)) for image in images])
     labels = np.array([label for label, _ in files])
-    dataset = _dataset(name, _Samples(stacked, labels), None, tuple(folder.name for folder in classes))
+    dataset = _dataset(
+        name, _Samples(stacked, labels, _owner_numbers(classes)), None, tuple(folder.name for folder in classes)
+    )
     if not skipped:
         return dataset
     entries = "1 entry" if len(skipped) == 1 else f"{len(skipped)} entries"
     note = f"dataset={shown(name)}: skipped {entries} beside the images of the classes, such as {skipped[0]}"
     return dataset._replace(notes=(note,))
+
+
+def _owner_numbers(classes: Sequence[ClassFolder]) -> np.ndarray | None:
+    """The number of the owner of each image, class by class; None without owners."""
+    owners = [owner for folder in classes for owner in folder.owners]
+    numbers = {owner: number for number, owner in enumerate(sorted(set(owners), key=natural_key))}
+    return np.array([numbers[owner] for owner in owners], np.int64) if owners else None
 
 
 def _load_tfds(
@@ -360,7 +368,7 @@ def _dataset(name: str, train: _Samples, test: _Samples | None, class_names: tup
             f"dataset={name!r}: labels have {len(trained)} values from {trained[0]} to {trained[-1]} (training) "
             f"and from {tested[0]} to {tested[-1]} (test), expected 0..{len(classes) - 1}, each in training"
         )
-    return _with_fingerprint(
+    return with_fingerprint(
         Dataset(
             name,
             np.ascontiguousarray(train.images),
@@ -373,17 +381,3 @@ def _dataset(name: str, train: _Samples, test: _Samples | None, class_names: tup
             test_owners=None if test.owners is None else test.owners.astype(np.int64),
         )
     )
-
-
-def _with_fingerprint(dataset: Dataset) -> Dataset:
-    digest = hashlib.sha256()
-    for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
-        digest.update(str(array.shape).encode())
-        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
-    owners = {"train_owners": dataset.train_owners, "test_owners": dataset.test_owners}
-    for name, kept in owners.items():
-        # Data sets without owners keep the fingerprint of earlier versions.
-        if kept is not None:
-            digest.update(f"{name} {kept.shape}".encode())
-            digest.update(kept.astype(kept.dtype.newbyteorder("<"), copy=False).data)
-    return dataset._replace(fingerprint=digest.hexdigest())

@@ -29,6 +29,7 @@ from gan_leak.defenses.accounting import (
     PrivacyLoss,
     dp_sgd_epsilon,
     dp_sgd_schedule,
+    local_gaussian_epsilon,
     noise_multiplier_for,
     sparse_vector_charged,
     sparse_vector_epsilon,
@@ -42,7 +43,7 @@ from gan_leak.defenses.composition import (
     protect,
     upload_of,
 )
-from gan_leak.defenses.contract import Claim, Defense, HyperParameter
+from gan_leak.defenses.contract import Claim, Defense, HyperParameter, Secrecy
 from gan_leak.defenses.dp_sgd import check_dp_sgd, dp_sgd, dp_sgd_training
 from gan_leak.defenses.dropout import dropout
 from gan_leak.defenses.gaussian import gaussian_noise
@@ -50,6 +51,7 @@ from gan_leak.defenses.laplace import laplace_noise
 from gan_leak.defenses.pruning import prune_smallest
 from gan_leak.defenses.quantization import quantize
 from gan_leak.defenses.registry import DEFENSES
+from gan_leak.defenses.secure_aggregation import SecureSumInfo, quantization_bound, secure_average
 from gan_leak.defenses.sparse_vector import check_sparse_vector, sparse_vector_upload
 
 __all__ = [
@@ -58,6 +60,8 @@ __all__ = [
     "Defense",
     "HyperParameter",
     "PrivacyLoss",
+    "Secrecy",
+    "SecureSumInfo",
     "aggregator_of",
     "check_dp_sgd",
     "check_sparse_vector",
@@ -70,12 +74,15 @@ __all__ = [
     "dropout",
     "gaussian_noise",
     "laplace_noise",
+    "local_gaussian_epsilon",
     "local_training_of",
     "noise_multiplier_for",
     "parse_composition",
     "protect",
     "prune_smallest",
+    "quantization_bound",
     "quantize",
+    "secure_average",
     "sparse_vector_charged",
     "sparse_vector_epsilon",
     "sparse_vector_upload",

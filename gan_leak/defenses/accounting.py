@@ -14,6 +14,7 @@ import numpy as np
 from gan_leak.collaboration.selection import fraction_to_count
 
 ADD_OR_REMOVE_ONE = "add or remove one"
+REPLACE_ALL_DATA = "replace all data of one participant"
 # With less noise, epsilon is in the thousands after one step, and the accountants overflow.
 LEAST_NOISE_MULTIPLIER = 0.01
 BOUNDED_UPDATES = "updates that differ by at most the sensitivity in every coordinate"
@@ -111,6 +112,35 @@ def dp_sgd_epsilon(noise_multiplier: float, sampling_probability: float, steps: 
         bounds = dict(zip(bounds, (tighter(*mechanism), renyi_epsilon(*mechanism)), strict=True))
     method, other = sorted(bounds, key=lambda name: bounds[name])
     return PrivacyLoss(bounds[method], delta, "record", ADD_OR_REMOVE_ONE, method, bounds[other])
+
+
+def local_gaussian_epsilon(clipping_norm: float, noise_deviation: float, delta: float, rounds: int) -> PrivacyLoss:
+    """The local epsilon of a participant that clips its update and adds Gaussian noise, over ``rounds`` uploads.
+
+    The unit is all data of the participant (user level), against everybody who sees its uploads, the server included.
+    The upload is the update clipped to an L2 norm of ``clipping_norm`` plus N(0, noise_deviation^2) on every
+    coordinate: the defenses ``clipping+gaussian``, in this order. Neighbors are any two data sets of the participant,
+    in all rounds: their clipped updates differ by at most twice the norm. So the rounds are the Gaussian mechanism with
+    noise multiplier noise_deviation / (2 clipping_norm), composed (Balle and Wang 2018, Theorem 8). Selection of
+    coordinates after the noise is post-processing; one before it is not covered, since the server sees which values
+    were left out. The rounds that the participant takes part in must not depend on its data. Noise in floating point is
+    for research.
+
+    >>> local_gaussian_epsilon(1.0, 20.0, 1e-5, 10).unit
+    'participant'
+
+    Raises ValueError for a norm that is not a finite number above 0, a deviation that is not a finite number of at
+    least 0, rounds below 0, and a delta that is not between 0 and 1.
+    """
+    _check_positive("clipping_norm", clipping_norm)
+    if not 0.0 <= noise_deviation < math.inf:
+        raise ValueError(f"noise_deviation={noise_deviation}: expected a finite number of at least 0")
+    _check_count("rounds", rounds, 0)
+    # Rounds run in float32, which may round the noise down and the norm up.
+    noise = min(noise_deviation, float(np.float32(noise_deviation)))
+    norm = max(clipping_norm, float(np.float32(clipping_norm)))
+    loss = dp_sgd_epsilon(noise / (2.0 * norm), 1.0, rounds, delta)
+    return loss._replace(unit="participant", neighboring_relation=REPLACE_ALL_DATA)
 
 
 def noise_multiplier_for(epsilon: float, delta: float, sampling_probability: float, steps: int) -> float:

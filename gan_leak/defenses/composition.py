@@ -85,7 +85,7 @@ def _check_composition(text: str, defenses: Sequence[Defense]) -> None:
 
 
 def claim_of(text: str) -> Claim | None:
-    """The privacy claim of a composition, None without one. The defenses without a claim do not change it.
+    """The privacy claim of a composition, None without one. The defenses without such a claim do not change it.
 
     They act on values that are already released or, as aggregators, on sums of them.
     """

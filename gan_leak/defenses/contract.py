@@ -1,4 +1,4 @@
-"""The contract of a defense: its stages, how it is built, its hyperparameters, and its privacy claim.
+"""The contract of a defense: its stages, how it is built, its hyperparameters, and its privacy claims.
 
 A defense is one file that ends in a ``Defense``, and one line in ``gan_leak.defenses.registry``.
 """
@@ -105,6 +105,20 @@ class Claim(NamedTuple):
     counts_coordinates: bool = False
 
 
+class Secrecy(NamedTuple):
+    """The claim of a defense that hides values and adds no noise, in words: it has no epsilon.
+
+    mechanism: its name. hides: the values that are hidden. against: the parties that they are hidden from. reveals: the
+    values that those parties still learn. broken_by: known attacks, and what stops them.
+    """
+
+    mechanism: str
+    hides: str
+    against: str
+    reveals: str
+    broken_by: str
+
+
 def accept_all(settings: Mapping[str, float]) -> None:
     """Accept all settings: none exclude each other."""
 
@@ -115,9 +129,10 @@ class Defense(NamedTuple):
     name: in ``--defense`` and ``--defenses``. stages: of ``STAGES``; at most one of ``ROUND_STAGES``.
     build: takes the hyperparameters in their order, each a number or a traced scalar. It returns a ``LocalTraining``
     (local training), an ``Aggregator`` (aggregation) or an ``UploadTransform`` (all other stages).
-    hyperparameters: in the stages gradient and features exactly one, the strength. claim: its privacy claim, None
-    without one. check: raises ValueError for traced settings of a run, by name, that exclude each other. aliases: its
-    other names.
+    hyperparameters: in the stages gradient and features exactly one, the strength. claim: its privacy claim in numbers,
+    None without one. check: raises ValueError for traced settings of a run, by name, that exclude each other. aliases:
+    its other names. aggregation: in the stage aggregation, the setting ``aggregation`` whose result it computes; empty
+    means any. secrecy: its claim of what it hides, None without one.
     """
 
     name: str
@@ -127,6 +142,8 @@ class Defense(NamedTuple):
     claim: Claim | None = None
     check: Callable[[Mapping[str, float]], None] = accept_all
     aliases: tuple[str, ...] = ()
+    aggregation: str = ""
+    secrecy: Secrecy | None = None
 
 
 def no_promise(unit: str, exposure: Exposure) -> Promise:

@@ -16,6 +16,7 @@ _FILES = (
     "pruning",
     "quantization",
     "dropout",
+    "secure_aggregation",
 )
 
 DEFENSES: tuple[Defense, ...] = tuple(importlib.import_module(f"gan_leak.defenses.{name}").DEFENSE for name in _FILES)

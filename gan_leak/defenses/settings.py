@@ -49,7 +49,8 @@ class DefenseConfig:
         "Defenses: 'none' or some of "
         f"{', '.join(defense.name for defense in in_stages(*ROUND_STAGES))}, joined by '+', or ',' except in sweeps. "
         "'dp_sgd' replaces local training (Abadi et al. 2016), 'sparse_vector' replaces the upload criterion (Shokri "
-        "and Shmatikov 2015). The others change the update, from left to right, before the selection.",
+        "and Shmatikov 2015), 'secure_aggregation' the average at the server (Bonawitz et al. 2017). The others change "
+        "the update, from left to right, before the selection.",
         check=parse_composition,
         name="defense",
     )

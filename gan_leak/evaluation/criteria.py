@@ -48,6 +48,15 @@ RANGES: Mapping[str, tuple[float, float]] = {
         ("ssim", "control_ssim", "class_ssim", "blank_ssim", "ssim_by_range", "ssim_of_others", "published_ssim"),
         (-1.0, 1.0),
     ),
+    **dict.fromkeys(
+        (
+            f"{space}client_{name}"
+            for space in ("", "embedding_")
+            for name in ("identified", "identified_pooled", "auc")
+        ),
+        (0.0, 1.0),
+    ),
+    **dict.fromkeys(("as_another_client", "category_accuracy", "source_accuracy", "linked"), (0.0, 1.0)),
 }
 
 # Each level of nesting needs a character, so a text of this length is never too deep to evaluate.
@@ -84,7 +93,7 @@ class Verdict(enum.StrEnum):
 
 
 class Interval(NamedTuple):
-    """A metric over seeds: the mean, the ends of its 95% interval, and the value of each seed, NaN if it has none."""
+    """A metric over seeds or victims: mean, ends of the 95% interval, and the value of each, NaN if it has none."""
 
     mean: float
     low: float

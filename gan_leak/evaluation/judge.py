@@ -103,7 +103,7 @@ class _JudgeNetwork(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> tuple[Array, Array]:
         """Images [B, H, W, C] -> (logits [B, K + 1], features [B, 128])."""
-        images = _shrink(images)
+        images = shrink(images)
         hidden = _blocks(images, images.shape[1] // 16)
         for width in (32, 96):
             hidden = jnp.pad(hidden, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -119,7 +119,7 @@ def _convolve(images: Array, kernel: Array, strides: tuple, padding: str, **_: o
     return convolve(images, kernel, implementation="matmul")
 
 
-def _shrink(images: _Images) -> _Images:
+def shrink(images: _Images) -> _Images:
     """Images [B, H, W, C], averaged over squares of pixels down to the judge's resolution if they are larger."""
     factor = images.shape[1] // _RESOLUTION
     if factor < 2:
@@ -130,7 +130,7 @@ def _shrink(images: _Images) -> _Images:
 
 
 def _shrink_bytes(images: np.ndarray) -> np.ndarray:
-    return images if images.shape[1] < 2 * _RESOLUTION else np.rint(_shrink(images)).astype(np.uint8)
+    return images if images.shape[1] < 2 * _RESOLUTION else np.rint(shrink(images)).astype(np.uint8)
 
 
 def _blocks(images: Array, size: int) -> Array:
@@ -345,22 +345,30 @@ def load_or_train_judge(
     def train() -> PyTree:
         return jax.device_get(train_judge(images, labels, num_classes, training))
 
+    name = f"judge-{cache_key(images, labels, num_classes, training)}.msgpack"
+    params = load_or_train(name, train, cache_directory=cache_directory, show=show)
+    judge = Judge(params, num_classes, 0.0)
+    return judge._replace(test_accuracy=judge_accuracy(judge, test_images, test_labels))
+
+
+def load_or_train(
+    name: str, train: Callable[[], PyTree], *, cache_directory: pathlib.Path | None, show: Callable[[str], None]
+) -> PyTree:
+    """The parameters in the cache file of this name, or those that ``train`` returns, see ``load_or_train_judge``."""
     if cache_directory is None and (root := cache_root()) is not None:
         cache_directory = root / "gan_leak"
     if cache_directory is None:
-        params = train()
-    else:
-        path = cache_directory / f"judge-{cache_key(images, labels, num_classes, training)}.msgpack"
-        params = _read_cache(path)
-        if params is None:
-            with _alone(path.with_suffix(".lock"), show):
-                # Another process may have trained it meanwhile.
-                params = _read_cache(path)
-                if params is None:
-                    params = train()
-                    _write_cache(path, params)
-    judge = Judge(params, num_classes, 0.0)
-    return judge._replace(test_accuracy=judge_accuracy(judge, test_images, test_labels))
+        return train()
+    path = cache_directory / name
+    params = _read_cache(path)
+    if params is None:
+        with _alone(path.with_suffix(".lock"), show):
+            # Another process may have trained it meanwhile.
+            params = _read_cache(path)
+            if params is None:
+                params = train()
+                _write_cache(path, params)
+    return params
 
 
 def cache_key(images: np.ndarray, labels: np.ndarray, num_classes: int, training: JudgeTraining) -> str:

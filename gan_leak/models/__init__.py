@@ -5,6 +5,8 @@ from collections.abc import Callable
 from gan_leak.models.flax import as_model, evaluation_arguments
 from gan_leak.models.hitaj_classifiers import count_parameters, faces_classifier, mlp_classifier, mnist_classifier
 from gan_leak.models.hitaj_generators import LATENT_SIZE, dcgan_generator, sample_images, sample_latents
+from gan_leak.models.mgan_ai_networks import conditional_generator, mgan_ai_classifier, mgan_ai_generator
+from gan_leak.models.trunks import trunk_of_flax, trunk_of_layered
 from gan_leak.types import Model
 
 __all__ = [
@@ -12,14 +14,19 @@ __all__ = [
     "LATENT_SIZE",
     "as_model",
     "classifier_for",
+    "conditional_generator",
     "count_parameters",
     "dcgan_generator",
     "evaluation_arguments",
     "faces_classifier",
+    "mgan_ai_classifier",
+    "mgan_ai_generator",
     "mlp_classifier",
     "mnist_classifier",
     "sample_images",
     "sample_latents",
+    "trunk_of_flax",
+    "trunk_of_layered",
 ]
 
 _CLASSIFIERS: dict[int, Callable[..., Model]] = {32: mnist_classifier, 64: faces_classifier}

@@ -47,10 +47,17 @@ class DCGANGenerator(nn.Module):
         return nn.relu(normalize(hidden))
 
 
-def dcgan_generator(image_size: int = 32, channels: int = 1, *, width: int = 64, implementation: str = "auto") -> Model:
+def dcgan_generator(
+    image_size: int = 32,
+    channels: int = 1,
+    *,
+    width: int = 64,
+    latent_size: int = LATENT_SIZE,
+    implementation: str = "auto",
+) -> Model:
     """A DCGAN generator for 32 (1,066,880 parameters) or 64 (3,574,656) pixels and one channel.
 
-    Raises ValueError for another image size.
+    latent_size: that of the paper, or more for conditions. Raises ValueError for another image size.
 
     >>> generator = dcgan_generator(32, channels=1, width=16)
     >>> params = jax.eval_shape(generator.init, jax.random.key(0))
@@ -62,7 +69,7 @@ def dcgan_generator(image_size: int = 32, channels: int = 1, *, width: int = 64,
     module = DCGANGenerator(image_size, channels, width, implementation)
 
     def init(key: Array) -> dict:
-        return module.init(key, jnp.zeros((2, LATENT_SIZE)))["params"]
+        return module.init(key, jnp.zeros((2, latent_size)))["params"]
 
     def apply(params: dict, latents: Array) -> Array:
         # The running averages that BatchNorm would update are never read: the generator stays in training mode.

@@ -14,6 +14,14 @@ _WORDS = {
     "total": "total over the run",
 }
 
+_SECRECY = {
+    "mechanism": "hidden by",
+    "hides": "hidden",
+    "against": "hidden from",
+    "reveals": "not hidden",
+    "broken_by": "broken by",
+}
+
 
 def privacy_summary(fields: Mapping[str, Any], records: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
     """The lines of a summary on the guarantees of the defenses, and on defenses without one; empty without a defense.
@@ -22,9 +30,11 @@ def privacy_summary(fields: Mapping[str, Any], records: Sequence[Mapping[str, An
     metrics.jsonl; the last one has the epsilon spent.
     """
     silent = fields.get("without_promise")
-    nothing = {"no promise by": f"{silent}, measured against attacks only"} if silent else {}
+    further = {"no promise by": f"{silent}, measured against attacks only"} if silent else {}
+    for secrecy in fields.get("secrecy", ()):
+        further |= {words: secrecy[name] for name, words in _SECRECY.items()}
     if "epsilon" not in fields:
-        return nothing
+        return further
     lines = {
         "epsilon": _epsilon_text(fields["epsilon"]),
         "delta": f"{fields['delta']:g}",
@@ -47,7 +57,7 @@ def privacy_summary(fields: Mapping[str, Any], records: Sequence[Mapping[str, An
     last = records[-1].get("privacy") if records else None
     if last and last["epsilon"] != fields["epsilon"]:
         lines["epsilon spent"] = f"{_epsilon_text(last['epsilon'])}, by taking part in {last['rounds']:,} rounds"
-    return lines | nothing
+    return lines | further
 
 
 def _epsilon_text(epsilon: float | None) -> str:

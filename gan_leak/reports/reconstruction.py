@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gan_leak.evaluation.criteria import summarise
+from gan_leak.evaluation.criteria import Interval, summarise
 from gan_leak.reports.drawing import (
     BLACK,
     BLUE,
@@ -21,6 +21,7 @@ from gan_leak.reports.drawing import (
     png,
 )
 from gan_leak.reports.html import definitions_list, figure, half_width, notes_panel, page, section, settings_table
+from gan_leak.reports.reproduction_results import ROLES
 from gan_leak.reports.rows import ROWS_STYLE, rows_table
 
 _MOST_SHOWN = 12
@@ -47,19 +48,47 @@ DEFINITIONS = {
     "published_psnr": "The value that the authors report for this setting, if they do.",
     "distance": "Distance between the gradients of the reconstruction and of the private batch: squared, or one minus "
     "the cosine.",
+    "client_identified": "Share of pictures that are nearest, of all clients' held-out images of their class, to those "
+    "of their own client; chance is one in the number of clients. Measures that begin with embedding are taken in the "
+    "embedding of owners, all others on pixels.",
+    "client_identified_pooled": "The same for the mean distance of all pictures of a client.",
+    "client_rank": "Place of the client among all clients by distance; 1 is the nearest.",
+    "client_auc": "Probability that a picture of a client is relatively nearer to the client's held-out images than "
+    "another client's picture of the class; chance is 0.5.",
+    "user_gap": "Mean distance to the held-out images of the other clients less that to the client's own; chance is 0.",
+    "record_gap": "Mean distance to the client's held-out images less that to the images that it sent. Above 0 the "
+    "pictures show records rather than a person.",
+    "identification_score": "Share of identified pictures between that of pictures which are the same for every client "
+    "(0) and that of the clients' own held-out images (1).",
+    "as_another_client": "Share of pictures that identify a client although they were made for another: a control, "
+    "below chance if the pictures tell clients apart.",
+    "p_value": "Probability of distances as small if clients were exchanged at random.",
+    "category_accuracy": "Share of pictures whose nearest held-out image of any client has the class they should show.",
+    "similarity": "SSIM with the nearest image that the client sent of the class; control_similarity is with the next "
+    "client's. Neither tells who the client is.",
+    "source_accuracy": "Share of the clients' records that are assigned to their client by the loss of local models.",
+    "linked": "Share of clients whose updates of two rounds are linked, one to one, without their names.",
+    "chance": "The rate of a guess.",
     "model_accuracy": "Accuracy of the network with the defense, on test images.",
 }
 
 
 def measured_row(name: str, role: str, measures: Mapping[str, Any]) -> dict[str, Any]:
     """A row of a table: the mean and the 95% interval of each measure, an array over images or one number."""
-    metrics = {}
+    intervals = {}
     for measure, values in measures.items():
         numbers = np.asarray(values, np.float64).reshape(-1)
         if "psnr" in measure:
             numbers = np.minimum(numbers, _MOST_DECIBELS)
-        metrics[measure] = _as_json(summarise(numbers.tolist())._asdict())
-    return {"name": name, "role": role, "metrics": metrics}
+        intervals[measure] = summarise(numbers.tolist())
+    return interval_row(name, role, intervals)
+
+
+def interval_row(name: str, role: str, intervals: Mapping[str, Interval]) -> dict[str, Any]:
+    """A row of a table from the interval of each measure. Raises ValueError for a role that is none of ``ROLES``."""
+    if role not in ROLES:
+        raise ValueError(f"role={role!r} of {name!r}: expected one of {', '.join(ROLES)}")
+    return {"name": name, "role": role, "metrics": {of: _as_json(found._asdict()) for of, found in intervals.items()}}
 
 
 def _as_json(interval: Mapping[str, Any]) -> dict[str, Any]:

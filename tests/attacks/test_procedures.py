@@ -16,9 +16,16 @@ from gan_leak.attacks.gradient.registry import GRADIENT_ATTACKS
 from gan_leak.attacks.model.model_inversion import InversionTarget, model_inversion
 from gan_leak.attacks.optimizers import TrainingData
 from gan_leak.attacks.procedure import Procedure, advance, run_procedure
+from gan_leak.attacks.server.representatives import (
+    MatchingTask,
+    UpdateEvidence,
+    lbfgs_representatives,
+    signed_adam_representatives,
+)
 from gan_leak.attacks.split.inverse_network import inverse_network
 from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
 from gan_leak.attacks.split.shadow_model import shadow_model
+from gan_leak.trees import ravel, stack
 from gan_leak.types import GradientView, Model, ModelView, SplitView
 from reference.small import linear_classifier, same_bits
 
@@ -53,9 +60,23 @@ def gradient_task(attack):
     return GradientTask(MODEL, (BATCH, *SHAPE), CLASSES, attack.iterations, attack.total_variation or 0.0)
 
 
+def matching_task():
+    """Two clients with two images each."""
+    views = [MODEL.init(jax.random.key(seed)) for seed in (1, 2)]
+    updates = [flat_gradient(params) for params in views]
+    labels = jnp.tile(LABELS[:BATCH].astype(jnp.int32), (2, 1))
+    return MatchingTask(UpdateEvidence(stack(views), jnp.stack(updates), labels))
+
+
+def flat_gradient(params):
+    return ravel(gradient_of(MODEL, params, IMAGES[:BATCH], jax.nn.one_hot(LABELS[:BATCH], CLASSES)))[0]
+
+
 FEATURES = CLIENT.apply(CLIENT.init(jax.random.key(2)), IMAGES)
 PROCEDURES = {
     **{name: (attack.build(gradient_task(attack)), gradient_evidence()) for name, attack in GRADIENT_ATTACKS.items()},
+    "signed_adam_representatives": (signed_adam_representatives(MODEL, SHAPE), matching_task()),
+    "lbfgs_representatives": (lbfgs_representatives(MODEL, SHAPE, starts=2), matching_task()),
     "regularized_likelihood": (
         regularized_likelihood(CLIENT, SHAPE),
         SplitView(FEATURES[0], CLIENT.init(jax.random.key(2))),
@@ -81,8 +102,8 @@ def parameters(function):
 
 
 def quick(names):
-    """The names as parameters. Attacks on a gradient take long to compile, so only the simplest is quick."""
-    slow = {*GRADIENT_ATTACKS} - {"idlg"}
+    """The names as parameters. Attacks on gradients take long to compile, so only the simplest is quick."""
+    slow = {*GRADIENT_ATTACKS, "lbfgs_representatives"} - {"idlg"}
     return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]
 
 

@@ -127,6 +127,7 @@ def test_vmap_map_and_loop_over_participants_agree(attack, adversary, aggregatio
         assert largest_difference(result, expected) < 1e-6
 
 
+@pytest.mark.slow
 def test_random_order_equals_a_loop_over_turns():
     """Download, attack, join, train, upload, turn by turn in Python, with an adversary in the middle."""
     train = jax.jit(functools.partial(train_and_upload, epochs=1, batch_size=3), static_argnums=(1, 2))
@@ -167,6 +168,7 @@ def _padded(samples):
     return jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)), samples)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_how_rounds_are_cut():
     """Three rounds and then two are bit for bit five at once, whatever the most; one at a time is close."""
     round_fn = plain_round("random_order", "active", 2)
@@ -241,6 +243,7 @@ def test_one_compilation_serves_a_sweep(schedule, adversary):
     assert largest_difference(servers[0].params, servers[1].params) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
 def test_a_passive_adversary_leaves_the_federation_alone(schedule):
     """Watching changes no parameter and no counter of anyone, while the generator learns."""

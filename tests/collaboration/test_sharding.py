@@ -32,7 +32,7 @@ def results_on_eight_devices():
 def test_rounds_on_many_devices_equal_rounds_on_one(results_on_eight_devices):
     """Participants that do not come out even, with and without attacks, added and averaged; and whole runs."""
     *compared, _ = results_on_eight_devices
-    assert len(compared) == 7
+    assert len(compared) == 8
     for what, difference, moved in compared:
         assert difference < 1e-5, what
         assert moved > 1e-2, what

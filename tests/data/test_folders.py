@@ -160,3 +160,55 @@ def test_the_files_of_a_class_are_sorted_by_text_as_the_split_needs_them(tmp_pat
     fill(tmp_path, "a", count=12)
     (folder,), _ = folders.list_classes(tmp_path)
     assert [path.name for path in folder.files][:4] == ["0.png", "1.png", "10.png", "11.png"]
+
+
+def fill_owners(folder, owners_by_class, count=5):
+    """Pictures class/owner/number.png, whose gray level tells class and owner."""
+    for place, (name, owners) in enumerate(owners_by_class.items()):
+        for owner in owners:
+            fill(folder / name, owner, count=count, grey=100 * place + int(owner.removeprefix("p")))
+
+
+def test_a_second_level_of_folders_is_the_owner(tmp_path):
+    fill_owners(tmp_path, {"ox": ["p2", "p10"], "cat": ["p10", "p1", "p2"]})
+    (tmp_path / "ox" / "p2" / "Thumbs.db").write_bytes(b"not a picture")
+    (tmp_path / "ox" / "p2" / "masks").mkdir()
+    dataset = load(f"folder:{tmp_path}")
+    assert dataset.class_names == load_class_names(f"folder:{tmp_path}") == ("cat", "ox")
+    # Owners are p1, p2 and p10 in natural order, the same in both classes.
+    numbers = {1: 0, 2: 1, 10: 2}
+    for images, labels, owners in (
+        (dataset.train_images, dataset.train_labels, dataset.train_owners),
+        (dataset.test_images, dataset.test_labels, dataset.test_owners),
+    ):
+        assert owners.dtype == np.int64
+        levels = images[:, 16, 16, 0].astype(int)
+        # 'ox' was written first, so its pictures have levels below 100.
+        np.testing.assert_array_equal(labels, (levels < 100).astype(int))
+        assert owners.tolist() == [numbers[level % 100] for level in levels]
+    assert len(dataset.train_owners) + len(dataset.test_owners) == 25
+    (note,) = dataset.notes
+    assert "skipped 2 entries" in note
+
+
+def test_one_level_of_folders_has_no_owners_and_its_fingerprint_stays(tmp_path):
+    fill(tmp_path, "a", "b")
+    (tmp_path / "b" / "masks").mkdir()
+    dataset = load(f"folder:{tmp_path}")
+    assert dataset.train_owners is dataset.test_owners is None
+    # As before folders could have owners.
+    assert dataset.fingerprint == "fdf2337a5edb1e2fa33f9436a957223d41e0b151a952f66314b7e44743d85b0f"
+
+
+def test_unsuitable_folders_of_owners_are_refused(refuses, tmp_path):
+    fill_owners(tmp_path, {"a": ["p1", "p2"]})
+    fill(tmp_path, "b")
+    refuses(
+        f"folder:{tmp_path}",
+        f"{tmp_path / 'a'} holds folders and {tmp_path / 'b'} holds images, expected images in each",
+    )
+    fill_owners(tmp_path / "other", {"a": ["p1", "p2"]})
+    (tmp_path / "other" / "a" / "p3").mkdir()
+    refuses(f"folder:{tmp_path / 'other'}", f"{tmp_path / 'other' / 'a' / 'p3'} holds no images")
+    fill(tmp_path / "alike" / "a", b"caf\xe9", b"caf\\xe9")
+    refuses(f"folder:{tmp_path / 'alike'}", "has 2 folders that are shown as caf\\xe9")

@@ -4,17 +4,23 @@ import math
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_leak.collaboration import RoundHyperParameters, selective_upload
 from gan_leak.defenses import (
     dp_sgd_epsilon,
     dp_sgd_schedule,
+    local_gaussian_epsilon,
     noise_multiplier_for,
+    parse_composition,
     sparse_vector_charged,
     sparse_vector_epsilon,
+    upload_of,
 )
+from gan_leak.types import Upload
 from reference import dp_sgd as reference
 
 # Of TensorFlow Privacy's MNIST tutorial: noise multiplier, epochs, and the epsilon it reports at delta 1e-5.
@@ -122,6 +128,49 @@ def test_the_sampling_probability_is_no_smaller_than_that_drawn_with(samples, ba
     assert probability == drawn >= batch_size / samples
 
 
+@pytest.mark.parametrize(("norm", "deviation", "rounds"), [(1.0, 2.0, 1), (0.5, 5.0, 30), (2.0, 0.5, 3)])
+def test_the_local_epsilon_is_that_of_two_norms(norm, deviation, rounds):
+    """Exact for any two updates of the norm, which are up to two norms apart; one norm would promise too much."""
+    loss = local_gaussian_epsilon(norm, deviation, 1e-5, rounds)
+    exact = reference.gaussian_epsilon(deviation / (2 * norm), rounds, 1e-5)
+    assert exact <= loss.epsilon <= exact * 1.001
+    assert loss.epsilon > 1.5 * reference.gaussian_epsilon(deviation / norm, rounds, 1e-5)
+    assert (loss.unit, loss.neighboring_relation) == ("participant", "replace all data of one participant")
+
+
+def test_without_noise_or_rounds_the_local_epsilon_is_infinite_or_zero():
+    assert local_gaussian_epsilon(1.0, 0.0, 1e-5, 1).epsilon == math.inf
+    assert local_gaussian_epsilon(1.0, 0.0, 1e-5, 0).epsilon == 0
+
+
+def test_an_audit_of_clipped_and_noised_uploads():
+    """Opposite updates of any length: the best test of which one was sent stays within epsilon, and just so."""
+    transform = upload_of(parse_composition("clipping+gaussian"), selective_upload("largest"))
+    norm, deviation, delta, draws = 0.5, 1.0, 0.01, 100_000
+    numbers = RoundHyperParameters(0.1, defense={"update_clipping_norm": norm, "gaussian_deviation": deviation})
+
+    def sent(key, sign):
+        upload = Upload(jnp.asarray([300.0 * sign, 0.0]), jnp.ones(2, bool))
+        return transform.apply(key, upload, transform.init(()), params=(), hyperparameters=numbers)[0].values[0]
+
+    keys = jax.random.split(jax.random.key(0), 2 * draws).reshape(2, draws)
+    first, second = (
+        np.asarray(jax.jit(jax.vmap(lambda key, sign=sign: sent(key, sign)))(own))
+        for own, sign in zip(keys, (1.0, -1.0), strict=True)
+    )
+
+    def leaked(epsilon):
+        """The delta that the likelihood ratio test reaches at this epsilon."""
+        threshold = epsilon * deviation**2 / (2 * norm)
+        return np.mean(first > threshold) - math.exp(epsilon) * np.mean(second > threshold)
+
+    epsilon = local_gaussian_epsilon(norm, deviation, delta, 1).epsilon
+    # Six standard errors of a share.
+    noise = 6 * math.sqrt(delta / draws) * (1 + math.exp(epsilon / 2))
+    assert leaked(epsilon) == pytest.approx(delta, abs=noise)
+    assert leaked(0.8 * epsilon) > delta + noise
+
+
 def test_the_sparse_vector_total_of_the_paper():
     """epsilon/c = 0.1 with every parameter of the classifier uploaded: 10,550.6 an epoch (Hitaj et al. 2017)."""
     assert sparse_vector_epsilon(0.1, 1.0, 105506).epsilon == pytest.approx(10550.6)
@@ -154,6 +203,11 @@ def test_the_sparse_vector_total_of_the_paper():
         (lambda: sparse_vector_epsilon(1.0, 0.1, 10, -1), "uploads=-1: expected at least 0"),
         (lambda: sparse_vector_charged(-1.0, 3), "epsilon_per_release=-1.0: expected a number above 0"),
         (lambda: sparse_vector_charged(1.0, -3), "releases=-3: expected at least 0"),
+        (lambda: local_gaussian_epsilon(0.0, 1.0, 1e-5, 1), "clipping_norm=0.0: expected a finite number above 0"),
+        (lambda: local_gaussian_epsilon(math.inf, 1.0, 1e-5, 1), "clipping_norm=inf: expected a finite number above 0"),
+        (lambda: local_gaussian_epsilon(1.0, -0.1, 1e-5, 1), "noise_deviation=-0.1: expected a finite number of at"),
+        (lambda: local_gaussian_epsilon(1.0, 1.0, 1e-5, -1), "rounds=-1: expected at least 0"),
+        (lambda: local_gaussian_epsilon(1.0, 1.0, 0.0, 1), "delta=0.0: expected a number above 0 and below 1"),
         (lambda: dp_sgd_schedule(10, 0, 1), "batch_size=0: expected at least 1"),
         (lambda: dp_sgd_schedule(-1, 1, 1), "samples=-1: expected at least 0"),
         (lambda: dp_sgd_schedule(1, 1, -1), "epochs=-1: expected at least 0"),

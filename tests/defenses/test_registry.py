@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from gan_leak import trees
-from gan_leak.collaboration import RoundHyperParameters
+from gan_leak.collaboration import AGGREGATORS, RoundHyperParameters, average
 from gan_leak.collaboration.participant import local_sgd
 from gan_leak.config import RunConfig
 from gan_leak.defenses import DEFENSES, protect
-from gan_leak.defenses.composition import traced
+from gan_leak.defenses.composition import aggregator_of, traced
 from gan_leak.defenses.contract import (
     AGGREGATION,
     FEATURES,
@@ -25,8 +25,8 @@ from gan_leak.defenses.contract import (
 )
 from gan_leak.defenses.registry import find, in_stages
 from gan_leak.settings import check_value, settings_of
-from gan_leak.types import LocalData, TransformInfo, Upload
-from reference.small import IMAGE_SHAPE, linear_classifier, same_bits
+from gan_leak.types import FlatServer, LocalData, TransformInfo, Upload
+from reference.small import IMAGE_SHAPE, largest_difference, linear_classifier, same_bits
 
 SIZE = 40
 PARAMS = {"a": jnp.zeros((4, 5)), "b": jnp.zeros(20)}
@@ -255,6 +255,44 @@ def test_neutral_local_training_is_plain_training(defense):
         np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
 
 
+@named(in_stages(AGGREGATION))
+def test_an_aggregator_keeps_its_contract(defense):
+    """It returns a server and a state as they came, ignores padding even as NaN, and uses its key in the view only."""
+    numbers = strengths(defense)
+    aggregator = aggregator_of((defense,), average())
+    server = FlatServer(jnp.ones(SIZE), jnp.zeros(SIZE))
+    given = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(an_upload(seed) for seed in range(4)))
+
+    @jax.jit
+    def apply(key, uploads):
+        return aggregator.apply(
+            key,
+            server,
+            uploads,
+            jnp.asarray([3, 1, 2, 0], jnp.int32),
+            aggregator.init(PARAMS),
+            hyperparameters=RoundHyperParameters(0.1, defense=numbers),
+            unknown_extra=1,
+        )
+
+    result = apply(jax.random.key(0), given)
+    assert avals(result[0]) == avals(server)
+    assert avals(result[1]) == avals(aggregator.init(PARAMS))
+    assert not same_bits(result[0].params, server.params)
+    poisoned = given._replace(values=given.values.at[3].set(jnp.nan))
+    assert same_bits(apply(jax.random.key(0), poisoned), result)
+    other = apply(jax.random.key(1), given)
+    assert largest_difference(other[0], result[0]) < 1e-6
+    assert not same_bits(other[2], result[2])
+
+
+@named(in_stages(AGGREGATION))
+def test_a_defense_of_the_aggregation_names_what_it_computes(defense):
+    """The rule that it takes the place of, if there is one, and what it hides."""
+    assert defense.aggregation in ("", *AGGREGATORS)
+    assert defense.claim is not None or all(defense.secrecy)
+
+
 def test_no_defense_has_a_stage_without_tests():
-    """A first defense of the aggregation needs a battery of its own."""
-    assert {stage for defense in DEFENSES for stage in defense.stages} <= set(STAGES) - {AGGREGATION}
+    """A stage of its own needs a battery of its own."""
+    assert {stage for defense in DEFENSES for stage in defense.stages} == set(STAGES)

@@ -474,6 +474,7 @@ def _apart(left, right):
     return np.linalg.norm(left - right, axis=1) / np.linalg.norm(left, axis=1)
 
 
+@pytest.mark.slow
 def test_edges_of_an_image_at_twice_the_size_are_nearly_the_same(sets):
     """Much nearer than those of the next image of its class."""
     images = sets["held out"][:40]

@@ -158,6 +158,7 @@ def test_a_gradient_of_another_model_is_refused(stripes, tmp_path, change, flags
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["gradient", "dataset"])
 def test_a_run_on_files_that_have_changed_since_is_not_continued(tmp_path, changed):
     data, mine = write_stripes(tmp_path / "stripes.npz"), tmp_path / "mine.npz"

@@ -157,6 +157,7 @@ def test_rows_of_each_kind_of_results(checkout, tmp_path):
     timed = [
         {"case": "a step", "options": "matmul, map", "median_seconds": 0.0025, "gflops": 50.0, "memory_bytes": 2**21}
     ]
+    people = [{"name": "representatives", "metrics": {"client_identified": interval(0.5), "p_value": interval(0.25)}}]
     class_row = {"data": "MNIST", "class": "3", "private_images": 4, "deciding": ["edges", "judge"], "raised_by": []}
     class_row |= {"not_measurable": None, "copies": 1.0, "held_out": 0.875, "highest_control": 0.0}
     verdict = {"name": "6 (a)", "variant": "", "verdict": Verdict.PARTLY, "reproduced_if": "a", "partly_if": "b"}
@@ -178,6 +179,7 @@ def test_rows_of_each_kind_of_results(checkout, tmp_path):
         "sweep": ("results.jsonl", json.dumps({"name": "rounds=5", "rounds": 5, "metrics": metrics}) + "\n"),
         "gradient_inversion": ("results.json", json.dumps(images)),
         "split_inference": ("results.json", json.dumps(images)),
+        "user_leakage": ("results.json", json.dumps(people)),
         "benchmark": ("benchmark.json", json.dumps({"gemm_flops": 1e11, "rows": timed})),
         "measurability": ("results.json", json.dumps({"rows": [class_row]})),
         "reproduce": ("results.json", json.dumps(reproduction)),
@@ -186,13 +188,15 @@ def test_rows_of_each_kind_of_results(checkout, tmp_path):
         "sweep": "| rounds=5 | 5 | 0.50 (0.25-0.75) | 0.75 (0.50-1.00) |",
         "gradient_inversion": "| dlg, batch 1 | 20.00 (19.75-20.25) | 1.00 (0.75-",
         "split_inference": "| dlg, batch 1 | 20.00 (19.75-20.25) | 1.00 (0.75-",
+        "user_leakage": "| representatives | 0.50 (0.25-0.75) | 0.25000 (0.00000-0.50000) |",
         "benchmark": "| a step | 2.5 ms | 50 | 2 MiB |",
         "measurability": "| MNIST, 4 images | 1 of 1 | 1.00 | 0.88 | 0.00 | none |",
         "reproduce": "| 6 (a) | partly | 0.50 (0.25-0.75) | 0.00 | 0.75 (0.50-1.00) |",
     }
+    telling = {"split_inference": {"splits": "conv1"}, "user_leakage": {"owners_per_client": 2}}
     (checkout / "README.md").write_text("")
     for binary, (name, content) in contents.items():
-        config = {"splits": "conv1"} if binary == "split_inference" else {}
+        config = telling.get(binary, {})
         directory = write_run(tmp_path / binary, binary, config, name, content)
         run(ResultsConfig(name=binary, sources=str(directory)), checkout)
         assert expected[binary] in (checkout / PAGES / f"{binary}.md").read_text()
@@ -202,6 +206,28 @@ def test_rows_of_each_kind_of_results(checkout, tmp_path):
     assert read_page(checkout / PAGES / "split_inference.json")["commands"] == [
         "python -m experiments.split_inference --splits=conv1"
     ]
+
+
+def test_federations_of_several_seeds_become_rows_with_intervals_over_seeds(checkout, tmp_path):
+    """Student's t of 0.4 and 0.6: 0.5 +- 12.7062 * 0.1. Of the p-values, the largest."""
+    (checkout / "README.md").write_text("")
+    directories, nothing = [], {"mean": None, "low": None, "high": None, "values": [None]}
+    for seed, (identified, p_value) in enumerate([(0.4, 0.001), (0.6, 0.25)]):
+        metrics = {"client_identified": interval(identified), "p_value": interval(p_value), "user_gap": nothing}
+        content = json.dumps([{"name": "representatives", "metrics": metrics}])
+        config = {"owners_per_client": 2, "seed": seed}
+        directories.append(write_run(tmp_path / f"seed{seed}", "user_leakage", config, "results.json", content))
+    run(ResultsConfig(name="people", sources=f"faces={directories[0]},{directories[1]}"), checkout)
+    page = read_page(checkout / PAGES / "people.json")
+    (table,) = page["tables"]
+    (row,) = table["rows"]
+    assert (row["name"], row["p_value"], page["seeds"]) == ("faces, representatives", 0.25, [0, 1])
+    assert row["client_identified"] == pytest.approx({"mean": 0.5, "low": 0.5 - 1.27062, "high": 0.5 + 1.27062})
+    assert row["user_gap"] == {"mean": None, "low": None, "high": None}
+    assert table["spread"] == "95% intervals over seeds"
+    (directories[1] / "results.json").write_text("[]")
+    with pytest.raises(ValueError, match="expected in all"):
+        run(ResultsConfig(name="people", sources=f"faces={directories[0]},{directories[1]}"), checkout)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +262,7 @@ def test_an_interval_is_cut_to_the_range_of_its_measure_in_the_page_and_not_in_t
         ({"name": "mine"}, "sources=: expected together with --name"),
         ({"name": "Mine!", "sources": "{runs}/seed0"}, "name=Mine!: expected lower-case letters"),
         ({"name": "mine", "sources": "{runs}/gone"}, "gone: expected the directory of a run"),
-        ({"name": "mine", "sources": "{runs}"}, "expected a finished run with one of metrics.jsonl"),
+        ({"name": "mine", "sources": "{runs}"}, "expected a finished run with one of results.json"),
         ({"name": "mine", "sources": "{runs}/seed0", "check": True}, "check=True: expected without --name=mine"),
         ({"name": "mine", "sources": "a={runs}/seed0,{runs}/other"}, "expected runs of 'a' to differ in seeds"),
         ({"name": "mine", "sources": "{runs}/seed0;{runs}/sweep"}, "written by sweep, expected gan_attack"),

@@ -20,6 +20,7 @@ from gan_leak.collaboration import (
     selective_upload,
 )
 from gan_leak.collaboration.sharding import device_mesh, shard
+from gan_leak.defenses import secure_average
 from gan_leak.runs.federated.batch import make_lanes
 from reference.server_attacks import Victim, isolating_attack, reading_attack
 from reference.small import FAKE_CLASS, IMAGE_SHAPE, federation_data, largest_difference, linear_classifier
@@ -52,7 +53,7 @@ def compare(mapping, attacked, aggregation, devices):
                 model,
                 transform,
                 schedule="synchronous",
-                aggregator=AGGREGATORS[aggregation](),
+                aggregator=secure_average() if aggregation == "secure" else AGGREGATORS[aggregation](),
                 batch_size=3,
                 attack=attack,
                 adversary=adversary,
@@ -131,6 +132,7 @@ def compare_server_attack(kind, devices):
 def main():
     """Each mapping, aggregation and attack at least once, on few devices and on more than there are participants."""
     choices = [("map", True, "add", 2), ("map", False, "average", 8), ("vmap", True, "average", 4)]
+    choices += [("map", False, "secure", 4)]
     results = [[str(choice), *compare(*choice)] for choice in choices]
     results += [[f"lanes, {choice}", *compare_lanes(*choice)] for choice in (("map", 2), ("vmap", 3))]
     results += [[f"server attack, {kind}", *compare_server_attack(kind, n)] for kind, n in SERVER_ATTACKS]

@@ -10,7 +10,7 @@ import optax
 
 from gan_leak.attacks.gradient.contract import GradientAttack, GradientEvidence, GradientInversion, GradientTask
 from gan_leak.attacks.gradient.observation import cosine_distance, gradient_of
-from gan_leak.attacks.optimizers import Position, descend
+from gan_leak.attacks.optimizers import Position, descend, signed_adam
 from gan_leak.attacks.priors import absolute_total_variation
 from gan_leak.attacks.procedure import Procedure
 from gan_leak.types import Array, Model, PyTree
@@ -41,11 +41,7 @@ def inverting_gradients(
     epoch_prior: the weight of the mean squared distance between an epoch's mean image and that of all epochs. The order
     does not change a mean image.
     """
-    milestones = {round(iterations * fraction): 0.1 for fraction in (3 / 8, 5 / 8, 7 / 8)}
-    optimizer = optax.chain(
-        optax.stateless_with_tree_map(lambda gradient, _: jnp.sign(gradient)),
-        optax.adam(optax.piecewise_constant_schedule(learning_rate, milestones)),
-    )
+    optimizer = signed_adam(learning_rate, iterations)
     observe = update or (lambda params, images, labels: gradient_of(model, params, images, labels))
 
     def distance(images: Array, evidence: GradientEvidence) -> Array:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
+
+from gan_leak.types import Array, PyTree
 
 # Largest distance of a count from a whole number. An absent class or a wrong count gives a larger one.
 _FROM_WHOLE = 0.1
@@ -10,6 +13,17 @@ _FROM_WHOLE = 0.1
 _PROBABILITIES_APART = 0.25
 # Largest part of the last bias's gradient that a scale may leave unexplained.
 _UNEXPLAINED = 0.01
+
+
+def last_layer_leaf(num_classes: int, ndim: int, tree: PyTree) -> Array:
+    """The kernel (ndim 2) or the bias (ndim 1) of the last layer: the only such leaf that ends in ``num_classes``.
+
+    Raises ValueError if there are several, or none.
+    """
+    alike = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim == ndim and leaf.shape[-1] == num_classes]
+    if len(alike) != 1:
+        raise ValueError(f"labels: {len(alike)} gradients end in {num_classes} classes, expected one layer's")
+    return alike[0]
 
 
 def infer_label_counts(

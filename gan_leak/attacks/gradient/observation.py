@@ -26,7 +26,7 @@ def update_of(
     images: Array,
     labels: Array,
     *,
-    learning_rate: float,
+    learning_rate: Array | float,
     steps: int,
     batch_size: int,
     order: Array | None = None,

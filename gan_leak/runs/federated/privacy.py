@@ -131,12 +131,17 @@ def privacy_meter(plan: PrivacyPlan, taken: np.ndarray) -> PrivacyMeter:
 def privacy_fields(plan: PrivacyPlan) -> dict[str, Any]:
     """The promise over the whole planned run as strict JSON, None for an infinite epsilon; empty without a defense.
 
-    ``without_promise`` names the defenses without a claim. If there are no others, it is the only field.
+    ``without_promise`` names the defenses without any claim, and ``secrecy`` holds the claims of those that hide
+    values. Without another claim, these are the only fields.
     """
     kind, promise = plan.config.defense.kind, promise_of(plan)
-    claim = claim_of(kind)
-    silent = ", ".join(defense.name for defense in parse_composition(kind) if defense.claim is None)
-    named = {"without_promise": silent} if silent else {}
+    claim, chosen = claim_of(kind), parse_composition(kind)
+    silent = ", ".join(defense.name for defense in chosen if defense.claim is None and defense.secrecy is None)
+    hiding = [defense.secrecy._asdict() for defense in chosen if defense.secrecy is not None]
+    named: dict[str, Any] = {
+        **({"without_promise": silent} if silent else {}),
+        **({"secrecy": hiding} if hiding else {}),
+    }
     if promise is None or claim is None:
         return named
     loss = promise.loss

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_leak import trees
-from gan_leak.attacks.gradient.label_counts import infer_label_counts, infer_scale
+from gan_leak.attacks.gradient.label_counts import infer_label_counts, infer_scale, last_layer_leaf
 from gan_leak.attacks.gradient.label_order import infer_label_order
 from gan_leak.attacks.gradient.observation import infer_distinct_labels, infer_label, infer_label_from_bias
 from gan_leak.runs.inversion.gradient_files import LoadedGradient
@@ -20,20 +20,11 @@ from gan_leak.types import Array, GradientView, PyTree
 _BEHIND_SIGMOIDS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18")
 
 
-def _last(num_classes: int, ndim: int, tree: PyTree) -> Array:
-    """The kernel (2) or the bias (1) of the last layer."""
-    leaves = jax.tree.leaves(tree)
-    alike = [leaf for leaf in leaves if leaf.ndim == ndim and leaf.shape[-1] == num_classes]
-    if len(alike) != 1:
-        raise ValueError(f"labels: {len(alike)} gradients end in {num_classes} classes, expected one layer's")
-    return alike[0]
-
-
 def infer_gradient_scale(num_classes: int, view: GradientView, batch_size: int) -> float | None:
     """The gradient's multiple of the mean's gradient (``infer_scale``); None if the last layer does not reveal it."""
     try:
         kernel, bias, kernel_gradient, bias_gradient = (
-            np.asarray(_last(num_classes, ndim, tree)) for tree in view for ndim in (2, 1)
+            np.asarray(last_layer_leaf(num_classes, ndim, tree)) for tree in view for ndim in (2, 1)
         )
     except ValueError:
         return None
@@ -86,7 +77,7 @@ def infer_labels(network: str, num_classes: int, view: GradientView, batch_size:
 
     The update of several steps is the sum of their gradients. It is divided by ``steps`` to give one gradient.
     """
-    last = functools.partial(_last, num_classes)
+    last = functools.partial(last_layer_leaf, num_classes)
     if batch_size == 1:
         if network in _BEHIND_SIGMOIDS:
             return np.asarray(infer_label(last(2, view.gradient)))[None]

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from experiments import reproduce
+from experiments.common import user_config
 from experiments.common.flags import PRESETS, preset_text
 from experiments.common.gradient_config import check
 from experiments.common.split_rows import row_settings
 from experiments.reproduction import execution, preparation, table_sections
 from experiments.reproduction.claims import read_claim
-from experiments.reproduction.other_papers import GRADIENT_INVERSION, SPLIT_INFERENCE, TABLES
+from experiments.reproduction.other_papers import GRADIENT_INVERSION, SPLIT_INFERENCE, TABLES, USER_LEAKAGE
 from experiments.reproduction.table_sections import TableRun, configurations_of, table_basis, table_section
+from gan_leak import settings
 from gan_leak.attacks.gradient import grnn
 from gan_leak.evaluation.criteria import evaluate_criterion
 from gan_leak.models.grnn_generator import Generated, Generator
@@ -24,6 +26,8 @@ from gan_leak.reports.reproduction_results import check_results
 from gan_leak.runs.inversion import gradient as inversion
 from gan_leak.runs.inversion import split
 from gan_leak.types import Model
+from reference.mgan_ai import use_linear_people
+from reference.quick import write_people
 
 NAMES = {preset: table for table in TABLES for preset in table.settings.values()}
 
@@ -62,16 +66,24 @@ def small(tmp_path, monkeypatch):
             ),
         )
 
+    use_linear_people(monkeypatch)
     monkeypatch.setattr(inversion, "network_for", linear)
     monkeypatch.setattr(grnn, "grnn_generator", generator)
     grey, colour = write_small(tmp_path / "grey.npz", 32, 1), write_small(tmp_path / "colour.npz", 32, 3)
     thin = write_small(tmp_path / "thin.npz", 28, 1)
+    people = {"dataset": f"npz:{write_people(tmp_path / 'people.npz')}", "categories": "none", "image_size": 28}
+    people |= {"clients": 5, "owners_per_client": 1, "sent_per_class": 2, "held_out_per_class": 2, "rounds": 2}
+    people |= {"first_round": 0, "representatives": 2, "matching_iterations": 2, "memory_rounds": 1}
+    people |= {"drawn_per_class": 1, "classifier": "mgan_ai"}
     configurations = table_sections.configurations_of
 
     def shortened(run, table):
         found = {}
         for label, config in configurations(run, table).items():
-            if table.binary is SPLIT_INFERENCE:
+            if table.binary is USER_LEAKAGE:
+                steps = min(config.attack.generator_steps, 1)
+                found[label] = settings.replace(config, **people, generator_steps=steps, discriminator_steps=steps)
+            elif table.binary is SPLIT_INFERENCE:
                 few = {"epochs": 1, "attack_epochs": 1, "iterations": 2, "images": 2, "samples": 64}
                 few["dataset"] = thin if config.network == "mnist" else colour
                 # All attacks run in the test of the binary.
@@ -95,10 +107,12 @@ def test_every_table_becomes_rows_verdicts_and_pictures(small, tmp_path, table):
     run = TableRun("quick", tmp_path / "tables", small)
     section = table_section(run, table)
     entry, pictures = section.entry, section.pictures
-    assert {row["role"] for row in entry["rows"]} == {"attack"}
-    assert all(table.measure in row["metrics"] for row in entry["rows"])
+    attacks = {row["name"]: row["metrics"] for row in entry["rows"] if row["role"] == "attack"}
+    assert all(table.measure in metrics for metrics in attacks.values())
+    if table.binary is not USER_LEAKAGE:
+        assert len(attacks) == len(entry["rows"])
     judged = {verdict["row"] for verdict in entry["verdicts"]}
-    assert judged <= {row["name"] for row in entry["rows"]}
+    assert judged <= set(attacks)
     assert len(pictures) >= len(table.settings) + 1
     assert all(image.startswith(b"\x89PNG") for image in pictures.values())
     named = [preset for preset in table.settings.values() if f"--preset={preset}" in entry["setup"]]
@@ -106,6 +120,29 @@ def test_every_table_becomes_rows_verdicts_and_pictures(small, tmp_path, table):
     # Read back, it is the same.
     assert table_section(run, table).entry == entry
     assert entry["seconds"] > 0
+
+
+def test_rows_that_a_claim_compares_with_are_named_and_not_judged():
+    """In the order of the table; the criterion of the active server has the numbers of the passive one."""
+    claim = read_claim("faces_active")
+    table = NAMES["faces_active"]
+
+    def row(name, role, identified):
+        numbers = {"mean": identified, "low": identified - 0.1, "high": identified + 0.1, "values": []}
+        metrics = {"client_identified": numbers, "p_value": {**numbers, "mean": 0.001}}
+        return {"name": f"active: {name}", "role": role, "metrics": metrics}
+
+    rows = [
+        row("ceiling", "reference", 0.9),
+        row("representatives, passive", "attack", 0.4),
+        row("representatives, active", "attack", 0.6),
+        row("representatives, active, pruning 0.9", "attack", 0.45),
+    ]
+    found = table_sections._verdicts(claim, table, rows)
+    assert {verdict["row"]: verdict["verdict"] for verdict in found} == {
+        "active: representatives, active": "reproduced",
+        "active: representatives, active, pruning 0.9": "partly",
+    }
 
 
 @pytest.mark.slow
@@ -162,6 +199,7 @@ def test_every_preset_is_a_setting_or_stands_behind_one():
     ours = {name for name, head in heads.items() if "experiments.gan_attack" not in head}
     behind = {read_claim(preset).quick for preset in NAMES}
     apart = {"gradient_defenses", "he_defenses", "quick_he_defenses", "inverting_reshuffled"}
+    apart |= {"mnist_writers", "spoken_digits"}
     assert ours == {*NAMES, *behind, *apart}
 
 
@@ -172,6 +210,8 @@ def test_every_preset_is_a_setting_that_its_binary_accepts(table, scale, tmp_pat
     for config in configurations_of(TableRun(scale, tmp_path, "npz:x"), table).values():
         if table.binary is SPLIT_INFERENCE:
             assert list(row_settings(config, split.victim_for(config.network)))
+        elif table.binary is USER_LEAKAGE:
+            user_config.check(config)
         else:
             check(config)
 
@@ -201,7 +241,7 @@ def test_another_claim_makes_another_section(small, tmp_path, monkeypatch):
 def test_the_binaries_of_the_tables_are_those_of_their_presets():
     for preset, table in NAMES.items():
         assert table.binary.module in preset_text(preset).splitlines()[0]
-    assert {table.binary for table in TABLES} == {GRADIENT_INVERSION, SPLIT_INFERENCE}
+    assert {table.binary for table in TABLES} == {GRADIENT_INVERSION, SPLIT_INFERENCE, USER_LEAKAGE}
     assert (
         configurations_of(TableRun("quick", pathlib.Path("x"), "npz:x"), TABLES[1])["He et al., CIFAR-10"].dataset
         == "npz:x"

@@ -353,6 +353,7 @@ def test_the_checkpoint_before_a_damaged_one_is_continued(uninterrupted, instrum
     assert said == [f"{newest}: damaged or unfinished, skipped"]
 
 
+@pytest.mark.slow
 def test_a_batch_without_an_undamaged_checkpoint_is_computed_again(uninterrupted, instruments, tmp_path):
     configs, expected = uninterrupted
     directory = tmp_path / "batch"

@@ -279,6 +279,25 @@ def test_a_run_behind_defenses_without_a_promise_reports_that(quiet, tmp_path, c
 
 
 @pytest.mark.slow
+def test_a_run_behind_secure_aggregation_trains_as_without_it_and_says_what_is_hidden(quiet, tmp_path, capsys):
+    """Losses and norms are those of plain averaging up to the encoding; there is no epsilon."""
+    changes = {"defense": "none", "aggregation": "average", "schedule": "synchronous", "rounds": 2}
+    assert run(replace(quiet, **changes), tmp_path / "plain") == 0
+    assert run(replace(quiet, **changes | {"defense": "secure_aggregation"}), tmp_path / "secure") == 0
+    plain, secure = (records_of(tmp_path / name) for name in ("plain", "secure"))
+    for left, right in zip(plain, secure, strict=True):
+        assert right["losses"] == pytest.approx(left["losses"], rel=1e-4)
+        assert right["update_norms"] == pytest.approx(left["update_norms"], rel=1e-4)
+    # The second round starts from the decoded average.
+    assert secure[0]["losses"] != pytest.approx(secure[1]["losses"], rel=1e-2)
+    stored = json.loads((tmp_path / "secure" / "config.json").read_text())
+    [secrecy] = stored["privacy"]["secrecy"]
+    assert secrecy["mechanism"] == "secure aggregation"
+    for shown in (capsys.readouterr().err, (tmp_path / "secure" / "report.html").read_text()):
+        assert "Pasquini" in shown
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("cohorts", [False, True])
 def test_an_interrupted_run_counts_on(quiet, tmp_path, monkeypatch, cohorts):
     """Also by cohorts, where the counts are drawn again."""

@@ -1,0 +1,1 @@
+"""Runs of federations whose server attacks its clients."""

@@ -1,0 +1,82 @@
+"""Linkability in a federation: what is compared, and on which clients the network of the server is trained."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import user_leakage
+from experiments.common.user_config import UserLeakageConfig, variants_of
+from gan_leak.attacks.server.linkability import link
+from gan_leak.runs.server.federation import record_rounds
+from gan_leak.runs.server.linking import (
+    count_distances,
+    representative_distances,
+    simulated_clients,
+    update_distances,
+)
+from gan_leak.runs.storage.resumable import UNSAVED
+from gan_leak.settings import replace
+from reference.mgan_ai import use_linear_people
+from reference.quick import write_people
+
+CLIENTS = 5
+
+
+def federation_of(path, **changes):
+    settings = {
+        "dataset": f"npz:{write_people(path, owners=12)}",
+        "categories": "none",
+        "image_size": 28,
+        "classifier": "mgan_ai",
+        "clients": CLIENTS,
+        "owners_per_client": 1,
+        "sent_per_class": 2,
+        "held_out_per_class": 2,
+        "auxiliary_owners": 6,
+        "rounds": 3,
+        "representatives": 2,
+        "matching_iterations": 2,
+    }
+    config = replace(UserLeakageConfig(), **{**settings, **changes})
+    return config, user_leakage.load_data(config)[1]
+
+
+def test_simulated_clients_have_people_of_their_own_and_as_many_images_as_a_client(tmp_path):
+    _, federation = federation_of(tmp_path / "people.npz")
+    for each, count in ((1, 6), (2, 3), (4, 1), (7, 0)):
+        drawn = simulated_clients(np.random.default_rng(0), federation, each)
+        assert drawn.shape == ((count, 4) if count else (0, 0))
+        owners = [set(federation.auxiliary_owners[own]) for own in drawn]
+        assert all(len(own) <= each and len(set(indices)) == 4 for own, indices in zip(owners, drawn, strict=True))
+        assert len(set().union(*owners)) == sum(map(len, owners))
+    assert not set(federation.auxiliary_owners) & set(federation.split.owners.ravel())
+
+
+@pytest.mark.slow
+def test_each_method_compares_the_first_attacked_round_with_the_last(tmp_path, monkeypatch):
+    """Full batches of the same images point in one direction; in the other order of clients the links move along."""
+    use_linear_people(monkeypatch)
+    config, federation = federation_of(tmp_path / "people.npz", first_round=1)
+    variant = next(iter(variants_of(config).values()))
+    pair = record_rounds(jax.random.key(0), federation, variant, 1, config.federation, UNSAVED)
+    assert pair.first.changes.shape == pair.last.changes.shape
+    assert float(jnp.abs(pair.first.changes - pair.last.changes).max()) > 0
+    table = update_distances(pair)
+    assert table.shape == (CLIENTS, CLIENTS)
+    assert link(np.random.default_rng(0), table).tolist() == list(range(CLIENTS))
+    turned = pair._replace(last=jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), pair.last))
+    assert link(np.random.default_rng(0), update_distances(turned)).tolist() == [1, 2, 3, 4, 0]
+    counts = count_distances(federation, variant, pair, config.federation)
+    assert counts.shape == (CLIENTS, CLIENTS)
+    assert np.all((counts >= 0) & (counts <= 1))
+    simulated = simulated_clients(np.random.default_rng(0), federation, 1)
+    found, again = (
+        representative_distances(
+            jax.random.key(1), federation, variant, rounds, simulated, config.attack, config.federation, UNSAVED
+        )
+        for rounds in (pair, turned)
+    )
+    assert found.shape == (CLIENTS, CLIENTS)
+    assert np.all(np.isfinite(found))
+    assert not np.allclose(found, again)
