@@ -173,6 +173,7 @@ _USERS = (
     _column("linked", "linked"),
     _column("category", "category_accuracy"),
     _column("model accuracy", "model_accuracy"),
+    _column("local epsilon", "local_epsilon", 1),
 )
 
 
