@@ -178,7 +178,7 @@ _USERS = (
 
 
 def read_users(groups: Sequence[Group]) -> list[Table]:
-    """One table; rows of several seeds are joined by name. Equal rows of two commands, such as a ceiling, stand once."""
+    """One table; rows of several seeds are joined by name. Equal rows of two commands stand once."""
     seeds = [len(group.directories) for group in groups]
     rows: list[Row] = []
     for row in (row for group in groups for row in _user_rows(group)):
