@@ -23,8 +23,10 @@ from gan_leak.evaluation.intervals import bootstrap_interval, permutation_p_valu
 from gan_leak.reports.reconstruction import interval_row
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.server import baselines, linking
-from gan_leak.runs.server.federation import Outcome, OwnedFederation, RoundPair, Variant, record_rounds, run_attack
+from gan_leak.runs.server.attack import Outcome, run_attack
+from gan_leak.runs.server.federation import OwnedFederation, Variant
 from gan_leak.runs.server.measurement import UserInstruments, ceiling, measure, single
+from gan_leak.runs.server.rounds import RoundPair, record_rounds
 from gan_leak.runs.storage.directory import RunDirectory, npz_bytes, write_atomic
 from gan_leak.runs.storage.integrity import DamagedError, read_npz, sealed_npz, set_aside
 from gan_leak.runs.storage.resumable import SavedProgress

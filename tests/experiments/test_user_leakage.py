@@ -190,7 +190,8 @@ def test_a_run_writes_what_anyone_needs_to_check_it_and_resumes_to_the_same_bits
 def test_a_passive_server_changes_no_bit_of_the_federation_and_an_active_one_does(tmp_path, monkeypatch):
     import jax
 
-    from gan_leak.runs.server.federation import recording, run_attack, run_rounds
+    from gan_leak.runs.server.attack import run_attack
+    from gan_leak.runs.server.rounds import recording, run_rounds
     from gan_leak.runs.storage.resumable import UNSAVED
 
     use_linear_people(monkeypatch)
