@@ -115,8 +115,8 @@ def write_reconstructions(prepared: UserRun) -> None:
     ]
     write_atomic(folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines).encode())
     kinds = {"private images": [LabeledImages(*prepared.instruments.sent[victim]) for victim in attacked]}
-    for stage, drawn in stages.items():
-        kinds[f"{stage}s"] = [LabeledImages(*own) for own in zip(*drawn, strict=True)]
+    for name, drawn in zip(stages_of(config), stages.values(), strict=True):
+        kinds[name] = [LabeledImages(*own) for own in zip(*drawn, strict=True)]
     write_atomic(folder / "figures" / "clients.png", clients_figure(attacked.tolist(), kinds))
 
 

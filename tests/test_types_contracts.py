@@ -181,6 +181,7 @@ def test_server_attacks_have_one_signature(name):
     assert list(inspect.signature(attack.reconstruct).parameters) == ["key", "state", "count"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SERVER_ATTACKS)
 def test_server_attacks_send_parameters_and_carry_their_state(name):
     """What is sent has the shapes of the parameters; a state to carry; finite info; the same bits for the same key."""

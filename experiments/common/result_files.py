@@ -152,7 +152,8 @@ def _writer(path: pathlib.Path) -> str:
 
 def _machine(environment: Mapping[str, Any]) -> str:
     if environment["backend"] == "cpu":
-        return f"{environment['cpu_count']} CPU cores"
+        count = environment["cpu_count"]
+        return f"{count} CPU core{'s' if count != 1 else ''}"
     return f"{environment['device_count']} x {environment['device_kind']}"
 
 

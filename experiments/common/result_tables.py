@@ -173,13 +173,17 @@ _USERS = (
     _column("linked", "linked"),
     _column("category", "category_accuracy"),
     _column("model accuracy", "model_accuracy"),
+    _column("local epsilon", "local_epsilon", 1),
 )
 
 
 def read_users(groups: Sequence[Group]) -> list[Table]:
-    """One table; rows of several seeds are joined by name."""
+    """One table; rows of several seeds are joined by name. Equal rows of two commands stand once."""
     seeds = [len(group.directories) for group in groups]
-    rows = [row for group in groups for row in _user_rows(group)]
+    rows: list[Row] = []
+    for row in (row for group in groups for row in _user_rows(group)):
+        if row not in rows:
+            rows.append(row)
     return [_table("Settings", _USERS, rows, _OVER_SEEDS if max(seeds) > 1 else _OVER_CLIENTS)]
 
 

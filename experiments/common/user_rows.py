@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -15,19 +16,24 @@ from experiments.common.tables import AppliedDefense, Drawn, RowTask
 from experiments.common.user_config import UserLeakageConfig, parse_baselines, parse_victims, variants_of
 from gan_leak.attacks.server.linkability import link
 from gan_leak.attacks.server.source_inference import source_accuracy
+from gan_leak.defenses import local_gaussian_epsilon
+from gan_leak.defenses.accounting import PrivacyLoss
 from gan_leak.evaluation.criteria import Interval
 from gan_leak.evaluation.intervals import bootstrap_interval, permutation_p_value
 from gan_leak.reports.reconstruction import interval_row
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.server import baselines, linking
-from gan_leak.runs.server.federation import Outcome, OwnedFederation, RoundPair, Variant, record_rounds, run_attack
+from gan_leak.runs.server.attack import Outcome, run_attack
+from gan_leak.runs.server.federation import OwnedFederation, Variant
 from gan_leak.runs.server.measurement import UserInstruments, ceiling, measure, single
+from gan_leak.runs.server.rounds import RoundPair, record_rounds
 from gan_leak.runs.storage.directory import RunDirectory, npz_bytes, write_atomic
 from gan_leak.runs.storage.integrity import DamagedError, read_npz, sealed_npz, set_aside
 from gan_leak.runs.storage.resumable import SavedProgress
 
 # What computes a row, and what measures and draws it.
 Baseline = tuple[Callable[..., Mapping[str, np.ndarray]], Callable[..., Drawn]]
+LOCAL_DELTA = 1e-5
 REPRESENTATIVES = "representatives"
 GENERATOR = "mGAN-AI"
 
@@ -115,7 +121,24 @@ def _draw_stage(run: UserRun, name: str, variant: Variant, saved: dict[str, np.n
     measured["model_accuracy"] = single(float(saved["accuracy"][-1]))
     if name.startswith(REPRESENTATIVES):
         measured["distance"] = bootstrap_interval(saved["distances"], seed=run.config.federation.seed)
-    return _drawn(run, interval_row(name, "attack", measured), saved, seconds)
+    loss = local_privacy(variant, run.config.federation.rounds)
+    notes = []
+    if loss is not None:
+        finite = math.isfinite(loss.epsilon)
+        promise = f"local epsilon {loss.epsilon:.4g}" if finite else "no finite local epsilon"
+        notes.append(f"{promise} at delta {loss.delta:g} over {run.config.federation.rounds} uploads")
+        if finite:
+            measured["local_epsilon"] = single(loss.epsilon)
+    row = interval_row(name, "attack", measured) | {"notes": notes}
+    return _drawn(run, row, saved, seconds)
+
+
+def local_privacy(variant: Variant, rounds: int) -> PrivacyLoss | None:
+    """What ``clipping+gaussian`` promises a client against the server over all rounds; None for other defenses."""
+    if [defense.name for defense in variant.defenses] != ["clipping", "gaussian"]:
+        return None
+    norm, deviation = (variant.strengths[name] for name in ("update_clipping_norm", "gaussian_deviation"))
+    return local_gaussian_epsilon(norm, deviation, LOCAL_DELTA, rounds)
 
 
 def _draw_ceiling(run: UserRun, saved: dict[str, np.ndarray], seconds: float) -> Drawn:

@@ -57,16 +57,18 @@ def distances_to_clients(space: Space, images: np.ndarray, labels: np.ndarray, g
     return _mean_distances(space, *checked_pictures(images, labels, galleries), galleries)
 
 
-def distances_between_halves(space: Space, galleries: Galleries) -> np.ndarray:
+def distances_between_halves(space: Space, galleries: Galleries, *, seed: int = 0) -> np.ndarray:
     """Mean distances [K, K] of one half of each client's gallery (rows) to the other half of each (columns).
 
-    Every other image of a class is in the first half. If the clients are alike, so are all entries, as a permutation
-    test requires. The table of ``held_out_distances`` is symmetric, and its diagonal has fewer pairs.
+    The halves of a class are drawn at random. If the clients are alike, so are all entries, as a permutation test
+    requires. Every other image of a sorted gallery would not do: both halves would have the client's own mixture of
+    people. The table of ``held_out_distances`` is symmetric, and its diagonal has fewer pairs.
 
     Raises ValueError as ``build_identification_references``.
     """
     galleries = checked_galleries(galleries)
-    columns = [_columns(galleries, label) for label in np.unique(galleries.labels)]
+    rng = np.random.default_rng(seed)
+    columns = [rng.permuted(_columns(galleries, label), axis=1) for label in np.unique(galleries.labels)]
     images, labels = galleries.images.reshape(-1, *galleries.images.shape[2:]), galleries.labels.ravel()
     first, second = (np.concatenate([part[:, start::2] for part in columns], axis=1) for start in (0, 1))
     others = Galleries(images[second], labels[second])

@@ -140,7 +140,7 @@ def build_identification_references(
     """
     galleries = checked_galleries(galleries)
     held_out = held_out_distances(space, galleries)
-    p_value = permutation_p_value(distances_between_halves(space, galleries), seed=seed)
+    p_value = permutation_p_value(distances_between_halves(space, galleries, seed=seed), seed=seed)
     ceiling = replace(identification_numbers(held_out, galleries.labels, seed=seed), p_value=p_value)
     floor_images, images, labels = _floor_images(galleries, auxiliary)
     clients = len(galleries.images)

@@ -68,6 +68,8 @@ DEFINITIONS = {
     "client's. Neither tells who the client is.",
     "source_accuracy": "Share of the clients' records that are assigned to their client by the loss of local models.",
     "linked": "Share of clients whose updates of two rounds are linked, one to one, without their names.",
+    "local_epsilon": "Epsilon at delta 1e-5 of all uploads of a client against the server, for any change of all its "
+    "data; only behind clipping and then Gaussian noise.",
     "chance": "The rate of a guess.",
     "model_accuracy": "Accuracy of the network with the defense, on test images.",
 }

@@ -309,11 +309,37 @@ def test_the_p_value_of_the_ceiling_is_uniform_for_people_who_are_alike():
 
 
 def test_halves_of_galleries_worked_out_by_hand():
-    """Class 0 is at 0, 1, 2 and 5, 6, 7: the middle one is compared with the others; class 1 has two images."""
-    values = np.array([[0.0, 1.0, 10.0, 2.0, 12.0], [5.0, 20.0, 6.0, 7.0, 21.0]], np.float32)
-    galleries = Galleries(values.reshape(2, 5, 1, 1, 1), np.array([[0, 0, 1, 0, 1], [0, 1, 0, 0, 1]]))
-    found = distances_between_halves(pixel_space(), galleries)
-    np.testing.assert_allclose(found, [[(1 + 1 + 2) / 3, (6 + 4 + 11) / 3], [(4 + 6 + 8) / 3, (1 + 1 + 1) / 3]])
+    """Two images a client and class: class 0 at 0 and 1, and at 5 and 7; class 1 at 10 and 20, and at 40 and 40."""
+    values = np.array([[0.0, 10.0, 1.0, 20.0], [5.0, 40.0, 40.0, 7.0]], np.float32)
+    galleries = Galleries(values.reshape(2, 4, 1, 1, 1), np.array([[0, 1, 0, 1], [0, 1, 1, 0]]))
+    tables = [distances_between_halves(pixel_space(), galleries, seed=seed) for seed in range(40)]
+    for table in tables:
+        np.testing.assert_allclose(np.diagonal(table), [(1 + 10) / 2, (2 + 0) / 2])
+    across = {round(float(table[0, 1]), 3) for table in tables}
+    assert across == {(near + far) / 2 for near in (5, 7, 4, 6) for far in (30, 20)}
+
+
+def test_sorted_mixtures_of_people_have_no_identity():
+    """Images of six people, sorted by person and dealt at random. Halves of every other image would find identities."""
+
+    def galleries(seed):
+        rng = np.random.default_rng([5, seed])
+        people = np.repeat(rng.normal(size=(6, 16)), 8, axis=0)
+        dealt = np.sort(rng.permutation(48).reshape(6, 8), axis=1)
+        images = (people + 0.3 * rng.normal(size=(48, 16)))[dealt]
+        return Galleries(images.reshape(6, 8, 4, 4, 1).astype(np.float32), np.zeros((6, 8), int))
+
+    def alternate(images):
+        first, others = images[:, ::2], Galleries(images[:, 1::2], np.zeros((6, 4), int))
+        return distances_to_clients(pixel_space(), first, np.zeros((6, 4), int), others).mean(axis=1)
+
+    dealt = [galleries(seed) for seed in range(300)]
+    halves = [
+        permutation_p_value(distances_between_halves(pixel_space(), own, seed=seed), seed=0)
+        for seed, own in enumerate(dealt)
+    ]
+    assert kstest(halves, "uniform").pvalue > 0.01
+    assert kstest([permutation_p_value(alternate(own.images), seed=0) for own in dealt], "uniform").pvalue < 1e-6
 
 
 def test_fewer_than_five_clients_are_not_measurable_and_five_are():

@@ -144,6 +144,7 @@ def test_images_that_do_not_fit(images, message):
         load_or_train_owner_embedding(images, np.repeat(np.arange(20), 5))
 
 
+@pytest.mark.slow
 def test_larger_images_are_averaged_down(trained):
     """An image of 64 pixels and its averages over 2 x 2 pixels have the same embedding."""
     small = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 1)).astype(np.float32)

@@ -1,6 +1,7 @@
 """The binary for user-level leakage: bad input is one line before any work, and a run writes what a check needs."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from experiments.common.user_config import (
     parse_local_trainings,
     variants_of,
 )
+from experiments.common.user_rows import local_privacy
+from gan_leak import local_gaussian_epsilon
 from gan_leak.evaluation.client_distances import Galleries
 from gan_leak.reports.clients import LabeledImages, clients_figure, one_of_each
 from gan_leak.runs.server.federation import steps_of
@@ -98,6 +101,17 @@ def test_defenses_are_read_with_their_strengths():
     assert sorted(numbers.values()) == [0.5, 2.0]
 
 
+def test_only_clipping_and_then_noise_has_a_local_epsilon():
+    defenses = "none,clipping:1+gaussian:20,gaussian:20+clipping:1,pruning:0.9,clipping:1+gaussian:0.001"
+    found = {
+        name: local_privacy(variant, 10) for name, variant in variants_of(config_for("x", defenses=defenses)).items()
+    }
+    known = {name: loss.epsilon for name, loss in found.items() if loss is not None}
+    assert list(known) == ["passive, clipping 1 + gaussian 20", "passive, clipping 1 + gaussian 0.001"]
+    assert known["passive, clipping 1 + gaussian 20"] == local_gaussian_epsilon(1.0, 20.0, 1e-5, 10).epsilon
+    assert known["passive, clipping 1 + gaussian 0.001"] == math.inf
+
+
 def test_each_federation_has_a_name_of_its_own():
     config = config_for(
         "people.npz", modes="passive,active", defenses="none,secure_aggregation,pruning:0.9", local_trainings="4x0,1x2"
@@ -176,7 +190,8 @@ def test_a_run_writes_what_anyone_needs_to_check_it_and_resumes_to_the_same_bits
 def test_a_passive_server_changes_no_bit_of_the_federation_and_an_active_one_does(tmp_path, monkeypatch):
     import jax
 
-    from gan_leak.runs.server.federation import recording, run_attack, run_rounds
+    from gan_leak.runs.server.attack import run_attack
+    from gan_leak.runs.server.rounds import recording, run_rounds
     from gan_leak.runs.storage.resumable import UNSAVED
 
     use_linear_people(monkeypatch)

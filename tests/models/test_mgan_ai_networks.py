@@ -116,6 +116,7 @@ def last_layer(params):
     return layer["kernel"], layer["bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "shape", "features"),
     [

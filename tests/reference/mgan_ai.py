@@ -10,7 +10,7 @@ from gan_leak.attacks.server.representatives import Representatives
 from gan_leak.models.hitaj_generators import LATENT_SIZE
 from gan_leak.models.mgan_ai_networks import EMBEDDING_SIZE, conditional_generator
 from gan_leak.models.trunks import Trunk
-from gan_leak.runs.server import baselines, federation, linking
+from gan_leak.runs.server import attack, baselines, federation, linking
 from gan_leak.types import Model
 from reference.small import CLASSES, IMAGE_SHAPE, linear_classifier
 
@@ -109,5 +109,5 @@ def use_linear_people(monkeypatch):
     """Replaces the networks of federations of people by some that compile in no time."""
     for module in (federation, linking):
         monkeypatch.setattr(module, "shared_model", linear_shared_model)
-    for module in (federation, baselines):
+    for module in (attack, baselines):
         monkeypatch.setattr(module, "conditional_generator_for", linear_generator_for)

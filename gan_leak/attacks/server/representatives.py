@@ -231,21 +231,7 @@ def _matching(
     if starts < 1:
         raise ValueError(f"starts={starts}: expected at least 1")
     over_clients = _over_clients(client_mapping)
-    simulated = simulate or functools.partial(gradient_of, model)
-
-    def distance(images: Array, client: UpdateEvidence) -> Array:
-        """The distance [] of images [R, H, W, C], summed over rounds; the client's leaves are [T, ...] or [R]."""
-        classes = jax.eval_shape(model.apply, trees.take(client.params, 0), images).shape[-1]
-        labels = jax.nn.one_hot(client.labels, classes)
-        if client.weights is not None:
-            # The loss is a mean over the representatives and linear in the labels.
-            labels = labels * (len(client.weights) * client.weights)[:, None]
-
-        def of_round(params: PyTree, update: Array) -> Array:
-            _, unravel = trees.ravel(params)
-            return distance_of(simulated(params, images, labels), unravel(update))
-
-        return jnp.sum(jax.vmap(of_round)(client.params, client.updates))
+    distance = _distance_to_client(model, simulate or functools.partial(gradient_of, model), distance_of)
 
     def objective(images: Array, client: UpdateEvidence) -> Array:
         return distance(images, client) + prior(images)
@@ -286,6 +272,27 @@ def _matching(
         return over_clients(of_client, search, _by_client(task.evidence))
 
     return Procedure(init, step, extract)
+
+
+def _distance_to_client(
+    model: Model, simulate: Simulate, distance_of: Callable[[PyTree, PyTree], Array]
+) -> Callable[[Array, UpdateEvidence], Array]:
+    """The distance [] of images [R, H, W, C], summed over rounds; the client's leaves are [T, ...] or [R]."""
+
+    def distance(images: Array, client: UpdateEvidence) -> Array:
+        classes = jax.eval_shape(model.apply, trees.take(client.params, 0), images).shape[-1]
+        labels = jax.nn.one_hot(client.labels, classes)
+        if client.weights is not None:
+            # The loss is a mean over the representatives and linear in the labels.
+            labels = labels * (len(client.weights) * client.weights)[:, None]
+
+        def of_round(params: PyTree, update: Array) -> Array:
+            _, unravel = trees.ravel(params)
+            return distance_of(simulate(params, images, labels), unravel(update))
+
+        return jnp.sum(jax.vmap(of_round)(client.params, client.updates))
+
+    return distance
 
 
 def _squared_norm(updates: Array) -> Array:

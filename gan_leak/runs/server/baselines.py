@@ -12,15 +12,9 @@ from gan_leak.attacks.server.settings import MganAiConfig, ServerFederationConfi
 from gan_leak.attacks.server.source_inference import source_inference
 from gan_leak.evaluation.fidelity import class_means
 from gan_leak.models.mgan_ai_networks import ConditionalGenerator
-from gan_leak.runs.server.federation import (
-    BATCH,
-    OwnedFederation,
-    Variant,
-    conditional_generator_for,
-    local_models_of,
-    record_rounds,
-    run_rounds,
-)
+from gan_leak.runs.server.attack import BATCH, conditional_generator_for
+from gan_leak.runs.server.federation import OwnedFederation, Variant
+from gan_leak.runs.server.rounds import local_models_of, record_rounds, run_rounds
 from gan_leak.runs.storage.resumable import Keys, SavedProgress, run_in_parts
 from gan_leak.types import Array, Model, PyTree
 

@@ -19,16 +19,9 @@ from gan_leak.attacks.server.linkability import (
 from gan_leak.attacks.server.observed_updates import as_gradients
 from gan_leak.attacks.server.representatives import UpdateEvidence
 from gan_leak.attacks.server.settings import MganAiConfig, ServerFederationConfig
-from gan_leak.runs.server.federation import (
-    OwnedFederation,
-    Recorded,
-    RoundPair,
-    Variant,
-    inferred_labels,
-    matcher_of,
-    shared_model,
-    steps_of,
-)
+from gan_leak.runs.server.attack import inferred_labels, matcher_of
+from gan_leak.runs.server.federation import OwnedFederation, Variant, shared_model, steps_of
+from gan_leak.runs.server.rounds import Recorded, RoundPair
 from gan_leak.runs.storage.resumable import Keys, SavedProgress, run_in_parts
 from gan_leak.types import Array, PyTree
 

@@ -119,6 +119,7 @@ def numpy_total_variation(kind, images):
     return np.mean(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kind", MATCHERS)
 def test_the_objective_is_that_of_a_naive_twin(kind, weighted):
@@ -300,6 +301,7 @@ def test_images_stay_in_the_box_and_never_get_worse_than_the_start(kind):
     assert (np.asarray(warm.distances) < 1e-6).all()
 
 
+@pytest.mark.slow
 def test_an_update_of_zeros_or_noise_gives_finite_images():
     """A defense may remove an update; the search of that client, and of the others, goes on."""
     evidence = evidence_of(2, 2)

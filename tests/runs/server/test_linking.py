@@ -8,13 +8,13 @@ import pytest
 from experiments import user_leakage
 from experiments.common.user_config import UserLeakageConfig, variants_of
 from gan_leak.attacks.server.linkability import link
-from gan_leak.runs.server.federation import record_rounds
 from gan_leak.runs.server.linking import (
     count_distances,
     representative_distances,
     simulated_clients,
     update_distances,
 )
+from gan_leak.runs.server.rounds import record_rounds
 from gan_leak.runs.storage.resumable import UNSAVED
 from gan_leak.settings import replace
 from reference.mgan_ai import use_linear_people
