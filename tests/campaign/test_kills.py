@@ -35,6 +35,7 @@ BINARIES = (
     ("reproduce",),
     ("gradient_inversion",),
     ("split_inference",),
+    ("user_leakage",),
 )
 
 
@@ -88,6 +89,7 @@ def draw_plan(rng: random.Random, setting: Setting) -> Plan:
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
     every = campaign.binaries(folder)
+    assert set(every) == {name for settings in BINARIES for name in settings}
     campaign.train_judge(folder)
     with campaign.heeding_interrupts():
         yield folder, campaign.environment(pathlib.Path(os.environ["XDG_CACHE_HOME"])), every

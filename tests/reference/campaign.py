@@ -81,6 +81,7 @@ def binaries(folder: pathlib.Path) -> dict[str, Binary]:
     split = {"dataset": f"npz:{_write_squares(folder)}", "splits": "conv1", "images": 2, "epochs": 6}
     people = {"dataset": f"npz:{write_people(folder / 'people.npz')}", "categories": "none", "image_size": 28}
     people |= {"clients": 5, "owners_per_client": 1, "sent_per_class": 2, "held_out_per_class": 2, "rounds": 6}
+    people |= {"classifier": "mgan_ai", "baselines": "class_means,source_inference", "drawn_per_class": 1}
     people |= {"representatives": 2, "matching_iterations": 2, "discriminator_steps": 1, "generator_steps": 1}
     # So that computations which a tiny run ends at once are kept in parts, as long ones are.
     parts = {"gan_leak.runs.storage.resumable": {"_SECONDS_OF_A_PART": 0.02}}
