@@ -20,7 +20,15 @@ import numpy as np
 from experiments.common.flags import run_binary
 from experiments.common.tables import Drawn, check_directory, run_and_report, run_rows
 from experiments.common.user_config import UserLeakageConfig, check, check_batches, variants_of
-from experiments.common.user_rows import GENERATOR, UserRun, outcome_of, row_tasks, stages_of, victims_of
+from experiments.common.user_rows import (
+    GENERATOR,
+    UserRun,
+    outcome_of,
+    recorder,
+    row_tasks,
+    stages_of,
+    victims_of,
+)
 from gan_leak.data.dataset import Dataset
 from gan_leak.data.owner_settings import load_owned, split_owned
 from gan_leak.reports.clients import LabeledImages, clients_figure
@@ -51,7 +59,8 @@ def prepare(config: UserLeakageConfig, workdir: pathlib.Path, resume: bool) -> U
     for note in dataset.notes:
         tell(note)
     instruments = build_instruments(federation, dataset, config.federation.seed)
-    return UserRun(config, federation, instruments, directory)
+    progress = directory.path / "federations" / "recorded.part.npz"
+    return UserRun(config, federation, instruments, directory, recorder(config, federation, progress))
 
 
 def _check_directory(path: pathlib.Path) -> None:

@@ -39,12 +39,36 @@ GENERATOR = "mGAN-AI"
 
 
 class UserRun(NamedTuple):
-    """A checked run: its configuration, federation and instruments, and its directory."""
+    """A checked run: its configuration, federation and instruments, its directory, and what a passive server records.
+
+    recorded: ``recorded() -> RoundPair`` of the federation without defenses, for all baselines that need no more.
+    """
 
     config: UserLeakageConfig
     federation: OwnedFederation
     instruments: UserInstruments
     directory: RunDirectory
+    recorded: Callable[[], RoundPair]
+
+
+def recorder(config: UserLeakageConfig, federation: OwnedFederation, path: pathlib.Path) -> Callable[[], RoundPair]:
+    """The function ``UserRun.recorded``: trains the federation once. path: the file of its progress."""
+
+    @functools.cache
+    def recorded() -> RoundPair:
+        path.parent.mkdir(exist_ok=True)
+        pair = record_rounds(
+            jax.random.key(config.federation.seed),
+            federation,
+            _undefended(config),
+            config.attack.first_round,
+            config.federation,
+            SavedProgress(path, tell),
+        )
+        path.unlink(missing_ok=True)
+        return pair
+
+    return recorded
 
 
 def victims_of(run: UserRun) -> np.ndarray:
@@ -100,7 +124,7 @@ def row_tasks(run: UserRun) -> list[RowTask]:
             tasks.append(
                 RowTask(
                     functools.partial(_compute_stage, run, number, variant, stage),
-                    functools.partial(_draw_stage, run, f"{stage}, {name}", variant),
+                    functools.partial(_draw_stage, run, stage, name, variant),
                 )
             )
     return tasks
@@ -116,10 +140,12 @@ def _compute_stage(
     return {"images": found.generated, "labels": found.generated_labels, **shared}
 
 
-def _draw_stage(run: UserRun, name: str, variant: Variant, saved: dict[str, np.ndarray], seconds: float) -> Drawn:
+def _draw_stage(
+    run: UserRun, stage: str, name: str, variant: Variant, saved: dict[str, np.ndarray], seconds: float
+) -> Drawn:
     measured = measure(run.instruments, saved["images"], saved["labels"], victims_of(run))
     measured["model_accuracy"] = single(float(saved["accuracy"][-1]))
-    if name.startswith(REPRESENTATIVES):
+    if stage == REPRESENTATIVES:
         measured["distance"] = bootstrap_interval(saved["distances"], seed=run.config.federation.seed)
     loss = local_privacy(variant, run.config.federation.rounds)
     notes = []
@@ -129,7 +155,7 @@ def _draw_stage(run: UserRun, name: str, variant: Variant, saved: dict[str, np.n
         notes.append(f"{promise} at delta {loss.delta:g} over {run.config.federation.rounds} uploads")
         if finite:
             measured["local_epsilon"] = single(loss.epsilon)
-    row = interval_row(name, "attack", measured) | {"notes": notes}
+    row = interval_row(f"{stage}, {name}", "attack", measured) | {"notes": notes}
     return _drawn(run, row, saved, seconds)
 
 
@@ -185,15 +211,11 @@ def _class_gan(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray
 
 def _model_inversion(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
     key = jax.random.key(run.config.federation.seed)
-    found = baselines.inverted_images(key, run.federation, _undefended(run.config), run.config.federation, progress)
-    return _of_victims(run, *found)
+    return _of_victims(run, *baselines.inverted_images(key, run.federation, run.recorded().last, progress))
 
 
 def _source_inference(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
-    key = jax.random.key(run.config.federation.seed)
-    losses, sources = baselines.source_losses(
-        key, run.federation, _undefended(run.config), run.config.federation, progress
-    )
+    losses, sources = baselines.source_losses(run.federation, run.recorded().last)
     return {"images": run.federation.held_out[:, :1], "losses": losses, "sources": sources}
 
 
@@ -222,33 +244,23 @@ def _draw_sources(run: UserRun, saved: dict[str, np.ndarray], seconds: float) ->
     return _drawn(run, row, _held_out(run), seconds)
 
 
-def _record(run: UserRun, progress: SavedProgress) -> RoundPair:
-    config = run.config
-    key = jax.random.key(config.federation.seed)
-    return record_rounds(
-        key, run.federation, _undefended(config), config.attack.first_round, config.federation, progress
-    )
-
-
 def _link_by_updates(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
-    return {"images": run.federation.held_out[:, :1], "table": linking.update_distances(_record(run, progress))}
+    return {"images": run.federation.held_out[:, :1], "table": linking.update_distances(run.recorded())}
 
 
 def _link_by_counts(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
     config = run.config
-    pair = _record(run, progress)
-    table = linking.count_distances(run.federation, _undefended(config), pair, config.federation)
+    table = linking.count_distances(run.federation, _undefended(config), run.recorded(), config.federation)
     return {"images": run.federation.held_out[:, :1], "table": table}
 
 
 def _link_by_representatives(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
     config, federation = run.config, run.federation
-    pair = _record(run, progress._replace(path=None))
     table = linking.representative_distances(
         jax.random.key(config.federation.seed),
         federation,
         _undefended(config),
-        pair,
+        run.recorded(),
         _simulated(run),
         config.attack,
         config.federation,
@@ -285,7 +297,7 @@ def _linkability(run: UserRun) -> list[Baseline]:
     if len(_simulated(run)) >= linking.LEAST_SIMULATED:
         rows.append((_link_by_representatives, _linked("representatives (Siamese network)")))
     else:
-        tell("linkability by representatives: not measured, expected auxiliary owners of at least 2 more clients")
+        tell("linkability by representatives: not measured, expected auxiliary people for at least 2 clients")
     return rows
 
 

@@ -22,30 +22,13 @@ from gan_leak.runs.server.federation import steps_of
 from gan_leak.runs.server.measurement import nearest_category
 from gan_leak.settings import replace
 from reference.mgan_ai import use_linear_people
-from reference.quick import write_people
+from reference.quick import people_settings, write_people
 
 CLIENTS = 5
 
 
 def config_for(path, **changes):
-    settings = {
-        "dataset": f"npz:{path}",
-        "categories": "none",
-        "image_size": 28,
-        "classifier": "mgan_ai",
-        "clients": CLIENTS,
-        "owners_per_client": 1,
-        "sent_per_class": 2,
-        "held_out_per_class": 2,
-        "rounds": 2,
-        "representatives": 2,
-        "matching_iterations": 2,
-        "discriminator_steps": 1,
-        "generator_steps": 1,
-        "memory_rounds": 1,
-        "drawn_per_class": 1,
-    }
-    return replace(UserLeakageConfig(), **{**settings, **changes})
+    return replace(UserLeakageConfig(), **{**people_settings(path), **changes})
 
 
 @pytest.mark.parametrize(

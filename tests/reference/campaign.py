@@ -28,7 +28,7 @@ import numpy as np
 from gan_leak.runs.federated.measurement import make_instrument_source
 from gan_leak.runs.federated.setup import prepare_data
 from reference.launch import LINEAR_NETWORKS
-from reference.quick import small_run, write_people, write_stripes
+from reference.quick import people_settings, small_run, write_people, write_stripes
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCHER = pathlib.Path(__file__).with_name("launch.py")
@@ -79,10 +79,8 @@ def binaries(folder: pathlib.Path) -> dict[str, Binary]:
     swept = {"rounds": 6, "evaluation_interval": 2, "learning_rate": "0.01,0.1", "num_seeds": 1}
     gradient = {"dataset": f"npz:{stripes}", "channels": 1, "images": 2, "attack": "idlg", "iterations": 40}
     split = {"dataset": f"npz:{_write_squares(folder)}", "splits": "conv1", "images": 2, "epochs": 6}
-    people = {"dataset": f"npz:{write_people(folder / 'people.npz')}", "categories": "none", "image_size": 28}
-    people |= {"clients": 5, "owners_per_client": 1, "sent_per_class": 2, "held_out_per_class": 2, "rounds": 6}
-    people |= {"classifier": "mgan_ai", "baselines": "class_means,source_inference", "drawn_per_class": 1}
-    people |= {"representatives": 2, "matching_iterations": 2, "discriminator_steps": 1, "generator_steps": 1}
+    people = people_settings(write_people(folder / "people.npz")) | {"rounds": 6}
+    people |= {"baselines": "class_means,source_inference"}
     # So that computations which a tiny run ends at once are kept in parts, as long ones are.
     parts = {"gan_leak.runs.storage.resumable": {"_SECONDS_OF_A_PART": 0.02}}
     # The others run as they are; these would spend nearly all time in tracing. The module imports all that is replaced.

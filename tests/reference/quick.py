@@ -126,3 +126,24 @@ def write_people(path, *, owners=8, per_class=6, classes=2):
         images[place, 14 * half : 14 * half + 14] = lit
     np.savez(path, images=images, labels=label, owners=owner)
     return path
+
+
+def people_settings(path):
+    """Settings of user-level leakage on ``write_people`` that take seconds: five clients of one person each."""
+    return {
+        "dataset": f"npz:{path}",
+        "categories": "none",
+        "image_size": 28,
+        "classifier": "mgan_ai",
+        "clients": 5,
+        "owners_per_client": 1,
+        "sent_per_class": 2,
+        "held_out_per_class": 2,
+        "rounds": 2,
+        "representatives": 2,
+        "matching_iterations": 2,
+        "discriminator_steps": 1,
+        "generator_steps": 1,
+        "memory_rounds": 1,
+        "drawn_per_class": 1,
+    }

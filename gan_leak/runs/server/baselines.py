@@ -14,7 +14,7 @@ from gan_leak.evaluation.fidelity import class_means
 from gan_leak.models.mgan_ai_networks import ConditionalGenerator
 from gan_leak.runs.server.attack import BATCH, conditional_generator_for
 from gan_leak.runs.server.federation import OwnedFederation, Variant
-from gan_leak.runs.server.rounds import local_models_of, record_rounds, run_rounds
+from gan_leak.runs.server.rounds import Recorded, local_models_of, run_rounds
 from gan_leak.runs.storage.resumable import Keys, SavedProgress, run_in_parts
 from gan_leak.types import Array, Model, PyTree
 
@@ -78,39 +78,26 @@ def _unconditional(generator: ConditionalGenerator) -> Model:
 
 
 def inverted_images(
-    key: Array,
-    federation: OwnedFederation,
-    variant: Variant,
-    options: ServerFederationConfig,
-    progress: SavedProgress,
+    key: Array, federation: OwnedFederation, recorded: Recorded, progress: SavedProgress
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Model inversion (Fredrikson et al. 2015) of every client's local model after the last round, for each class."""
-    _, key_own = jax.random.split(key)
-    pair = record_rounds(jax.random.clone(key), federation, variant, 0, options, progress)
-    models = local_models_of(pair.last)
-    target = LocalInversionTarget(models.params, jnp.zeros(federation.image_shape))
+    """Model inversion (Fredrikson et al. 2015) of every client's local model of a round, for each class."""
+    target = LocalInversionTarget(local_models_of(recorded).params, jnp.zeros(federation.image_shape))
     procedure = invert_local_models(federation.model, federation.num_classes)
     found = run_in_parts(
-        Keys(*jax.random.split(key_own)),
+        Keys(*jax.random.split(key)),
         procedure,
         target,
         steps=INVERSION_STEPS,
         unit="step",
-        progress=progress._replace(path=None),
+        progress=progress,
     )
     labels = np.broadcast_to(np.arange(federation.num_classes), (federation.clients, federation.num_classes))
     return np.asarray(found.image), labels
 
 
-def source_losses(
-    key: Array,
-    federation: OwnedFederation,
-    variant: Variant,
-    options: ServerFederationConfig,
-    progress: SavedProgress,
-) -> tuple[np.ndarray, np.ndarray]:
+def source_losses(federation: OwnedFederation, recorded: Recorded) -> tuple[np.ndarray, np.ndarray]:
     """Source inference (Hu et al. 2021): losses [N, K] of all sent records under each local model, and sources [N]."""
-    models = local_models_of(record_rounds(key, federation, variant, 0, options, progress).last)
+    models = local_models_of(recorded)
     data = federation.data
     real = np.arange(data.labels.shape[1]) < data.sizes[:, None]
     clients = np.broadcast_to(np.arange(federation.clients)[:, None], real.shape)[real]

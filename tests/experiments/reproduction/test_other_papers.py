@@ -27,7 +27,7 @@ from gan_leak.runs.inversion import gradient as inversion
 from gan_leak.runs.inversion import split
 from gan_leak.types import Model
 from reference.mgan_ai import use_linear_people
-from reference.quick import write_people
+from reference.quick import people_settings, write_people
 
 NAMES = {preset: table for table in TABLES for preset in table.settings.values()}
 
@@ -71,10 +71,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(grnn, "grnn_generator", generator)
     grey, colour = write_small(tmp_path / "grey.npz", 32, 1), write_small(tmp_path / "colour.npz", 32, 3)
     thin = write_small(tmp_path / "thin.npz", 28, 1)
-    people = {"dataset": f"npz:{write_people(tmp_path / 'people.npz')}", "categories": "none", "image_size": 28}
-    people |= {"clients": 5, "owners_per_client": 1, "sent_per_class": 2, "held_out_per_class": 2, "rounds": 2}
-    people |= {"first_round": 0, "representatives": 2, "matching_iterations": 2, "memory_rounds": 1}
-    people |= {"drawn_per_class": 1, "classifier": "mgan_ai"}
+    people = people_settings(write_people(tmp_path / "people.npz")) | {"first_round": 0}
     configurations = table_sections.configurations_of
 
     def shortened(run, table):
@@ -82,7 +79,8 @@ def small(tmp_path, monkeypatch):
         for label, config in configurations(run, table).items():
             if table.binary is USER_LEAKAGE:
                 steps = min(config.attack.generator_steps, 1)
-                found[label] = settings.replace(config, **people, generator_steps=steps, discriminator_steps=steps)
+                changes = people | {"generator_steps": steps, "discriminator_steps": steps}
+                found[label] = settings.replace(config, **changes)
             elif table.binary is SPLIT_INFERENCE:
                 few = {"epochs": 1, "attack_epochs": 1, "iterations": 2, "images": 2, "samples": 64}
                 few["dataset"] = thin if config.network == "mnist" else colour

@@ -8,6 +8,7 @@ import pytest
 from experiments import user_leakage
 from experiments.common.user_config import UserLeakageConfig, variants_of
 from gan_leak.attacks.server.linkability import link
+from gan_leak.runs.server.attack import inferred_labels
 from gan_leak.runs.server.linking import (
     count_distances,
     representative_distances,
@@ -18,26 +19,13 @@ from gan_leak.runs.server.rounds import record_rounds
 from gan_leak.runs.storage.resumable import UNSAVED
 from gan_leak.settings import replace
 from reference.mgan_ai import use_linear_people
-from reference.quick import write_people
+from reference.quick import people_settings, write_people
 
 CLIENTS = 5
 
 
 def federation_of(path, **changes):
-    settings = {
-        "dataset": f"npz:{write_people(path, owners=12)}",
-        "categories": "none",
-        "image_size": 28,
-        "classifier": "mgan_ai",
-        "clients": CLIENTS,
-        "owners_per_client": 1,
-        "sent_per_class": 2,
-        "held_out_per_class": 2,
-        "auxiliary_owners": 6,
-        "rounds": 3,
-        "representatives": 2,
-        "matching_iterations": 2,
-    }
+    settings = people_settings(write_people(path, owners=12)) | {"auxiliary_owners": 6, "rounds": 3}
     config = replace(UserLeakageConfig(), **{**settings, **changes})
     return config, user_leakage.load_data(config)[1]
 
@@ -67,9 +55,14 @@ def test_each_method_compares_the_first_attacked_round_with_the_last(tmp_path, m
     assert link(np.random.default_rng(0), table).tolist() == list(range(CLIENTS))
     turned = pair._replace(last=jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), pair.last))
     assert link(np.random.default_rng(0), update_distances(turned)).tolist() == [1, 2, 3, 4, 0]
+    shares = [
+        np.asarray(inferred_labels(federation, recorded.sent, -recorded.changes / 0.05, np.full(CLIENTS, 4), 1).counts)
+        / 4
+        for recorded in pair
+    ]
     counts = count_distances(federation, variant, pair, config.federation)
-    assert counts.shape == (CLIENTS, CLIENTS)
-    assert np.all((counts >= 0) & (counts <= 1))
+    for client, other in np.ndindex(CLIENTS, CLIENTS):
+        assert counts[client, other] == pytest.approx(np.abs(shares[0][client] - shares[1][other]).sum() / 2)
     simulated = simulated_clients(np.random.default_rng(0), federation, 1)
     found, again = (
         representative_distances(
