@@ -169,6 +169,7 @@ _USERS = (
     _column("by embedding", "embedding_client_identified"),
     _column("p-value", "p_value", 5),
     _column("as another client", "as_another_client"),
+    _column("as an outsider", "as_outsider"),
     _column("source", "source_accuracy"),
     _column("linked", "linked"),
     _column("category", "category_accuracy"),

@@ -12,11 +12,10 @@ from gan_leak.attacks.server.settings import MganAiConfig, ServerFederationConfi
 from gan_leak.data.owner_settings import OwnerConfig
 from gan_leak.defenses.composition import parse_composition
 from gan_leak.defenses.contract import AGGREGATION, LOCAL_TRAINING, UPLOAD, Defense, HyperParameter
-from gan_leak.runs.server.federation import OwnedFederation, Variant
+from gan_leak.runs.server.federation import MODES, OwnedFederation, Variant
 from gan_leak.settings import FLAT, check_values, option
 
-MODES = ("passive", "active")
-BASELINES = ("class_means", "class_gan", "model_inversion", "source_inference", "linkability")
+BASELINES = ("auxiliary", "class_means", "class_gan", "model_inversion", "source_inference", "linkability")
 _STAGES = {LOCAL_TRAINING, UPLOAD, AGGREGATION}
 
 
@@ -33,7 +32,8 @@ class UserLeakageConfig:
     modes: str = option(
         "passive",
         "Rows: 'passive' only analyzes what the server receives; 'active' isolates one client, in a federation for "
-        "each victim (Wang et al. 2019).",
+        "each victim (Wang et al. 2019). 'shuffled' is a control: a passive server that receives the updates of each "
+        "round in random order.",
     )
     defenses: str = option(
         "none",
@@ -166,9 +166,9 @@ def variants_of(config: UserLeakageConfig) -> dict[str, Variant]:
     for names, numbers in parse_defended(config.defenses):
         for mode in parse_modes(config.modes):
             name = ", ".join(part for part in (mode, "" if names == "none" else _shown(names, numbers)) if part)
-            found[name] = Variant(*own, parse_composition(names), numbers, mode == "active")
+            found[name] = Variant(*own, parse_composition(names), numbers, mode)
     for epochs, size in parse_local_trainings(config.local_trainings):
-        found[f"passive, {epochs} epochs of batches of {size or 'all'}"] = Variant(epochs, size, (), {}, False)
+        found[f"passive, {epochs} epochs of batches of {size or 'all'}"] = Variant(epochs, size, (), {})
     return found
 
 

@@ -196,6 +196,11 @@ def _of_victims(run: UserRun, images: np.ndarray, labels: np.ndarray) -> dict[st
     return {"images": images[victims_of(run)], "labels": labels[victims_of(run)]}
 
 
+def _auxiliary_images(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
+    images, labels = baselines.auxiliary_images(run.federation, run.config.attack.drawn_per_class)
+    return _of_victims(run, images, labels)
+
+
 def _class_means(run: UserRun, progress: SavedProgress) -> Mapping[str, np.ndarray]:
     return _of_victims(run, *baselines.mean_images(run.federation))
 
@@ -220,7 +225,7 @@ def _source_inference(run: UserRun, progress: SavedProgress) -> Mapping[str, np.
 
 
 def _undefended(config: UserLeakageConfig) -> Variant:
-    return Variant(config.federation.local_epochs, config.federation.batch_size, (), {}, False)
+    return Variant(config.federation.local_epochs, config.federation.batch_size, (), {})
 
 
 def _measured(name: str, role: str) -> Callable[..., Drawn]:
@@ -301,7 +306,15 @@ def _linkability(run: UserRun) -> list[Baseline]:
     return rows
 
 
+def _auxiliary(run: UserRun) -> list[Baseline]:
+    if run.federation.auxiliary is None:
+        tell("auxiliary images alone: not measured, expected auxiliary people")
+        return []
+    return [(_auxiliary_images, _measured("auxiliary images alone", "reference"))]
+
+
 _BASELINES: Mapping[str, Callable[[UserRun], list[Baseline]]] = {
+    "auxiliary": _auxiliary,
     "class_means": lambda run: [(_class_means, _measured("means of the private classes", "reference"))],
     "class_gan": lambda run: [(_class_gan, _measured("class-level GAN at the server", "reference"))],
     "model_inversion": lambda run: [(_model_inversion, _measured("model inversion of local models", "reference"))],

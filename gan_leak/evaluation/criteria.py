@@ -56,7 +56,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
         ),
         (0.0, 1.0),
     ),
-    **dict.fromkeys(("as_another_client", "category_accuracy", "source_accuracy", "linked"), (0.0, 1.0)),
+    **dict.fromkeys(("as_another_client", "as_outsider", "category_accuracy", "source_accuracy", "linked"), (0.0, 1.0)),
 }
 
 # Each level of nesting needs a character, so a text of this length is never too deep to evaluate.

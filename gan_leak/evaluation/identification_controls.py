@@ -54,18 +54,21 @@ def identified_as_others(table: np.ndarray, *, victims: np.ndarray | None = None
     return bootstrap_interval(others, seed=seed)
 
 
-def identified_as_outsiders(table: np.ndarray, to_outsiders: np.ndarray, *, seed: int) -> Interval:
+def identified_as_outsiders(
+    table: np.ndarray, to_outsiders: np.ndarray, *, victims: np.ndarray | None = None, seed: int
+) -> Interval:
     """The share of pictures that identify a claimed victim outside of the federation, with 95% interval over victims.
 
-    table: distances [K, M, K]. to_outsiders: distances [K, M, O] of the same pictures to galleries of O people outside,
+    table: distances [V, M, K]. to_outsiders: distances [V, M, O] of the same pictures to galleries of O people outside,
     of the same size. Each outsider takes the place of the victim among the K candidates, so the rate of pictures that
-    have nothing to do with it is 1 / K on average over outsiders that resemble the clients.
+    have nothing to do with it is 1 / K on average over outsiders that resemble the clients. victims: the clients that
+    the pictures were made for; None: all.
     """
-    clients, outsiders = len(table), to_outsiders.shape[2]
-    rates = np.zeros((clients, outsiders))
-    for victim in range(clients):
-        for outsider in range(outsiders):
-            candidates = table[victim].copy()
-            candidates[:, victim] = to_outsiders[victim, :, outsider]
-            rates[victim, outsider] = shares(candidates)[:, victim].mean()
+    victims = checked_victims(victims, table.shape[2])
+    rates = np.zeros(to_outsiders.shape[::2])
+    for row, victim in enumerate(victims):
+        for outsider in range(to_outsiders.shape[2]):
+            candidates = table[row].copy()
+            candidates[:, victim] = to_outsiders[row, :, outsider]
+            rates[row, outsider] = shares(candidates)[:, victim].mean()
     return bootstrap_interval(rates.mean(axis=1), seed=seed)

@@ -62,6 +62,8 @@ DEFINITIONS = {
     "(0) and that of the clients' own held-out images (1).",
     "as_another_client": "Share of pictures that identify a client although they were made for another: a control, "
     "below chance if the pictures tell clients apart.",
+    "as_outsider": "The same for a person outside of the federation, who takes the place of the client: a control, at "
+    "most near chance.",
     "p_value": "Probability of distances as small if clients were exchanged at random.",
     "category_accuracy": "Share of pictures whose nearest held-out image of any client has the class they should show.",
     "similarity": "SSIM with the nearest image that the client sent of the class; control_similarity is with the next "

@@ -482,6 +482,8 @@ def test_one_outsider_worked_out_by_hand():
     table = np.array([[[1.0, 3.0], [1.0, 3.0]], [[3.0, 1.0], [3.0, 1.0]]])
     found = identified_as_outsiders(table, np.array([[[2.0], [3.0]], [[4.0], [4.0]]]), seed=0)
     assert found.values == pytest.approx((0.75, 0.0))
+    second = identified_as_outsiders(table[1:], np.array([[[4.0], [4.0]]]), victims=np.array([1]), seed=0)
+    assert second.values == pytest.approx((0.0,))
 
 
 # Numbers beside the identity

@@ -16,10 +16,11 @@ from experiments.common.user_config import (
 )
 from experiments.common.user_rows import local_privacy
 from gan_leak import local_gaussian_epsilon
+from gan_leak.data import to_float
 from gan_leak.evaluation.client_distances import Galleries
 from gan_leak.reports.clients import LabeledImages, clients_figure, one_of_each
 from gan_leak.runs.server.federation import steps_of
-from gan_leak.runs.server.measurement import nearest_category
+from gan_leak.runs.server.measurement import nearest_category, outsider_galleries
 from gan_leak.settings import replace
 from reference.mgan_ai import use_linear_people
 from reference.quick import people_settings, write_people
@@ -34,9 +35,9 @@ def config_for(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"modes": "asleep"}, "modes=asleep: expected some of passive, active, none twice"),
-        ({"modes": "active,active"}, "modes=active,active: expected some of passive, active, none twice"),
-        ({"baselines": "luck"}, "baselines=luck: expected some of class_means"),
+        ({"modes": "asleep"}, "modes=asleep: expected some of passive, active, shuffled, none twice"),
+        ({"modes": "active,active"}, "modes=active,active: expected some of passive, active, shuffled, none twice"),
+        ({"baselines": "luck"}, "baselines=luck: expected some of auxiliary, class_means"),
         ({"first_round": 2}, "first_round=2: expected below rounds=2"),
         ({"local_trainings": "4"}, "local_trainings=4: expected epochs x batch size, such as 4x0"),
         ({"local_trainings": "0x4"}, "local_trainings=0x4: expected epochs x batch size, such as 4x0"),
@@ -110,7 +111,7 @@ def test_each_federation_has_a_name_of_its_own():
         "passive, 4 epochs of batches of all",
         "passive, 1 epochs of batches of 2",
     ]
-    assert [variant.active for variant in found.values()] == [False, True] * 3 + [False] * 2
+    assert [variant.mode for variant in found.values()] == ["passive", "active"] * 3 + ["passive"] * 2
     assert parse_local_trainings("4x0,1x2") == [(4, 0), (1, 2)]
 
 
@@ -129,6 +130,26 @@ def test_the_category_is_that_of_the_nearest_held_out_image():
     assert nearest_category(galleries, pictures).tolist() == [3, 1, 2, 3]
 
 
+def test_galleries_of_outsiders_are_complete_and_of_third_parties_only(tmp_path):
+    path = write_people(tmp_path / "people.npz", owners=12)
+    config = config_for(path, third_party_owners=5, auxiliary_owners=1)
+    dataset, federation = user_leakage.load_data(config)
+    galleries = Galleries(federation.held_out, federation.held_out_labels)
+    found = outsider_galleries(dataset, federation.split, galleries)
+    assert found.images.shape == galleries.images.shape
+    np.testing.assert_array_equal(np.sort(found.labels), np.sort(galleries.labels))
+    third = to_float(dataset.train_images[federation.split.third_parties]).reshape(-1, 28 * 28)
+    for image in found.images.reshape(-1, 28 * 28):
+        assert np.any(np.all(third == image, axis=1))
+    # A person with fewer images of a class is left out, and two people stand for clients of two.
+    few = Galleries(np.repeat(galleries.images, 9, axis=1), np.repeat(galleries.labels, 9, axis=1))
+    assert outsider_galleries(dataset, federation.split, few) is None
+    pairs = federation.split._replace(owners=np.zeros((5, 2), np.int64))
+    assert len(outsider_galleries(dataset, pairs, galleries).images) == 2
+    mixtures = federation.split._replace(owners=np.zeros((5, 0), np.int64))
+    assert outsider_galleries(dataset, mixtures, galleries) is None
+
+
 def test_a_figure_shows_all_clients():
     own = LabeledImages(np.arange(3.0, dtype=np.float32).reshape(3, 1, 1, 1) / 2, np.array([4, 2, 4]))
     assert one_of_each(own, np.array([2, 3, 4])).ravel().tolist() == [0.5, 0.0, 0.0]
@@ -139,7 +160,12 @@ def test_a_figure_shows_all_clients():
 @pytest.mark.slow
 def test_a_run_writes_what_anyone_needs_to_check_it_and_resumes_to_the_same_bits(tmp_path, capfd, monkeypatch):
     use_linear_people(monkeypatch)
-    config = config_for(write_people(tmp_path / "people.npz"), defenses="none,secure_aggregation", auxiliary_owners=3)
+    config = config_for(
+        write_people(tmp_path / "people.npz", owners=12),
+        defenses="none,secure_aggregation",
+        auxiliary_owners=3,
+        third_party_owners=3,
+    )
     assert user_leakage.execute(user_leakage.prepare(config, tmp_path / "run", False)) == 0
     run = tmp_path / "run"
     rows = {row["name"]: row["metrics"] for row in json.loads((run / "results.json").read_text())}
@@ -156,8 +182,13 @@ def test_a_run_writes_what_anyone_needs_to_check_it_and_resumes_to_the_same_bits
     assert len({len(found[name]) for name in ("images", "labels", "victims", "rounds", "stage")}) == 1
     assert rows["held-out images of each client (ceiling)"]["client_identified"]["mean"] > 0.8
     # Pictures that are the same for all clients identify nobody, whatever they show.
-    for name in ("class-level GAN at the server", "representatives, passive, secure aggregation"):
+    for name in (
+        "auxiliary images alone",
+        "class-level GAN at the server",
+        "representatives, passive, secure aggregation",
+    ):
         assert rows[name]["client_identified"]["mean"] == pytest.approx(1 / CLIENTS)
+    assert rows["means of the private classes"]["as_outsider"]["mean"] < 1 / CLIENTS
     for name in ("the cosine of raw updates", "label counts", "representatives (Siamese network)"):
         assert {"linked", "p_value", "chance"} == set(rows[f"linkability by {name}"])
     assert len((run / "metrics.jsonl").read_text().splitlines()) == config.federation.rounds
@@ -188,6 +219,10 @@ def test_a_passive_server_changes_no_bit_of_the_federation_and_an_active_one_doe
     honest = run_rounds(
         jax.random.split(jax.random.key(0))[0], federation, passive, recording(CLIENTS), (), config.federation, UNSAVED
     )
+    shuffled = variants_of(replace(config, modes="shuffled"))["shuffled"]
+    control = run_attack(
+        jax.random.key(0), federation, shuffled, range(CLIENTS), config.attack, config.federation, UNSAVED
+    )
     flat, _ = jax.flatten_util.ravel_pytree(honest.federation.server.params)
     np.testing.assert_array_equal(found["passive"].params, flat)
     everyone = run_attack(
@@ -197,3 +232,5 @@ def test_a_passive_server_changes_no_bit_of_the_federation_and_an_active_one_doe
         of_all, of_two = getattr(everyone, name), getattr(found["passive"], name)
         np.testing.assert_array_equal(of_all[[3, 0]], of_two)
     assert np.any(found["active"].params != flat)
+    np.testing.assert_array_equal(control.params, flat)
+    assert not np.array_equal(control.representatives, everyone.representatives)

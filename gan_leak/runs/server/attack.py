@@ -22,6 +22,7 @@ from gan_leak.attacks.server.representatives import (
     unrolled,
 )
 from gan_leak.attacks.server.settings import MganAiConfig, ServerFederationConfig
+from gan_leak.attacks.server.shuffled_senders import shuffled_senders
 from gan_leak.models import conditional_generator, dcgan_generator, mgan_ai_generator
 from gan_leak.models.hitaj_generators import LATENT_SIZE
 from gan_leak.models.mgan_ai_networks import EMBEDDING_SIZE, ConditionalGenerator
@@ -80,12 +81,12 @@ def build_attack(
         clients=federation.clients,
         auxiliary=federation.auxiliary,
         identity=config.identity,
-        active=variant.active,
+        active=variant.mode == "active",
         batch_size=BATCH,
         memory_rounds=config.memory_rounds,
         warm_start=True,
     )
-    return attack, generator
+    return shuffled_senders(attack, federation.clients) if variant.mode == "shuffled" else attack, generator
 
 
 def matcher_of(
@@ -172,7 +173,7 @@ def run_attack(
     key_rounds, key_draws = jax.random.split(key)
     draw = jax.jit(image_generator(generator, BATCH))
     labels = jnp.tile(jnp.arange(federation.num_classes), config.drawn_per_class)
-    together = config.identity == "all" and not variant.active
+    together = config.identity == "all" and variant.mode != "active"
     found = []
     for victim in victims[:1] if together else victims:
         own = progress._replace(path=progress.path and progress.path.with_suffix(f".{victim}.npz"))

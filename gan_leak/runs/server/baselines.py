@@ -38,6 +38,22 @@ def mean_images(federation: OwnedFederation) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(means), np.broadcast_to(classes, (federation.clients, len(classes)))
 
 
+def auxiliary_images(federation: OwnedFederation, per_class: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images of people outside, at most ``per_class`` of each class: [K, M, H, W, C] and labels [K, M].
+
+    They are the same for every client, so they have the numbers of chance. Raises ValueError without such people.
+    """
+    if federation.auxiliary is None:
+        raise ValueError("auxiliary: expected images of people outside of the federation")
+    images, labels = (np.asarray(part) for part in federation.auxiliary)
+    chosen = np.concatenate([np.flatnonzero(labels == label)[:per_class] for label in np.unique(labels)])
+    clients = federation.clients
+    return (
+        np.broadcast_to(images[chosen], (clients, *images[chosen].shape)),
+        np.broadcast_to(labels[chosen], (clients, len(chosen))),
+    )
+
+
 def class_level_images(
     key: Array,
     federation: OwnedFederation,

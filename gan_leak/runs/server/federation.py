@@ -16,6 +16,8 @@ from gan_leak.models.layered import whole
 from gan_leak.models.trunks import Trunk, trunk_of_flax, trunk_of_layered
 from gan_leak.types import FederationData, Model
 
+MODES = ("passive", "active", "shuffled")
+
 
 class OwnedFederation(NamedTuple):
     """The federation: data of the clients, held-out images, auxiliary images and the shared model.
@@ -45,13 +47,16 @@ class OwnedFederation(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """One federation to attack: its local training, its defenses with their numbers, and the mode of the server."""
+    """One federation to attack: its local training, its defenses with their numbers, and the mode of the server.
+
+    mode: one of ``MODES``. "shuffled" is the control of ``shuffled_senders``.
+    """
 
     local_epochs: int
     batch_size: int
     defenses: tuple[Defense, ...]
     strengths: dict[str, float]
-    active: bool
+    mode: str = "passive"
 
 
 def build_federation(dataset: Dataset, split: OwnerSplit, classifier: str) -> OwnedFederation:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gan_leak.data import to_float
+from gan_leak.data import OwnerSplit, to_float
 from gan_leak.data.dataset import Dataset
 from gan_leak.evaluation.client_distances import (
     Galleries,
@@ -25,7 +25,7 @@ from gan_leak.evaluation.identification import (
     build_identification_references,
     measure_identification,
 )
-from gan_leak.evaluation.identification_controls import identified_as_others
+from gan_leak.evaluation.identification_controls import identified_as_others, identified_as_outsiders
 from gan_leak.evaluation.owner_embedding import (
     embedding_space,
     load_or_train_owner_embedding,
@@ -40,11 +40,14 @@ EMBEDDING = "embedding"
 class UserInstruments(NamedTuple):
     """References of each space, the images that each client sent, and notes for the report.
 
+    outsiders: galleries of people outside, of the size of a client's, for a control; None without such people.
+
     The galleries of all clients and their labels serve as the judge of categories (``nearest_category``).
     """
 
     references: dict[str, IdentificationReferences]
     sent: tuple[SentImages, ...]
+    outsiders: Galleries | None
     notes: tuple[str, ...]
 
 
@@ -81,7 +84,35 @@ def build_instruments(federation: OwnedFederation, dataset: Dataset, seed: int) 
     notes += [
         f"not measurable by {name}: {found.reason}" for name, found in references.items() if found.reason is not None
     ]
-    return UserInstruments(references, sent, tuple(notes))
+    return UserInstruments(references, sent, outsider_galleries(dataset, federation.split, galleries), tuple(notes))
+
+
+def outsider_galleries(dataset: Dataset, split: OwnerSplit, galleries: Galleries) -> Galleries | None:
+    """Galleries of third parties, with as many images of each class as a client's; None if no group is complete.
+
+    As many people stand in for a client as a client has owners. If clients are mixtures of owners nobody can.
+    """
+    assert dataset.train_owners is not None
+    people = split.owners.shape[1]
+    if not people:
+        return None
+    third = split.third_parties
+    owners, labels = dataset.train_owners[third], dataset.train_labels[third]
+    classes, counts = np.unique(galleries.labels[0], return_counts=True)
+    chosen = {
+        owner: [np.flatnonzero((owners == owner) & (labels == label)) for label in classes]
+        for owner in np.unique(owners).tolist()
+    }
+    complete = [
+        np.concatenate([own[: count // people] for own, count in zip(of_owner, counts, strict=True)])
+        for of_owner in chosen.values()
+        if all(len(own) >= count // people for own, count in zip(of_owner, counts, strict=True))
+    ]
+    groups = [np.concatenate(complete[i : i + people]) for i in range(0, len(complete) - people + 1, people)]
+    if not groups:
+        return None
+    indices = third[np.stack(groups)]
+    return Galleries(to_float(dataset.train_images[indices]), dataset.train_labels[indices])
 
 
 def nearest_category(galleries: Galleries, images: np.ndarray) -> np.ndarray:
@@ -111,6 +142,11 @@ def measure(
         measured = numbers_of(result.numbers)
         table = distances_to_clients(references.space, images, labels, references.galleries)
         measured["as_another_client"] = identified_as_others(table, victims=victims, seed=references.seed)
+        if name == PIXELS and instruments.outsiders is not None:
+            to_outsiders = distances_to_clients(references.space, images, labels, instruments.outsiders)
+            measured["as_outsider"] = identified_as_outsiders(
+                table, to_outsiders, victims=victims, seed=references.seed
+            )
         if result.score is not None:
             measured["identification_score"] = result.score
         if name == PIXELS:
