@@ -1,11 +1,13 @@
 """Every test runs with the checks that JAX leaves off, and hypothesis draws the same examples in every run."""
 
 import contextlib
+import mmap
 import os
 import pathlib
 
 import hypothesis
 import jax
+import jaxlib
 import pytest
 
 from gan_leak.evaluation import judge
@@ -14,6 +16,21 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Nearly all time goes into compiling programs that run for milliseconds.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def _knows(flag):
+    """Whether the compiler has the flag; it ends the process if it is told of one that it does not know."""
+    library = pathlib.Path(jaxlib.__file__).with_name("libjax_common.so")
+    if not library.exists():
+        return False
+    with library.open() as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(flag.encode()) >= 0
+
+
+# The emitters of fused loops take more than half of the time in the compiler. It reads the variable at its first
+# program, and so does every process that a test starts.
+if "fusion_emitters" not in (given := os.environ.get("XLA_FLAGS", "")) and _knows("xla_cpu_use_fusion_emitters"):
+    os.environ["XLA_FLAGS"] = f"{given} --xla_cpu_use_fusion_emitters=false"
 
 hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=40, derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")

@@ -20,7 +20,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def results_on_eight_devices():
     """Of a process that sees eight devices."""
-    settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    settings = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     environment = {**os.environ, **settings, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     command = [sys.executable, "-m", "reference.sharded_rounds"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
