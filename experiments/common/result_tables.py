@@ -170,22 +170,34 @@ _USERS = (
     _column("p-value", "p_value", 5),
     _column("as another client", "as_another_client"),
     _column("as an outsider", "as_outsider"),
-    _column("source", "source_accuracy"),
-    _column("linked", "linked"),
     _column("category", "category_accuracy"),
     _column("model accuracy", "model_accuracy"),
     _column("local epsilon", "local_epsilon", 1),
 )
 
 
+_SENDERS = (
+    _column("source", "source_accuracy"),
+    _column("linked", "linked"),
+    _column("p-value", "p_value", 5),
+)
+
+
 def read_users(groups: Sequence[Group]) -> list[Table]:
-    """One table; rows of several seeds are joined by name. Equal rows of two commands stand once."""
+    """Tables of pictures, and of senders that are told without pictures if there are any.
+
+    Rows of several seeds are joined by name. Equal rows of two commands stand once.
+    """
     seeds = [len(group.directories) for group in groups]
     rows: list[Row] = []
     for row in (row for group in groups for row in _user_rows(group)):
         if row not in rows:
             rows.append(row)
-    return [_table("Settings", _USERS, rows, _OVER_SEEDS if max(seeds) > 1 else _OVER_CLIENTS)]
+    spread = _OVER_SEEDS if max(seeds) > 1 else _OVER_CLIENTS
+    pictures = [row for row in rows if "client_identified" in row]
+    senders = [row for row in rows if "client_identified" not in row]
+    tables = [_table("Settings", _USERS, pictures, spread)]
+    return [*tables, _table("Senders", _SENDERS, senders, spread)] if senders else tables
 
 
 def _user_rows(group: Group) -> list[Row]:

@@ -214,12 +214,16 @@ def test_federations_of_several_seeds_become_rows_with_intervals_over_seeds(chec
     directories, nothing = [], {"mean": None, "low": None, "high": None, "values": [None]}
     for seed, (identified, p_value) in enumerate([(0.4, 0.001), (0.6, 0.25)]):
         metrics = {"client_identified": interval(identified), "p_value": interval(p_value), "user_gap": nothing}
-        content = json.dumps([{"name": "representatives", "metrics": metrics}])
+        linked = {"name": "linkability", "metrics": {"linked": interval(1.0), "p_value": interval(p_value)}}
+        content = json.dumps([linked, {"name": "representatives", "metrics": metrics}])
         config = {"owners_per_client": 2, "seed": seed}
         directories.append(write_run(tmp_path / f"seed{seed}", "user_leakage", config, "results.json", content))
     run(ResultsConfig(name="people", sources=f"faces={directories[0]},{directories[1]}"), checkout)
     page = read_page(checkout / PAGES / "people.json")
-    (table,) = page["tables"]
+    table, senders = page["tables"]
+    assert [row["name"] for row in senders["rows"]] == ["faces, linkability"]
+    assert senders["rows"][0]["linked"]["mean"] == 1.0
+    assert "linked" not in {column["measure"] for column in table["columns"]}
     (row,) = table["rows"]
     assert (row["name"], row["p_value"], page["seeds"]) == ("faces, representatives", 0.25, [0, 1])
     assert row["client_identified"] == pytest.approx({"mean": 0.5, "low": 0.5 - 1.27062, "high": 0.5 + 1.27062})
