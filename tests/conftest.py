@@ -9,6 +9,7 @@ import hypothesis
 import jax
 import jaxlib
 import pytest
+from jax._src import compiler
 
 from gan_leak.evaluation import judge
 
@@ -29,8 +30,9 @@ def _knows(flag):
 
 # The emitters of fused loops take more than half of the time in the compiler. It reads the variable at its first
 # program, and so does every process that a test starts.
-if "fusion_emitters" not in (given := os.environ.get("XLA_FLAGS", "")) and _knows("xla_cpu_use_fusion_emitters"):
-    os.environ["XLA_FLAGS"] = f"{given} --xla_cpu_use_fusion_emitters=false"
+EMITTERS = "xla_cpu_use_fusion_emitters"
+if EMITTERS not in (given := os.environ.get("XLA_FLAGS", "")) and _knows(EMITTERS):
+    os.environ["XLA_FLAGS"] = f"{given} --{EMITTERS}=false"
 
 hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=40, derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")
@@ -38,21 +40,28 @@ hypothesis.settings.load_profile("repeatable")
 
 # Processes that share the tests take whole files, in this order: a long one at the end would keep the others waiting.
 LONGEST = (
-    *(
-        "evaluation/test_judge",
-        "experiments/test_many_processes",
-        "experiments/test_reproduce",
-        "runs/federated/test_batch",
-    ),
-    *(
-        "experiments/test_gradient_binary",
-        "runs/federated/test_train",
-        "experiments/test_gan_attack",
-        "runs/federated/test_faces",
-    ),
-    *("experiments/reproduction/test_other_papers", "runs/federated/test_cohorts", "evaluation/test_leakage"),
-    *("collaboration/test_sharding", "experiments/test_many_devices", "collaboration/test_round"),
-    *("experiments/test_split_binary", "experiments/test_benchmark"),
+    "campaign/test_bit_flips",
+    "runs/federated/test_train",
+    "experiments/test_gan_attack",
+    "evaluation/test_judge",
+    "experiments/test_many_processes",
+    "experiments/test_gradients_of_users",
+    "experiments/test_reproduce",
+    "runs/federated/test_batch",
+    "experiments/reproduction/test_other_papers",
+    "test_readme",
+    "evaluation/test_leakage",
+    "runs/federated/test_cohorts",
+    "attacks/gradient/test_gradient_inversion",
+    "attacks/server/test_representatives",
+    "attacks/server/test_mgan_ai",
+    "experiments/test_split_binary",
+    "experiments/test_benchmark",
+    "experiments/test_gradient_binary",
+    "campaign/test_kills",
+    "evaluation/test_measurability",
+    "collaboration/test_sharding",
+    "experiments/test_many_devices",
 )
 
 
@@ -102,12 +111,28 @@ def _session_cache(tmp_path_factory):
 @contextlib.contextmanager
 def optimised():
     """Within, programs are compiled as they are for users."""
+    options_of = compiler.get_compile_options
+
+    def with_emitters(*arguments, env_options_overrides=None, **options):
+        known = {EMITTERS: True} if EMITTERS in os.environ.get("XLA_FLAGS", "") else {}
+        overrides = (env_options_overrides or {}) | known
+        return options_of(*arguments, env_options_overrides=overrides, **options)
+
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compiler, "get_compile_options", with_emitters)
+            yield
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def compiled_as_for_users():
+    """For tests of the bits or the limits that users have: they depend on rounding."""
+    with optimised():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

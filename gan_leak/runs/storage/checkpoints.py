@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from gan_leak.types import Array, PyTree
 
 _NAME = re.compile(r"round_([0-9]{6,})(.*)")
 _MANIFEST_SUFFIX = ".sha256"
+_DELETIONS = 20
+_SECONDS_BETWEEN_DELETIONS = 0.05
 
 
 class Restored(NamedTuple):
@@ -96,9 +99,7 @@ def save(
             for name, data in (files or {}).items():
                 (path / name).write_bytes(data)
     except OSError:
-        # Unfinished files only take space.
-        for unfinished in directory.glob(f"{path.name}.*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        _delete_unfinished(path)
         raise
     digests = digests_of(path, sync=True)
     for folder in [path, *(child for child in path.rglob("*") if child.is_dir())]:
@@ -269,6 +270,17 @@ def _prune(directory: pathlib.Path, round: int, keep: int) -> None:
     for _, path in checkpoints:
         if path not in kept:
             _delete(path)
+
+
+def _delete_unfinished(path: pathlib.Path) -> None:
+    """Delete what a failed save of the checkpoint left, which only takes space."""
+    for _ in range(_DELETIONS):
+        if not (found := [*path.parent.glob(f"{path.name}.*")]):
+            return
+        for unfinished in found:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        # Other threads of Orbax may still write into it.
+        time.sleep(_SECONDS_BETWEEN_DELETIONS)
 
 
 def _delete(path: pathlib.Path) -> None:

@@ -147,7 +147,7 @@ def test_a_killed_run_resumes_to_the_same_bits(config, tmp_path, signal_number):
     assert len(measured(tmp_path / "killed")) == config.federation.rounds
 
 
-def test_chunks_of_rounds_do_not_change_the_results(config, tmp_path):
+def test_chunks_of_rounds_do_not_change_the_results(config, tmp_path, compiled_as_for_users):
     run(config, tmp_path / "one")
     run(replace(config, performance=PerformanceOptions(rounds_per_chunk=3)), tmp_path / "three")
     assert results(tmp_path / "three") == results(tmp_path / "one")
