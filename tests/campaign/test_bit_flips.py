@@ -37,7 +37,6 @@ KILLED_AT = {
     "reproduce": ("batches/*/result.json", "batches/*/checkpoints/*.sha256"),
     "gradient_inversion": ("rows/000.npz", "rows/001.part.npz"),
     "split_inference": ("rows/000.npz", "rows/00[123].part.npz"),
-    "user_leakage": ("rows/002.npz", "federations/000.part*"),
 }
 WORK = re.compile(r"(round|epoch|iteration) \d+/\d+")
 DAMAGE = re.compile(r"damaged|unfinished|missing|not readable|not the machine or versions")
