@@ -306,6 +306,7 @@ def test_relit_images_keep_to_the_range_and_are_mirrored_or_not():
     assert np.std((relit - plain).mean(axis=(1, 2, 3))) > 0.1
 
 
+@pytest.mark.slow
 def test_test_images_do_not_matter_to_the_cache(tiny, tmp_path, trainings):
     """They are measured on, never trained on: other ones take the same judge and give another accuracy."""
     images, labels, test_images, test_labels, num_classes = tiny

@@ -132,6 +132,7 @@ def test_a_passive_attack_changes_no_bit_of_training(mapping, aggregation):
     assert float(info.server_attack.discriminator.identity[2]) > 0
 
 
+@pytest.mark.slow
 def test_the_representatives_are_matched_to_each_clients_update():
     """Client 1 has one sample, which the ratio of its gradients is, for every class."""
     state, info = run("passive")
@@ -283,6 +284,7 @@ def test_before_the_first_attacked_round_the_victim_is_not_isolated():
     assert info.server_attack.attacked.tolist() == [False, False, True]
 
 
+@pytest.mark.slow
 def test_the_trunk_of_an_active_attack_is_the_victims_copy():
     state, _ = run("active", discriminator_steps=0)
     assert same_bits(state.server_attack.discriminator.shared, state.server_attack.own_params)
