@@ -131,8 +131,11 @@ def optimised():
 @pytest.fixture
 def compiled_as_for_users():
     """For tests of the bits or the limits that users have: they depend on rounding."""
+    # What other tests of the process compiled would be used as it is.
+    jax.clear_caches()
     with optimised():
         yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session", autouse=True)
