@@ -124,7 +124,8 @@ class FederationState(NamedTuple):
     """The state between rounds. Every leaf of ``participants`` has a leading P axis.
 
     attack, server_attack: the states of the insider's attack and of the server's. aggregation: the state of the
-    aggregator. Each is () if there is none.
+    aggregator. past: a ``FlatServer`` with a leading axis, the last states of the server in an asynchronous schedule;
+    before turn t, that state is written to place t modulo their number. Each is () if there is none.
     """
 
     server: ServerState
@@ -133,6 +134,7 @@ class FederationState(NamedTuple):
     round: Array
     aggregation: PyTree = ()
     server_attack: PyTree = ()
+    past: PyTree = ()
 
 
 class Upload(NamedTuple):
@@ -237,9 +239,13 @@ class Aggregator(NamedTuple):
 
 
 class InsiderView(NamedTuple):
-    """Everything that an inside adversary sees at its turn: its local parameters just after download."""
+    """Everything that an inside adversary sees at its turn: its local parameters just after download.
+
+    downloaded: bool [D], the coordinates that the server sent; the others are its own values. None means all.
+    """
 
     params: PyTree
+    downloaded: Array | None = None
 
 
 class ServerView(NamedTuple):

@@ -11,9 +11,9 @@ from gan_leak import trees
 from gan_leak.collaboration.aggregation import add
 from gan_leak.collaboration.participant import TurnInfo, init_participant, local_sgd, train_and_upload
 from gan_leak.collaboration.round_parts import RoundFunction, RoundInfo, RoundParts
-from gan_leak.collaboration.schedule import SCHEDULES
+from gan_leak.collaboration.schedule import DELAYS, SCHEDULES
 from gan_leak.collaboration.sequential import sequential_round
-from gan_leak.collaboration.server import init_server
+from gan_leak.collaboration.server import DOWNLOAD_CRITERIA, flatten, init_server
 from gan_leak.collaboration.server_seat import fold_in_server
 from gan_leak.collaboration.synchronous import PARTICIPANT_MAPPINGS, synchronous_round
 from gan_leak.collaboration.turns import Insider
@@ -48,10 +48,11 @@ def init_federation(
     *,
     aggregator: Aggregator | None = None,
     server_attack: ServerAttack | None = None,
+    delay: int = 0,
 ) -> FederationState:
     """The federation before its first round: server and participants have the same initial parameters.
 
-    ``attack``, ``aggregator`` and ``server_attack`` must be those of ``make_round``.
+    ``attack``, ``aggregator``, ``server_attack`` and ``delay`` must be those of ``make_round``.
     """
     key_server = fold_in_server(key)
     key_model, key_attack = jax.random.split(key)
@@ -59,13 +60,18 @@ def init_federation(
     states = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (participants, *leaf.shape)), init_participant(params, transform)
     )
+    server = init_server(params)
+    past: PyTree = ()
+    if delay:
+        past = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (delay + 1, *leaf.shape)), flatten(server)[0])
     return FederationState(
-        init_server(params),
+        server,
         states,
         attack.init(key_attack) if attack else (),
         jnp.zeros((), jnp.int32),
         (aggregator or add()).init(params),
         server_attack.init(key_server, params) if server_attack else (),
+        past,
     )
 
 
@@ -74,7 +80,10 @@ def make_round(
     transform: UploadTransform,
     *,
     schedule: str,
+    delay: int = 0,
+    delays: str = "fixed",
     aggregator: Aggregator | None = None,
+    download_criterion: str = "most_updated",
     local_epochs: int = 1,
     batch_size: int = 64,
     local_training: LocalTraining = local_sgd,
@@ -89,7 +98,11 @@ def make_round(
     In each turn a participant downloads, trains locally and uploads. The adversary first runs one attack step on the
     model it just downloaded, and adds the contribution to its local data.
 
-    schedule: sequential schedules scan over turns. ``synchronous`` runs all participants from the same server state.
+    schedule: sequential schedules scan over turns. ``synchronous`` runs all participants from the same server state. In
+    ``asynchronous``, what a participant downloads is ``delay`` turns old, or up to ``delay`` with ``delays="drawn"``:
+    others upload while it trains (Shokri and Shmatikov 2015; Hitaj et al. 2017, Algorithm 1). A delay of 0 gives
+    exactly ``round_robin``.
+    download_criterion: a download takes the ``most_updated`` coordinates, or ``random`` ones.
     participant_mapping: 'vmap', 'map', 'loop' or 'auto' over the participants of a synchronous round.
     mesh: devices over which these participants are sharded (``gan_leak.collaboration.sharding``). Neither the mapping
     nor the mesh changes a result beyond float tolerance.
@@ -109,6 +122,7 @@ def make_round(
     """
     aggregator = aggregator or add()
     _check_arguments(schedule, aggregator, attack, adversary, participant_mapping, mesh)
+    _check_exchange(schedule, delay, delays, download_criterion)
 
     def train(
         key: Array, state: ParticipantState, downloaded: PyTree, data: LocalData, hyperparameters: RoundHyperParameters
@@ -127,10 +141,10 @@ def make_round(
         )
 
     insider = None if attack is None or adversary is None else Insider(attack, adversary)
-    parts = RoundParts(train, aggregator, insider, server_attack)
+    parts = RoundParts(train, aggregator, insider, server_attack, download_criterion)
     if schedule == "synchronous":
         return synchronous_round(parts, participant_mapping, mesh)
-    return sequential_round(parts, schedule)
+    return sequential_round(parts, schedule, delay=delay, delays=delays)
 
 
 def _check_arguments(
@@ -151,6 +165,17 @@ def _check_arguments(
         raise ValueError(f"participant_mapping={participant_mapping!r}: allowed are {PARTICIPANT_MAPPINGS}")
     if (attack is None) != (adversary is None):
         raise ValueError(f"adversary={adversary}: an attack and an adversary go together")
+
+
+def _check_exchange(schedule: str, delay: int, delays: str, download_criterion: str) -> None:
+    if delay < 0 or (delay and schedule != "asynchronous"):
+        raise ValueError(f"delay={delay} with schedule={schedule!r}: expected 0, or more with 'asynchronous'")
+    if delays not in DELAYS:
+        raise ValueError(f"delays={delays!r}: allowed are {', '.join(map(repr, DELAYS))}")
+    if download_criterion not in DOWNLOAD_CRITERIA:
+        raise ValueError(
+            f"download_criterion={download_criterion!r}: allowed are {', '.join(map(repr, DOWNLOAD_CRITERIA))}"
+        )
 
 
 def make_rounds(round_fn: RoundFunction, most: int) -> RoundsFunction:

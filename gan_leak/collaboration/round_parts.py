@@ -49,12 +49,16 @@ TrainAndUpload = Callable[
 
 
 class RoundParts(NamedTuple):
-    """The functions that a round composes. Without an adversary at a seat, its part is None."""
+    """The functions that a round composes. Without an adversary at a seat, its part is None.
+
+    download_criterion: see ``gan_leak.collaboration.server.download``.
+    """
 
     train: TrainAndUpload
     aggregator: Aggregator
     insider: Insider | None
     server_attack: ServerAttack | None
+    download_criterion: str
 
 
 class StartedRound(NamedTuple):
@@ -70,12 +74,16 @@ class StartedRound(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """The parts of the state that turns change: server, participants, states of the insider and the aggregator."""
+    """The parts of the state that turns change: server, participants, states of the insider and the aggregator.
+
+    past: earlier states of the server, as in ``FederationState``.
+    """
 
     server: FlatServer
     participants: ParticipantState
     attack: PyTree
     aggregation: PyTree
+    past: PyTree = ()
 
 
 def begin_round(
@@ -89,7 +97,7 @@ def begin_round(
     check_insider(parts.insider, data)
     server, unravel = flatten(state.server)
     start = StartedRound(key, server_keys(key), identities_of(data), state, data, hyperparameters, unravel)
-    return start, Progress(server, state.participants, state.attack, state.aggregation)
+    return start, Progress(server, state.participants, state.attack, state.aggregation, state.past)
 
 
 def end_round(
@@ -112,5 +120,6 @@ def end_round(
         before.round + 1,
         progress.aggregation,
         attack_state,
+        progress.past,
     )
     return state, info

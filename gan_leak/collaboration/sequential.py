@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +19,46 @@ from gan_leak.collaboration.round_parts import (
     begin_round,
     end_round,
 )
-from gan_leak.collaboration.schedule import turn_order
+from gan_leak.collaboration.schedule import turn_delays, turn_order
 from gan_leak.collaboration.server_seat import Exchange, broadcast
 from gan_leak.collaboration.turns import Insider, begin_turn, local_data, position_of
-from gan_leak.types import Array, FederationData, FederationState, InsiderView, PyTree, RoundHyperParameters
+from gan_leak.types import (
+    Array,
+    FederationData,
+    FederationState,
+    FlatServer,
+    InsiderView,
+    PyTree,
+    RoundHyperParameters,
+)
 
 
-def sequential_round(parts: RoundParts, schedule: str) -> RoundFunction:
-    """Build a round that scans over the turns in the order of ``schedule``."""
+class Turn(NamedTuple):
+    """A turn: the position of its participant, its number in the whole run, and its delay; each int32 []."""
+
+    position: Array
+    number: Array
+    delay: Array
+
+
+def sequential_round(parts: RoundParts, schedule: str, *, delay: int = 0, delays: str = "fixed") -> RoundFunction:
+    """Build a round that scans over the turns in the order of ``schedule``.
+
+    delay, delays: see ``turn_delays``; without an asynchronous schedule there are none.
+    """
 
     def round_fn(
         key: Array, state: FederationState, data: FederationData, hyperparameters: RoundHyperParameters
     ) -> tuple[FederationState, RoundInfo]:
         key_order, key_turns = jax.random.split(key)
         start, progress = begin_round(parts, key_turns, state, data, hyperparameters)
-        order = turn_order(key_order, schedule, data.sizes.shape[0])
-        progress, turns = jax.lax.scan(functools.partial(_turn, parts, start), progress, order)
+        participants = data.sizes.shape[0]
+        order = turn_order(key_order, schedule, participants)
+        late = jnp.zeros(participants, jnp.int32)
+        if schedule == "asynchronous":
+            late = turn_delays(key_order, delays, delay, participants)
+        in_order = Turn(order, state.round * participants + jnp.arange(participants), late)
+        progress, turns = jax.lax.scan(functools.partial(_turn, parts, start), progress, in_order)
         infos, attack_infos, aggregation_infos, exchange = trees.take(turns, jnp.argsort(order))
         attack_info: PyTree = ()
         if parts.insider is not None:
@@ -44,23 +69,26 @@ def sequential_round(parts: RoundParts, schedule: str) -> RoundFunction:
     return round_fn
 
 
-def _turn(parts: RoundParts, start: StartedRound, progress: Progress, position: Array) -> tuple[Progress, PyTree]:
+def _turn(parts: RoundParts, start: StartedRound, progress: Progress, turn: Turn) -> tuple[Progress, PyTree]:
     """One participant downloads, trains and uploads, and the server merges its upload."""
-    server, participants, attack_state, aggregation = progress
-    hyperparameters = start.hyperparameters
+    server, participants, attack_state, aggregation, past = progress
+    hyperparameters, position = start.hyperparameters, turn.position
     participant = start.identities[position]
     own = trees.take(participants, position)
-    sent, merged = server.params, None
+    past, read = _read_server(past, server, turn)
+    sent, merged = read.params, None
     if parts.server_attack is not None:
         sent, merged = broadcast(
             parts.server_attack,
             start.server_keys.broadcast,
             start.before,
-            start.unravel(server.params),
+            start.unravel(read.params),
             participant,
             hyperparameters,
         )
-    begun = begin_turn(start.key, server._replace(params=sent), participant, own, hyperparameters)
+    begun = begin_turn(
+        start.key, read._replace(params=sent), participant, own, hyperparameters, parts.download_criterion
+    )
     samples = local_data(start.data, position)
     attack_info: PyTree = ()
     if parts.insider is not None:
@@ -69,7 +97,7 @@ def _turn(parts: RoundParts, start: StartedRound, progress: Progress, position: 
             begun.key_attack,
             participant,
             attack_state,
-            InsiderView(begun.params),
+            InsiderView(begun.params, begun.downloaded),
             hyperparameters.attack,
         )
         samples = join(samples, contribution)
@@ -84,8 +112,17 @@ def _turn(parts: RoundParts, start: StartedRound, progress: Progress, position: 
         merged=trees.expand(merged),
     )
     exchange = None if parts.server_attack is None else Exchange(sent, begun.downloaded, trees.take(visible, 0))
-    progress = Progress(server, trees.put(participants, position, own), attack_state, aggregation)
+    progress = Progress(server, trees.put(participants, position, own), attack_state, aggregation, past)
     return progress, (info, attack_info, aggregation_info, exchange)
+
+
+def _read_server(past: PyTree, server: FlatServer, turn: Turn) -> tuple[PyTree, FlatServer]:
+    """The past states with the present one, and the state that the turn's participant has read."""
+    if not past:
+        return past, server
+    places = past.params.shape[0]
+    past = trees.put(past, turn.number % places, server)
+    return past, trees.take(past, (turn.number - turn.delay) % places)
 
 
 def _insider_step(

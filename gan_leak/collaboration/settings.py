@@ -6,8 +6,9 @@ import dataclasses
 import math
 
 from gan_leak.collaboration.aggregation import AGGREGATORS
-from gan_leak.collaboration.schedule import SCHEDULES
+from gan_leak.collaboration.schedule import DELAYS, SCHEDULES
 from gan_leak.collaboration.selection import CRITERIA
+from gan_leak.collaboration.server import DOWNLOAD_CRITERIA
 from gan_leak.settings import Bounds, above, at_least, option
 
 _FRACTION = Bounds(0, 1, lowest_included=False, highest_included=True)
@@ -33,9 +34,23 @@ class FederationConfig:
     )
     schedule: str = option(
         "round_robin",
-        "'round_robin' or 'random_order' (turns one after the other) or 'synchronous' (all from the same parameters) "
+        "'round_robin' or 'random_order' (turns one after the other), 'asynchronous' (round robin from parameters that "
+        "are 'delay' turns old) or 'synchronous' (all from the same parameters) "
         "(Shokri and Shmatikov 2015).",
         choices=SCHEDULES,
+    )
+    delay: int = option(
+        0,
+        "Turns of others between a participant's download and its upload; needs schedule 'asynchronous' (Hitaj et al. "
+        "2017, Algorithm 1, item 7).",
+        bounds=at_least(0),
+        later=True,
+    )
+    delays: str = option(
+        "fixed",
+        "'fixed' is the delay in every turn, 'drawn' a random one from 0 to it.",
+        choices=DELAYS,
+        later=True,
     )
     aggregation: str = option(
         "add",
@@ -71,6 +86,12 @@ class FederationConfig:
         bounds=_FRACTION,
         kind="traced",
     )
+    download_criterion: str = option(
+        "most_updated",
+        "The downloaded coordinates are the 'most_updated' ones or 'random' ones in every round (open).",
+        choices=DOWNLOAD_CRITERIA,
+        later=True,
+    )
     upload_criterion: str = option(
         "largest",
         "'largest' magnitudes or 'random' among those above the threshold (Shokri and Shmatikov 2015; which one "
@@ -105,3 +126,5 @@ def check_federation(config: FederationConfig) -> None:
         raise ValueError(
             f"aggregation={config.aggregation!r}: expected with schedule 'synchronous', not {config.schedule!r}"
         )
+    if config.delay and config.schedule != "asynchronous":
+        raise ValueError(f"delay={config.delay}: expected with schedule 'asynchronous', not {config.schedule!r}")

@@ -130,7 +130,7 @@ def _turn(
     samples: LocalData,
     sent: Array | None,
 ) -> tuple:
-    begun = begin_turn(key, _as_sent(server, sent), participant, own, hyperparameters)
+    begun = begin_turn(key, _as_sent(server, sent), participant, own, hyperparameters, parts.download_criterion)
     result = parts.train(begun.key_train, own, begun.params, samples, hyperparameters)
     return *result, None if parts.server_attack is None else begun.downloaded
 
@@ -151,10 +151,9 @@ def _insider_turn(
     def turn(results: tuple) -> tuple:
         own = trees.take(state.participants, position)
         own_server = _as_sent(server, trees.take(sent, position))
-        begun = begin_turn(start.key, own_server, adversary, own, hyperparameters)
-        attack_state, contribution, info = attack.step(
-            begun.key_attack, state.attack, InsiderView(begun.params), hyperparameters.attack
-        )
+        begun = begin_turn(start.key, own_server, adversary, own, hyperparameters, parts.download_criterion)
+        view = InsiderView(begun.params, begun.downloaded)
+        attack_state, contribution, info = attack.step(begun.key_attack, state.attack, view, hyperparameters.attack)
         samples = join(local_data(data, position), contribution)
         *others, downloaded = results
         result = parts.train(begun.key_train, own, begun.params, samples, hyperparameters)

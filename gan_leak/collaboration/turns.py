@@ -76,8 +76,11 @@ def begin_turn(
     participant: Array | int,
     own: ParticipantState,
     hyperparameters: RoundHyperParameters,
+    download_criterion: str,
 ) -> StartedTurn:
     """Start a turn with the download of what this participant is sent."""
     key_download, key_attack, key_train = turn_keys(key, participant)
-    params, downloaded = download(key_download, server, own.params, hyperparameters.download_fraction)
+    params, downloaded = download(
+        key_download, server, own.params, hyperparameters.download_fraction, download_criterion
+    )
     return StartedTurn(params, downloaded, key_attack, key_train)

@@ -397,6 +397,41 @@ def test_a_round_of_some_is_one_in_which_the_others_have_nothing(schedule, attac
     )
 
 
+def asynchronous_rounds(delay, attack, adversary, rounds):
+    round_fn = jax.jit(
+        make_round(
+            MODEL,
+            TRANSFORM,
+            schedule="asynchronous",
+            delay=delay,
+            batch_size=3,
+            attack=an_attack(attack),
+            adversary=adversary,
+        )
+    )
+    state = init_federation(jax.random.key(0), MODEL, TRANSFORM, len(SIZES), an_attack(attack), delay=delay)
+    for number in range(rounds):
+        key = jax.random.fold_in(jax.random.key(KEY_SEED), number)
+        state, info = round_fn(key, state, DATA, numbers(attack=attack, download_fraction=0.5))
+    return state, info
+
+
+def test_an_asynchronous_schedule_without_delay_is_round_robin():
+    assert same_bits(
+        asynchronous_rounds(0, "active", 2, rounds=2), run("round_robin", "active", 2, download_fraction=0.5)
+    )
+
+
+def test_a_first_round_in_which_all_read_before_anybody_writes_is_synchronous():
+    """A delay of P - 1 turns; the updates are added one by one, so that only rounding differs."""
+    state, info = asynchronous_rounds(len(SIZES) - 1, "active", 2, rounds=1)
+    expected, expected_info = run("synchronous", "active", 2, rounds=1, download_fraction=0.5)
+    assert largest_difference(info, expected_info) < 1e-6
+    assert largest_difference(state._replace(past=()), expected) < 1e-6
+    other, _ = run("round_robin", "active", 2, rounds=1, download_fraction=0.5)
+    assert largest_difference(other.server.params, state.server.params) > 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
 @pytest.mark.parametrize("cohort", [[1, 2], [1, 2, -1]])
@@ -412,10 +447,14 @@ def test_an_adversary_who_sits_out_does_nothing(schedule, cohort):
     ("arguments", "message"),
     [
         (
-            {"schedule": "asynchronous"},
-            "schedule='asynchronous': allowed are 'round_robin', 'random_order', 'synchronous'",
+            {"schedule": "gossip"},
+            "schedule='gossip': allowed are 'round_robin', 'random_order', 'asynchronous', 'synchronous'",
         ),
         ({"aggregator": average()}, "schedule='round_robin': an aggregator that merges whole rounds needs"),
+        ({"delay": 1}, "delay=1 with schedule='round_robin': expected 0, or more with 'asynchronous'"),
+        ({"schedule": "asynchronous", "delay": -1}, "delay=-1 with schedule='asynchronous': expected 0"),
+        ({"schedule": "asynchronous", "delays": "random"}, "delays='random': allowed are 'fixed', 'drawn'"),
+        ({"download_criterion": "largest"}, "download_criterion='largest': allowed are 'most_updated', 'random'"),
         ({"participant_mapping": "pmap"}, "participant_mapping='pmap': allowed are"),
         ({"adversary": 1}, "adversary=1: an attack and an adversary go together"),
         ({"attack": "active"}, "adversary=None: an attack and an adversary go together"),

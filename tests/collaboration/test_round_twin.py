@@ -85,7 +85,7 @@ def hyperparameters_of(settings):
 
 
 @functools.cache
-def watched_round(criterion, schedule, aggregation, epochs, batch_size):
+def watched_round(criterion, download_criterion, schedule, delay, delays, aggregation, epochs, batch_size):
     """A compiled round and who watches it."""
     observer = Observer(DATA)
     model = linear_classifier(observer.see_batch)
@@ -95,7 +95,10 @@ def watched_round(criterion, schedule, aggregation, epochs, batch_size):
         model,
         transform,
         schedule=schedule,
+        delay=delay,
+        delays=delays,
         aggregator=AGGREGATORS[aggregation](),
+        download_criterion=download_criterion,
         local_epochs=epochs,
         batch_size=batch_size,
         participant_mapping="map",
@@ -103,21 +106,31 @@ def watched_round(criterion, schedule, aggregation, epochs, batch_size):
     return observer, model, transform, jax.jit(round_fn)
 
 
-def run_beside_twin(settings, schedule, aggregation="add", **wrong):
+def run_beside_twin(settings, schedule, aggregation="add", delay=0, delays="fixed", allowed=None, twin=None, **wrong):
     """Runs three rounds of both, comparing everything after each; returns the orders of the turns.
 
-    ``wrong`` changes hyper-parameters of the code under test behind the twin's back.
+    ``wrong`` changes hyper-parameters of the code under test behind the twin's back. ``allowed`` are the delays that
+    the twin allows, ``twin`` its settings if they are other ones.
     """
     observer, model, transform, round_fn = watched_round(
-        settings.criterion, schedule, aggregation, settings.epochs, settings.batch_size
+        settings.criterion,
+        settings.download_criterion,
+        schedule,
+        delay,
+        delays,
+        aggregation,
+        settings.epochs,
+        settings.batch_size,
     )
-    state = init_federation(jax.random.key(1), model, transform, len(SIZES))
+    allowed = allowed or ((delay,) if delays == "fixed" else range(delay + 1))
+    state = init_federation(jax.random.key(1), model, transform, len(SIZES), delay=delay)
     names = jnp.arange(len(SIZES), dtype=jnp.int32)
     _, selection_state, behind_state = state.participants.upload_state
     participants = state.participants._replace(upload_state=(names, selection_state, behind_state))
     state = state._replace(participants=participants)
     hyperparameters = hyperparameters_of(settings)._replace(**wrong)
     flatten = jax.vmap(lambda params: trees.ravel(params)[0])
+    believed = twin or settings
     twin = Federation(trees.ravel(state.server.params)[0], len(SIZES))
     owned = [(np.asarray(DATA.inputs[p, :n]), np.asarray(DATA.labels[p, :n])) for p, n in enumerate(SIZES)]
     weights = [size / sum(SIZES) if aggregation == "average" else 1.0 for size in SIZES]
@@ -130,9 +143,9 @@ def run_beside_twin(settings, schedule, aggregation="add", **wrong):
         orders.append([turn.participant for turn in turns])
         assert sorted(orders[-1]) == list(range(len(SIZES)))
         if schedule == "synchronous":
-            losses = twin.synchronous_round(turns, owned, settings, weights)
+            losses = twin.synchronous_round(turns, owned, believed, weights)
         else:
-            losses = twin.sequential_round(turns, owned, settings)
+            losses = twin.sequential_round(turns, owned, believed, allowed)
         close = {"rtol": 0, "atol": 1e-5}
         np.testing.assert_allclose(trees.ravel(state.server.params)[0], twin.server, **close)
         np.testing.assert_allclose(state.server.update_counts, twin.counts, **close)
@@ -154,6 +167,7 @@ def run_beside_twin(settings, schedule, aggregation="add", **wrong):
         (SELECTIVE, "random_order"),
         (RANDOM, "random_order"),
         (RANDOM._replace(upload_fraction=1.0), "round_robin"),
+        (SELECTIVE._replace(download_criterion="random"), "round_robin"),
     ],
 )
 def test_sequential_rounds_equal_the_twin(settings, schedule):
@@ -163,6 +177,28 @@ def test_sequential_rounds_equal_the_twin(settings, schedule):
         assert orders == [[0, 1, 2]] * ROUNDS
     else:
         assert len({tuple(order) for order in orders}) > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "delay", "delays"),
+    [(FULL, 1, "fixed"), (SELECTIVE, 5, "fixed"), (FULL, 4, "drawn")],
+)
+def test_asynchronous_rounds_equal_the_twin(settings, delay, delays):
+    """Participants work from states of the server that are some turns old; their uploads are added to the newest."""
+    orders = run_beside_twin(settings, "asynchronous", delay=delay, delays=delays)
+    assert orders == [[0, 1, 2]] * ROUNDS
+
+
+@pytest.mark.parametrize(("delays", "allowed"), [("fixed", (1,)), ("fixed", (3,)), ("drawn", (0, 1))])
+def test_twin_rejects_another_delay(delays, allowed):
+    with pytest.raises(AssertionError, match="explains the start"):
+        run_beside_twin(FULL, "asynchronous", delay=2, delays=delays, allowed=allowed)
+
+
+def test_twin_rejects_another_choice_of_coordinates():
+    """Random coordinates are not the most-updated ones."""
+    with pytest.raises(AssertionError):
+        run_beside_twin(SELECTIVE._replace(download_criterion="random"), "round_robin", twin=SELECTIVE)
 
 
 @pytest.mark.parametrize(("settings", "aggregation"), [(SELECTIVE, "add"), (FULL, "average"), (RANDOM, "average")])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from gan_leak.collaboration.schedule import draw_cohort, turn_order
+from gan_leak.collaboration.schedule import draw_cohort, turn_delays, turn_order
 from gan_leak.collaboration.server import download, flatten, init_server
 from gan_leak.types import FlatServer
 from reference.selection import is_some_largest
@@ -54,6 +54,17 @@ def test_download_breaks_ties_at_random_every_time():
     assert scipy.stats.chisquare(often).pvalue > 1e-3
 
 
+def test_a_random_download_takes_every_coordinate_equally_often():
+    """Whatever the counters say; by counters the same three of them are taken every time."""
+    keys, others = jax.random.split(jax.random.key(0), (2, 2_000))
+    taken = jax.vmap(lambda key: download(key, SERVER, LOCAL, 0.3, "random")[1])(keys)
+    often = np.asarray(taken).sum(axis=0)
+    assert np.all(np.asarray(taken).sum(axis=1) == 3)
+    assert scipy.stats.chisquare(often).pvalue > 1e-3
+    by_counts = np.asarray(jax.vmap(lambda key: download(key, SERVER, LOCAL, 0.3)[1])(others)).sum(axis=0)
+    assert scipy.stats.chisquare(by_counts).pvalue < 1e-9
+
+
 def test_full_download_is_bit_exactly_the_server():
     """Fraction 1 leaves nothing of the local parameters, whatever the counters hold."""
     local = jax.tree.map(lambda leaf: leaf * jnp.nan, LOCAL)
@@ -72,6 +83,15 @@ def test_turn_orders():
     assert scipy.stats.chisquare(often).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(("delays", "expected"), [("fixed", [0, 0, 0, 1]), ("drawn", [0.25] * 4)])
+def test_delays_are_fixed_or_uniform(delays, expected):
+    """Four thousand turns with delays of 0 to 3, within five standard errors."""
+    found = np.asarray(turn_delays(jax.random.key(0), delays, 3, 4_000))
+    assert found.shape == (4_000,)
+    frequencies = np.bincount(found, minlength=4) / len(found)
+    np.testing.assert_allclose(frequencies, expected, rtol=0, atol=5 * np.sqrt(0.25 * 0.75 / len(found)))
+
+
 def test_a_cohort_is_a_uniformly_random_subset_in_order():
     """Every pair of five equally often; drawing with replacement, or by neighbours, would show."""
     keys = jax.random.split(jax.random.key(2), 4000)
@@ -87,5 +107,5 @@ def test_a_cohort_is_a_uniformly_random_subset_in_order():
 
 def test_a_schedule_without_an_order_is_refused():
     """One line with the name, the value and what is allowed."""
-    with pytest.raises(ValueError, match="schedule='synchronous': allowed are 'round_robin' and 'random_order'"):
+    with pytest.raises(ValueError, match="schedule='synchronous': allowed are 'round_robin', 'random_order', 'async"):
         turn_order(jax.random.key(0), "synchronous", 3)

@@ -7,6 +7,7 @@ the passing coordinates go up) is handed in as it happened in the code under tes
 forbids it.
 """
 
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class Settings(NamedTuple):
     epochs: int
     batch_size: int
     classes: int
+    download_criterion: str = "most_updated"
 
 
 class Turn(NamedTuple):
@@ -89,7 +91,7 @@ def check_batches(batches, samples, settings):
 
 
 def overwritten(start, server, local, counts, count):
-    """Which coordinates a download took from the server, told from the result; refused unless the most-updated ones.
+    """Which coordinates a download took from the server, told from the result; refused unless the highest counts.
 
     Where server and participant agree, either may be the source: the most-updated of those make up the count.
     """
@@ -112,12 +114,18 @@ class Federation:
         self.counts = np.zeros(len(params))
         self.local = [np.array(params, np.float64) for _ in range(participants)]
         self.steps = [0] * participants
+        self.past = []
 
-    def sequential_round(self, turns, data, settings):
-        """Everyone in turn: what one has uploaded, the next one can download."""
+    def sequential_round(self, turns, data, settings, delays=(0,)):
+        """Everyone in turn: what one has uploaded, the next one can download.
+
+        delays: how many turns ago a participant may have downloaded. What it began with tells which of them it was.
+        """
         losses = {}
         for turn in turns:
-            update, losses[turn.participant] = self._train(turn, self.server, self.counts, data, settings)
+            self.past.append((self.server.copy(), self.counts.copy()))
+            server, counts = self._read(turn, delays, settings)
+            update, losses[turn.participant] = self._train(turn, server, counts, data, settings)
             self.counts *= settings.update_count_decay
             self._add(update, turn.sent, 1.0)
         return losses
@@ -131,6 +139,20 @@ class Federation:
             self._add(update, turn.sent, weights[turn.participant])
         return losses
 
+    def _read(self, turn, delays, settings):
+        """The first allowed state of the server from which the participant may have begun."""
+        for delay in delays:
+            server, counts = self.past[max(0, len(self.past) - 1 - delay)]
+            with contextlib.suppress(AssertionError):
+                self._downloaded(turn, server, counts, settings)
+                return server, counts
+        raise AssertionError("no allowed state of the server explains the start")
+
+    def _downloaded(self, turn, server, counts, settings):
+        scores = counts if settings.download_criterion == "most_updated" else np.zeros(len(server))
+        count = count_of_fraction(settings.download_fraction, len(server))
+        return overwritten(turn.start, server, self.local[turn.participant], scores, count)
+
     def _add(self, update, sent, weight):
         for index in range(len(update)):
             self.server[index] += weight * update[index]
@@ -139,8 +161,7 @@ class Federation:
     def _train(self, turn, server, counts, data, settings):
         size, (images, labels) = len(server), data[turn.participant]
         who = turn.participant
-        count = count_of_fraction(settings.download_fraction, size)
-        downloaded = overwritten(turn.start, server, self.local[who], counts, count)
+        downloaded = self._downloaded(turn, server, counts, settings)
         start = np.array([server[i] if downloaded[i] else self.local[who][i] for i in range(size)])
         check_batches(turn.batches, len(labels), settings)
         trained, self.steps[who], loss = local_sgd(start, images, labels, self.steps[who], turn.batches, settings)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gan_leak import trees
 from gan_leak.models.hitaj_generators import sample_images, sample_latents
 from gan_leak.types import Array, Contribution, InsiderView, Model, PyTree, RoundAttack
 
@@ -25,8 +26,18 @@ class GanAttackHyperParameters(NamedTuple):
     generator_averaging: Array | float = 0.0
 
 
+class Remembered(NamedTuple):
+    """What the server has sent so far: the last value of every parameter [D], and where there is one, bool [D]."""
+
+    values: Array
+    known: Array
+
+
 class GanAttackState(NamedTuple):
-    """The generator, its average for reconstructions, the optimizer, fakes [M, F, ...] of M rounds and mask [M, F]."""
+    """The generator, its average for reconstructions, the optimizer, fakes [M, F, ...] of M rounds and mask [M, F].
+
+    remembered: () if the discriminator is the local model.
+    """
 
     generator: PyTree
     averaged_generator: PyTree
@@ -34,6 +45,7 @@ class GanAttackState(NamedTuple):
     fakes: Array
     fakes_mask: Array
     steps: Array
+    remembered: PyTree = ()
 
 
 class GanAttackInfo(NamedTuple):
@@ -45,9 +57,12 @@ class GanAttackInfo(NamedTuple):
 
 _OPTIMIZERS = {"sgd": optax.identity, "adam": lambda: optax.scale_by_adam(b1=0.5)}
 GENERATOR_OPTIMIZERS = tuple(_OPTIMIZERS)
+DISCRIMINATORS = ("local", "remembered")
 
 
-def _check_choices(generator_optimizer: str, *, fakes_per_round: int, **counts: int) -> None:
+def _check_choices(generator_optimizer: str, discriminator: str, *, fakes_per_round: int, **counts: int) -> None:
+    if discriminator not in DISCRIMINATORS:
+        raise ValueError(f"discriminator={discriminator!r}: allowed are {', '.join(map(repr, DISCRIMINATORS))}")
     if generator_optimizer not in _OPTIMIZERS:
         raise ValueError(
             f"generator_optimizer={generator_optimizer!r}: allowed are {', '.join(map(repr, _OPTIMIZERS))}"
@@ -72,13 +87,22 @@ def _remember(state: GanAttackState, drawn: Array) -> tuple[Array, Array]:
     return state.fakes.at[slot].set(drawn), state.fakes_mask.at[slot].set(True)
 
 
+def _listen(remembered: Remembered, view: InsiderView) -> tuple[Remembered, PyTree]:
+    """What is remembered after a download, and the model of it; of parameters never sent it has the adversary's own."""
+    local, unravel = trees.ravel(view.params)
+    sent = jnp.ones(local.shape, bool) if view.downloaded is None else view.downloaded
+    known = remembered.known | sent
+    values = jnp.where(sent | ~known, local, remembered.values)
+    return Remembered(values, known), unravel(values)
+
+
 def _target_loss(
-    classifier: Model, generator: Model, view: InsiderView, target_class: Array | int
+    classifier: Model, generator: Model, discriminator: PyTree, target_class: Array | int
 ) -> Callable[[PyTree, Array], Array]:
     """The negative log-likelihood of the target class, by the generator's parameters and latents [B, Z]."""
 
     def loss(params: PyTree, latents: Array) -> Array:
-        logits = classifier.apply(view.params, generator.apply(params, latents))
+        logits = classifier.apply(discriminator, generator.apply(params, latents))
         return -jnp.mean(jax.nn.log_softmax(logits)[:, target_class])
 
     return loss
@@ -118,6 +142,7 @@ def gan_attack(
     generator_optimizer: str = "sgd",
     fakes_per_round: int,
     fake_memory_rounds: int = 1,
+    discriminator: str = "local",
 ) -> RoundAttack:
     """Build the insider's attack: it trains a generator against the downloaded model, and trains on labeled fakes.
 
@@ -126,13 +151,17 @@ def gan_attack(
     with the fake class, join the adversary's data for ``fake_memory_rounds`` rounds (1 replaces, more accumulates).
     With ``fakes_per_round=0`` the attack is passive: it adds no data (section 9.3).
 
+    After a partial download, the local model mixes the server's parameters with the adversary's own. The discriminator
+    ``remembered`` has the last value that the server sent of every parameter; local training is not changed.
+
     Reconstructions may use an exponential average of the generators of all rounds (Yazici et al. 2019, arXiv
     1806.04498), which reduces changes between rounds. Fakes always use the last generator.
 
-    Raises ValueError for an unknown optimizer and for counts that are too small.
+    Raises ValueError for an unknown optimizer or discriminator, and for counts that are too small.
     """
     _check_choices(
         generator_optimizer,
+        discriminator,
         generator_steps=generator_steps,
         generator_batch_size=generator_batch_size,
         fakes_per_round=fakes_per_round,
@@ -143,16 +172,23 @@ def gan_attack(
     def init(key: Array) -> GanAttackState:
         params, shape = generator.init(key), (fake_memory_rounds, fakes_per_round)
         fakes, mask = jnp.zeros((*shape, *input_shape)), jnp.zeros(shape, bool)
-        return GanAttackState(params, params, optimizer.init(params), fakes, mask, jnp.zeros((), jnp.int32))
+        remembered: PyTree = ()
+        if discriminator == "remembered":
+            size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(classifier.init, jax.random.key(0))))
+            remembered = Remembered(jnp.zeros(size), jnp.zeros(size, bool))
+        return GanAttackState(params, params, optimizer.init(params), fakes, mask, jnp.zeros((), jnp.int32), remembered)
 
     def step(
         key: Array, state: GanAttackState, view: InsiderView, hyperparameters: GanAttackHyperParameters
     ) -> tuple[GanAttackState, Contribution, GanAttackInfo]:
         key_latents, key_fakes = jax.random.split(key)
+        remembered, frozen = state.remembered, view.params
+        if discriminator == "remembered":
+            remembered, frozen = _listen(remembered, view)
         params, optimizer_state, total, last = _train_generator(
             key_latents,
             state,
-            _target_loss(classifier, generator, view, hyperparameters.target_class),
+            _target_loss(classifier, generator, frozen, hyperparameters.target_class),
             optimizer,
             hyperparameters.generator_learning_rate,
             steps=generator_steps,
@@ -165,7 +201,7 @@ def gan_attack(
         labels = jnp.full(fakes_mask.size, hyperparameters.fake_class, jnp.int32)
         contribution = Contribution(fakes.reshape(-1, *input_shape), labels, fakes_mask.reshape(-1))
         averaged = _average(state, params, hyperparameters.generator_averaging)
-        new_state = GanAttackState(params, averaged, optimizer_state, fakes, fakes_mask, state.steps + 1)
+        new_state = GanAttackState(params, averaged, optimizer_state, fakes, fakes_mask, state.steps + 1, remembered)
         return new_state, contribution, GanAttackInfo(total / generator_steps, jnp.exp(-last))
 
     def reconstruct(key: Array, state: GanAttackState, count: int) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from gan_leak.attacks.insider.gan import GENERATOR_OPTIMIZERS
+from gan_leak.attacks.insider.gan import DISCRIMINATORS, GENERATOR_OPTIMIZERS
 from gan_leak.settings import Bounds, above, at_least, option
 
 
@@ -31,6 +31,13 @@ class AttackConfig:
         "(Hitaj et al. 2017, section 9.3).",
         choices=("active", "passive", "none"),
         name="attack",
+    )
+    discriminator: str = option(
+        "local",
+        "The adversary's discriminator after a partial download: 'local' is its local model (Hitaj et al. 2017, "
+        "section 7), 'remembered' has the last value that the server sent of every parameter (ours).",
+        choices=DISCRIMINATORS,
+        later=True,
     )
     generator_steps: int = option(5, "Generator updates in one adversary turn (open).", bounds=at_least(1))
     generator_batch_size: int = option(64, "Latents in one generator update (open).", bounds=at_least(1), stated=False)

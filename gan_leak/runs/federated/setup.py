@@ -101,6 +101,7 @@ class Functions(NamedTuple):
     aggregator: Aggregator
     attack: RoundAttack | None
     round: RoundFunction
+    delay: int
 
 
 class Experiment(NamedTuple):
@@ -111,6 +112,7 @@ class Experiment(NamedTuple):
     aggregator: Aggregator
     attack: RoundAttack | None
     round: RoundFunction
+    delay: int
     hyperparameters: RoundHyperParameters
 
 
@@ -313,6 +315,7 @@ def start_federation(experiment: Experiment, key: Array, participants: int) -> F
         participants,
         experiment.attack,
         aggregator=experiment.aggregator,
+        delay=experiment.delay,
     )
 
 
@@ -330,7 +333,10 @@ def _functions(image_shape: tuple[int, int, int], fake_class: int, program: RunC
         classifier,
         transform,
         schedule=federation.schedule,
+        delay=federation.delay,
+        delays=federation.delays,
         aggregator=aggregator,
+        download_criterion=federation.download_criterion,
         local_epochs=federation.local_epochs,
         batch_size=federation.batch_size,
         local_training=local_training_of(defenses, local_sgd),
@@ -339,7 +345,7 @@ def _functions(image_shape: tuple[int, int, int], fake_class: int, program: RunC
         participant_mapping=program.performance.participant_mapping,
         mesh=mesh,
     )
-    return Functions(classifier, transform, aggregator, attack, round_fn)
+    return Functions(classifier, transform, aggregator, attack, round_fn, federation.delay)
 
 
 def _insider(program: RunConfig, classifier: Model, image_shape: tuple[int, int, int]) -> RoundAttack:
@@ -359,4 +365,5 @@ def _insider(program: RunConfig, classifier: Model, image_shape: tuple[int, int,
         generator_optimizer=settings.generator_optimizer,
         fakes_per_round=settings.fakes_per_round if settings.kind == "active" else 0,
         fake_memory_rounds=settings.fake_memory_rounds,
+        discriminator=settings.discriminator,
     )

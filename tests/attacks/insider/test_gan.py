@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from gan_leak import trees
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.models import sample_latents
 from gan_leak.types import InsiderView
@@ -28,7 +29,7 @@ NUMBERS = GanAttackHyperParameters(TARGET, FAKE_CLASS, 0.5)
 
 
 @functools.cache
-def attack(steps=20, fakes=FAKES, memory=1, optimizer="sgd"):
+def attack(steps=20, fakes=FAKES, memory=1, optimizer="sgd", discriminator="local"):
     return gan_attack(
         CLASSIFIER,
         GENERATOR,
@@ -38,6 +39,7 @@ def attack(steps=20, fakes=FAKES, memory=1, optimizer="sgd"):
         generator_optimizer=optimizer,
         fakes_per_round=fakes,
         fake_memory_rounds=memory,
+        discriminator=discriminator,
     )
 
 
@@ -79,6 +81,39 @@ def test_the_generator_learns_the_target_class_of_the_downloaded_model(optimizer
     other_model, _, _ = jitted_step(optimizer=optimizer)(jax.random.key(1), before, view(seed=1), numbers)
     assert target_loss(other_model.generator, view().params) > target_loss(after.generator, view().params) + 0.1
     assert target_loss(other_model.generator, view(seed=1).params) < target_loss(before.generator, view(seed=1).params)
+
+
+def test_a_remembered_discriminator_has_the_last_value_that_the_server_sent_of_every_parameter():
+    """Three partial downloads: the generator is that of an adversary whose local model is what has been sent by then.
+
+    Of a parameter that was never sent, the adversary has its own present value.
+    """
+    flat, unravel = trees.ravel(view().params)
+    rng = np.random.default_rng(0)
+    local, sent = rng.normal(size=(3, flat.size)).astype(np.float32), rng.random((3, flat.size)) < 0.4
+    assert 0 < np.sum(~sent.any(axis=0)) < flat.size / 2
+    state, expected_state = start(discriminator="remembered"), start()
+    remembered = np.full(flat.size, np.nan, np.float32)
+    for number in range(3):
+        remembered = np.where(sent[number], local[number], remembered)
+        shown = np.where(np.isnan(remembered), local[number], remembered)
+        partial = InsiderView(unravel(jnp.asarray(local[number])), jnp.asarray(sent[number]))
+        state, _, _ = attack(discriminator="remembered").step(jax.random.key(number), state, partial, NUMBERS)
+        expected_before, as_shown = expected_state, InsiderView(unravel(jnp.asarray(shown)))
+        expected_state, _, _ = attack().step(jax.random.key(number), expected_before, as_shown, NUMBERS)
+        assert same_bits(state.generator, expected_state.generator)
+        local_state, _, _ = attack().step(jax.random.key(number), expected_before, partial, NUMBERS)
+        assert number == 0 or largest_difference(local_state.generator, expected_state.generator) > 1e-3
+
+
+def test_after_full_downloads_both_discriminators_are_the_same():
+    states = start(discriminator="remembered"), start()
+    for number in range(2):
+        states = (
+            jitted_step(discriminator="remembered")(jax.random.key(number), states[0], view(number), NUMBERS)[0],
+            jitted_step()(jax.random.key(number), states[1], view(number), NUMBERS)[0],
+        )
+    assert same_bits(states[0]._replace(remembered=()), states[1])
 
 
 def test_one_sgd_step_by_hand():
@@ -196,10 +231,12 @@ def test_attack_numbers_are_traced(changed):
     assert step._cache_size() == 1
 
 
-def test_unknown_optimizer_is_refused():
+def test_unknown_choices_are_refused():
     """One line with the name, the value and what is allowed."""
     with pytest.raises(ValueError, match="generator_optimizer='rmsprop': allowed are 'sgd', 'adam'"):
         attack(optimizer="rmsprop")
+    with pytest.raises(ValueError, match="discriminator='shared': allowed are 'local', 'remembered'"):
+        attack(discriminator="shared")
 
 
 @pytest.mark.parametrize("averaging", [0.0, 0.6])
