@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from experiments.common.measurability_rows import summary_rows
 from gan_leak.evaluation.criteria import summarise
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT, check_results
+from gan_leak.runs.federated.rows import over_evaluations
 from gan_leak.runs.storage.directory import METRICS_NAME, metrics_records, read_config_file
 from gan_leak.runs.storage.integrity import read_file
 
@@ -61,6 +62,8 @@ def _table(title: str, columns: Sequence[Mapping[str, Any]], rows: Sequence[Row]
 
 _LEAKAGE = (
     _column("leakage score", "leakage_score"),
+    _column("last third", "late_leakage_score"),
+    _column("readable", "readable_share"),
     _column("judge accuracy", "judge_accuracy"),
     _column("nearest-neighbor share", "nearest_neighbour_share"),
     _column("diversity", "diversity"),
@@ -124,6 +127,7 @@ def _run_row(directory: pathlib.Path) -> Row:
         "rounds": measured[-1]["round"],
         "seed": read_config_file(directory)["config"]["seed"],
         "model_accuracy": measured[-1]["model_accuracy"],
+        **over_evaluations(measured),
         **leakage,
         "views": list(views.values()),
     }

@@ -28,6 +28,7 @@ from gan_leak.reports.reconstruction import DEFINITIONS as RECONSTRUCTION_DEFINI
 from gan_leak.reports.reproduction import render_reproduction
 from gan_leak.reports.reproduction_results import FORMAT
 from gan_leak.runs.federated.result import NOT_MEASURABLE_STATUS
+from gan_leak.runs.federated.rows import DEFINITIONS as RUN_DEFINITIONS
 from gan_leak.runs.hosts.workers import default_workers, running
 from gan_leak.runs.storage.directory import close_run, read_config_file, write_atomic
 
@@ -125,7 +126,7 @@ def _results(prepared: Prepared, sections: list[Section]) -> dict[str, Any]:
         "command": "; ".join(dict.fromkeys(call["command"] for call in calls)),
         "environment": environment,
         "seconds": sum(call["seconds"] for call in calls),
-        "definitions": {**DEFINITIONS, **RECONSTRUCTION_DEFINITIONS},
+        "definitions": {**DEFINITIONS, **RUN_DEFINITIONS, **RECONSTRUCTION_DEFINITIONS},
         "judges": {data: judge for section in sections for data, judge in section.judges.items()},
         "figures": [section.entry for section in sections],
     }

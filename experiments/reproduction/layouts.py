@@ -61,7 +61,7 @@ def lay_out_settings(
 ) -> Layout:
     """Lay out an ordinary figure: a row and the last pictures of each setting and control."""
     rows: list[Row] = []
-    beside: dict[str, Row] = {}
+    controls: dict[str, dict[str, Row]] = {}
     attacks: dict[Key, Row] = {}
     for (setting, variant), batch in batches.items():
         is_control = variant in _CONTROLS
@@ -71,16 +71,18 @@ def lay_out_settings(
         row = attack_row(name_of(setting, variant), _ROLES.get(variant, "attack"), batch, changes)
         rows.append(row)
         if is_control:
-            beside[variant] = row
+            controls.setdefault(setting, {})[variant] = row
         else:
             attacks[setting, variant] = row
     first = next(iter(batches.values()))
-    beside["untrained"] = reference_row("untrained generator", first, "untrained generator")
-    beside["fresh"] = reference_row("fresh real images", first, "fresh real images")
-    rows += [beside["untrained"], beside["fresh"]]
+    references = {
+        "untrained": reference_row("untrained generator", first, "untrained generator"),
+        "fresh": reference_row("fresh real images", first, "fresh real images"),
+    }
+    rows += references.values()
     notes = [*_measurability(batches), *_diverged(batches)]
-    if len(attacks) > 1:
-        owner = next(setting for setting, variant in batches if variant in _CONTROLS)
+    owner = next(iter(controls))
+    if any(setting not in controls for setting, _ in attacks):
         notes.append(
             f"The controls are runs of {owner}, nearest setting that works. All verdicts of this figure use them."
         )
@@ -91,7 +93,8 @@ def lay_out_settings(
             shown = slice(_PICTURES_IN_A_ROW)
             drawn, private = batch.pictures[0, -1, shown], batch.private[0, shown]
             pictures[caption] = reconstructions_figure(drawn, private, title=setting)
-    return Layout(rows, {key: (row, beside) for key, row in attacks.items()}, pictures, notes)
+    judged = {key: (row, {**controls.get(key[0], controls[owner]), **references}) for key, row in attacks.items()}
+    return Layout(rows, judged, pictures, notes)
 
 
 def lay_out_methods(
@@ -219,15 +222,19 @@ def _diverged(batches: Mapping[Key, BatchResult]) -> list[str]:
 
 
 def _pictures_by_seed(batches: Mapping[Key, BatchResult]) -> dict[str, bytes]:
-    """The paper's layout: a private image and a picture of each setting and control; a row for each seed."""
-    first = next(iter(batches.values()))
+    """The paper's layout: a private image and a picture of each setting; a row for each seed.
+
+    Of the controls there are those of the first setting.
+    """
+    first_setting, first = next((setting, batch) for (setting, _), batch in batches.items())
+    shown = {key: batch for key, batch in batches.items() if key[0] == first_setting or key[1] not in _CONTROLS}
     seeds = min(len(first.records), _ROWS_OF_PICTURES)
     rows = {
-        f"seed {seed}": [first.private[seed, 0], *(batch.pictures[seed, -1, 0] for batch in batches.values())]
+        f"seed {seed}": [first.private[seed, 0], *(batch.pictures[seed, -1, 0] for batch in shown.values())]
         for seed in range(seeds)
     }
-    columns = ["private image", *(name_of(*key) for key in batches)]
-    caption = "A private image, and one reconstruction of each setting and control."
+    columns = ["private image", *(name_of(*key) for key in shown)]
+    caption = "A private image, and one reconstruction of each setting and of the controls of the first."
     return {caption: picture_table(rows, columns, title="")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -73,11 +74,13 @@ def batches_of(study: Study, figure: Figure) -> dict[Key, list[RunConfig]]:
             found[label, variant] = configurations(study, arguments)
     if figure.layout == "methods":
         return {key: _all_classes(configs[0]) for key, configs in found.items()}
-    first, preset = next(iter(figure.settings.items()))
-    nearest = arguments_for(preset, NEAREST_VARIANT, study.scale)
-    undefended = "undefended" in rows_named_by(read_claim(preset))
-    for name, arguments in controls_of(nearest, undefended=undefended).items():
-        found[first, name] = configurations(study, arguments)
+    # In short runs, those of the first setting are the controls of all.
+    with_controls = len(figure.settings) if study.scale == "paper" else 1
+    for label, preset in itertools.islice(figure.settings.items(), with_controls):
+        nearest = arguments_for(preset, NEAREST_VARIANT, study.scale)
+        undefended = "undefended" in rows_named_by(read_claim(preset))
+        for name, arguments in controls_of(nearest, undefended=undefended).items():
+            found[label, name] = configurations(study, arguments)
     return found
 
 

@@ -29,6 +29,8 @@ STATISTICS = ("mean", "low", "high")
 # since a lower end below 0 means too few seeds.
 RANGES: Mapping[str, tuple[float, float]] = {
     "leakage_score": (0.0, 1.0),
+    "late_leakage_score": (0.0, 1.0),
+    "readable_share": (0.0, 1.0),
     "judge_accuracy": (0.0, 1.0),
     "model_accuracy": (0.0, 1.0),
     "nearest_neighbour_share": (0.0, 1.0),

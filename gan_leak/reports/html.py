@@ -22,6 +22,8 @@ _METRIC_ORDER = (
     "model_accuracy",
     "mean_training_loss",
     "leakage_score",
+    "late_leakage_score",
+    "readable_share",
     "leakage_by_representation",
     "judge_accuracy",
     "nearest_neighbour_share",
@@ -31,6 +33,8 @@ _METRIC_ORDER = (
     "diversity",
 )
 _LABELS = {
+    "late_leakage_score": "leakage score of the last third",
+    "readable_share": "evaluations of 0.3 or more",
     "leakage_by_representation": "leakage by",
     "nearest_neighbour_share": "nearest-neighbor share",
     "l1_to_nearest": "L1 to nearest private",

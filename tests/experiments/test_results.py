@@ -126,12 +126,12 @@ def test_new_numbers_keep_the_words_and_columns_of_a_page(checkout, runs):
     path = checkout / PAGES / "mine.json"
     page = read_page(path)
     page |= {"text": ["Why."], "transcribed": "a paper"}
-    page["tables"][0] |= {"caption": "What.", "columns": page["tables"][0]["columns"][:4]}
+    page["tables"][0] |= {"caption": "What.", "columns": page["tables"][0]["columns"][:6]}
     path.write_bytes(page_bytes(page))
     run(ResultsConfig(name="mine", sources=f"a={runs / 'seed1'}"), checkout)
     again = read_page(path)
     assert (again["title"], again["text"], again["tables"][0]["caption"]) == ("Mine", ["Why."], "What.")
-    assert len(again["tables"][0]["columns"]) == 4
+    assert len(again["tables"][0]["columns"]) == 6
     assert again["transcribed"] == ""
     assert again["tables"][0]["rows"][0]["leakage_score"]["mean"] == 0.75
 

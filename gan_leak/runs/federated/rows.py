@@ -18,6 +18,13 @@ from gan_leak.runs.federated.setup import Images, prepare_data
 from gan_leak.runs.inversion.model import Inversions, invert_all_classes
 from gan_leak.settings import encoded_values, replace, settings_of
 
+# The leakage score from which pictures are readable: that of the criteria of most claims.
+READABLE_SCORE = 0.3
+DEFINITIONS: Mapping[str, str] = {
+    "late_leakage_score": "Mean leakage score of the evaluations in the last third of the rounds.",
+    "readable_share": f"Share of all evaluations with a leakage score of at least {READABLE_SCORE:g}.",
+}
+
 
 def interval(values: Iterable[float | None]) -> dict[str, Any]:
     """Mean, 95% interval and values over seeds as strict JSON; None for a missing number."""
@@ -48,10 +55,15 @@ def not_measurable(metrics: Mapping[str, Any]) -> int:
 
 
 def attack_row(name: str, role: str, batch: BatchResult, differences: Mapping[str, Any] | None = None) -> dict:
-    """The row of a batch: the last measurements of its lanes, as intervals over the lanes."""
+    """The row of a batch: the last measurements of its lanes, as intervals over the lanes.
+
+    One generator swings between evaluations, so the row also has the measures of ``over_evaluations``.
+    """
     last = [lane[-1] for lane in batch.records]
     metrics = metrics_over(
-        [record["leakage"] for record in last], model_accuracy=[record["model_accuracy"] for record in last]
+        [record["leakage"] for record in last],
+        model_accuracy=[record["model_accuracy"] for record in last],
+        **{name: [over_evaluations(lane)[name] for lane in batch.records] for name in DEFINITIONS},
     )
     return {
         "name": name,
@@ -63,6 +75,18 @@ def attack_row(name: str, role: str, batch: BatchResult, differences: Mapping[st
         "diverged": sum(record["diverged"] for record in last),
         "not_measurable": not_measurable(metrics),
     }
+
+
+def over_evaluations(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The measures of ``DEFINITIONS`` from the evaluations of one run, in order; None without a measured one."""
+    scores = {record["round"]: score for record in records if (score := _score_of(record)) is not None}
+    late = [score for round, score in scores.items() if 3 * round > 2 * records[-1]["round"]]
+    readable = [score >= READABLE_SCORE for score in scores.values()]
+    return {"late_leakage_score": _mean(late), "readable_share": _mean(readable)}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def reference_row(name: str, batch: BatchResult, reference: str) -> dict:
@@ -122,7 +146,7 @@ def accuracy_rows(batch: BatchResult, threshold: float) -> dict[str, dict[str, A
                 for record in lane
                 if _score_of(record) is not None and (record["model_accuracy"] >= threshold) == (name == "at or above")
             ]
-            values.append(float(np.mean(scores)) if scores else None)
+            values.append(_mean(scores))
     return {name: {"leakage_score": interval(values)} for name, values in rows.items()}
 
 

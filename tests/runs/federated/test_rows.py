@@ -19,6 +19,7 @@ from gan_leak.runs.federated.rows import (
     interval,
     leakage_at_accuracy,
     metrics_over,
+    over_evaluations,
     privacy_entries,
     reference_row,
 )
@@ -110,8 +111,18 @@ def test_the_row_of_a_batch_tells_its_last_evaluation():
     assert row["metrics"]["leakage_score"]["values"] == [0.4, 0.6]
     assert row["metrics"]["model_accuracy"]["values"] == [0.8, 0.9]
     assert row["differences"] == {"rounds": [40, 10]}
+    assert row["metrics"]["readable_share"]["values"] == [0.5, 0.5]
     assert (row["diverged"], row["not_measurable"]) == (0, 0)
     assert attack_row("6 (a)", "control", batch_of(*lanes))["differences"] == {}
+
+
+def test_the_measures_over_all_evaluations():
+    """By hand: rounds 5 to 7 of 7 are the last third of the rounds; what was not measured does not count."""
+    scores = [0.9, 0.0, 0.31, 0.1, 0.2, None, 0.6]
+    records = [record(round, 0.5, score) for round, score in enumerate(scores, start=1)]
+    found = over_evaluations(records)
+    assert found == {"late_leakage_score": pytest.approx(0.4), "readable_share": 0.5}
+    assert over_evaluations(records[5:6]) == {"late_leakage_score": None, "readable_share": None}
 
 
 UNMEASURED = record(10, 0.8, 0.0) | {"leakage": leakage(None)}

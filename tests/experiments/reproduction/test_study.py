@@ -1,0 +1,32 @@
+"""The batches of a figure: its settings, and the controls that belong to each."""
+
+import pytest
+
+from experiments.reproduction.hitaj import FIGURES
+from experiments.reproduction.study import Study, batches_of
+from gan_leak.reports.reproduction_results import NEAREST_VARIANT
+
+
+def study(scale, tmp_path):
+    return Study(scale, False, 2, {}, "tfds:cifar10", tmp_path, pytest.fail, pytest.fail)
+
+
+@pytest.mark.parametrize("scale", ["quick", "paper"])
+@pytest.mark.parametrize("number", ["6", "7", "12", "14"])
+def test_at_full_length_every_setting_has_its_own_controls(number, scale, tmp_path):
+    """A short run has those of the first setting; each differs from its setting in one thing."""
+    figure = next(figure for figure in FIGURES if figure.number == number)
+    found = batches_of(study(scale, tmp_path), figure)
+    names = ["passive", "unowned", *(["undefended"] if number == "12" else [])]
+    settings = list(figure.settings)
+    with_controls = settings if scale == "paper" else settings[:1]
+    expected = [(setting, NEAREST_VARIANT) for setting in settings]
+    expected += [(setting, name) for setting in with_controls for name in names]
+    assert list(found) == expected
+    for (setting, name), configs in found.items():
+        assert [config.seed for config in configs] == [0, 1]
+        if name == "passive":
+            own = found[setting, NEAREST_VARIANT][0]
+            assert (own.attack.kind, configs[0].attack.kind) == ("active", "passive")
+            assert configs[0].federation == own.federation
+            assert configs[0].defense == own.defense
