@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gan_leak.attacks import known_labels as known_labels
     from gan_leak.attacks import mgan_ai as mgan_ai
     from gan_leak.attacks import model_inversion as model_inversion
+    from gan_leak.attacks import reconstructed_model as reconstructed_model
     from gan_leak.attacks import regularized_likelihood as regularized_likelihood
     from gan_leak.attacks import run_procedure as run_procedure
     from gan_leak.attacks import shadow_model as shadow_model

@@ -65,14 +65,14 @@ USER_LEAKAGE = Binary(
 TABLES = (
     Table(
         "he_mnist",
-        "Split inference, MNIST (He, Zhang and Lee 2019, Tables 3, 4, 6)",
+        "Split inference, MNIST (He, Zhang and Lee 2019, Tables 3, 4, 6, 8)",
         SPLIT_INFERENCE,
         {"He et al., MNIST": "he_mnist"},
         "psnr",
     ),
     Table(
         "he_cifar10",
-        "Split inference, CIFAR-10 (He, Zhang and Lee 2019, Tables 3, 4, 6)",
+        "Split inference, CIFAR-10 (He, Zhang and Lee 2019, Tables 3, 4, 8)",
         SPLIT_INFERENCE,
         {"He et al., CIFAR-10": "he_cifar10"},
         "psnr",

@@ -18,6 +18,7 @@ from gan_leak.attacks.procedure import Procedure, advance, run_procedure
 from gan_leak.attacks.server.mgan_ai import known_labels, mgan_ai
 from gan_leak.attacks.server.mgan_ai_training import AuxiliaryImages, MganAiHyperParameters
 from gan_leak.attacks.split.inverse_network import inverse_network
+from gan_leak.attacks.split.model_reconstruction import reconstructed_model
 from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
 from gan_leak.attacks.split.shadow_model import shadow_model
 
@@ -45,6 +46,7 @@ __all__ = [
     "known_labels",
     "mgan_ai",
     "model_inversion",
+    "reconstructed_model",
     "regularized_likelihood",
     "run_procedure",
     "shadow_model",

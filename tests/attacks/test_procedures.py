@@ -23,6 +23,7 @@ from gan_leak.attacks.server.representatives import (
     signed_adam_representatives,
 )
 from gan_leak.attacks.split.inverse_network import inverse_network
+from gan_leak.attacks.split.model_reconstruction import reconstructed_model
 from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
 from gan_leak.attacks.split.shadow_model import shadow_model
 from gan_leak.trees import ravel, stack
@@ -82,6 +83,10 @@ PROCEDURES = {
         SplitView(FEATURES[0], CLIENT.init(jax.random.key(2))),
     ),
     "inverse_network": (inverse_network(DECODER, samples=6, batch_size=2), TrainingData((IMAGES, FEATURES))),
+    "reconstructed_model": (
+        reconstructed_model(CLIENT, samples=6, batch_size=2),
+        TrainingData((IMAGES, FEATURES)),
+    ),
     "shadow_model": (
         shadow_model(CLIENT, CLOUD, samples=6, batch_size=2),
         TrainingData((IMAGES, LABELS), CLOUD.init(jax.random.key(3))),

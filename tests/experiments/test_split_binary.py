@@ -42,7 +42,12 @@ def test_all_attacks_from_flags_to_report(squares, tmp_path):
     config = config_from_arguments(split_inference.SplitConfig, [f"--dataset=npz:{squares}", *few])
     assert split_inference.execute(split_inference.prepare(config, tmp_path / "run", False)) == 0
     rows = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [row["name"].split(", ")[1] for row in rows] == ["white box"] + ["black box"] * 3 + ["query free"] * 4
+    assert [row["name"].split(", ")[1] for row in rows] == [
+        *["white box"],
+        *["black box"] * 3,
+        *["model reconstruction"] * 3,
+        *["query free"] * 4,
+    ]
     # Shallow features, known layers: nearly everything comes back, and nothing of another image.
     first = rows[0]["metrics"]
     assert first["psnr"]["mean"] > 25

@@ -2,7 +2,7 @@
 
 >>> import jax
 >>> from gan_leak import Model, SplitView, TrainingData, mlp_classifier, run_procedure
->>> from gan_leak import inverse_network, regularized_likelihood, shadow_model
+>>> from gan_leak import inverse_network, reconstructed_model, regularized_likelihood, shadow_model
 >>> client = mlp_classifier(8, image_size=4, hidden=())
 >>> params = client.init(jax.random.key(0))
 >>> images = jax.random.uniform(jax.random.key(1), (8, 4, 4, 1))
@@ -24,6 +24,13 @@ Black box: a decoder learns the inverse from the features of the adversary's own
 >>> weights = run_procedure(jax.random.key(3), training, TrainingData((images, features)), 1)
 >>> decoder.apply(weights, features).shape
 (8, 4, 4, 1)
+
+The same adversary may instead train the client's layers from its answers, and search as in the white box:
+
+>>> training = reconstructed_model(client, samples=8, batch_size=4)
+>>> weights = run_procedure(jax.random.key(5), training, TrainingData((images, features)), 1)
+>>> run_procedure(jax.random.key(6), search, SplitView(features[0], weights), 2).shape
+(4, 4, 1)
 
 Query free: the adversary trains its own layers to feed the cloud's layers, which it knows.
 

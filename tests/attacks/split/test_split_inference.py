@@ -8,6 +8,7 @@ import pytest
 from gan_leak.attacks.optimizers import Position, TrainingData, amsgrad, descend, halving_amsgrad, training
 from gan_leak.attacks.priors import absolute_total_variation, squared_total_variation
 from gan_leak.attacks.split.inverse_network import inverse_network
+from gan_leak.attacks.split.model_reconstruction import reconstructed_model
 from gan_leak.attacks.split.regularized_likelihood import regularized_likelihood
 from gan_leak.attacks.split.shadow_model import shadow_model
 from gan_leak.types import Model, SplitView
@@ -131,6 +132,24 @@ def test_an_inverse_network_learns_the_way_back_and_only_from_its_pairs():
     assert float(jnp.mean((recovered - unseen) ** 2)) < 0.02
     mixed, _ = taught(jax.random.key(2), made, (queries[::-1], client.apply(params, queries)), 60)
     assert float(jnp.mean((decoder.apply(mixed, client.apply(params, unseen)) - unseen) ** 2)) > 0.2
+
+
+def test_a_reconstructed_model_answers_as_the_client_and_its_inversion_finds_the_image():
+    """From its answers alone; where the answers belong to other images, it finds none."""
+    client = linear(32)
+    params, queries = client.init(jax.random.key(1)), images(512)
+    answers = client.apply(params, queries)
+    made = reconstructed_model(client, samples=512, learning_rate=1e-2)
+    own, losses = taught(jax.random.key(2), made, (queries, answers), 60)
+    assert float(losses[-1]) < 0.01 * float(losses[0])
+    np.testing.assert_allclose(own, params, atol=0.05)
+    seen = images(3, seed=9)
+    features = client.apply(params, seen)
+    inputs, _ = found(client, own, features, 4000)
+    np.testing.assert_allclose(inputs, seen, atol=0.1)
+    mixed, _ = taught(jax.random.key(2), made, (queries[::-1], answers), 60)
+    elsewhere, _ = found(client, mixed, features, 4000)
+    assert float(jnp.min(jnp.mean(jnp.abs(elsewhere - seen), axis=(1, 2, 3)))) > 0.2
 
 
 def test_a_shadow_learns_to_serve_the_cloud_which_stays_as_it_was():

@@ -158,6 +158,34 @@ def test_the_black_box_sees_features_only():
     assert abs(float(np.std(asked[-1])) - 1.0) < 0.05
 
 
+@pytest.mark.slow
+def test_the_reconstruction_of_the_model_reads_no_layer_of_the_network():
+    """It has the client's answers to images of its own choice, and the features."""
+    data, params = prepared()
+    parts = split_network(VICTIM, "conv1")
+    asked = []
+
+    def query(key, inputs):
+        asked.append(np.asarray(inputs))
+        return parts.client.apply(params, inputs)
+
+    task = split_attacks.SplitTask(
+        VICTIM,
+        "conv1",
+        parts,
+        hidden(params, set(params)),
+        data,
+        query,
+        parts.client.apply(params, data.tested[0][data.chosen[:2]]),
+        "same distribution",
+        epochs=1,
+        iterations=5,
+    )
+    found = split_attacks.SPLIT_ATTACKS["model_reconstruction"].run(jax.random.key(1), task, UNSAVED)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(np.concatenate(asked), data.others[0])
+
+
 def test_a_picture_of_another_image_scores_less():
     data, _ = prepared()
     inputs = data.tested[0][data.chosen]
