@@ -76,9 +76,7 @@ def _check_choices(generator_optimizer: str, discriminator: str, *, fakes_per_ro
 
 def _average(state: GanAttackState, params: PyTree, weight: Array | float) -> PyTree:
     """The average of the generators with one more; ``weight`` is that of the earlier ones."""
-    # The untrained generator is not averaged.
-    kept = jnp.where(state.steps == 0, 0.0, weight)
-    return jax.tree.map(lambda old, new: new + kept * (old - new), state.averaged_generator, params)
+    return jax.tree.map(lambda old, new: new + weight * (old - new), state.averaged_generator, params)
 
 
 def _remember(state: GanAttackState, drawn: Array) -> tuple[Array, Array]:
@@ -143,6 +141,7 @@ def gan_attack(
     fakes_per_round: int,
     fake_memory_rounds: int = 1,
     discriminator: str = "local",
+    first_turn: int = 0,
 ) -> RoundAttack:
     """Build the insider's attack: it trains a generator against the downloaded model, and trains on labeled fakes.
 
@@ -154,11 +153,15 @@ def gan_attack(
     After a partial download, the local model mixes the server's parameters with the adversary's own. The discriminator
     ``remembered`` has the last value that the server sent of every parameter; local training is not changed.
 
+    Before ``first_turn`` the adversary is an ordinary participant.
+
     Reconstructions may use an exponential average of the generators of all rounds (Yazici et al. 2019, arXiv
     1806.04498), which reduces changes between rounds. Fakes always use the last generator.
 
     Raises ValueError for an unknown optimizer or discriminator, and for counts that are too small.
     """
+    if first_turn < 0:
+        raise ValueError(f"first_turn={first_turn}: expected at least 0")
     _check_choices(
         generator_optimizer,
         discriminator,
@@ -178,13 +181,10 @@ def gan_attack(
             remembered = Remembered(jnp.zeros(size), jnp.zeros(size, bool))
         return GanAttackState(params, params, optimizer.init(params), fakes, mask, jnp.zeros((), jnp.int32), remembered)
 
-    def step(
-        key: Array, state: GanAttackState, view: InsiderView, hyperparameters: GanAttackHyperParameters
+    def attack(
+        key: Array, state: GanAttackState, frozen: PyTree, hyperparameters: GanAttackHyperParameters
     ) -> tuple[GanAttackState, Contribution, GanAttackInfo]:
         key_latents, key_fakes = jax.random.split(key)
-        remembered, frozen = state.remembered, view.params
-        if discriminator == "remembered":
-            remembered, frozen = _listen(remembered, view)
         params, optimizer_state, total, last = _train_generator(
             key_latents,
             state,
@@ -200,9 +200,29 @@ def gan_attack(
             fakes, fakes_mask = _remember(state, drawn)
         labels = jnp.full(fakes_mask.size, hyperparameters.fake_class, jnp.int32)
         contribution = Contribution(fakes.reshape(-1, *input_shape), labels, fakes_mask.reshape(-1))
-        averaged = _average(state, params, hyperparameters.generator_averaging)
-        new_state = GanAttackState(params, averaged, optimizer_state, fakes, fakes_mask, state.steps + 1, remembered)
+        # The untrained generator is not averaged.
+        weight = jnp.where(state.steps == first_turn, 0.0, hyperparameters.generator_averaging)
+        averaged = _average(state, params, weight)
+        new_state = GanAttackState(
+            params, averaged, optimizer_state, fakes, fakes_mask, state.steps + 1, state.remembered
+        )
         return new_state, contribution, GanAttackInfo(total / generator_steps, jnp.exp(-last))
+
+    def step(
+        key: Array, state: GanAttackState, view: InsiderView, hyperparameters: GanAttackHyperParameters
+    ) -> tuple[GanAttackState, Contribution, GanAttackInfo]:
+        frozen = view.params
+        if discriminator == "remembered":
+            remembered, frozen = _listen(state.remembered, view)
+            state = state._replace(remembered=remembered)
+        if not first_turn:
+            return attack(key, state, frozen, hyperparameters)
+
+        def wait() -> tuple[GanAttackState, Contribution, GanAttackInfo]:
+            _, contribution, info = trees.zeros(jax.eval_shape(attack, key, state, frozen, hyperparameters))
+            return state._replace(steps=state.steps + 1), contribution, info
+
+        return jax.lax.cond(state.steps < first_turn, wait, lambda: attack(key, state, frozen, hyperparameters))
 
     def reconstruct(key: Array, state: GanAttackState, count: int) -> Array:
         return sample_images(generator, state.averaged_generator, key, count, generator_batch_size)

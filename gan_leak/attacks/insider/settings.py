@@ -32,6 +32,12 @@ class AttackConfig:
         choices=("active", "passive", "none"),
         name="attack",
     )
+    first_turn: int = option(
+        0,
+        "Turns of the adversary before its attack begins; until then it is honest (ours).",
+        bounds=at_least(0),
+        later=True,
+    )
     discriminator: str = option(
         "local",
         "The adversary's discriminator after a partial download: 'local' is its local model (Hitaj et al. 2017, "

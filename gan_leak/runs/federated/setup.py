@@ -366,4 +366,5 @@ def _insider(program: RunConfig, classifier: Model, image_shape: tuple[int, int,
         fakes_per_round=settings.fakes_per_round if settings.kind == "active" else 0,
         fake_memory_rounds=settings.fake_memory_rounds,
         discriminator=settings.discriminator,
+        first_turn=settings.first_turn,
     )

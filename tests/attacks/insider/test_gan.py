@@ -29,7 +29,7 @@ NUMBERS = GanAttackHyperParameters(TARGET, FAKE_CLASS, 0.5)
 
 
 @functools.cache
-def attack(steps=20, fakes=FAKES, memory=1, optimizer="sgd", discriminator="local"):
+def attack(steps=20, fakes=FAKES, memory=1, optimizer="sgd", discriminator="local", first_turn=0):
     return gan_attack(
         CLASSIFIER,
         GENERATOR,
@@ -40,6 +40,7 @@ def attack(steps=20, fakes=FAKES, memory=1, optimizer="sgd", discriminator="loca
         fakes_per_round=fakes,
         fake_memory_rounds=memory,
         discriminator=discriminator,
+        first_turn=first_turn,
     )
 
 
@@ -104,6 +105,23 @@ def test_a_remembered_discriminator_has_the_last_value_that_the_server_sent_of_e
         assert same_bits(state.generator, expected_state.generator)
         local_state, _, _ = attack().step(jax.random.key(number), expected_before, partial, NUMBERS)
         assert number == 0 or largest_difference(local_state.generator, expected_state.generator) > 1e-3
+
+
+def test_before_its_first_turn_the_adversary_is_honest():
+    """Two turns without fakes and without training; from then on it is the attack that began in its place."""
+    late, numbers = attack(first_turn=2), NUMBERS._replace(generator_averaging=0.5)
+    state, own = late.init(jax.random.key(7)), start()
+    for number in range(4):
+        waiting = number < 2
+        state, contribution, info = late.step(jax.random.key(number), state, view(number), numbers)
+        if waiting:
+            assert not np.any(contribution.mask)
+            assert same_bits(state._replace(steps=own.steps), own)
+            assert (float(info.generator_loss), float(info.target_probability)) == (0, 0)
+        else:
+            own, expected, _ = attack().step(jax.random.key(number), own, view(number), numbers)
+            assert same_bits(state._replace(steps=own.steps), own)
+            assert same_bits(contribution, expected)
 
 
 def test_after_full_downloads_both_discriminators_are_the_same():
@@ -235,6 +253,8 @@ def test_unknown_choices_are_refused():
     """One line with the name, the value and what is allowed."""
     with pytest.raises(ValueError, match="generator_optimizer='rmsprop': allowed are 'sgd', 'adam'"):
         attack(optimizer="rmsprop")
+    with pytest.raises(ValueError, match="first_turn=-1: expected at least 0"):
+        attack(first_turn=-1)
     with pytest.raises(ValueError, match="discriminator='shared': allowed are 'local', 'remembered'"):
         attack(discriminator="shared")
 
