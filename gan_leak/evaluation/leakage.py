@@ -42,11 +42,13 @@ import numpy as np
 
 from gan_leak.evaluation.fidelity import euclidean_distances, flatten, nearest_by_l1, structural_similarity
 from gan_leak.evaluation.judge import Judge, judge_accuracy, judge_features
-from gan_leak.evaluation.measurability import Measurability, examine, plain_controls
+from gan_leak.evaluation.measurability import AGREEMENT, Measurability, examine, plain_controls, with_agreement
 from gan_leak.evaluation.views import (
+    LEAST_AGREEING_VIEWS,
     LEAST_STANDARD_ERRORS,
     Representation,
     View,
+    agreement,
     calibrated,
     contrast,
     edges,
@@ -183,6 +185,12 @@ def build_references(
     views["contrast"] = calibrated(opposed, prior=prior, fresh=fresh, least_zero=0.0)
     all_controls = {**plain_controls(gallery, gallery_labels, target_class), **(controls or {})}
     views, measurability = examine(views, held_out=held_out, controls=all_controls)
+    near = {name: views[name] for name in representations if name in measurability.deciding}
+    agreed = View(lambda images: np.zeros(len(images)), 0.0, 0.0, 0.0)
+    if len(near) >= LEAST_AGREEING_VIEWS:
+        agreed = calibrated(agreement(near, representations, private), prior=prior, fresh=fresh, least_zero=0.0)
+    views[AGREEMENT] = agreed
+    measurability = with_agreement(measurability, agreed, held_out)
     return References(judge, target_class, private, gallery, gallery_labels, views, pixels, fresh, measurability)
 
 

@@ -16,6 +16,7 @@ from gan_leak.evaluation.views import LEAST_STANDARD_ERRORS, View, is_blind, on_
 
 NOT_MEASURABLE = "not measurable"
 LEAST_WORKING_VIEWS = 2
+AGREEMENT = "agreement"
 LEAST_HELD_OUT_SCORE = 0.7
 # Half of the allowed score, because other pictures of the same kind score slightly more.
 MOST_CONTROL_SCORE = 0.05
@@ -52,7 +53,8 @@ class Measurability(NamedTuple):
             notes.append(
                 f"The leakage score uses these views: {', '.join(self.deciding) or 'none'}. Left out: "
                 f"{', '.join(self.blind)}, because fresh real images and the baselines differ there by less than "
-                f"{LEAST_STANDARD_ERRORS:g} standard errors."
+                f"{LEAST_STANDARD_ERRORS:g} standard errors, or other real images of the class score below "
+                f"{LEAST_HELD_OUT_SCORE} there."
             )
         if self.raised_by:
             notes.append(f"The zero of the leakage score is raised to these controls: {', '.join(self.raised_by)}.")
@@ -93,6 +95,18 @@ def examine(
     blind = tuple(name for name in views if name not in deciding)
     reason = _reason({name: views[name] for name in deciding}, held_out)
     return views, Measurability(deciding, blind, raised_by, reason)
+
+
+def with_agreement(measurability: Measurability, agreed: View, held_out: Mapping[str, np.ndarray]) -> Measurability:
+    """The tested views with the view of agreement, which decides only where it works.
+
+    It is left out if it is blind, or if a set of ``held_out`` scores below 0.7 in it. So it never makes a score not
+    measurable.
+    """
+    works = not is_blind(agreed) and all(score(agreed, images) >= LEAST_HELD_OUT_SCORE for images in held_out.values())
+    if works:
+        return measurability._replace(deciding=(*measurability.deciding, AGREEMENT))
+    return measurability._replace(blind=(*measurability.blind, AGREEMENT))
 
 
 def _reason(views: Mapping[str, View], held_out: Mapping[str, np.ndarray]) -> str | None:
