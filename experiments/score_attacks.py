@@ -27,7 +27,7 @@ from gan_leak.config import RunConfig, make_config
 from gan_leak.data import load_class_names
 from gan_leak.reports.score_attacks import degradations_figure, impostors_figure, render_score_attacks, scores_figure
 from gan_leak.runs.federated.measurement import make_instrument_source
-from gan_leak.runs.federated.score_attacks import attack_score, other_data_sets
+from gan_leak.runs.federated.score_attacks import ScoreAttacks, attack_score, other_data_sets
 from gan_leak.runs.federated.setup import class_number, prepare_data
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.storage.directory import (
@@ -101,7 +101,8 @@ def execute(prepared: Prepared) -> int:
     """Attack the score of each class; write results.json, impostors.npz, figures and report.html."""
     instruments = make_instrument_source(tell)
     results: dict[str, list[Any]] = {"references": [], "impostors": [], "degradations": []}
-    galleries, kept = {}, {}
+    galleries: dict[str, tuple[str, ScoreAttacks]] = {}
+    kept: dict[str, np.ndarray] = {}
     try:
         for config in prepared.cells:
             data = prepare_data(config)

@@ -28,6 +28,8 @@ Pictures = dict[str, np.ndarray]
 # (step size, numbers of steps) of the descents against the judge, in image units of [-1, 1].
 _DESCENTS = ((0.005, (200,)), (0.02, (50, 200)), (0.05, (20, 200, 800)), (0.2, (20, 200)))
 _SMOOTH_DESCENTS = ((0.05, (50, 200)), (0.2, (50, 200)))
+# An impostor that does not show the class should score at most this.
+MOST_IMPOSTOR_SCORE = 0.2
 _COARSE_PIXELS = 4
 # Of this many candidates for each picture, the judge chooses one.
 _CANDIDATES = 10
@@ -110,7 +112,7 @@ def _descents(
     settings: tuple[tuple[float, tuple[int, ...]], ...] = _DESCENTS,
     smoothing: np.ndarray | None = None,
 ) -> Pictures:
-    found = {}
+    found: Pictures = {}
     for step_size, numbers in settings:
         images, done = starts, 0
         for steps in numbers:
@@ -175,9 +177,8 @@ def _from_untrained(random: np.random.Generator, knowledge: Knowledge, count: in
 def _from_averages(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pictures:
     averages = _class_averages(knowledge)
     found = _descents(knowledge, averages)
-    # Of the results the judge cannot choose, since it accepts all; each start is a variant.
-    by_start = {f"{name}, start {place}": images[[place]] for name, images in found.items() for place in (-1,)}
-    return {name: _repeated(images, count) for name, images in (found | by_start).items()}
+    overall = {f"{name}, from the average of all": images[-1:] for name, images in found.items()}
+    return {name: _repeated(images, count) for name, images in (found | overall).items()}
 
 
 def _smoothing(size: int, deviation: float) -> np.ndarray:
@@ -221,7 +222,7 @@ def _as_they_are(random: np.random.Generator, knowledge: Knowledge, count: int) 
 
 def _mixtures(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pictures:
     """Convex combinations of own images, with random weights."""
-    found = {}
+    found: Pictures = {}
     for parts in (2, 3, 5):
         images = np.stack([_own(random, knowledge, count * _CANDIDATES) for _ in range(parts)])
         weights = random.dirichlet(np.ones(parts), count * _CANDIDATES).T.astype(np.float32)
@@ -229,12 +230,16 @@ def _mixtures(random: np.random.Generator, knowledge: Knowledge, count: int) -> 
         # The brighter of two strokes, as if drawn over each other.
         drawn_over = images[:2].max(axis=0)
         found |= {f"{parts} images": mixed[:count], f"{parts} chosen": _most_accepted(knowledge, mixed, count)}
-    return found | {"drawn over": drawn_over[:count], "drawn over, chosen": _most_accepted(knowledge, drawn_over, count)}
+    return found | {
+        "drawn over": drawn_over[:count],
+        "drawn over, chosen": _most_accepted(knowledge, drawn_over, count),
+    }
 
 
 def _pasted(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pictures:
     """Halves or quarters of different own images side by side."""
-    half, found = _shape(knowledge)[0] // 2, {}
+    half = _shape(knowledge)[0] // 2
+    found: Pictures = {}
     for name, rows, columns in (("halves one above another", 2, 1), ("halves side by side", 1, 2), ("quarters", 2, 2)):
         pasted = _own(random, knowledge, count * _CANDIDATES)
         for row in range(rows):
@@ -251,7 +256,8 @@ def _pasted(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pi
 
 def _cut(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pictures:
     """A half of own images of one class, the other half blank: half of an 8 is nearly a 3."""
-    half, found = _shape(knowledge)[0] // 2, {}
+    half = _shape(knowledge)[0] // 2
+    found: Pictures = {}
     for name, images in knowledge.own_classes.items():
         left, right = _drawn(random, images, count), _drawn(random, images, count)
         left[:, :, half - 2 * half // 16 :], right[:, :, : half - 2 * half // 16] = -1.0, -1.0
@@ -260,7 +266,7 @@ def _cut(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pictu
 
 
 def _mirrored(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pictures:
-    found = {}
+    found: Pictures = {}
     for name, images in knowledge.own_classes.items():
         drawn = _drawn(random, images, count)
         found |= {f"{name}, left to right": drawn[:, :, ::-1], f"{name}, upside down": drawn[:, ::-1]}
@@ -298,7 +304,8 @@ def _averages(random: np.random.Generator, knowledge: Knowledge, count: int) -> 
 
 def _low_pass_noise(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pictures:
     """Blurred noise with the mean and the deviation of the own images, and the same in black and white."""
-    own, found = _own(random, knowledge, count), {}
+    own = _own(random, knowledge, count)
+    found: Pictures = {}
     for deviation in (0.5, 1.0, 2.0, 4.0, 8.0):
         blurred = gaussian_filter(random.normal(size=own.shape), (0, deviation, deviation, 0))
         noise = np.clip(own.mean() + own.std() * blurred / blurred.std(), -1.0, 1.0)
@@ -323,7 +330,7 @@ def _untrained(random: np.random.Generator, knowledge: Knowledge, count: int) ->
 
 
 _FROM_THE_JUDGE = (
-    "the judge was trained on real images of the class; from a start without details its gradients draw the class"
+    "the judge was trained on real images of the class, and its gradients draw the class where a start has no details"
 )
 
 IMPOSTORS: Mapping[str, Impostor] = {
@@ -332,8 +339,8 @@ IMPOSTORS: Mapping[str, Impostor] = {
     "optimized from own images": Impostor(_from_own),
     "optimized from an untrained generator": Impostor(_from_untrained),
     "optimized from averages": Impostor(_from_averages, _FROM_THE_JUDGE),
-    "optimized by smooth steps": Impostor(_smooth),
-    "optimized coarse picture, repeated": Impostor(_coarse),
+    "optimized by smooth steps": Impostor(_smooth, _FROM_THE_JUDGE),
+    "optimized coarse picture, repeated": Impostor(_coarse, _FROM_THE_JUDGE),
     "own images": Impostor(_as_they_are),
     "mixtures of own images": Impostor(_mixtures),
     "pasted strokes": Impostor(_pasted),

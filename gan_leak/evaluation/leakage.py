@@ -1,8 +1,8 @@
 """Leakage of a private class by reconstructions, on a scale between references that score 0 and 1.
 
 The leakage score compares single pictures with the images that the adversary had before: are they nearer to the private
-images? A collapsed texture can fool any single view of a picture. So the score is the smallest over views that fail
-differently. Nearness in pixels is fooled by a blank image, and in edges partly by a blurred other digit. Nearness in
+images? A collapsed texture can fool any single view of a picture. So the score is the product over views that fail
+differently: one view without leakage makes it 0, and faults in several views add up. Nearness in pixels is fooled by a blank image, and in edges partly by a blurred other digit. Nearness in
 the judge's features is fooled by a picture optimized against the judge. Contrast compares the nearness to the private
 class and to other classes; none of these pictures passes it. Diversity and coverage measure the spread over the class.
 
@@ -42,13 +42,11 @@ import numpy as np
 
 from gan_leak.evaluation.fidelity import euclidean_distances, flatten, nearest_by_l1, structural_similarity
 from gan_leak.evaluation.judge import Judge, judge_accuracy, judge_features
-from gan_leak.evaluation.measurability import AGREEMENT, Measurability, examine, plain_controls, with_agreement
+from gan_leak.evaluation.measurability import Measurability, combined, examine, plain_controls
 from gan_leak.evaluation.views import (
-    LEAST_AGREEING_VIEWS,
     LEAST_STANDARD_ERRORS,
     Representation,
     View,
-    agreement,
     calibrated,
     contrast,
     edges,
@@ -69,8 +67,9 @@ DEFINITIONS: Mapping[str, str] = {
         "In [0, 1]: how close the reconstructions come to the private images of the target class. 0: no closer than "
         "the closest baseline. The baselines are what the adversary has without the attack: images of each of its own "
         "classes and an untrained generator; without own images, other classes and their average. 1: as close as fresh "
-        "real images of the class. The score is the smallest over the views below that can tell the two apart. It is "
-        "not measurable if fewer than two views can, or if other real images of the class score below 0.7. A blank, "
+        "real images of the class. The score is the product over the views below that can tell the two apart, so it is "
+        "at most the smallest of them. (Until version 0.2.0 it was the smallest.) It says what the pictures show, and "
+        "not how they were made: pictures of the class from another source score too. It is not measurable if fewer than two views can, or if other real images of the class score below 0.7. A blank, "
         "noisy or averaged picture, or another class, joins the baselines if it would score above 0.05."
     ),
     "leakage_by_representation": (
@@ -185,12 +184,6 @@ def build_references(
     views["contrast"] = calibrated(opposed, prior=prior, fresh=fresh, least_zero=0.0)
     all_controls = {**plain_controls(gallery, gallery_labels, target_class), **(controls or {})}
     views, measurability = examine(views, held_out=held_out, controls=all_controls)
-    near = {name: views[name] for name in representations if name in measurability.deciding}
-    agreed = View(lambda images: np.zeros(len(images)), 0.0, 0.0, 0.0)
-    if len(near) >= LEAST_AGREEING_VIEWS:
-        agreed = calibrated(agreement(near, representations, private), prior=prior, fresh=fresh, least_zero=0.0)
-    views[AGREEMENT] = agreed
-    measurability = with_agreement(measurability, agreed, held_out)
     return References(judge, target_class, private, gallery, gallery_labels, views, pixels, fresh, measurability)
 
 
@@ -203,10 +196,10 @@ def scores_by_view(references: References, images: np.ndarray) -> dict[str, floa
 
 
 def leakage_score(references: References, by_view: Mapping[str, float | None]) -> float | None:
-    """The smallest score of the views that decide, or None if leakage cannot be measured."""
+    """The product of the scores of the views that decide, or None if leakage cannot be measured."""
     if references.measurability.reason is not None:
         return None
-    return min(value for value in by_view.values() if value is not None)
+    return combined(value for value in by_view.values() if value is not None)
 
 
 def measure_leakage(references: References, images: np.ndarray) -> Leakage:

@@ -7,7 +7,8 @@ class that no participant owns. Otherwise no score is reported, since a low scor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,6 @@ from gan_leak.evaluation.views import LEAST_STANDARD_ERRORS, View, is_blind, on_
 
 NOT_MEASURABLE = "not measurable"
 LEAST_WORKING_VIEWS = 2
-AGREEMENT = "agreement"
 LEAST_HELD_OUT_SCORE = 0.7
 # Half of the allowed score, because other pictures of the same kind score slightly more.
 MOST_CONTROL_SCORE = 0.05
@@ -30,6 +30,17 @@ def score_text(score: float | None) -> str:
     ('0.12', 'not measurable')
     """
     return NOT_MEASURABLE if score is None else f"{score:.2f}"
+
+
+def combined(scores: Iterable[float]) -> float:
+    """The leakage score from those of the views in [0, 1]: their product.
+
+    The smallest would count several faults as one: a coarse picture that is half right in every view would score 0.5.
+
+    >>> combined([0.5, 1.0, 0.5])
+    0.25
+    """
+    return math.prod(scores)
 
 
 class Measurability(NamedTuple):
@@ -53,8 +64,7 @@ class Measurability(NamedTuple):
             notes.append(
                 f"The leakage score uses these views: {', '.join(self.deciding) or 'none'}. Left out: "
                 f"{', '.join(self.blind)}, because fresh real images and the baselines differ there by less than "
-                f"{LEAST_STANDARD_ERRORS:g} standard errors, or other real images of the class score below "
-                f"{LEAST_HELD_OUT_SCORE} there."
+                f"{LEAST_STANDARD_ERRORS:g} standard errors."
             )
         if self.raised_by:
             notes.append(f"The zero of the leakage score is raised to these controls: {', '.join(self.raised_by)}.")
@@ -97,18 +107,6 @@ def examine(
     return views, Measurability(deciding, blind, raised_by, reason)
 
 
-def with_agreement(measurability: Measurability, agreed: View, held_out: Mapping[str, np.ndarray]) -> Measurability:
-    """The tested views with the view of agreement, which decides only where it works.
-
-    It is left out if it is blind, or if a set of ``held_out`` scores below 0.7 in it. So it never makes a score not
-    measurable.
-    """
-    works = not is_blind(agreed) and all(score(agreed, images) >= LEAST_HELD_OUT_SCORE for images in held_out.values())
-    if works:
-        return measurability._replace(deciding=(*measurability.deciding, AGREEMENT))
-    return measurability._replace(blind=(*measurability.blind, AGREEMENT))
-
-
 def _reason(views: Mapping[str, View], held_out: Mapping[str, np.ndarray]) -> str | None:
     if len(views) < LEAST_WORKING_VIEWS:
         return (
@@ -116,7 +114,7 @@ def _reason(views: Mapping[str, View], held_out: Mapping[str, np.ndarray]) -> st
             f"{LEAST_WORKING_VIEWS}; more private or more fresh images help"
         )
     for name, images in held_out.items():
-        real = min(score(view, images) for view in views.values())
+        real = combined(score(view, images) for view in views.values())
         if real < LEAST_HELD_OUT_SCORE:
             return f"real images of the class ({name}) score {real:.2f}, expected at least {LEAST_HELD_OUT_SCORE}"
     return None

@@ -20,7 +20,6 @@ Representation = Callable[[np.ndarray], np.ndarray]
 PRINCIPAL_COMPONENTS = 50
 # Smallest distance between zero and one, in standard errors of the one.
 LEAST_STANDARD_ERRORS = 3.0
-LEAST_AGREEING_VIEWS = 2
 _EDGES_BATCH = 250
 _RESAMPLES = 400
 
@@ -103,33 +102,6 @@ def contrast(
         to_classes = [np.mean([distances[:, group].min(axis=1) for group in of_class], axis=0) for of_class in groups]
         to_others = np.min(to_classes, axis=0)
         return (to_others - to_private) / np.maximum(np.maximum(to_others, to_private), 1e-12)
-
-    return values
-
-
-def agreement(
-    views: Mapping[str, View], representations: Mapping[str, Representation], private: np.ndarray
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Whether one private image is near in all views at once: images [M, H, W, C] -> [M].
-
-    Of each private image [N, H, W, C] the smallest score over the views counts, unclipped, and of these the largest.
-    A texture can be near one private image in pixels and another in edges; then it is near none of them. views: those
-    of nearness, with their final scales; representations: by the same names.
-
-    Raises ValueError for fewer than two views, or a scale without length.
-    """
-    if len(views) < LEAST_AGREEING_VIEWS:
-        raise ValueError(f"views={list(views)}: expected at least {LEAST_AGREEING_VIEWS}")
-    if flat := [name for name, view in views.items() if not view.one > view.zero]:
-        raise ValueError(f"views={flat}: expected one above zero")
-    features = {name: representations[name](private) for name in views}
-
-    def values(images: np.ndarray) -> np.ndarray:
-        smallest = np.full((len(images), len(private)), np.inf)
-        for name, view in views.items():
-            distances = euclidean_distances(representations[name](images), features[name])
-            smallest = np.minimum(smallest, (-distances - view.zero) / (view.one - view.zero))
-        return smallest.max(axis=1)
 
     return values
 

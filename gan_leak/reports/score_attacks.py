@@ -82,7 +82,7 @@ def scores_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
     drawn = Figure(figsize=(6.6, 0.6 + 0.26 * len(kinds)), dpi=CHART_DPI, facecolor="white", layout="constrained")
     axes = drawn.subplots()
     draw_axes(axes)
-    axes.set_xlabel("leakage score of the best variant; small gray: without the view of agreement", fontsize=8.5)
+    axes.set_xlabel("leakage score of the best variant; small gray: its smallest view", fontsize=8.5)
     axes.set_xlim(-0.03, 1.03)
     axes.set_yticks(range(len(kinds)), kinds, fontsize=8.5)
     axes.invert_yaxis()
@@ -90,7 +90,7 @@ def scores_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
     for place, name in enumerate(classes):
         of_class = [row for row in rows if row["class"] == name]
         heights = [kinds.index(row["kind"]) + 0.2 * (place - (len(classes) - 1) / 2) for row in of_class]
-        axes.plot([row["without_agreement"] for row in of_class], heights, "o", color="#9A9A9A", markersize=2.5)
+        axes.plot([row["smallest_view"] for row in of_class], heights, "o", color="#9A9A9A", markersize=2.5)
         color = SERIES_COLORS[place % len(SERIES_COLORS)]
         axes.plot([row["score"] for row in of_class], heights, "o", color=color, markersize=5, label=f"class {name}")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
@@ -103,12 +103,12 @@ def render_score_attacks(
     """Write the page. results: as in results.json; pictures: PNG bytes by caption; environment: as in config.json."""
     body = "".join(
         f'<tr><th scope="row">class {escape(row["class"])}, {escape(row["kind"])}</th>'
-        f"<td>{row['score']:.2f}</td><td>{row['without_agreement']:.2f}</td>"
+        f"<td>{row['score']:.2f}</td><td>{row['smallest_view']:.2f}</td>"
         f"<td>{row['looks_like_the_class']:.2f}</td><td>{escape(row['variant'])}</td>"
         f"<td>{escape(row['shows_class'] or 'no')}</td></tr>\n"
         for row in results["impostors"]
     )
-    heads = ["", "leakage score", "without agreement", "nearest-neighbor share", "best variant", "can show the class"]
+    heads = ["", "leakage score", "smallest view", "nearest-neighbor share", "best variant", "can show the class"]
     shown = "".join(figure(caption, drawn, half_width(caption, drawn)) for caption, drawn in pictures.items())
     others = {name: value for name, value in environment.items() if name != "config"}
     sections = (

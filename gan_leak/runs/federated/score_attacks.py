@@ -11,7 +11,6 @@ from gan_leak.config import RunConfig
 from gan_leak.data import load, to_float
 from gan_leak.evaluation.impostors import DEGRADATIONS, IMPOSTORS, Knowledge, degrade
 from gan_leak.evaluation.leakage import References, leakage_score, nearest_neighbour_share, scores_by_view
-from gan_leak.evaluation.measurability import AGREEMENT
 from gan_leak.runs.federated.measurability import untrained_images
 from gan_leak.runs.federated.measurement import Instruments, build_comparison
 from gan_leak.runs.federated.setup import AttackData
@@ -79,7 +78,7 @@ def attack_score(
         scored = {variant: _score(references, images) for variant, images in variants.items()}
         best = max(scored, key=lambda variant: scored[variant]["score"])
         row = {**known, "kind": kind, "variant": best, "variants": len(variants), **scored[best]}
-        row["without_agreement"] = max(row["without_agreement"] for row in scored.values())
+        row["smallest_view"] = max(row["smallest_view"] for row in scored.values())
         row["looks_like_the_class"] = nearest_neighbour_share(references, variants[best])
         row["shows_class"] = impostor.shows_class
         impostors.append(row)
@@ -98,5 +97,5 @@ def attack_score(
 
 def _score(references: References, images: np.ndarray) -> Row:
     by_view = scores_by_view(references, images)
-    older = [value for view, value in by_view.items() if value is not None and view != AGREEMENT]
-    return {"score": leakage_score(references, by_view), "without_agreement": min(older), "views": by_view}
+    smallest = min(value for value in by_view.values() if value is not None)
+    return {"score": leakage_score(references, by_view), "smallest_view": smallest, "views": by_view}
