@@ -85,6 +85,8 @@ def _cells(config: ScoreAttacksConfig) -> list[RunConfig]:
         )
     if not cells:
         raise ValueError(f"target_classes={config.target_classes!r}: expected at least one class")
+    if len({cell.attack.target_class for cell in cells}) < len(cells):
+        raise ValueError(f"target_classes={config.target_classes!r}: expected each class once")
     return cells
 
 

@@ -2,9 +2,13 @@
 
 The leakage score compares single pictures with the images that the adversary had before: are they nearer to the private
 images? A collapsed texture can fool any single view of a picture. So the score is the product over views that fail
-differently: one view without leakage makes it 0, and faults in several views add up. Nearness in pixels is fooled by a blank image, and in edges partly by a blurred other digit. Nearness in
-the judge's features is fooled by a picture optimized against the judge. Contrast compares the nearness to the private
-class and to other classes; none of these pictures passes it. Diversity and coverage measure the spread over the class.
+differently: one view without leakage makes it 0, and faults in several views add up. Nearness in pixels is fooled by a
+blank image, and in edges partly by a blurred other digit. Nearness in the judge's features is fooled by a picture
+optimized against the judge. Contrast compares the nearness to the private class and to other classes; none of these
+pictures passes it. Diversity and coverage measure the spread over the class.
+
+The score says what pictures show, and not where it comes from: pictures of the class that are made from another source
+score too. ``gan_leak.evaluation.impostors`` has pictures without leakage.
 
 In this example horizontal bars are the private class, and vertical bars are the class of the adversary:
 
@@ -68,9 +72,10 @@ DEFINITIONS: Mapping[str, str] = {
         "the closest baseline. The baselines are what the adversary has without the attack: images of each of its own "
         "classes and an untrained generator; without own images, other classes and their average. 1: as close as fresh "
         "real images of the class. The score is the product over the views below that can tell the two apart, so it is "
-        "at most the smallest of them. (Until version 0.2.0 it was the smallest.) It says what the pictures show, and "
-        "not how they were made: pictures of the class from another source score too. It is not measurable if fewer than two views can, or if other real images of the class score below 0.7. A blank, "
-        "noisy or averaged picture, or another class, joins the baselines if it would score above 0.05."
+        "at most the smallest of them (in version 0.2.0 it was the smallest). It is not measurable if fewer than two "
+        "views can, or if other real images of the class score below 0.7. A blank, noisy or averaged picture, or "
+        "another class, joins the baselines if it would score above 0.05 in every view. The score says what pictures "
+        "show, and not how they were made: pictures of the class from another source score too."
     ),
     "leakage_by_representation": (
         "The score of each view: the median over the reconstructions, on a linear scale from what scores 0 to what "

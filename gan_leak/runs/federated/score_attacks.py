@@ -14,6 +14,7 @@ from gan_leak.evaluation.leakage import References, leakage_score, nearest_neigh
 from gan_leak.runs.federated.measurability import untrained_images
 from gan_leak.runs.federated.measurement import Instruments, build_comparison
 from gan_leak.runs.federated.setup import AttackData
+from gan_leak.runs.storage.integrity import RefusedError
 
 Row = dict[str, Any]
 Pictures = Mapping[str, np.ndarray]
@@ -63,13 +64,13 @@ def attack_score(
 
     The best variant of a kind counts, as an attacker would choose. report: called with a line for each kind.
 
-    Raises ValueError if the leakage of the class is not measurable.
+    Raises RefusedError if the leakage of the class is not measurable.
     """
     size = config.data.image_size, data.private.shape[-1]
     references, _ = build_comparison(config, data, instruments, untrained_images(*size, 2 * config.seed))
     name = data.class_names[config.attack.target_class]
     if references.measurability.reason is not None:
-        raise ValueError(f"target_classes: class {name} is not measurable: {references.measurability.reason}")
+        raise RefusedError(f"target_classes: class {name} is not measurable: {references.measurability.reason}")
     knowledge = knowledge_of(config, data, instruments, others)
     known = {"class": name}
     impostors, pictures = [], {}
