@@ -73,7 +73,7 @@ DEFINITIONS: Mapping[str, str] = {
         "classes and an untrained generator; without own images, other classes and their average. 1: as close as fresh "
         "real images of the class. The score is the product over the views below that can tell the two apart, so it is "
         "at most the smallest of them (in version 0.2.0 it was the smallest). It is not measurable if fewer than two "
-        "views can, or if other real images of the class score below 0.7. A blank, noisy or averaged picture, or "
+        "views can, or if other real images of the class score below 0.6. A blank, noisy or averaged picture, or "
         "another class, joins the baselines if it would score above 0.05 in every view. The score says what pictures "
         "show, and not how they were made: pictures of the class from another source score too."
     ),

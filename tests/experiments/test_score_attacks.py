@@ -36,16 +36,17 @@ def _prepared(arguments, workdir, resume=False):
 @pytest.mark.slow
 def test_a_run_writes_its_scores_its_pictures_and_a_page(stripes, tmp_path):
     workdir = tmp_path / "run"
+    written = []
     for resume in (False, True):
         assert score_attacks.execute(_prepared([*stripes, "--target_classes=0, 3"], workdir, resume)) == 0
-        written = (workdir / "results.json").read_bytes()
-        if resume:
-            assert written == before
-        before = written
-    results = json.loads(written)
+        written.append((workdir / "results.json").read_bytes())
+    assert written[0] == written[1]
+    results = json.loads(written[0])
     assert [(row["class"], row["kind"]) for row in results["impostors"]] == [(c, k) for c in "03" for k in IMPOSTORS]
     assert all(0 <= row["score"] <= row["smallest_view"] <= 1 for row in results["impostors"])
-    assert [(row["class"], row["kind"]) for row in results["degradations"]] == [(c, k) for c in "03" for k in DEGRADATIONS]
+    assert [(row["class"], row["kind"]) for row in results["degradations"]] == [
+        (c, k) for c in "03" for k in DEGRADATIONS
+    ]
     assert all(len(row["scores"]) == len(row["strengths"]) for row in results["degradations"])
     assert [row["score"] for row in results["references"] if row["kind"] == "copies"] == [1.0, 1.0]
     with np.load(workdir / "impostors.npz", allow_pickle=False) as pictures:
@@ -69,7 +70,7 @@ def test_a_run_writes_its_scores_its_pictures_and_a_page(stripes, tmp_path):
     ],
 )
 def test_bad_input_is_refused_in_one_line(stripes, tmp_path, arguments, line):
-    with pytest.raises(ValueError, match=".") as refused:
+    with pytest.raises(ValueError, match="expected|dataset|target_class") as refused:
         close_run(_prepared([*stripes, "--target_classes=0", *arguments], tmp_path / "run").directory)
     assert str(refused.value).startswith(line)
     assert "\n" not in str(refused.value)
