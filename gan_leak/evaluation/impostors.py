@@ -335,7 +335,7 @@ _FROM_THE_JUDGE = (
 
 IMPOSTORS: Mapping[str, Impostor] = {
     "optimized from noise": Impostor(_from_noise),
-    "optimized from almost blank pictures": Impostor(_from_blank),
+    "optimized from almost blank pictures": Impostor(_from_blank, _FROM_THE_JUDGE),
     "optimized from own images": Impostor(_from_own),
     "optimized from an untrained generator": Impostor(_from_untrained),
     "optimized from averages": Impostor(_from_averages, _FROM_THE_JUDGE),

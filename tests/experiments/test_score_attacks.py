@@ -70,7 +70,7 @@ def test_a_run_writes_its_scores_its_pictures_and_a_page(stripes, tmp_path):
     ],
 )
 def test_bad_input_is_refused_in_one_line(stripes, tmp_path, arguments, line):
-    with pytest.raises(ValueError, match="expected|dataset|target_class") as refused:
+    with pytest.raises(ValueError, match=r"expected|dataset|target_class") as refused:
         close_run(_prepared([*stripes, "--target_classes=0", *arguments], tmp_path / "run").directory)
     assert str(refused.value).startswith(line)
     assert "\n" not in str(refused.value)
