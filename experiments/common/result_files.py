@@ -20,6 +20,7 @@ from experiments.common.result_tables import (
     read_reproduction,
     read_results,
     read_runs,
+    read_score_attacks,
     read_sweep,
     read_users,
 )
@@ -147,6 +148,8 @@ def _writer(path: pathlib.Path) -> str:
         return next((binary for setting, binary in telling.items() if setting in config), "gradient_inversion")
     if "format" in results:
         return "reproduce"
+    if "impostors" in results:
+        return "score_attacks"
     return "benchmark" if "gemm_flops" in results else "measurability"
 
 
@@ -166,6 +169,7 @@ KINDS = (
     Kind("benchmark", "benchmark.json", read_benchmark),
     Kind("reproduce", "results.json", read_reproduction),
     Kind("measurability", "results.json", read_measurability),
+    Kind("score_attacks", "results.json", read_score_attacks),
     Kind("gradient_inversion", "results.json", read_inversions),
     Kind("split_inference", "results.json", read_inversions),
 )

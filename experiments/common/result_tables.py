@@ -295,6 +295,30 @@ def read_measurability(groups: Sequence[Group]) -> list[Table]:
     ]
 
 
+def read_score_attacks(groups: Sequence[Group]) -> list[Table]:
+    """Three tables: each impostor, degraded private images by strength, and images whose score is known."""
+    found = [read_results(directory / "results.json") for _, directory in _one_each(groups)]
+    impostors, degradations, references = (
+        [{**row, "name": f"class {row['class']}, {row['kind']}"} for results in found for row in results[part]]
+        for part in ("impostors", "degradations", "references")
+    )
+    by_impostor = (
+        _column("score", "score"),
+        _column("smallest view", "smallest_view"),
+        _column("nearest-neighbor share", "looks_like_the_class"),
+        _column("best variant", "variant"),
+        _column("may show the class", "may_show_the_class"),
+    )
+    by_strength = (_column("strengths", "strengths", 1), _column("scores", "scores"))
+    for row in impostors:
+        row["may_show_the_class"] = "yes" if row["shows_class"] else "no"
+    return [
+        _table("Impostors", by_impostor, impostors),
+        _table("Degraded private images", by_strength, degradations),
+        _table("Copies and held-out images", by_impostor[:2], references),
+    ]
+
+
 def read_reproduction(groups: Sequence[Group]) -> list[Table]:
     """Two tables: the verdicts, and all rows that they compare."""
     verdicts: list[Row] = []

@@ -1,10 +1,14 @@
 """Leakage of a private class by reconstructions, on a scale between references that score 0 and 1.
 
 The leakage score compares single pictures with the images that the adversary had before: are they nearer to the private
-images? A collapsed texture can fool any single view of a picture. So the score is the smallest over views that fail
-differently. Nearness in pixels is fooled by a blank image, and in edges partly by a blurred other digit. Nearness in
-the judge's features is fooled by a picture optimized against the judge. Contrast compares the nearness to the private
-class and to other classes; none of these pictures passes it. Diversity and coverage measure the spread over the class.
+images? A collapsed texture can fool any single view of a picture. So the score is the product over views that fail
+differently: one view without leakage makes it 0, and faults in several views add up. Nearness in pixels is fooled by a
+blank image, and in edges partly by a blurred other digit. Nearness in the judge's features is fooled by a picture
+optimized against the judge. Contrast compares the nearness to the private class and to other classes; none of these
+pictures passes it. Diversity and coverage measure the spread over the class.
+
+The score says what pictures show, and not where it comes from: pictures of the class that are made from another source
+score too. ``gan_leak.evaluation.impostors`` has pictures without leakage.
 
 In this example horizontal bars are the private class, and vertical bars are the class of the adversary:
 
@@ -42,7 +46,7 @@ import numpy as np
 
 from gan_leak.evaluation.fidelity import euclidean_distances, flatten, nearest_by_l1, structural_similarity
 from gan_leak.evaluation.judge import Judge, judge_accuracy, judge_features
-from gan_leak.evaluation.measurability import Measurability, examine, plain_controls
+from gan_leak.evaluation.measurability import Measurability, combined, examine, plain_controls
 from gan_leak.evaluation.views import (
     LEAST_STANDARD_ERRORS,
     Representation,
@@ -67,9 +71,11 @@ DEFINITIONS: Mapping[str, str] = {
         "In [0, 1]: how close the reconstructions come to the private images of the target class. 0: no closer than "
         "the closest baseline. The baselines are what the adversary has without the attack: images of each of its own "
         "classes and an untrained generator; without own images, other classes and their average. 1: as close as fresh "
-        "real images of the class. The score is the smallest over the views below that can tell the two apart. It is "
-        "not measurable if fewer than two views can, or if other real images of the class score below 0.7. A blank, "
-        "noisy or averaged picture, or another class, joins the baselines if it would score above 0.05."
+        "real images of the class. The score is the product over the views below that can tell the two apart, so it is "
+        "at most the smallest of them (in version 0.2.0 it was the smallest). It is not measurable if fewer than two "
+        "views can, or if other real images of the class score below 0.6. A blank, noisy or averaged picture, or "
+        "another class, joins the baselines if it would score above 0.05 in every view. The score says what pictures "
+        "show, and not how they were made: pictures of the class from another source score too."
     ),
     "leakage_by_representation": (
         "The score of each view: the median over the reconstructions, on a linear scale from what scores 0 to what "
@@ -195,10 +201,10 @@ def scores_by_view(references: References, images: np.ndarray) -> dict[str, floa
 
 
 def leakage_score(references: References, by_view: Mapping[str, float | None]) -> float | None:
-    """The smallest score of the views that decide, or None if leakage cannot be measured."""
+    """The product of the scores of the views that decide, or None if leakage cannot be measured."""
     if references.measurability.reason is not None:
         return None
-    return min(value for value in by_view.values() if value is not None)
+    return combined(value for value in by_view.values() if value is not None)
 
 
 def measure_leakage(references: References, images: np.ndarray) -> Leakage:

@@ -7,7 +7,8 @@ class that no participant owns. Otherwise no score is reported, since a low scor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,8 @@ from gan_leak.evaluation.views import LEAST_STANDARD_ERRORS, View, is_blind, on_
 
 NOT_MEASURABLE = "not measurable"
 LEAST_WORKING_VIEWS = 2
-LEAST_HELD_OUT_SCORE = 0.7
+# Of the product of the views; 0.7 of the smallest view admits about the same classes.
+LEAST_HELD_OUT_SCORE = 0.6
 # Half of the allowed score, because other pictures of the same kind score slightly more.
 MOST_CONTROL_SCORE = 0.05
 _IMAGES_OF_A_CONTROL = 100
@@ -29,6 +31,17 @@ def score_text(score: float | None) -> str:
     ('0.12', 'not measurable')
     """
     return NOT_MEASURABLE if score is None else f"{score:.2f}"
+
+
+def combined(scores: Iterable[float]) -> float:
+    """The leakage score from those of the views in [0, 1]: their product.
+
+    The smallest would count several faults as one: a coarse picture that is half right in every view would score 0.5.
+
+    >>> combined([0.5, 1.0, 0.5])
+    0.25
+    """
+    return math.prod(scores)
 
 
 class Measurability(NamedTuple):
@@ -102,7 +115,7 @@ def _reason(views: Mapping[str, View], held_out: Mapping[str, np.ndarray]) -> st
             f"{LEAST_WORKING_VIEWS}; more private or more fresh images help"
         )
     for name, images in held_out.items():
-        real = min(score(view, images) for view in views.values())
+        real = combined(score(view, images) for view in views.values())
         if real < LEAST_HELD_OUT_SCORE:
             return f"real images of the class ({name}) score {real:.2f}, expected at least {LEAST_HELD_OUT_SCORE}"
     return None

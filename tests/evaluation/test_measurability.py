@@ -148,14 +148,16 @@ def test_one_working_view_is_not_enough():
 
 
 def test_real_images_must_score():
-    _, measurability = _examined({"one": SHARP, "other": SHARP}, held_out=LEAST_HELD_OUT_SCORE * 10 - 0.1)
-    assert "real images of the class (fresh) score 0.69, expected at least 0.7" in measurability.reason
-    assert _examined({"one": SHARP, "other": SHARP}, held_out=7.1)[1].reason is None
+    """In the product of the views: 0.77 of each of two."""
+    least = 10 * LEAST_HELD_OUT_SCORE**0.5
+    _, measurability = _examined({"one": SHARP, "other": SHARP}, held_out=least - 0.05)
+    assert "real images of the class (fresh) score 0.59, expected at least 0.6" in measurability.reason
+    assert _examined({"one": SHARP, "other": SHARP}, held_out=least + 0.05)[1].reason is None
 
 
 def test_a_control_that_scores_raises_what_scores_nothing():
     """In all views, to its own value; the others stay as they were."""
-    found, measurability = _examined({"one": SHARP, "other": SHARP}, black=4.0, white=0.5)
+    found, measurability = _examined({"one": SHARP, "other": SHARP}, held_out=9.5, black=4.0, white=0.5)
     assert [view.zero for view in found.values()] == [4.0, 4.0]
     assert measurability == Measurability(("one", "other"), (), ("black",), None)
     assert "to these controls: black." in measurability.notes()[0]
@@ -214,7 +216,7 @@ def test_copies_of_few_private_images_score_one_and_controls_nothing(instruments
         assert (copies.leakage_score, samples) == (None, 20)
         return
     assert copies.leakage_score >= 0.9
-    assert comparison["fresh real images"]["leakage_score"] >= 0.7
+    assert comparison["fresh real images"]["leakage_score"] >= LEAST_HELD_OUT_SCORE
     for digit in set(range(10)) - {target}:
         others = data.judge_test.images[data.judge_test.labels == digit][:150]
         assert measure_leakage(references, others).leakage_score <= 0.1

@@ -151,7 +151,7 @@ def test_a_table_laid_out_by_hand_gives_way_to_what_result_files_hold(checkout, 
 
 
 def test_rows_of_each_kind_of_results(checkout, tmp_path):
-    """A sweep, attacks on a gradient, split inference, a benchmark, what is measurable, and a reproduction."""
+    """Of every kind of binary but the main job."""
     metrics = {"leakage_score": interval(0.5), "model_accuracy": interval(0.75)}
     images = [{"name": "dlg, batch 1", "metrics": {"psnr": interval(20.0), "singled_out": interval(1.0)}}]
     timed = [
@@ -160,6 +160,11 @@ def test_rows_of_each_kind_of_results(checkout, tmp_path):
     people = [{"name": "representatives", "metrics": {"client_identified": interval(0.5), "p_value": interval(0.25)}}]
     class_row = {"data": "MNIST", "class": "3", "private_images": 4, "deciding": ["edges", "judge"], "raised_by": []}
     class_row |= {"not_measurable": None, "copies": 1.0, "held_out": 0.875, "highest_control": 0.0}
+    impostor = {"class": "3", "kind": "mirrored", "variant": "own class 5", "score": 0.125, "smallest_view": 0.25}
+    impostor |= {"looks_like_the_class": 0.5, "shows_class": ""}
+    degraded = {"class": "3", "kind": "blur", "strengths": [0.0, 0.5], "scores": [1.0, 0.75]}
+    copies = {"class": "3", "kind": "copies", "score": 1.0, "smallest_view": 1.0}
+    attacked = {"impostors": [impostor], "degradations": [degraded], "references": [copies]}
     verdict = {"name": "6 (a)", "variant": "", "verdict": Verdict.PARTLY, "reproduced_if": "a", "partly_if": "b"}
     verdict |= {"because": [], "claim": "It works.", "row": "attack", "controls": ["passive"]}
     figure_rows = [
@@ -182,6 +187,7 @@ def test_rows_of_each_kind_of_results(checkout, tmp_path):
         "user_leakage": ("results.json", json.dumps(people)),
         "benchmark": ("benchmark.json", json.dumps({"gemm_flops": 1e11, "rows": timed})),
         "measurability": ("results.json", json.dumps({"rows": [class_row]})),
+        "score_attacks": ("results.json", json.dumps(attacked)),
         "reproduce": ("results.json", json.dumps(reproduction)),
     }
     expected = {
@@ -191,6 +197,7 @@ def test_rows_of_each_kind_of_results(checkout, tmp_path):
         "user_leakage": "| representatives | 0.50 (0.25-0.75) | 0.25000 (0.00000-0.50000) |",
         "benchmark": "| a step | 2.5 ms | 50 | 2 MiB |",
         "measurability": "| MNIST, 4 images | 1 of 1 | 1.00 | 0.88 | 0.00 | none |",
+        "score_attacks": "| class 3, mirrored | 0.12 | 0.25 | 0.50 | own class 5 | no |",
         "reproduce": "| 6 (a) | partly | 0.50 (0.25-0.75) | 0.00 | 0.75 (0.50-1.00) |",
     }
     telling = {"split_inference": {"splits": "conv1"}, "user_leakage": {"owners_per_client": 2}}

@@ -26,10 +26,10 @@ def measurability_row(config: RunConfig, data: AttackData, instruments: Instrume
     Where there are enough images, the controls differ from those that defined the scale.
     """
     size = config.data.image_size, data.private.shape[-1]
-    references, _ = build_comparison(config, data, instruments, _untrained_images(*size, 2 * config.seed))
+    references, _ = build_comparison(config, data, instruments, untrained_images(*size, 2 * config.seed))
     controls = {
         **plain_controls(data.judge_test.images[::-1], data.judge_test.labels[::-1], config.attack.target_class),
-        "untrained generator": _untrained_images(*size, 2 * config.seed + 1),
+        "untrained generator": untrained_images(*size, 2 * config.seed + 1),
     }
 
     def score(images: np.ndarray) -> float | None:
@@ -51,7 +51,8 @@ def measurability_row(config: RunConfig, data: AttackData, instruments: Instrume
 
 
 @functools.cache
-def _untrained_images(image_size: int, channels: int, seed: int) -> np.ndarray:
+def untrained_images(image_size: int, channels: int, seed: int) -> np.ndarray:
+    """Pictures [300, H, W, C] of a DCGAN generator before its first step."""
     generator = dcgan_generator(image_size, channels)
 
     @jax.jit
