@@ -81,6 +81,17 @@ _OPTIONS = ("lighting", "mirror")
 FEW_IMAGES_TRAINING = JudgeTraining(
     least_steps=1600, batch_size=80, garbage_per_batch=40, noise=0.8, shift=2.5, stretch=0.2, lighting=0.4
 )
+COLOR_TRAINING = JudgeTraining(
+    epochs=20,
+    least_steps=2400,
+    batch_size=64,
+    garbage_per_batch=8,
+    noise=0.3,
+    shift=3.0,
+    stretch=0.1,
+    lighting=0.25,
+    mirror=True,
+)
 FEW_PHOTOGRAPHS_TRAINING = FEW_IMAGES_TRAINING._replace(mirror=True)
 _FEW_IMAGES = 1000
 
@@ -88,8 +99,10 @@ _FEW_IMAGES = 1000
 def training_for(shape: tuple[int, ...]) -> JudgeTraining:
     """The recipe for training images of this shape [N, H, W, C].
 
-    Small data sets of more than 32 x 32 pixels are treated as photographs.
+    Color images, and small data sets of more than 32 x 32 pixels, are treated as photographs.
     """
+    if shape[-1] == 3:
+        return COLOR_TRAINING
     if shape[0] >= _FEW_IMAGES:
         return JudgeTraining()
     return FEW_PHOTOGRAPHS_TRAINING if shape[1] > _RESOLUTION else FEW_IMAGES_TRAINING
@@ -113,6 +126,36 @@ class _JudgeNetwork(nn.Module):
             hidden = nn.relu(max_pool(hidden, 2) + bias[None, None, None])
         features = nn.relu(nn.Dense(128)(hidden.reshape(hidden.shape[0], -1)))
         return nn.Dense(self.num_outputs)(features), features
+
+
+class _ResidualNetwork(nn.Module):
+    """Residual blocks with group normalization (He et al. 2016; Wu and He 2018) on 2 x 2 pixel blocks."""
+
+    num_outputs: int
+
+    @nn.compact
+    def __call__(self, images: Array) -> tuple[Array, Array]:
+        """Images [B, H, W, 3] -> (logits [B, K + 1], features [B, 128])."""
+        images = shrink(images)
+        hidden = _conv(32)(_blocks(images, images.shape[1] // 16))
+        for width in (32, 64, 128):
+            normalized = nn.relu(nn.GroupNorm(8)(hidden))
+            if width > 32:
+                normalized = nn.avg_pool(normalized, (2, 2), (2, 2))
+                hidden = nn.Dense(width, use_bias=False)(normalized)
+            change = nn.relu(nn.GroupNorm(8)(_conv(width)(normalized)))
+            hidden = hidden + _conv(width)(change)
+        features = nn.relu(nn.GroupNorm(8)(hidden)).mean(axis=(1, 2))
+        return nn.Dense(self.num_outputs)(features), features
+
+
+def _conv(width: int) -> nn.Conv:
+    return nn.Conv(width, (3, 3), padding="SAME", use_bias=False, conv_general_dilated=_convolve_padded)
+
+
+def _convolve_padded(images: Array, kernel: Array, strides: tuple, padding: str, **_: object) -> Array:
+    around = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return convolve(jnp.pad(images, around), kernel, implementation="matmul")
 
 
 def _convolve(images: Array, kernel: Array, strides: tuple, padding: str, **_: object) -> Array:
@@ -148,8 +191,11 @@ class JudgeNetwork(NamedTuple):
 
 
 def network(num_classes: int, image_shape: tuple[int, ...]) -> JudgeNetwork:
-    """The judge's network for images of one shape [H, W, C]; the last of its K + 1 outputs is "none of them"."""
-    module = _JudgeNetwork(num_classes + 1)
+    """The judge's network for images of one shape [H, W, C]; the last of its K + 1 outputs is "none of them".
+
+    Color images are taken for photographs, whose classes need a deeper network than digits or aligned faces.
+    """
+    module = (_ResidualNetwork if image_shape[-1] == 3 else _JudgeNetwork)(num_classes + 1)
 
     def init(key: Array) -> PyTree:
         return module.init(key, jnp.zeros((1, *image_shape)))["params"]

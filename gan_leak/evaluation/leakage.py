@@ -45,7 +45,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gan_leak.evaluation.fidelity import euclidean_distances, flatten, nearest_by_l1, structural_similarity
-from gan_leak.evaluation.judge import Judge, judge_accuracy, judge_features
+from gan_leak.evaluation.judge import Judge, judge_accuracy, judge_features, judge_logits
 from gan_leak.evaluation.measurability import Measurability, combined, examine, plain_controls
 from gan_leak.evaluation.views import (
     LEAST_STANDARD_ERRORS,
@@ -54,6 +54,8 @@ from gan_leak.evaluation.views import (
     calibrated,
     contrast,
     edges,
+    evidence,
+    likeness,
     nearness,
     principal_components,
     score,
@@ -63,6 +65,9 @@ from gan_leak.evaluation.views import (
 NEIGHBOURS = 5
 # The fewest private and fresh images: two have a single distance, and one outlier would move their median.
 LEAST_IMAGES = 3
+# Photographs of one class differ more than the classes do, and in pixels and edges they are no nearer to each other. So
+# color images have two further views, of the class as a whole.
+_COLORS = 3
 # With fewer fresh images a single draw of as many reconstructions is too random, so many draws are averaged.
 _FEW_FRESH = 20
 
@@ -83,8 +88,10 @@ DEFINITIONS: Mapping[str, str] = {
         "blur, 50 components) and judge (features of the judge, 50 components): the distance to the nearest private "
         "image. Contrast: (o - p) / max(o, p), where p is the distance to the nearest private image and o the distance "
         "to the nearest real image of another class, on pixels; there are as many images of each class as private "
-        "ones, and the mean over several such groups is taken; 0 is at least o = p. A view is left out (null) if its 0 "
-        f"and its 1 are less than {LEAST_STANDARD_ERRORS:g} standard errors apart."
+        "ones, and the mean over several such groups is taken; 0 is at least o = p. Color images have two more views: "
+        "evidence, the judge's logit of the class minus its largest other one, and likeness, the mean cosine similarity of the "
+        "judge's features to the private images minus the largest to another class. A view is left out (null) if its "
+        f"0 and its 1 are less than {LEAST_STANDARD_ERRORS:g} standard errors apart."
     ),
     "judge_accuracy": (
         "Share of reconstructions that the judge assigns to the target class. The judge is a classifier trained on "
@@ -187,6 +194,13 @@ def build_references(
     }
     opposed = contrast(pixels, private, gallery, gallery_labels, target_class)
     views["contrast"] = calibrated(opposed, prior=prior, fresh=fresh, least_zero=0.0)
+    if private.shape[-1] == _COLORS:
+        features, logits = (
+            lambda images, of=of: np.asarray(of(judge, images)) for of in (judge_features, judge_logits)
+        )
+        views["evidence"] = calibrated(evidence(logits, target_class), prior=prior, fresh=fresh)
+        alike = likeness(features, private, gallery, gallery_labels, target_class)
+        views["likeness"] = calibrated(alike, prior=prior, fresh=fresh)
     all_controls = {**plain_controls(gallery, gallery_labels, target_class), **(controls or {})}
     views, measurability = examine(views, held_out=held_out, controls=all_controls)
     return References(judge, target_class, private, gallery, gallery_labels, views, pixels, fresh, measurability)

@@ -106,6 +106,43 @@ def contrast(
     return values
 
 
+def evidence(logits: Callable[[np.ndarray], np.ndarray], target_class: int) -> Callable[[np.ndarray], np.ndarray]:
+    """How much more a classifier believes in the target class than in any other output: images [M, H, W, C] -> [M].
+
+    logits: images -> [M, K + 1]; the last output is "none of the classes", and counts as another one.
+    """
+
+    def values(images: np.ndarray) -> np.ndarray:
+        found = np.asarray(logits(images))
+        return found[:, target_class] - np.delete(found, target_class, axis=1).max(axis=1)
+
+    return values
+
+
+def likeness(
+    represent: Representation, private: np.ndarray, gallery: np.ndarray, labels: np.ndarray, target_class: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Whether a picture is like the private images as a whole: images [M, H, W, C] -> [M] in [-2, 2].
+
+    The mean cosine similarity to the private images [N, H, W, C], minus the largest to the images of another class.
+    gallery [M, H, W, C] and labels [M]: as for ``contrast``.
+    """
+
+    def directions(images: np.ndarray) -> np.ndarray:
+        features = represent(images)
+        return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+    own = directions(private).mean(axis=0)
+    of_gallery = directions(gallery)
+    others = np.stack([of_gallery[labels == label].mean(axis=0) for label in np.unique(labels[labels != target_class])])
+
+    def values(images: np.ndarray) -> np.ndarray:
+        found = directions(images)
+        return found @ own - (found @ others.T).max(axis=1)
+
+    return values
+
+
 def _split_evenly(indices: np.ndarray, most: int) -> list[np.ndarray]:
     """The indices in groups of at most ``most``, each evenly spread over all indices."""
     count = max(1, len(indices) // most)

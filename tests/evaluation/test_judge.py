@@ -17,6 +17,7 @@ import pytest
 from gan_leak import data, models
 from gan_leak.evaluation import judge as judge_module
 from gan_leak.evaluation.judge import (
+    COLOR_TRAINING,
     FEW_IMAGES_TRAINING,
     FEW_PHOTOGRAPHS_TRAINING,
     Judge,
@@ -271,7 +272,8 @@ def test_options_that_are_off_leave_the_cache_key_alone(tiny):
 
 def test_the_recipe_fits_the_images():
     """Many are not varied by light, a few are, and a few larger ones are mirrored as well."""
-    assert training_for((1000, 64, 64, 3)) == training_for((30000, 32, 32, 1)) == JudgeTraining()
+    assert training_for((1000, 64, 64, 1)) == training_for((30000, 32, 32, 1)) == JudgeTraining()
+    assert training_for((160, 64, 64, 3)) == training_for((30000, 32, 32, 3)) == COLOR_TRAINING
     assert training_for((999, 32, 32, 1)) == FEW_IMAGES_TRAINING
     assert training_for((160, 64, 64, 1)) == FEW_PHOTOGRAPHS_TRAINING
 
