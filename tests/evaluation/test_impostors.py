@@ -1,5 +1,7 @@
 """Impostors see no image of the class and score nothing unless they show it; degraded private images score less."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from gan_leak.config import make_config
 from gan_leak.data import load, to_float
 from gan_leak.evaluation import impostors
+from gan_leak.evaluation.fidelity import euclidean_distances
 from gan_leak.evaluation.impostors import (
     DEGRADATIONS,
     IMPOSTORS,
@@ -17,8 +20,10 @@ from gan_leak.evaluation.impostors import (
 )
 from gan_leak.evaluation.judge import Judge, judge_logits, network
 from gan_leak.evaluation.leakage import gallery_representations, leakage_score, nearest_neighbour_share, scores_by_view
+from gan_leak.evaluation.views import edges
 from gan_leak.runs.federated.measurability import untrained_images
 from gan_leak.runs.federated.measurement import Instruments, build_comparison
+from gan_leak.runs.federated.rows import READABLE_SCORE
 from gan_leak.runs.federated.score_attacks import knowledge_of, other_data_sets
 from gan_leak.runs.federated.setup import prepare_data
 from reference.quick import small_run, write_stripes
@@ -180,17 +185,43 @@ def _score(references, images):
     return leakage_score(references, scores_by_view(references, images))
 
 
+def _looks_like_the_class(references, images):
+    """Whether at least half of the pictures have most neighbors, on pixels or on edges, in the class.
+
+    The judge cannot say so, since the pictures are optimized against it.
+    """
+    of_class = references.gallery_labels == references.target_class
+    nearest = np.argsort(euclidean_distances(edges(images), edges(references.gallery)), axis=1)[:, :5]
+    by_edges = np.mean(of_class[nearest].sum(axis=1) > 2)
+    return max(nearest_neighbour_share(references, images), by_edges) >= 0.5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", IMPOSTORS)
 def test_an_impostor_scores_little_unless_it_shows_the_class(attacked, kind):
-    """The best variant, as an attacker would choose. Pictures that score show the class: their neighbors are of it."""
+    """Every variant, as an attacker would choose the best."""
     _, references, knowledge = attacked(3)
     for name, pictures in IMPOSTORS[kind].make(_random(0), knowledge, 40).items():
-        scored = _score(references, pictures)
-        if IMPOSTORS[kind].shows_class:
-            assert scored <= MOST_IMPOSTOR_SCORE or nearest_neighbour_share(references, pictures) > 0.5, name
-        else:
-            assert scored <= MOST_IMPOSTOR_SCORE, name
+        if _score(references, pictures) > MOST_IMPOSTOR_SCORE:
+            assert IMPOSTORS[kind].shows_class, name
+            assert _looks_like_the_class(references, pictures), name
+
+
+@pytest.mark.slow
+def test_the_average_of_own_images_becomes_a_real_three_by_way_of_the_judge(attacked):
+    """The limit of the score: it says what pictures show, and this one shows the class without any private image."""
+    _, references, knowledge = attacked(3)
+    variants = IMPOSTORS["optimized from averages"].make(_random(0), knowledge, 2)
+    assert max(_score(references, pictures) for pictures in variants.values()) >= 0.9
+
+
+@pytest.mark.slow
+def test_a_coarse_collapsed_picture_does_not_count_as_readable(attacked):
+    """Of a generator that collapsed in a real attack: half right in every view, so the smallest view is not enough."""
+    _, references, _ = attacked(3)
+    pictures = to_float(np.load(pathlib.Path(__file__).with_name("collapsed_generator.npz"))["images"])
+    assert min(scores_by_view(references, pictures).values()) >= READABLE_SCORE
+    assert _score(references, pictures) <= MOST_IMPOSTOR_SCORE
 
 
 @pytest.mark.slow
@@ -204,7 +235,7 @@ def test_a_score_of_one_view_would_be_fooled(attacked, view):
         for kind in kinds
         for pictures in IMPOSTORS[kind].make(_random(0), knowledge, 20).values()
     ]
-    assert max(passed) > 2 * MOST_IMPOSTOR_SCORE
+    assert max(passed) > MOST_IMPOSTOR_SCORE
 
 
 @pytest.mark.slow

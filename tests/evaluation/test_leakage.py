@@ -1,7 +1,5 @@
 """The leakage measures put pictures in the right order, each view is needed, and the edge cases are the stated ones."""
 
-import pathlib
-
 import jax
 import numpy as np
 import pytest
@@ -21,7 +19,6 @@ from gan_leak.evaluation.leakage import (
     nearest_neighbour_share,
 )
 from gan_leak.evaluation.views import edges
-from gan_leak.runs.federated.rows import READABLE_SCORE
 
 TARGET = 3
 VIEWS = ("pixels", "edges", "judge", "contrast")
@@ -185,15 +182,6 @@ def test_pictures_optimised_against_the_judge_score_little(leakage, optimised, s
     """The judge is fooled by nearly all of them, the score is not. More starts are in ``test_impostors``."""
     result = leakage(optimised[start])
     assert result.judge_accuracy >= 0.95
-    assert result.leakage_score <= 0.2
-
-
-@pytest.mark.slow
-def test_a_coarse_collapsed_picture_is_not_readable(leakage):
-    """Of a generator that collapsed, after 110 rounds: half right in every view, so the smallest view is not enough."""
-    pictures = np.load(pathlib.Path(__file__).with_name("collapsed_generator.npz"))["images"]
-    result = leakage(data.to_float(pictures))
-    assert min(result.leakage_by_representation.values()) >= READABLE_SCORE
     assert result.leakage_score <= 0.2
 
 
