@@ -89,9 +89,9 @@ DEFINITIONS: Mapping[str, str] = {
         "image. Contrast: (o - p) / max(o, p), where p is the distance to the nearest private image and o the distance "
         "to the nearest real image of another class, on pixels; there are as many images of each class as private "
         "ones, and the mean over several such groups is taken; 0 is at least o = p. Color images have two more views: "
-        "evidence, the judge's logit of the class minus its largest other one, and likeness, the mean cosine similarity of the "
-        "judge's features to the private images minus the largest to another class. A view is left out (null) if its "
-        f"0 and its 1 are less than {LEAST_STANDARD_ERRORS:g} standard errors apart."
+        "evidence, the judge's logit of the class minus its largest other one, and likeness, the mean cosine "
+        "similarity of the judge's features to the private images minus the largest to another class. A view is "
+        f"left out (null) if its 0 and its 1 are less than {LEAST_STANDARD_ERRORS:g} standard errors apart."
     ),
     "judge_accuracy": (
         "Share of reconstructions that the judge assigns to the target class. The judge is a classifier trained on "
