@@ -127,6 +127,24 @@ def test_an_untrained_generator_shows_none_of_the_classes(mnist_judge, untrained
     assert judge_accuracy(mnist_judge, untrained[1], NONE) >= 0.95
 
 
+@pytest.mark.slow
+def test_a_judge_of_color_images_tells_textures_of_unseen_pictures():
+    """Stripes across and down in random colors, mirrored at will, of which pixels alone tell nothing."""
+    rng = np.random.default_rng(0)
+
+    def draw(count):
+        labels = rng.integers(0, 2, count)
+        wave = np.sin(np.arange(32) * rng.uniform(0.6, 1.2, (count, 1)) + rng.uniform(0, 6, (count, 1)))
+        across = np.broadcast_to(wave[:, None, :, None], (count, 32, 32, 1))
+        waves = np.where(labels[:, None, None, None] == 0, across, across.transpose(0, 2, 1, 3))
+        return np.uint8(127 + 100 * waves * rng.uniform(-1, 1, (count, 1, 1, 3))), labels
+
+    images, labels = draw(128)
+    params = jax.device_get(train_judge(images, labels, 2, COLOR_TRAINING._replace(epochs=1, least_steps=60)))
+    judge, (unseen, expected) = Judge(params, 2, 0.0), draw(100)
+    assert judge_accuracy(judge, data.to_float(unseen), expected) >= 0.9
+
+
 def test_digits_under_pixel_noise_are_still_recognised(mnist_judge, mnist_test):
     """Noise of deviation 0.3 leaves at least 95% right: noise alone is not what "none of them" means."""
     images, labels = mnist_test[0][:1000], mnist_test[1][:1000]
