@@ -75,7 +75,9 @@ def descend(
     multiplied by it from both sides, and a step moves the pixel of the largest product by ``step_size``.
     """
     matrix = None if smoothing is None else jnp.asarray(smoothing, jnp.float32)
-    moved = _descend(judge.params, jnp.asarray(images, jnp.float32), matrix, steps, step_size, target_class, judge[1])
+    moved = _descend(
+        judge.params, jnp.asarray(images, jnp.float32), matrix, steps, step_size, target_class, judge.num_classes
+    )
     return np.asarray(moved)
 
 
