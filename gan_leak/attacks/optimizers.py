@@ -256,6 +256,23 @@ def training(
     return Procedure(start, epoch, lambda position, data: position.values)
 
 
+def halving_training(
+    init: Callable[[Array], PyTree],
+    loss: Callable[[PyTree, PyTree, PyTree], Array],
+    *,
+    samples: int,
+    batch_size: int,
+    learning_rate: float,
+    epochs_between_halvings: int,
+    shuffled: bool = True,
+) -> Procedure:
+    """``training`` by ``halving_amsgrad``."""
+    optimizer = halving_amsgrad(
+        learning_rate, samples=samples, batch_size=batch_size, epochs_between_halvings=epochs_between_halvings
+    )
+    return training(init, loss, optimizer, samples=samples, batch_size=batch_size, shuffled=shuffled)
+
+
 def halving_amsgrad(
     learning_rate: float, *, samples: int, batch_size: int, epochs_between_halvings: int
 ) -> optax.GradientTransformation:

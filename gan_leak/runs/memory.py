@@ -33,6 +33,7 @@ def check_run(config: RunConfig, data: AttackData, experiment: Experiment, *, la
     state = jax.eval_shape(functools.partial(start_federation, experiment, participants=active), jax.random.key(0))
     needed = {
         f"participant_classes: the states of {active} participants": bytes_of((state.server, state.participants)),
+        f"delay={config.federation.delay}: the past states of the server": bytes_of(state.past),
         f"samples_per_participant: the images of {participants} participants": bytes_of(data.federation),
     }
     if experiment.attack is not None:

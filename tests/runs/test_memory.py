@@ -48,10 +48,11 @@ def test_the_bound_counts_the_state_and_the_images_that_there_are(stripes, monke
         {"fakes_per_round": 10**8},
         {"fake_memory_rounds": 10**8},
         {"evaluation_samples": 10**9},
+        {"delay": 10**8},
     ],
 )
 def test_numbers_that_no_machine_can_hold_are_refused_by_name(stripes, changes):
-    config = small_run(stripes, **changes)
+    config = small_run(stripes, **changes, **({"schedule": "asynchronous"} if "delay" in changes else {}))
     data = prepare_data(config)
     ((name, value),) = changes.items()
     with pytest.raises(ValueError, match=f"{name}={value}.* of memory, expected at most"):

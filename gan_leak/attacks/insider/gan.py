@@ -60,15 +60,18 @@ GENERATOR_OPTIMIZERS = tuple(_OPTIMIZERS)
 DISCRIMINATORS = ("local", "remembered")
 
 
-def _check_choices(generator_optimizer: str, discriminator: str, *, fakes_per_round: int, **counts: int) -> None:
+def _check_choices(
+    generator_optimizer: str, discriminator: str, *, fakes_per_round: int, first_turn: int, **counts: int
+) -> None:
     if discriminator not in DISCRIMINATORS:
         raise ValueError(f"discriminator={discriminator!r}: allowed are {', '.join(map(repr, DISCRIMINATORS))}")
     if generator_optimizer not in _OPTIMIZERS:
         raise ValueError(
             f"generator_optimizer={generator_optimizer!r}: allowed are {', '.join(map(repr, _OPTIMIZERS))}"
         )
-    if fakes_per_round < 0:
-        raise ValueError(f"fakes_per_round={fakes_per_round}: expected at least 0")
+    for name, count in {"fakes_per_round": fakes_per_round, "first_turn": first_turn}.items():
+        if count < 0:
+            raise ValueError(f"{name}={count}: expected at least 0")
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name}={count}: expected at least 1")
@@ -83,6 +86,11 @@ def _remember(state: GanAttackState, drawn: Array) -> tuple[Array, Array]:
     """The fakes and their mask, with the oldest round replaced by the drawn images [F, ...]."""
     slot = state.steps % state.fakes.shape[0]
     return state.fakes.at[slot].set(drawn), state.fakes_mask.at[slot].set(True)
+
+
+def _nothing_remembered(classifier: Model) -> Remembered:
+    size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(classifier.init, jax.random.key(0))))
+    return Remembered(jnp.zeros(size), jnp.zeros(size, bool))
 
 
 def _listen(remembered: Remembered, view: InsiderView) -> tuple[Remembered, PyTree]:
@@ -160,8 +168,6 @@ def gan_attack(
 
     Raises ValueError for an unknown optimizer or discriminator, and for counts that are too small.
     """
-    if first_turn < 0:
-        raise ValueError(f"first_turn={first_turn}: expected at least 0")
     _check_choices(
         generator_optimizer,
         discriminator,
@@ -169,16 +175,14 @@ def gan_attack(
         generator_batch_size=generator_batch_size,
         fakes_per_round=fakes_per_round,
         fake_memory_rounds=fake_memory_rounds,
+        first_turn=first_turn,
     )
     optimizer = _OPTIMIZERS[generator_optimizer]()
 
     def init(key: Array) -> GanAttackState:
         params, shape = generator.init(key), (fake_memory_rounds, fakes_per_round)
         fakes, mask = jnp.zeros((*shape, *input_shape)), jnp.zeros(shape, bool)
-        remembered: PyTree = ()
-        if discriminator == "remembered":
-            size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(classifier.init, jax.random.key(0))))
-            remembered = Remembered(jnp.zeros(size), jnp.zeros(size, bool))
+        remembered = _nothing_remembered(classifier) if discriminator == "remembered" else ()
         return GanAttackState(params, params, optimizer.init(params), fakes, mask, jnp.zeros((), jnp.int32), remembered)
 
     def attack(

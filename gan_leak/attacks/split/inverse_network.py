@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from gan_leak.attacks.optimizers import halving_amsgrad, training
+from gan_leak.attacks.optimizers import halving_training
 from gan_leak.attacks.procedure import Procedure
 from gan_leak.types import Array, Model, PyTree
 
@@ -30,7 +30,12 @@ def inverse_network(
         inputs, features = batch
         return jnp.mean((decoder.apply(params, features) - inputs) ** 2)
 
-    optimizer = halving_amsgrad(
-        learning_rate, samples=samples, batch_size=batch_size, epochs_between_halvings=epochs_between_halvings
+    return halving_training(
+        decoder.init,
+        loss,
+        samples=samples,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        epochs_between_halvings=epochs_between_halvings,
+        shuffled=False,
     )
-    return training(decoder.init, loss, optimizer, samples=samples, batch_size=batch_size, shuffled=False)

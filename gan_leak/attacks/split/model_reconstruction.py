@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from gan_leak.attacks.optimizers import halving_amsgrad, training
+from gan_leak.attacks.optimizers import halving_training
 from gan_leak.attacks.procedure import Procedure
 from gan_leak.types import Array, Model, PyTree
 
@@ -32,7 +32,11 @@ def reconstructed_model(
         inputs, features = batch
         return jnp.mean((client.apply(params, inputs) - features) ** 2)
 
-    optimizer = halving_amsgrad(
-        learning_rate, samples=samples, batch_size=batch_size, epochs_between_halvings=epochs_between_halvings
+    return halving_training(
+        client.init,
+        loss,
+        samples=samples,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        epochs_between_halvings=epochs_between_halvings,
     )
-    return training(client.init, loss, optimizer, samples=samples, batch_size=batch_size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import optax
 
-from gan_leak.attacks.optimizers import halving_amsgrad, training
+from gan_leak.attacks.optimizers import halving_training
 from gan_leak.attacks.procedure import Procedure
 from gan_leak.types import Array, Model, PyTree
 
@@ -34,7 +34,11 @@ def shadow_model(
         logits = cloud.apply(cloud_params, shadow.apply(params, inputs))
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
-    optimizer = halving_amsgrad(
-        learning_rate, samples=samples, batch_size=batch_size, epochs_between_halvings=epochs_between_halvings
+    return halving_training(
+        shadow.init,
+        loss,
+        samples=samples,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        epochs_between_halvings=epochs_between_halvings,
     )
-    return training(shadow.init, loss, optimizer, samples=samples, batch_size=batch_size)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from gan_leak.attacks.optimizers import TrainingData, halving_amsgrad, training
+from gan_leak.attacks.optimizers import TrainingData, halving_training
 from gan_leak.attacks.procedure import Procedure
 from gan_leak.data import Dataset, to_float
 from gan_leak.defenses import protect
@@ -204,8 +204,14 @@ def train_victim(
         inputs, labels = batch
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(model.apply(params, inputs), labels))
 
-    optimizer = halving_amsgrad(learning_rate, samples=samples, batch_size=batch_size, epochs_between_halvings=20)
-    procedure = training(model.init, loss, optimizer, samples=samples, batch_size=batch_size)
+    procedure = halving_training(
+        model.init,
+        loss,
+        samples=samples,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        epochs_between_halvings=20,
+    )
     return train(key, procedure, TrainingData(data.own), epochs=epochs, progress=progress)
 
 
