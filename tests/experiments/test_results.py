@@ -150,8 +150,8 @@ def test_a_table_laid_out_by_hand_gives_way_to_what_result_files_hold(checkout, 
     assert "leakage_score" in {column["measure"] for column in table["columns"]}
 
 
-def test_rows_of_each_kind_of_results(checkout, tmp_path):
-    """Of every kind of binary but the main job."""
+def result_files():
+    """A small result file of every binary but the main job: its name and its content."""
     metrics = {"leakage_score": interval(0.5), "model_accuracy": interval(0.75)}
     images = [{"name": "dlg, batch 1", "metrics": {"psnr": interval(20.0), "singled_out": interval(1.0)}}]
     timed = [
@@ -180,7 +180,7 @@ def test_rows_of_each_kind_of_results(checkout, tmp_path):
         "command": "python -m x --workdir=a; python -m x --n=2 --workdir=a --resume",
     }
     reproduction |= {"environment": {}, "seconds": 1.0, "definitions": {}, "judges": {}, "figures": [figure]}
-    contents = {
+    return {
         "sweep": ("results.jsonl", json.dumps({"name": "rounds=5", "rounds": 5, "metrics": metrics}) + "\n"),
         "gradient_inversion": ("results.json", json.dumps(images)),
         "split_inference": ("results.json", json.dumps(images)),
@@ -190,6 +190,11 @@ def test_rows_of_each_kind_of_results(checkout, tmp_path):
         "score_attacks": ("results.json", json.dumps(attacked)),
         "reproduce": ("results.json", json.dumps(reproduction)),
     }
+
+
+def test_rows_of_each_kind_of_results(checkout, tmp_path):
+    """Of every kind of binary but the main job."""
+    contents = result_files()
     expected = {
         "sweep": "| rounds=5 | 5 | 0.50 (0.25-0.75) | 0.75 (0.50-1.00) |",
         "gradient_inversion": "| dlg, batch 1 | 20.00 (19.75-20.25) | 1.00 (0.75-",
