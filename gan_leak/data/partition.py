@@ -17,6 +17,8 @@ from gan_leak.data.images import to_float
 from gan_leak.machine import check_fits
 from gan_leak.types import FederationData, PyTree
 
+# Of one entry of --participant_classes.
+MOST_PARTICIPANTS = 100_000
 SCHEMES = ("by_class", "iid", "dirichlet", "centralised")
 
 
@@ -24,8 +26,9 @@ def parse_participant_classes(text: str, classes: int | Sequence[str]) -> tuple[
     """Parse the classes of each participant: '0-4;5-9' -> ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9)).
 
     Participants are separated by ';', classes by ','; 'a-b' is a range with both ends. An empty entry is a participant
-    without data. 'each' before classes makes one participant for each: 'each 0-2;' -> ((0,), (1,), (2,), ()). Returns
-    the sorted classes of each participant.
+    without data. 'each' before classes makes one participant for each: 'each 0-2;' -> ((0,), (1,), (2,), ()). 'N of'
+    before classes makes N participants: '2 of 0,1;2' -> ((0, 1), (0, 1), (2,)). Returns the sorted classes of each
+    participant.
 
     classes: their names in order, or their number. A class is given by its number or its name, see
     ``class_names.find_class``; a range is given by numbers. A name with ',' or ';' can only be given by its number.
@@ -41,17 +44,25 @@ def parse_participant_classes(text: str, classes: int | Sequence[str]) -> tuple[
     lookup = make_lookup(tuple(map(str, range(classes))) if isinstance(classes, int) else classes)
     participants: list[tuple[int, ...]] = []
     for entry in text.split(";"):
-        each = re.fullmatch(r"\s*each\s(.*)", entry)
-        if each is None:
+        counted = re.fullmatch(r"\s*(each|[0-9]{1,9}\s+of)\s(.*)", entry)
+        if counted is None:
             participants.append(_parse_entry(entry.strip(), text, lookup))
-        elif entry.strip() in lookup.by_name:
+            continue
+        if entry.strip() in lookup.by_name:
             raise ValueError(
                 f"participant_classes={text!r}: {entry.strip()!r} is the name of a class, expected its number"
             )
-        elif each[1].strip():
-            participants.extend((label,) for label in _parse_entry(each[1].strip(), text, lookup))
-        else:
+        word, classes_of_each = counted[1], _parse_entry(counted[2].strip(), text, lookup)
+        if word == "each" and not classes_of_each:
             raise ValueError(f"participant_classes={text!r}: {entry.strip()!r}, expected classes after 'each'")
+        if word == "each":
+            participants.extend((label,) for label in classes_of_each)
+        elif 1 <= (number := int(word.split()[0])) <= MOST_PARTICIPANTS:
+            participants.extend([classes_of_each] * number)
+        else:
+            raise ValueError(
+                f"participant_classes={text!r}: {entry.strip()!r}, expected 1 to {MOST_PARTICIPANTS} participants"
+            )
     return tuple(participants)
 
 

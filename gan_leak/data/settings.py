@@ -36,7 +36,7 @@ class DataConfig:
         "Classes of each participant, participants separated by ';', classes by ','. A class is given by its number "
         "from 0 or its name, 'a-b' is a range of numbers; write 'index:3' or 'name:3' if a number is also a name, and "
         "the number for a name with ',' or ';'. An empty entry is a participant without data (Hitaj et al. 2017, "
-        "section 9.2.1); 'each a-b' makes a participant for each class. "
+        "section 9.2.1); 'each a-b' makes a participant for each class, '50 of a-b' makes 50 participants. "
         "With partition 'iid' or 'dirichlet' only the number of participants matters.",
         kind="host",
     )

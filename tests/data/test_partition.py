@@ -34,6 +34,8 @@ def test_parse_participant_classes():
     assert parse_participant_classes(";", 4) == ((), ())
     assert parse_participant_classes("each 0-2;", 4) == ((0,), (1,), (2,), ())
     assert parse_participant_classes(" each 3,1 ;0,2", 4) == ((1,), (3,), (0, 2))
+    assert parse_participant_classes("2 of 0,2; 1 of 3;1 of ", 4) == ((0, 2), (0, 2), (3,), ())
+    assert len(parse_participant_classes("50 of 0-4;50 of 5-9", 10)) == 100
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,18 @@ def test_parse_participant_classes():
     [
         *("", "  ", "a", "1,", "0-", "-1", "4-2", "0-4,3", "0-10", "0-999999999999", "1;2.5", "٣"),
         *("each", "each ", "each ;0", "each0-2", "each 0-2 each 3", "each each 1", "each 9-10", "each 1,1", "Each 1"),
-        "0-2 each",
+        *(
+            "0-2 each",
+            "0 of 1",
+            "2 of",
+            "of 1",
+            "2of 1",
+            "-1 of 1",
+            "1.5 of 1",
+            "2 of 10",
+            "100001 of 1",
+            "2 of 2 of 1",
+        ),
     ],
 )
 def test_parse_participant_classes_refuses_nonsense(text):
