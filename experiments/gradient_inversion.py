@@ -26,6 +26,7 @@ from experiments.common.gradient_rows import (
     load_victims,
     procedure_of,
     row_settings,
+    trained_model,
 )
 from experiments.common.tables import (
     Drawn,
@@ -75,6 +76,7 @@ def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> Prep
     parse_defenses(config.defenses, GRADIENT)
     dataset, model = load_data(config)
     _check_memory(config, dataset, model)
+    model = trained_model(config, dataset, model)
     settings = row_settings(config, dataset, model)
     inputs = {"dataset": dataset.fingerprint}
     if config.gradient:

@@ -57,6 +57,20 @@ class GradientConfig:
         "epoch has its own images, and their means must agree (Dimitrov et al. 2022).",
         later=True,
     )
+    dirichlet_concentration: float = option(
+        0.0,
+        "Concentration of the Dirichlet distribution of each participant's classes; smaller is less balanced. 0 = "
+        "images of all classes at random.",
+        bounds=Bounds(0, wording="a finite number from 0"),
+        later=True,
+    )
+    training_steps: int = option(
+        0,
+        "Training steps of the network before the attacked round, each on the gradient of 32 training images; 0 = the "
+        "initial network.",
+        bounds=between(0, _MOST_UTILITY_STEPS),
+        later=True,
+    )
     labels: str = option(
         "known",
         "Labels given to inverting_gradients: 'known' (with --gradient the array 'labels' of the file), or 'inferred' "
@@ -141,6 +155,9 @@ def check(config: GradientConfig) -> None:
             raise ValueError(f"batch_sizes={config.batch_sizes}: expected one with --gradient")
         if config.defenses != "none" or config.utility_steps:
             raise ValueError(f"defenses={config.defenses}: expected none, and no --utility_steps, with --gradient")
+        for name in ("training_steps", "dirichlet_concentration"):
+            if getattr(config, name):
+                raise ValueError(f"{name}={getattr(config, name)}: expected 0 with --gradient")
     elif config.gradient_scale not in (0.0, 1.0):
         raise ValueError(f"gradient_scale={config.gradient_scale}: expected 1, or 0 to fit it, without --gradient")
 

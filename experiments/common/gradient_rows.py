@@ -56,8 +56,22 @@ class Setting(NamedTuple):
 def load_victims(config: GradientConfig, dataset: Dataset, size: int) -> inversion.Victims:
     """Participants with batches of this size; raises ValueError if there are not enough images."""
     return inversion.victims_from(
-        dataset, batch_size=size, images=config.images, channels=config.channels, seed=config.seed
+        dataset,
+        batch_size=size,
+        images=config.images,
+        channels=config.channels,
+        seed=config.seed,
+        dirichlet_concentration=config.dirichlet_concentration,
     )
+
+
+def trained_model(config: GradientConfig, dataset: Dataset, model: Model) -> Model:
+    """The model whose initial parameters are those after ``training_steps``, the same for all participants."""
+    if not config.training_steps:
+        return model
+    key = jax.random.fold_in(jax.random.key(config.seed), 5)
+    params = inversion.trained_params(key, model, dataset, channels=config.channels, steps=config.training_steps)
+    return Model(lambda key: params, model.apply)
 
 
 def procedure_of(
@@ -194,6 +208,9 @@ def attack_setting(
     assert setting.victims is not None
     given = attack.labels == "given" and not labels_are_inferred(config)
     arrays = measured_arrays(found, setting.victims, labels_given=given)
+    if config.training_steps:
+        params = model.init(jax.random.key(0))
+        arrays["attacked_accuracy"] = np.array(inversion.accuracy_of(model, params, dataset, channels=config.channels))
     if config.utility_steps:
         arrays["model_accuracy"] = np.array(_accuracy(config, dataset, setting.defense))
     return arrays

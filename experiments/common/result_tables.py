@@ -155,6 +155,7 @@ _RECONSTRUCTION = (
     _column("PSNR of further images", "psnr_of_others"),
     _column("re-identified, further images", "re_identified_of_others"),
     _column("model accuracy", "model_accuracy", 4),
+    _column("accuracy of the attacked network", "attacked_accuracy", 4),
 )
 
 

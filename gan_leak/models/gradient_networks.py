@@ -1,5 +1,7 @@
 """The networks whose gradients are inverted: the sigmoid LeNets of DLG and GRNN, and GRNN's sigmoid ResNet-18.
 
+``dlg_lenet_batchnorm`` is ours: DLG's LeNet with BatchNorm, to tell what BatchNorm changes.
+
 They have sigmoids because the second derivatives of ReLU networks vanish. The default initialization is Torch's.
 ``with_uniform_init`` draws every parameter from U(-0.5, 0.5), as the authors do (Zhu, Liu and Han 2019, released code;
 Ren, Deng and Xie 2022).
@@ -21,12 +23,22 @@ _HALF_WIDTH = 0.5
 
 def dlg_lenet(num_classes: int, *, image_size: int = 32, channels: int = 3, implementation: str = "auto") -> Model:
     """DLG's LeNet: 5x5 convolutions to 12 channels with strides 2, 2, 1, one linear layer; inputs [B, S, S, C]."""
-
-    def convolution(stride: int) -> TorchConvolution:
-        return TorchConvolution(12, 5, padding=2, stride=stride, implementation=implementation)
-
-    steps = [layer for stride in (2, 2, 1) for layer in (convolution(stride), nn.sigmoid)]
+    steps = [layer for stride in (2, 2, 1) for layer in (_dlg_convolution(stride, implementation), nn.sigmoid)]
     return _numbered([*steps, _flatten, TorchDense(num_classes)], image_size, channels)
+
+
+def dlg_lenet_batchnorm(
+    num_classes: int, *, image_size: int = 32, channels: int = 3, implementation: str = "auto"
+) -> Model:
+    """DLG's LeNet with BatchNorm by the current batch between each convolution and its sigmoid."""
+    steps = [
+        layer for stride in (2, 2, 1) for layer in (_dlg_convolution(stride, implementation), BatchNorm(), nn.sigmoid)
+    ]
+    return _numbered([*steps, _flatten, TorchDense(num_classes)], image_size, channels)
+
+
+def _dlg_convolution(stride: int, implementation: str) -> TorchConvolution:
+    return TorchConvolution(12, 5, padding=2, stride=stride, implementation=implementation)
 
 
 def grnn_lenet(num_classes: int, *, image_size: int = 32, channels: int = 3, implementation: str = "auto") -> Model:

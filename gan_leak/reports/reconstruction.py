@@ -74,6 +74,7 @@ DEFINITIONS = {
     "data; only behind clipping and then Gaussian noise.",
     "chance": "The rate of a guess.",
     "model_accuracy": "Accuracy of the network with the defense, on test images.",
+    "attacked_accuracy": "Accuracy of the attacked network on test images, if it was trained before the attack.",
 }
 
 

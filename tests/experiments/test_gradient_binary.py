@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from experiments import gradient_inversion
+from experiments.common import gradient_rows
 from experiments.common.flags import config_from_arguments
 from gan_leak.attacks.gradient.observation import gradient_of
 from gan_leak.models.gradient_networks import dlg_lenet, with_uniform_init
+from gan_leak.runs.inversion.gradient import accuracy_of
 from gan_leak.runs.storage.directory import close_run
 from reference.quick import write_stripes
 
@@ -79,6 +81,22 @@ def test_an_attack_from_flags_to_report(stripes, tmp_path, flags):
         before = (tmp_path / "run" / "rows" / "000.npz").stat().st_mtime_ns
         assert gradient_inversion.execute(gradient_inversion.prepare(config, tmp_path / "run", True)) == 0
         assert (tmp_path / "run" / "rows" / "000.npz").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_participants_start_from_the_network_that_training_ended_with(stripes, tmp_path):
+    flags = ("--attack=inverting_gradients", "--iterations=2", "--initialisation=torch", "--training_steps=300")
+    arguments = [f"--dataset=npz:{stripes}", "--channels=1", "--images=3", "--dirichlet_concentration=0.1", *flags]
+    config = config_from_arguments(gradient_inversion.GradientConfig, arguments)
+    prepared = gradient_inversion.prepare(config, tmp_path / "run", False)
+    views = gradient_rows._views(config, prepared.model, prepared.settings[0])
+    for leaf in jax.tree.leaves(views.params):
+        assert (leaf[1:] == leaf[:1]).all()
+    assert gradient_inversion.execute(prepared) == 0
+    (row,) = json.loads((tmp_path / "run" / "results.json").read_text())
+    untrained = dlg_lenet(4, image_size=32, channels=1)
+    before = accuracy_of(untrained, untrained.init(jax.random.key(1)), prepared.dataset, channels=1)
+    assert row["metrics"]["attacked_accuracy"]["mean"] > before + 0.3
 
 
 def own_gradient(path, change=lambda arrays: None):

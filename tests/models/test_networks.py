@@ -20,6 +20,7 @@ from gan_leak.models import (
     sample_images,
     sample_latents,
 )
+from gan_leak.models.gradient_networks import dlg_lenet, dlg_lenet_batchnorm
 from gan_leak.types import Model
 from reference.small import largest_difference, same_bits
 
@@ -314,3 +315,18 @@ def test_sampled_images_come_in_whole_batches():
     np.testing.assert_allclose(eight[4:], model.apply(params, latents[4:]), atol=1e-5)
     shrunk = model.apply(params, jnp.stack([latents[4], latents[5], latents[6], latents[6]]))
     assert np.abs(seven[4:] - shrunk[:3]).max() > 1e-4
+
+
+def test_batchnorm_of_the_lenet_removes_what_its_convolutions_add_to_every_image():
+    """So the biases of the convolutions have no gradient, and features have the scale of BatchNorm."""
+    model = dlg_lenet_batchnorm(10, channels=1)
+    params = model.init(jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (4, 32, 32, 1))
+    shifted = {
+        name: {**layer, "bias": layer["bias"] + 3.0} if name in ("layer0", "layer3", "layer6") else layer
+        for name, layer in params.items()
+    }
+    np.testing.assert_allclose(model.apply(shifted, images), model.apply(params, images), atol=1e-4)
+    assert count_parameters(params) == count_parameters(dlg_lenet(10, channels=1).init(jax.random.key(0))) + 3 * 24
+    alone = jnp.concatenate([model.apply(params, images[at : at + 1]) for at in range(4)])
+    assert np.abs(alone - model.apply(params, images)).max() > 0.01

@@ -19,11 +19,23 @@ from gan_leak.attacks.procedure import Procedure
 from gan_leak.data import Dataset, to_float
 from gan_leak.defenses import protect
 from gan_leak.models import mnist_classifier
-from gan_leak.models.gradient_networks import dlg_lenet, grnn_lenet, grnn_resnet18, with_uniform_init
+from gan_leak.models.gradient_networks import (
+    dlg_lenet,
+    dlg_lenet_batchnorm,
+    grnn_lenet,
+    grnn_resnet18,
+    with_uniform_init,
+)
 from gan_leak.runs.storage.resumable import Lanes, SavedProgress, lane_keys, run_in_parts
 from gan_leak.types import Array, GradientView, Model, PyTree, UploadTransform
 
-NETWORKS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18", "mnist_classifier")
+_MAKERS = {
+    "dlg_lenet": dlg_lenet,
+    "dlg_lenet_batchnorm": dlg_lenet_batchnorm,
+    "grnn_lenet": grnn_lenet,
+    "grnn_resnet18": grnn_resnet18,
+}
+NETWORKS = (*_MAKERS, "mnist_classifier")
 INITIALISATIONS = ("wide", "torch")
 # The order in which batches of several local steps are matched: that of the images, that of the participant, or none.
 MATCHINGS = ("ordered", "known_order", "epoch_mean")
@@ -67,18 +79,29 @@ def network_for(name: str, initialisation: str, num_classes: int, image_size: in
             raise ValueError(f"image_size={image_size}: expected 32 with network mnist_classifier")
         classifier = mnist_classifier(num_classes, channels=channels)
         model = Model(classifier.init, lambda params, images: classifier.apply(params, 2.0 * images - 1.0))
-    elif name in NETWORKS:
-        make = {"dlg_lenet": dlg_lenet, "grnn_lenet": grnn_lenet, "grnn_resnet18": grnn_resnet18}[name]
-        model = make(num_classes, image_size=image_size, channels=channels)
+    elif name in _MAKERS:
+        model = _MAKERS[name](num_classes, image_size=image_size, channels=channels)
     else:
         raise ValueError(f"network={name}: expected one of {', '.join(NETWORKS)}")
     return with_uniform_init(model) if initialisation == "wide" else model
 
 
-def victims_from(dataset: Dataset, *, batch_size: int, images: int, channels: int, seed: int) -> Victims:
+def victims_from(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    images: int,
+    channels: int,
+    seed: int,
+    dirichlet_concentration: float = 0.0,
+) -> Victims:
     """Participants with different training images, chosen at random: the fewest that hold ``images`` in all.
 
-    Raises ValueError if there are too few images for all of them and one further batch for comparison.
+    dirichlet_concentration: above 0, the classes of each participant have proportions of a symmetric Dirichlet
+    distribution of this concentration (Hsu et al. 2019, arXiv 1909.06335); 0 = those of the data set.
+
+    Raises ValueError if there are too few images for all of them and one further batch for comparison, or too few of a
+    class.
     """
     participants = -(-images // batch_size)
     wanted = participants * batch_size
@@ -90,7 +113,11 @@ def victims_from(dataset: Dataset, *, batch_size: int, images: int, channels: in
         raise ValueError(
             f"channels={channels}: expected {dataset.train_images.shape[-1]}, as the images of {dataset.name} have"
         )
-    order = np.random.default_rng(seed).permutation(available)[: needed + _MOST_GALLERY_IMAGES]
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(available)
+    if dirichlet_concentration:
+        order = _dealt(rng, dataset.train_labels, order, needed // batch_size, batch_size, dirichlet_concentration)
+    order = order[: needed + _MOST_GALLERY_IMAGES]
 
     def chosen(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         picked = (to_float(dataset.train_images[places]) + 1.0) / 2.0
@@ -109,6 +136,27 @@ def victims_from(dataset: Dataset, *, batch_size: int, images: int, channels: in
         in_batches(other_labels),
         *chosen(order[needed:]),
     )
+
+
+def _dealt(
+    rng: np.random.Generator, labels: np.ndarray, order: np.ndarray, batches: int, batch_size: int, concentration: float
+) -> np.ndarray:
+    """The order [N] of all images, rearranged so that it begins with batches of classes in Dirichlet proportions."""
+    classes = np.unique(labels)
+    of_class = {label: list(order[labels[order] == label]) for label in classes}
+    dealt: list[int] = []
+    for _ in range(batches):
+        counts = rng.multinomial(batch_size, rng.dirichlet(np.full(len(classes), concentration)))
+        batch = []
+        for label, count in zip(classes, counts, strict=True):
+            if count > len(of_class[label]):
+                raise ValueError(
+                    f"dirichlet_concentration={concentration}: expected more images, class {label} has too few for "
+                    f"{batches} batches of {batch_size}"
+                )
+            batch += [of_class[label].pop() for _ in range(count)]
+        dealt += list(rng.permutation(batch))
+    return np.concatenate([np.array(dealt, order.dtype), order[~np.isin(order, dealt)]])
 
 
 def observe(
@@ -222,22 +270,24 @@ def run_attack(
     return trees.take(found, best)
 
 
-def utility(
-    key: Array, model: Model, transform: UploadTransform | None, dataset: Dataset, *, channels: int, steps: int
-) -> float:
-    """Accuracy on test images after training on defended gradients.
+def trained_params(
+    key: Array,
+    model: Model,
+    dataset: Dataset,
+    *,
+    channels: int,
+    steps: int,
+    transform: UploadTransform | None = None,
+) -> PyTree:
+    """The parameters after training on uploads from the initialization of the model.
 
     Each step takes the upload of one participant with 32 training images, and applies it by Adam with a learning rate
-    of 1e-3. Training starts from the usual initialization.
+    of 1e-3.
     """
     num_classes = len(dataset.class_names)
     key_model, key_steps = jax.random.split(key)
     optimizer = optax.adam(1e-3)
     params = model.init(key_model)
-
-    def prepared(images: Array) -> Array:
-        units = images.astype(jnp.float32) / 255.0
-        return jnp.broadcast_to(units, (*units.shape[:3], channels))
 
     @jax.jit
     def train(params: PyTree, images: Array, labels: Array) -> PyTree:
@@ -245,15 +295,33 @@ def utility(
             params, state = carry
             key_batch, key_defense = jax.random.split(key)
             chosen = jax.random.randint(key_batch, (32,), 0, len(labels))
-            gradient = gradient_of(model, params, prepared(images[chosen]), jax.nn.one_hot(labels[chosen], num_classes))
+            inputs = _prepared(images[chosen], channels)
+            gradient = gradient_of(model, params, inputs, jax.nn.one_hot(labels[chosen], num_classes))
             sent = gradient if transform is None else protect(key_defense, transform, gradient)
             updates, state = optimizer.update(sent, state)
             return (optax.apply_updates(params, updates), state), None
 
         return jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key_steps, steps))[0][0]
 
-    params = train(params, jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
-    predict = jax.jit(lambda params, images: jnp.argmax(model.apply(params, prepared(images)), axis=1))
+    return train(params, jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
+
+
+def accuracy_of(model: Model, params: PyTree, dataset: Dataset, *, channels: int) -> float:
+    """Accuracy on test images."""
+    predict = jax.jit(lambda params, images: jnp.argmax(model.apply(params, _prepared(images, channels)), axis=1))
     batches = range(0, len(dataset.test_images), _TESTED_AT_A_TIME)
     predictions = [np.asarray(predict(params, dataset.test_images[at : at + _TESTED_AT_A_TIME])) for at in batches]
     return float(np.mean(np.concatenate(predictions) == dataset.test_labels))
+
+
+def _prepared(images: Array, channels: int) -> Array:
+    units = images.astype(jnp.float32) / 255.0
+    return jnp.broadcast_to(units, (*units.shape[:3], channels))
+
+
+def utility(
+    key: Array, model: Model, transform: UploadTransform | None, dataset: Dataset, *, channels: int, steps: int
+) -> float:
+    """Accuracy on test images after training on defended gradients, see ``trained_params``."""
+    params = trained_params(key, model, dataset, channels=channels, steps=steps, transform=transform)
+    return accuracy_of(model, params, dataset, channels=channels)

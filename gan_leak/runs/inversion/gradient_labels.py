@@ -17,7 +17,7 @@ from gan_leak.runs.inversion.gradient_files import LoadedGradient
 from gan_leak.types import Array, GradientView, PyTree
 
 # Networks whose last layer has no negative input.
-_BEHIND_SIGMOIDS = ("dlg_lenet", "grnn_lenet", "grnn_resnet18")
+_BEHIND_SIGMOIDS = ("dlg_lenet", "dlg_lenet_batchnorm", "grnn_lenet", "grnn_resnet18")
 
 
 def infer_gradient_scale(num_classes: int, view: GradientView, batch_size: int) -> float | None:

@@ -66,6 +66,42 @@ def test_more_images_than_there_are_and_other_channels_are_refused():
         victims_from(colour, batch_size=1, images=2, channels=1, seed=0)
 
 
+@pytest.mark.parametrize(("concentration", "pairs"), [(0.05, 1.05 / 1.15), (1.0, 2 / 4), (1e4, 1 / 3)])
+def test_classes_of_a_participant_have_dirichlet_proportions(concentration, pairs):
+    """Two images of a participant share their class with probability (a + 1) / (K a + 1)."""
+    victims = victims_from(
+        dataset(count=60_000, size=2),
+        batch_size=20,
+        images=6_000,
+        channels=1,
+        seed=0,
+        dirichlet_concentration=concentration,
+    )
+    counts = np.stack([np.sum(victims.labels == label, axis=1) for label in range(3)], axis=1)
+    shares = np.sum(counts * (counts - 1), axis=1) / (20 * 19)
+    assert np.mean(shares) == pytest.approx(pairs, abs=4 * np.std(shares) / np.sqrt(300) + 1e-3)
+
+
+def test_dealt_participants_own_different_images_and_too_few_of_a_class_are_refused():
+    def deal(batch_size):
+        return victims_from(
+            dataset(), batch_size=batch_size, images=8, channels=1, seed=0, dirichlet_concentration=0.01
+        )
+
+    victims = deal(4)
+    own, other, gallery = (
+        np.round(255 * values[..., -1, -1, 0] / 4).astype(int).ravel()
+        for values in (victims.images, victims.other_images, victims.gallery_images)
+    )
+    assert sorted([*own, *gallery]) == list(range(60))
+    assert sorted(own) == sorted(other)
+    np.testing.assert_array_equal(victims.labels.ravel(), own % 3)
+    with pytest.raises(
+        ValueError, match=r"dirichlet_concentration=0.01: expected more images, class [012] has too few"
+    ):
+        deal(29)
+
+
 def perfect(victims, order):
     labels = np.eye(3, dtype=np.float32)[victims.labels]
     return GradientInversion(victims.images[:, order], labels[:, order], np.zeros(len(victims.images)))
