@@ -30,7 +30,7 @@ from experiments import (
     user_leakage,
 )
 from experiments.common.flags import run_tool
-from experiments.common.result_files import kind_of, origin_of, parse_groups, read_tables
+from experiments.common.result_files import origin_of, parse_groups, read_tables
 from experiments.common.result_pages import (
     check_name,
     check_page,
@@ -40,12 +40,14 @@ from experiments.common.result_pages import (
     page_markdown,
     read_page,
 )
+from experiments.common.result_pictures import page_picture
 from gan_leak.runs.hosts.workers import tell
 from gan_leak.runs.storage.directory import write_atomic
 from gan_leak.settings import option
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = pathlib.Path("experiments/results")
+PICTURES = pathlib.Path("experiments/pictures")
 # Documents that may contain a table of a page.
 DOCUMENTS = ("README.md", "BUILD_NOTES.md", "experiments/guides/*.md")
 # The configuration of each binary that has flags for it.
@@ -70,10 +72,14 @@ class ResultsConfig:
     name: str = option("", "The page that gets new numbers: experiments/results/<name>.json and .md.")
     sources: str = option(
         "",
-        "Run directories of one binary, separated by commas; ';' separates groups, and a group may begin with "
-        "'label='. Runs of the main job in one group are seeds of one setting.",
+        "Run directories, separated by commas; ';' separates groups of runs of one binary, and a group may begin with "
+        "'label='. Runs of the main job in one group are seeds of one setting. Each binary has tables of its own.",
     )
     title: str = option("", "Title of the page; if left out, the present title.")
+    picture: bool = option(
+        False,
+        "Also draw the first measure of every table of --name, with its intervals: experiments/pictures/<name>.png.",
+    )
     check: bool = option(False, "Write nothing; exit with status 1 if a page or a table differs from its JSON.")
 
 
@@ -81,14 +87,20 @@ def run(config: ResultsConfig, root: pathlib.Path = ROOT) -> int:
     """Write or check all pages and return the exit status; raise ValueError in one line for bad input."""
     if not (root / PAGES).is_dir():
         raise ValueError(f"{root / PAGES}: expected the folder of a checkout")
-    if bool(config.name) != bool(config.sources):
+    if (config.sources and not config.name) or (config.name and not (config.sources or config.picture)):
         raise ValueError(f"sources={config.sources}: expected together with --name, and --name with it")
+    if config.picture and not config.name:
+        raise ValueError("picture=True: expected together with --name")
     if config.check and config.name:
         raise ValueError(f"check=True: expected without --name={config.name}")
     pages = {path.stem: read_page(path) for path in sorted((root / PAGES).glob("*.json"))}
-    if config.name:
+    if config.sources:
         pages[check_name(config.name)] = new_page(config, pages.get(config.name))
+    if config.name not in ("", *pages):
+        raise ValueError(f"name={config.name}: expected one of {', '.join(pages)}, or --sources")
     files = files_of(root, dict(sorted(pages.items())))
+    if config.picture:
+        files[root / PICTURES / f"{config.name}.png"] = page_picture(pages[config.name])
     changed = [path for path, data in files.items() if not path.is_file() or path.read_bytes() != data]
     for path in changed:
         if config.check:
@@ -104,9 +116,8 @@ def run(config: ResultsConfig, root: pathlib.Path = ROOT) -> int:
 def new_page(config: ResultsConfig, present: dict[str, Any] | None) -> dict[str, Any]:
     """The page with the numbers of the sources; keeps the words and columns of the present page, if any."""
     groups = parse_groups(config.sources)
-    kind = kind_of(groups)
-    tables = read_tables(kind, groups)
-    origin = origin_of(kind, groups, CONFIG_CLASSES[kind.binary])
+    tables = read_tables(groups)
+    origin = origin_of(groups, CONFIG_CLASSES)
     versions = dict(origin.versions)
     for table, old in zip(tables, present["tables"] if present else (), strict=False):
         shown = {column[key] for column in old["columns"] for key in ("measure", "baseline") if key in column}

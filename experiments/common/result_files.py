@@ -61,30 +61,38 @@ def parse_groups(text: str) -> list[Group]:
     return groups
 
 
-def kind_of(groups: Sequence[Group]) -> Kind:
-    """The common kind of all directories; raises ValueError in one line if they differ."""
-    kinds = {directory: _kind_of_directory(directory) for group in groups for directory in group.directories}
-    (first, kind), *others = kinds.items()
-    for directory, other in others:
-        if other is not kind:
-            raise ValueError(f"sources={directory}: written by {other.binary}, expected {kind.binary} as {first}")
-    return kind
+def by_kind(groups: Sequence[Group]) -> list[tuple[Kind, list[Group]]]:
+    """The groups of each kind of run directory; raises ValueError in one line for a group of two kinds."""
+    found: dict[str, tuple[Kind, list[Group]]] = {}
+    for group in groups:
+        kinds = {directory: _kind_of_directory(directory) for directory in group.directories}
+        (first, kind), *others = kinds.items()
+        for directory, other in others:
+            if other is not kind:
+                raise ValueError(f"sources={directory}: written by {other.binary}, expected {kind.binary} as {first}")
+        found.setdefault(kind.binary, (kind, []))[1].append(group)
+    return list(found.values())
 
 
-def read_tables(kind: Kind, groups: Sequence[Group]) -> list[Table]:
+def read_tables(groups: Sequence[Group]) -> list[Table]:
     """The tables of a page with the numbers of these directories; raises ValueError in one line for damaged files."""
-    try:
-        return kind.read(groups)
-    except (KeyError, TypeError, IndexError) as error:
-        form = f"{type(error).__name__}: {error}"
-        raise ValueError(f"sources: expected files of {kind.binary} in the form of this version ({form})") from None
+    tables = []
+    for kind, of_kind in by_kind(groups):
+        try:
+            tables += kind.read(of_kind)
+        except (KeyError, TypeError, IndexError) as error:
+            form = f"{type(error).__name__}: {error}"
+            raise ValueError(f"sources: expected files of {kind.binary} in the form of this version ({form})") from None
+    return tables
 
 
-def origin_of(kind: Kind, groups: Sequence[Group], config_class: type) -> Origin:
+def origin_of(groups: Sequence[Group], config_classes: Mapping[str, type]) -> Origin:
     """Commands, versions, machine, date and seeds of the runs in these directories."""
     commands: dict[str, None] = {}
     environments, dates, seeds = [], [], set()
-    for directory in (directory for group in groups for directory in group.directories):
+    for kind, directory in (
+        (kind, directory) for kind, of_kind in by_kind(groups) for group in of_kind for directory in group.directories
+    ):
         environment = read_config_file(directory)
         config = environment.pop("config")
         if kind.binary == "reproduce":
@@ -92,7 +100,7 @@ def origin_of(kind: Kind, groups: Sequence[Group], config_class: type) -> Origin
         else:
             # A page lists the seeds beside its commands.
             unseeded = {name: value for name, value in config.items() if name != "seed"}
-            commands[command_line(kind.binary, config_class, unseeded)] = None
+            commands[command_line(kind.binary, config_classes[kind.binary], unseeded)] = None
         environments.append(environment)
         dates.append(time.strftime("%Y-%m-%d", time.gmtime((directory / kind.result_name).stat().st_mtime)))
         first = config.get("seed", 0)

@@ -138,7 +138,8 @@ def read_sweep(groups: Sequence[Group]) -> list[Table]:
     for group, directory in _one_each(groups):
         for line in read_file(directory / "results.jsonl").decode().splitlines():
             row = json.loads(line)
-            rows.append({"name": _joined_name(group.label, row["name"]), "rounds": row["rounds"], **row["metrics"]})
+            name = group.label if group.label and not row["cell"] else _joined_name(group.label, row["name"])
+            rows.append({"name": name, "rounds": row["rounds"], **row["metrics"]})
     return [_table("Cells", [_column("rounds", "rounds", 0), *_LEAKAGE], rows, _OVER_SEEDS)]
 
 
@@ -232,9 +233,11 @@ def _user_rows(group: Group) -> list[Row]:
 def _measured_rows(groups: Sequence[Group]) -> list[Row]:
     rows = []
     for group, directory in _one_each(groups):
-        for row in read_results(directory / "results.json"):
+        found = read_results(directory / "results.json")
+        for row in found:
             metrics = {_current_name(name): _brief(value) for name, value in row["metrics"].items()}
-            rows.append({"name": _joined_name(group.label, row["name"]), **metrics})
+            name = group.label if group.label and len(found) == 1 else _joined_name(group.label, row["name"])
+            rows.append({"name": name, **metrics})
     return rows
 
 

@@ -181,7 +181,10 @@ def result_files():
     }
     reproduction |= {"environment": {}, "seconds": 1.0, "definitions": {}, "judges": {}, "figures": [figure]}
     return {
-        "sweep": ("results.jsonl", json.dumps({"name": "rounds=5", "rounds": 5, "metrics": metrics}) + "\n"),
+        "sweep": (
+            "results.jsonl",
+            json.dumps({"name": "rounds=5", "rounds": 5, "cell": {"rounds": 5}, "metrics": metrics}) + "\n",
+        ),
         "gradient_inversion": ("results.json", json.dumps(images)),
         "split_inference": ("results.json", json.dumps(images)),
         "user_leakage": ("results.json", json.dumps(people)),
@@ -246,6 +249,36 @@ def test_federations_of_several_seeds_become_rows_with_intervals_over_seeds(chec
         run(ResultsConfig(name="people", sources=f"faces={directories[0]},{directories[1]}"), checkout)
 
 
+def test_a_page_of_several_binaries_has_tables_and_commands_of_each_and_a_picture(checkout, tmp_path):
+    """A label alone names the row of a directory that has only one."""
+    (checkout / "README.md").write_text("")
+    (checkout / "experiments" / "pictures").mkdir()
+    contents = result_files()
+    metrics = {"leakage_score": interval(0.25)}
+    alone = json.dumps({"name": "the only cell", "rounds": 7, "cell": {}, "metrics": metrics}) + "\n"
+    sources = [
+        ("far=", write_run(tmp_path / "alone", "sweep", {}, "results.jsonl", alone)),
+        ("dlg, far=", write_run(tmp_path / "gradient", "gradient_inversion", {}, *contents["gradient_inversion"])),
+        ("near=", write_run(tmp_path / "grid", "sweep", {"rounds": 5}, *contents["sweep"])),
+    ]
+    text = ";".join(f"{label}{directory}" for label, directory in sources)
+    run(ResultsConfig(name="mixed", sources=text, picture=True), checkout)
+    page = read_page(checkout / PAGES / "mixed.json")
+    names = [[row["name"] for row in table["rows"]] for table in page["tables"]]
+    assert names == [["far", "near, rounds=5"], ["dlg, far"]]
+    assert page["commands"] == [
+        "python -m experiments.sweep --num_seeds=1",
+        "python -m experiments.sweep --num_seeds=1 --rounds=5",
+        "python -m experiments.gradient_inversion",
+    ]
+    picture = (checkout / "experiments" / "pictures" / "mixed.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    # From the JSON alone, the same picture.
+    (checkout / "experiments" / "pictures" / "mixed.png").unlink()
+    run(ResultsConfig(name="mixed", picture=True), checkout)
+    assert (checkout / "experiments" / "pictures" / "mixed.png").read_bytes() == picture
+
+
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
     [
@@ -281,7 +314,9 @@ def test_an_interval_is_cut_to_the_range_of_its_measure_in_the_page_and_not_in_t
         ({"name": "mine", "sources": "{runs}"}, "expected a finished run with one of results.json"),
         ({"name": "mine", "sources": "{runs}/seed0", "check": True}, "check=True: expected without --name=mine"),
         ({"name": "mine", "sources": "a={runs}/seed0,{runs}/other"}, "expected runs of 'a' to differ in seeds"),
-        ({"name": "mine", "sources": "{runs}/seed0;{runs}/sweep"}, "written by sweep, expected gan_attack"),
+        ({"name": "mine", "sources": "a={runs}/seed0,{runs}/sweep"}, "written by sweep, expected gan_attack"),
+        ({"name": "mine", "picture": True}, "name=mine: expected one of"),
+        ({"picture": True}, "picture=True: expected together with --name"),
         ({"name": "mine", "sources": "{runs}/list"}, "damaged (not readable as JSON"),
         ({"name": "mine", "sources": "{runs}/sweep"}, "in the form of this version (KeyError: 'metrics')"),
     ],
