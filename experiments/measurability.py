@@ -39,6 +39,9 @@ class MeasurabilityConfig:
     """Data sets to test beside MNIST and the AT&T faces."""
 
     spoken_digits: str = option("", "A further data set of ten classes, in the form of --dataset, such as npz:<path>.")
+    color_images: str = option(
+        "", "A further data set of ten classes in color, such as tfds:cifar10 or npz:<path>.", later=True
+    )
     seed: int = option(0, "Seed of the partition of the images.", bounds=SEEDS, effect="chance")
 
 
@@ -80,9 +83,10 @@ def prepare(config: MeasurabilityConfig, workdir: pathlib.Path, resume: bool) ->
     check_values(config)
     cells = [("MNIST", cell) for cell in _digits("mnist", config.seed)]
     cells += _faces(config.seed)
-    if config.spoken_digits:
-        prepare_data(next(_digits(config.spoken_digits, config.seed)))
-        cells += [("spoken digits", cell) for cell in _digits(config.spoken_digits, config.seed)]
+    for name, dataset in {"spoken digits": config.spoken_digits, "color images": config.color_images}.items():
+        if dataset:
+            prepare_data(next(_digits(dataset, config.seed)))
+            cells += [(name, cell) for cell in _digits(dataset, config.seed)]
     return Prepared(cells, open_run(workdir, config, resume=resume))
 
 

@@ -57,8 +57,9 @@ class LocalData(NamedTuple):
 class RoundHyperParameters(NamedTuple):
     """The traced hyperparameters of a round: a sweep over them shares one compilation and may be vmapped.
 
-    upload_threshold, upload_bound: in units of parameters. defense: the hyperparameters of the defenses by name.
-    attack, server_attack: those of the insider's attack and of the server's, or ().
+    upload_threshold, upload_bound: in units of parameters. adversary_download_fraction: 0 = as the others. defense: the
+    hyperparameters of the defenses by name. attack, server_attack: those of the insider's attack and of the server's,
+    or ().
     """
 
     learning_rate: Array | float
@@ -68,6 +69,7 @@ class RoundHyperParameters(NamedTuple):
     upload_threshold: Array | float = 0.0
     upload_bound: Array | float = float("inf")
     update_count_decay: Array | float = 1.0
+    adversary_download_fraction: Array | float = 0.0
     defense: PyTree = ()
     attack: PyTree = ()
     server_attack: PyTree = ()

@@ -87,7 +87,13 @@ def _turn(parts: RoundParts, start: StartedRound, progress: Progress, turn: Turn
             hyperparameters,
         )
     begun = begin_turn(
-        start.key, read._replace(params=sent), participant, own, hyperparameters, parts.download_criterion
+        start.key,
+        read._replace(params=sent),
+        participant,
+        own,
+        hyperparameters,
+        parts.download_criterion,
+        parts.insider,
     )
     samples = local_data(start.data, position)
     attack_info: PyTree = ()

@@ -9,7 +9,7 @@ from gan_leak.collaboration.aggregation import AGGREGATORS
 from gan_leak.collaboration.schedule import DELAYS, SCHEDULES
 from gan_leak.collaboration.selection import CRITERIA
 from gan_leak.collaboration.server import DOWNLOAD_CRITERIA
-from gan_leak.settings import Bounds, above, at_least, option
+from gan_leak.settings import Bounds, above, at_least, between, option
 
 _FRACTION = Bounds(0, 1, lowest_included=False, highest_included=True)
 
@@ -85,6 +85,13 @@ class FederationConfig:
         "Fraction theta_d of the parameters that is downloaded (Shokri and Shmatikov 2015).",
         bounds=_FRACTION,
         kind="traced",
+    )
+    adversary_download_fraction: float = option(
+        0.0,
+        "Fraction that the adversary downloads, which the protocol leaves to each participant; 0 = as the others.",
+        bounds=between(0, 1),
+        kind="traced",
+        later=True,
     )
     download_criterion: str = option(
         "most_updated",

@@ -130,7 +130,9 @@ def _turn(
     samples: LocalData,
     sent: Array | None,
 ) -> tuple:
-    begun = begin_turn(key, _as_sent(server, sent), participant, own, hyperparameters, parts.download_criterion)
+    begun = begin_turn(
+        key, _as_sent(server, sent), participant, own, hyperparameters, parts.download_criterion, parts.insider
+    )
     result = parts.train(begun.key_train, own, begun.params, samples, hyperparameters)
     return *result, None if parts.server_attack is None else begun.downloaded
 
@@ -151,7 +153,7 @@ def _insider_turn(
     def turn(results: tuple) -> tuple:
         own = trees.take(state.participants, position)
         own_server = _as_sent(server, trees.take(sent, position))
-        begun = begin_turn(start.key, own_server, adversary, own, hyperparameters, parts.download_criterion)
+        begun = begin_turn(start.key, own_server, adversary, own, hyperparameters, parts.download_criterion, insider)
         view = InsiderView(begun.params, begun.downloaded)
         attack_state, contribution, info = attack.step(begun.key_attack, state.attack, view, hyperparameters.attack)
         samples = join(local_data(data, position), contribution)

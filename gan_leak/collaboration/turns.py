@@ -77,10 +77,14 @@ def begin_turn(
     own: ParticipantState,
     hyperparameters: RoundHyperParameters,
     download_criterion: str,
+    insider: Insider | None,
 ) -> StartedTurn:
     """Start a turn with the download of what this participant is sent."""
     key_download, key_attack, key_train = turn_keys(key, participant)
-    params, downloaded = download(
-        key_download, server, own.params, hyperparameters.download_fraction, download_criterion
-    )
+    fraction: Array | float = hyperparameters.download_fraction
+    if insider is not None:
+        own_fraction = jnp.asarray(hyperparameters.adversary_download_fraction)
+        departs = (participant == insider.participant) & (own_fraction > 0)
+        fraction = jnp.where(departs, own_fraction, fraction)
+    params, downloaded = download(key_download, server, own.params, fraction, download_criterion)
     return StartedTurn(params, downloaded, key_attack, key_train)

@@ -127,12 +127,31 @@ def test_vmap_map_and_loop_over_participants_agree(attack, adversary, aggregatio
         assert largest_difference(result, expected) < 1e-6
 
 
+@pytest.mark.parametrize(("schedule", "rounds"), [("round_robin", 1), ("synchronous", 2)])
+def test_only_the_adversary_downloads_its_own_fraction(schedule, rounds):
+    """The same fraction gives the same bits; a larger one changes what the adversary, the last, ends with, no other."""
+    results = {
+        own: run(schedule, "active", 2, rounds=rounds, download_fraction=0.5, adversary_download_fraction=own)
+        for own in (0.0, 0.5, 1.0)
+    }
+    assert same_bits(results[0.5], results[0.0])
+    (same, _), (other, _) = results[0.0], results[1.0]
+    assert not same_bits(trees.take(other.participants.params, 2), trees.take(same.participants.params, 2))
+    for participant in range(2):
+        assert same_bits(trees.take(other.participants, participant), trees.take(same.participants, participant))
+    honest = run(schedule, rounds=1, download_fraction=0.5, adversary_download_fraction=1.0)
+    assert same_bits(honest, run(schedule, rounds=1, download_fraction=0.5))
+
+
 @pytest.mark.slow
-def test_random_order_equals_a_loop_over_turns():
+@pytest.mark.parametrize("own_fraction", [0.0, 0.9])
+def test_random_order_equals_a_loop_over_turns(own_fraction):
     """Download, attack, join, train, upload, turn by turn in Python, with an adversary in the middle."""
     train = jax.jit(functools.partial(train_and_upload, epochs=1, batch_size=3), static_argnums=(1, 2))
     attack, adversary = an_attack("active"), 2
-    hyperparameters = numbers(attack="active", upload_fraction=0.5, download_fraction=0.5)
+    hyperparameters = numbers(
+        attack="active", upload_fraction=0.5, download_fraction=0.5, adversary_download_fraction=own_fraction
+    )
     round_fn, key = jitted_round("random_order", "active", adversary, "map", "add"), jax.random.key(1)
     # After a first round the server, its counters and what each participant holds are different.
     state, _ = round_fn(jax.random.key(0), start("active"), DATA, hyperparameters)
@@ -145,7 +164,8 @@ def test_random_order_equals_a_loop_over_turns():
     for participant in order:
         key_download, key_attack, key_train = turn_keys(key_turns, participant)
         own = trees.take(participants, participant)
-        downloaded, _ = download(key_download, server, own.params, 0.5)
+        fraction = own_fraction if own_fraction and participant == adversary else 0.5
+        downloaded, _ = download(key_download, server, own.params, fraction)
         samples = local_data(DATA, participant)
         if participant == adversary:
             attack_state, contribution, attack_info = attack.step(
