@@ -49,7 +49,7 @@ def tracked_files():
 
 
 @pytest.mark.slow
-def test_the_library_example_ends_in_a_leakage_score(capsys):
+def test_the_library_example_ends_in_a_leakage_score(capsys, compiled_as_for_users):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
     (line,) = capsys.readouterr().out.splitlines()

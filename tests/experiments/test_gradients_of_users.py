@@ -100,7 +100,7 @@ def test_the_scale_of_a_sum_may_be_given_or_left_to_the_gradient(digits, tmp_pat
     assert row["gradient"].get("scale", 8) == pytest.approx(8.0, rel=1e-3)
 
 
-def test_frozen_layers_are_not_matched_and_said_so(digits, tmp_path):
+def test_frozen_layers_are_not_matched_and_said_so(digits, tmp_path, compiled_as_for_users):
     def freeze(arrays):
         for name in [name for name in arrays if name.startswith("gradient/layer0")]:
             del arrays[name]
