@@ -39,8 +39,9 @@ In this example horizontal bars are the private class, and vertical bars are the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -219,6 +220,12 @@ def leakage_score(references: References, by_view: Mapping[str, float | None]) -
     if references.measurability.reason is not None:
         return None
     return combined(value for value in by_view.values() if value is not None)
+
+
+def has_this_score(recorded: Mapping[str, Any]) -> bool:
+    """Whether recorded measures have the score as it is defined here: up to version 0.2.0 it was the smallest view."""
+    score, views = recorded["leakage_score"], recorded["leakage_by_representation"].values()
+    return score is None or math.isclose(score, combined(view for view in views if view is not None), abs_tol=1e-6)
 
 
 def measure_leakage(references: References, images: np.ndarray) -> Leakage:

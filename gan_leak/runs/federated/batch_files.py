@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gan_leak.evaluation.leakage import has_this_score
 from gan_leak.runs.storage import checkpoints
 from gan_leak.runs.storage.directory import npz_bytes, write_atomic
 from gan_leak.runs.storage.integrity import (
@@ -85,8 +86,16 @@ def read_result(directory: pathlib.Path) -> BatchResult:
     arrays, _ = read_npz(directory / PICTURES_NAME)
     if set(arrays) != {"pictures", "private"} or set(fields) | set(arrays) != set(BatchResult._fields):
         raise DamagedError(f"{path}: damaged (its fields are not those of a result)")
+    _check_scores(path, fields["records"])
     pictures, private = (arrays[name].astype(np.float32) for name in ("pictures", "private"))
     return BatchResult(**fields, pictures=pictures, private=private)
+
+
+def _check_scores(path: pathlib.Path, records: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """Raise ``DamagedError`` for scores of another definition."""
+    measured = [record["leakage"] for lane in records for record in lane if record["leakage"]]
+    if not all(map(has_this_score, measured)):
+        raise DamagedError(f"{path}: its leakage scores are those of an earlier version")
 
 
 def make_folder(path: pathlib.Path, notify: Callable[[str], None]) -> None:
@@ -161,6 +170,7 @@ def _restored(
     arrays, _ = read_npz(folder / PICTURES_NAME)
     try:
         records = [[record for record in lane if record["round"] <= restored.round] for lane in kept["records"]]
+        _check_scores(folder / RECORDS_NAME, records)
         # Before the first evaluation there are no pictures, and their shape is unknown.
         pictures = arrays["pictures"][:, : len(records[0])] if records[0] else np.zeros(0)
         return restored.state, records, pictures.astype(np.float32), float(kept["seconds"])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gan_leak.config import RunConfig
+from gan_leak.evaluation.leakage import has_this_score
 from gan_leak.runs.hosts.processes import run_outside_collective
 from gan_leak.runs.storage import checkpoints
 from gan_leak.runs.storage.directory import METRICS_NAME, metrics_records, write_atomic
@@ -76,6 +77,7 @@ def plan(run: pathlib.Path, config: RunConfig, unusable: Mapping[str, str] | Non
         elif reason := _damaged_evaluation(run, metrics):
             reasons[one.path.name] = reason
         else:
+            _check_scores(run, metrics)
             return Resumption(one, metrics, (*_skipped(reasons), *_repairs(one, metrics, sources)))
     if any(one.finished for one in found):
         shown = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:_SHOWN_REASONS])
@@ -172,6 +174,16 @@ def _damaged_evaluation(run: pathlib.Path, metrics: bytes) -> str:
         except DamagedError:
             return f"evaluations/{path.name} is {'damaged' if os.path.lexists(path) else 'missing'}"
     return ""
+
+
+def _check_scores(run: pathlib.Path, metrics: bytes) -> None:
+    """Raise ``RefusedError`` for scores of another definition: those of the coming rounds could not be compared."""
+    records = metrics_records(run / METRICS_NAME, metrics)
+    if not all(has_this_score(record["leakage"]) for record in records if record.get("leakage")):
+        raise RefusedError(
+            f"workdir={run}: its leakage scores are those of an earlier version, the smallest view instead of the "
+            "product; choose another --workdir to begin anew"
+        )
 
 
 def _skipped(reasons: Mapping[str, str]) -> tuple[str, ...]:

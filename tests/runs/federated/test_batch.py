@@ -369,7 +369,7 @@ def test_a_batch_without_an_undamaged_checkpoint_is_computed_again(uninterrupted
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "damage", ["result.json", "pictures.npz", "no pictures", "nonsense", "no object", "a field less"]
+    "damage", ["result.json", "pictures.npz", "no pictures", "nonsense", "no object", "a field less", "older scores"]
 )
 def test_a_damaged_result_is_renamed_and_computed_again(uninterrupted, instruments, tmp_path, damage):
     configs, expected = uninterrupted
@@ -379,6 +379,12 @@ def test_a_damaged_result_is_renamed_and_computed_again(uninterrupted, instrumen
         flip(directory / damage)
     elif damage == "no pictures":
         (directory / "pictures.npz").unlink()
+    elif damage == "older scores":
+        stored = json.loads((directory / "result.json").read_text())
+        del stored["sha256"]
+        views = {"edges": 0.5, "judge": 0.25}
+        stored["records"][0][-1]["leakage"] |= {"leakage_score": 0.25, "leakage_by_representation": views}
+        (directory / "result.json").write_text(json.dumps(stored))
     else:
         content = {"nonsense": b"\xff{", "no object": b"[]", "a field less": b'{"rounds": [1]}'}[damage]
         (directory / "result.json").write_bytes(content)

@@ -221,6 +221,29 @@ def test_both_files_damaged_after_the_older_checkpoint_cost_the_rounds_since(con
     assert "checkpoint round_000007 is skipped: metrics.jsonl is damaged before line 8" in capsys.readouterr().err
 
 
+def test_scores_of_an_earlier_definition_are_refused(config, copy):
+    """The smallest view instead of the product, in a directory without digests."""
+    path = copy / "metrics.jsonl"
+    records = [json.loads(line) for line in lines_of(path)]
+    measured = [record["leakage"] for record in records if record.get("leakage")]
+    for leakage in measured:
+        leakage["leakage_by_representation"] = {"edges": 0.5, "judge": 0.25}
+        leakage["leakage_score"] = 0.125
+
+    (copy / "checkpoints" / "metrics.jsonl").unlink(missing_ok=True)
+    for manifest in (copy / "checkpoints").glob("*.sha256"):
+        manifest.write_text(json.dumps(json.loads(manifest.read_text())["files"]))
+
+    def write():
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    write()
+    resumption.plan(copy, config)
+    measured[-1]["leakage_score"] = 0.25
+    write()
+    assert_refused(config, copy, "its leakage scores are those of an earlier version")
+
+
 def test_both_files_damaged_in_the_beginning_are_refused(config, copy):
     for path in (copy / "metrics.jsonl", copy / "checkpoints" / "metrics.jsonl"):
         path.write_bytes(METRICS_DAMAGE["line 4 deleted"](lines_of(path)))
