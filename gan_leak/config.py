@@ -13,7 +13,7 @@ from gan_leak.collaboration.aggregation import AGGREGATORS
 from gan_leak.collaboration.settings import FederationConfig, check_federation
 from gan_leak.data.settings import DataConfig
 from gan_leak.defenses.composition import aggregator_of, parse_composition
-from gan_leak.defenses.contract import AGGREGATION
+from gan_leak.defenses.contract import AGGREGATION, LOCAL_TRAINING
 from gan_leak.defenses.settings import DefenseConfig, check_defense
 from gan_leak.evaluation.settings import EvaluationConfig
 from gan_leak.performance import PerformanceOptions
@@ -58,6 +58,17 @@ def validate(config: RunConfig) -> None:
     check_defense(config.defense, traced_values(config))
     check_federation(config.federation)
     _check_aggregation(config)
+    _check_normalization(config)
+
+
+def _check_normalization(config: RunConfig) -> None:
+    """Raise ValueError for BatchNorm with a local training that computes the gradient of each record alone."""
+    normalization, kind = config.federation.normalization, config.defense.kind
+    if normalization != "none" and any(LOCAL_TRAINING in defense.stages for defense in parse_composition(kind)):
+        raise ValueError(
+            f"normalization={normalization!r}: expected 'none' with defense {kind!r}, for which a record's gradient "
+            "must not depend on others"
+        )
 
 
 def _check_aggregation(config: RunConfig) -> None:

@@ -92,7 +92,9 @@ def local_sgd(
         order, params, optimizer_steps, total_loss = carry
         batch = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
         mask = index * batch_size + jnp.arange(batch_size) < samples
-        inputs = zero_padding(data.inputs[batch], mask)
+        # Real samples in the places of the padding, which the loss leaves out: BatchNorm reads all places.
+        batch = batch[jnp.arange(batch_size) % jnp.minimum(samples - index * batch_size, batch_size)]
+        inputs = data.inputs[batch]
         loss, gradients = jax.value_and_grad(
             lambda weights: masked_cross_entropy(model, weights, inputs, data.labels[batch], mask)
         )(params)

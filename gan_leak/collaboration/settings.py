@@ -11,6 +11,7 @@ from gan_leak.collaboration.selection import CRITERIA
 from gan_leak.collaboration.server import DOWNLOAD_CRITERIA
 from gan_leak.settings import Bounds, above, at_least, between, option
 
+NORMALIZATIONS = ("none", "batch")
 _FRACTION = Bounds(0, 1, lowest_included=False, highest_included=True)
 
 
@@ -57,6 +58,13 @@ class FederationConfig:
         "How the server merges uploads: 'add' (Shokri and Shmatikov 2015) or 'average', weighted by samples (McMahan "
         "et al. 2017; synchronous only).",
         choices=tuple(AGGREGATORS),
+    )
+    normalization: str = option(
+        "none",
+        "Normalization in the shared model: 'none' (Hitaj et al. 2017, section 8.3), or 'batch', BatchNorm by the "
+        "current batch after every convolution (ours).",
+        choices=NORMALIZATIONS,
+        later=True,
     )
     local_epochs: int = option(
         1, "Passes over the local data in one turn (Hitaj et al. 2017, Algorithm 1).", bounds=at_least(1)

@@ -33,8 +33,12 @@ _CLASSIFIERS: dict[int, Callable[..., Model]] = {32: mnist_classifier, 64: faces
 IMAGE_SIZES = tuple(_CLASSIFIERS)
 
 
-def classifier_for(image_size: int, num_outputs: int, channels: int, *, implementation: str = "auto") -> Model:
+def classifier_for(
+    image_size: int, num_outputs: int, channels: int, *, implementation: str = "auto", batchnorm: bool = False
+) -> Model:
     """The paper's classifier for 32 (MNIST) or 64 (AT&T) pixels. Raises ValueError for another size.
+
+    batchnorm: with BatchNorm by the current batch after each convolution, which the paper does not have.
 
     >>> import jax
     >>> classifier = classifier_for(32, num_outputs=11, channels=1)
@@ -43,4 +47,5 @@ def classifier_for(image_size: int, num_outputs: int, channels: int, *, implemen
     """
     if image_size not in _CLASSIFIERS:
         raise ValueError(f"image_size={image_size}: allowed are {' and '.join(map(str, IMAGE_SIZES))}")
-    return _CLASSIFIERS[image_size](num_outputs, channels=channels, implementation=implementation)
+    make = _CLASSIFIERS[image_size]
+    return make(num_outputs, channels=channels, implementation=implementation, batchnorm=batchnorm)

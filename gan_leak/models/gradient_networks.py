@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from gan_leak.models.flax import stateless_model
 from gan_leak.models.layered import Layer, layered, whole
-from gan_leak.models.layers import TorchConvolution, TorchDense, halve
+from gan_leak.models.layers import BatchNorm, TorchConvolution, TorchDense, halve
 from gan_leak.types import Array, Model, PyTree
 
 _HALF_WIDTH = 0.5
@@ -80,19 +80,6 @@ def with_uniform_init(model: Model) -> Model:
 
 def _flatten(images: Array) -> Array:
     return images.reshape(len(images), -1)
-
-
-class BatchNorm(nn.Module):
-    """BatchNorm by the statistics of the current batch, without running statistics."""
-
-    @nn.compact
-    def __call__(self, values: Array) -> Array:
-        axes = tuple(range(values.ndim - 1))
-        scale = self.param("scale", nn.initializers.ones, (values.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (values.shape[-1],))
-        centered = values - jnp.mean(values, axes, keepdims=True)
-        normal = centered * jax.lax.rsqrt(jnp.mean(centered**2, axes, keepdims=True) + 1e-5)
-        return normal * jnp.expand_dims(scale, axes) + jnp.expand_dims(bias, axes)
 
 
 class _SigmoidBlock(nn.Module):

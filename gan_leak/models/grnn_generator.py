@@ -8,8 +8,7 @@ from typing import NamedTuple, cast
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gan_leak.models.gradient_networks import BatchNorm
-from gan_leak.models.layers import TorchConvolution, TorchDense, torch_uniform
+from gan_leak.models.layers import BatchNorm, TorchConvolution, TorchDense, torch_uniform
 from gan_leak.types import Array, PyTree
 
 

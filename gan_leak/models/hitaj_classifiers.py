@@ -26,15 +26,14 @@ class PooledConvolutionClassifier(nn.Module):
     hidden: int
     num_outputs: int
     implementation: str = "auto"
+    batchnorm: bool = False
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """Images [B, H, W, C] -> logits [B, K]."""
         features = images
         for channels, pool in self.blocks:
-            features = PooledConvolution(channels, kernel_size=5, pool=pool, implementation=self.implementation)(
-                features
-            )
+            features = PooledConvolution(channels, 5, pool, self.implementation, self.batchnorm)(features)
         features = features.reshape(features.shape[0], -1)
         hidden = jnp.tanh(TorchDense(self.hidden, name="hidden_layer")(features))
         return TorchDense(self.num_outputs, name="output_layer")(hidden)
@@ -55,20 +54,31 @@ class SigmoidClassifier(nn.Module):
         return TorchDense(self.num_outputs, name="output_layer")(features)
 
 
-def mnist_classifier(num_outputs: int = 11, *, channels: int = 1, implementation: str = "auto") -> Model:
-    """The MNIST classifier (Figure 15): 32x32 images, 105,707 parameters with 11 outputs and one channel."""
-    module = PooledConvolutionClassifier(((32, 3), (64, 2)), 200, num_outputs, implementation)
+def mnist_classifier(
+    num_outputs: int = 11, *, channels: int = 1, implementation: str = "auto", batchnorm: bool = False
+) -> Model:
+    """The MNIST classifier (Figure 15): 32x32 images, 105,707 parameters with 11 outputs and one channel.
+
+    batchnorm: with BatchNorm by the current batch in each block, which the paper does not have.
+    """
+    module = PooledConvolutionClassifier(((32, 3), (64, 2)), 200, num_outputs, implementation, batchnorm)
     return stateless_model(module, (32, 32, channels))
 
 
 def faces_classifier(
-    num_outputs: int = 41, *, channels: int = 1, hidden: int = 400, implementation: str = "auto"
+    num_outputs: int = 41,
+    *,
+    channels: int = 1,
+    hidden: int = 400,
+    implementation: str = "auto",
+    batchnorm: bool = False,
 ) -> Model:
     """The AT&T classifier (Figure 17): 64x64 images, 478,665 parameters with 41 outputs and one channel.
 
-    The text gives the three blocks; the width of the hidden layer is inferred (BUILD_NOTES.md).
+    The text gives the three blocks; the width of the hidden layer is inferred (BUILD_NOTES.md). batchnorm: as in
+    ``mnist_classifier``.
     """
-    module = PooledConvolutionClassifier(((32, 3), (64, 2), (128, 2)), hidden, num_outputs, implementation)
+    module = PooledConvolutionClassifier(((32, 3), (64, 2), (128, 2)), hidden, num_outputs, implementation, batchnorm)
     return stateless_model(module, (64, 64, channels))
 
 

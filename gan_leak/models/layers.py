@@ -179,17 +179,32 @@ def _pooled_backward(pool: int, residuals: tuple[Array, Array, Array], gradient:
 _pooled_in_blocks.defvjp(_pooled_forward, _pooled_backward)
 
 
+class BatchNorm(nn.Module):
+    """BatchNorm by the statistics of the current batch, without running statistics."""
+
+    @nn.compact
+    def __call__(self, values: Array) -> Array:
+        axes = tuple(range(values.ndim - 1))
+        scale = self.param("scale", nn.initializers.ones, (values.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (values.shape[-1],))
+        centered = values - jnp.mean(values, axes, keepdims=True)
+        normal = centered * jax.lax.rsqrt(jnp.mean(centered**2, axes, keepdims=True) + 1e-5)
+        return normal * jnp.expand_dims(scale, axes) + jnp.expand_dims(bias, axes)
+
+
 class PooledConvolution(nn.Module):
     """Convolution, max-pool in floor mode, tanh: the block of the classifiers of Hitaj et al. 2017, section 8.3.
 
-    tanh is monotone, so it commutes with the maximum and runs after it, on a fraction of the values. Outputs that floor
-    mode would drop are never computed.
+    batchnorm: with BatchNorm between max-pool and tanh, which the paper does not have. tanh is monotone, so it commutes
+    with the maximum and runs after it, on a fraction of the values. Outputs that floor mode would drop are never
+    computed.
     """
 
     features: int
     kernel_size: int
     pool: int
     implementation: str = "auto"
+    batchnorm: bool = False
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -200,7 +215,8 @@ class PooledConvolution(nn.Module):
         bias = self.param("bias", initializer, (self.features,))
         height, width = (((side - size + 1) // self.pool) * self.pool + size - 1 for side in images.shape[1:3])
         pooled = pooled_convolve(images[:, :height, :width], kernel, self.pool, implementation=self.implementation)
-        return jnp.tanh(pooled + bias[None, None, None])
+        values = pooled + bias[None, None, None]
+        return jnp.tanh(BatchNorm()(values) if self.batchnorm else values)
 
 
 class TorchConvolution(nn.Module):

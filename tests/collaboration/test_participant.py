@@ -17,7 +17,7 @@ from gan_leak.collaboration.participant import (
     masked_cross_entropy,
     train_and_upload,
 )
-from gan_leak.types import Contribution, LocalData
+from gan_leak.types import Contribution, LocalData, Model
 from reference import federation
 from reference.small import CLASSES, IMAGE_SHAPE, largest_difference, linear_classifier, same_bits
 
@@ -33,12 +33,16 @@ def local_data(mask=MASK, seed=0):
     return LocalData(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(mask))
 
 
+# As BatchNorm, it reads the whole batch for each of its images.
+CENTERED = Model(MODEL.init, lambda params, images: MODEL.apply(params, images - jnp.mean(images, axis=0)[None]))
+
+
 @functools.cache
-def jitted_sgd(epochs=1, batch_size=3):
+def jitted_sgd(epochs=1, batch_size=3, model=MODEL):
     def run(key, params, steps, data, learning_rate=0.1, learning_rate_decay=0.0):
         return local_sgd(
             key,
-            MODEL,
+            model,
             params,
             steps,
             data,
@@ -128,16 +132,26 @@ def test_every_epoch_and_key_shuffles_anew():
 
 @pytest.mark.parametrize("padding", [1e3, np.nan, np.inf])
 @pytest.mark.parametrize("batch_size", [2, 4, 16])
-def test_padding_changes_nothing(padding, batch_size):
+@pytest.mark.parametrize("model", [MODEL, CENTERED], ids=["linear", "centered"])
+def test_padding_changes_nothing(padding, batch_size, model):
     """No result depends on the images or labels that the mask hides, bit for bit, even where they are not numbers."""
     data = local_data()
     hidden = ~MASK
     images = jnp.where(hidden[:, None, None, None], padding, data.inputs)
     labels = jnp.where(hidden, 10**6, data.labels)
-    sgd, start = jitted_sgd(2, batch_size), params_and_steps()
+    sgd, start = jitted_sgd(2, batch_size, model), params_and_steps()
     expected = sgd(jax.random.key(0), *start, data)
     assert same_bits(sgd(jax.random.key(0), *start, LocalData(images, labels, data.mask)), expected)
     assert largest_difference(expected[0], start[0]) > 1e-3
+
+
+def test_a_model_that_reads_the_batch_reads_real_samples_only():
+    """One image of its own mean is centered to zero, whatever the size of its batch, so the weights stay."""
+    start = params_and_steps()
+    for batch_size in (1, 3, 16):
+        trained, _, _ = jitted_sgd(1, batch_size, CENTERED)(jax.random.key(0), *start, local_data(np.array([True])))
+        np.testing.assert_allclose(trained["kernel"], start[0]["kernel"], atol=1e-6)
+        assert largest_difference(trained["bias"], start[0]["bias"]) > 1e-3
 
 
 def test_training_depends_on_every_real_sample():

@@ -317,6 +317,19 @@ def test_sampled_images_come_in_whole_batches():
     assert np.abs(seven[4:] - shrunk[:3]).max() > 1e-4
 
 
+@pytest.mark.parametrize(("make", "size"), [(mnist_classifier, 32), (faces_classifier, 64)])
+def test_batchnorm_of_a_classifier_removes_what_a_convolution_adds_to_every_image(make, size):
+    model, plain = make(5, batchnorm=True), make(5)
+    params = model.init(jax.random.key(0))
+    features = sum(leaf.size for name, layer in params.items() if "Pooled" in name for leaf in (layer["bias"],))
+    assert count_parameters(params) == count_parameters(plain.init(jax.random.key(0))) + 2 * features
+    images = jax.random.uniform(jax.random.key(1), (4, size, size, 1), minval=-1.0)
+    shifted = {
+        name: {**layer, "bias": layer["bias"] + 3.0} if "Pooled" in name else layer for name, layer in params.items()
+    }
+    np.testing.assert_allclose(model.apply(shifted, images), model.apply(params, images), atol=1e-4)
+
+
 def test_batchnorm_of_the_lenet_removes_what_its_convolutions_add_to_every_image():
     """So the biases of the convolutions have no gradient, and features have the scale of BatchNorm."""
     model = dlg_lenet_batchnorm(10, channels=1)

@@ -324,7 +324,13 @@ def _functions(image_shape: tuple[int, int, int], fake_class: int, program: RunC
     """The functions of a run; program: see ``gan_leak.settings.program_of``."""
     channels, image_size = image_shape[-1], program.data.image_size
     convolution = program.performance.convolution
-    classifier = classifier_for(image_size, fake_class + 1, channels, implementation=convolution)
+    classifier = classifier_for(
+        image_size,
+        fake_class + 1,
+        channels,
+        implementation=convolution,
+        batchnorm=program.federation.normalization == "batch",
+    )
     federation, defenses = program.federation, parse_composition(program.defense.kind)
     transform = upload_of(defenses, selective_upload(federation.upload_criterion))
     aggregator = aggregator_of(defenses, AGGREGATORS[federation.aggregation]())
