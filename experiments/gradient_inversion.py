@@ -76,7 +76,6 @@ def prepare(config: GradientConfig, workdir: pathlib.Path, resume: bool) -> Prep
     parse_defenses(config.defenses, GRADIENT)
     dataset, model = load_data(config)
     _check_memory(config, dataset, model)
-    model = trained_model(config, dataset, model)
     settings = row_settings(config, dataset, model)
     inputs = {"dataset": dataset.fingerprint}
     if config.gradient:
@@ -112,6 +111,9 @@ def execute(prepared: PreparedInversion) -> int:
 def run_settings(prepared: PreparedInversion) -> list[Drawn]:
     """Every setting with its row and pictures; finished rows are read from the directory."""
     config, dataset, model, settings, directory = prepared
+    if config.training_steps:
+        model = trained_model(config, dataset, model)
+        settings = row_settings(config, dataset, model)
     tasks = [
         RowTask(
             functools.partial(attack_setting, config, dataset, model, setting),

@@ -78,7 +78,8 @@ class ResultsConfig:
     title: str = option("", "Title of the page; if left out, the present title.")
     picture: bool = option(
         False,
-        "Also draw the first measure of every table of --name, with its intervals: experiments/pictures/<name>.png.",
+        "Also draw the first measure of every table of --name, with its intervals: "
+        "experiments/pictures/<name>_page.png. New numbers of a page with such a picture redraw it.",
     )
     check: bool = option(False, "Write nothing; exit with status 1 if a page or a table differs from its JSON.")
 
@@ -91,6 +92,8 @@ def run(config: ResultsConfig, root: pathlib.Path = ROOT) -> int:
         raise ValueError(f"sources={config.sources}: expected together with --name, and --name with it")
     if config.picture and not config.name:
         raise ValueError("picture=True: expected together with --name")
+    if config.title and not config.sources:
+        raise ValueError(f"title={config.title}: expected together with --sources")
     if config.check and config.name:
         raise ValueError(f"check=True: expected without --name={config.name}")
     pages = {path.stem: read_page(path) for path in sorted((root / PAGES).glob("*.json"))}
@@ -99,8 +102,9 @@ def run(config: ResultsConfig, root: pathlib.Path = ROOT) -> int:
     if config.name not in ("", *pages):
         raise ValueError(f"name={config.name}: expected one of {', '.join(pages)}, or --sources")
     files = files_of(root, dict(sorted(pages.items())))
-    if config.picture:
-        files[root / PICTURES / f"{config.name}.png"] = page_picture(pages[config.name])
+    picture = root / PICTURES / f"{config.name}_page.png"
+    if config.picture or (config.name and picture.is_file()):
+        files[picture] = page_picture(pages[config.name])
     changed = [path for path, data in files.items() if not path.is_file() or path.read_bytes() != data]
     for path in changed:
         if config.check:
@@ -124,7 +128,7 @@ def new_page(config: ResultsConfig, present: dict[str, Any] | None) -> dict[str,
         # A page with a manual layout may show measures that result files lack.
         if all(shown <= row.keys() for row in table["rows"]):
             table |= {name: old[name] for name in ("title", "caption", "columns")}
-        table["notes"] = table["notes"] or old["notes"]
+            table["notes"] = table["notes"] or old["notes"]
     page = {
         "title": config.title or (present["title"] if present else config.name),
         "text": present["text"] if present else [],

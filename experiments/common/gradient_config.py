@@ -18,6 +18,8 @@ from gan_leak.settings import SEEDS, Bounds, above, at_least, between, check_val
 
 # Local steps are traced one after the other.
 _MOST_LOCAL_STEPS = 1000
+# Up to a minute, which a resume repeats.
+_MOST_TRAINING_STEPS = 10_000
 # The keys of all steps are drawn at once.
 _MOST_UTILITY_STEPS = 1_000_000
 
@@ -66,9 +68,9 @@ class GradientConfig:
     )
     training_steps: int = option(
         0,
-        "Training steps of the network before the attacked round, each on the gradient of 32 training images; 0 = the "
-        "initial network.",
-        bounds=between(0, _MOST_UTILITY_STEPS),
+        "Training steps of the network before the attacked round, each on the gradient of 32 training images, which "
+        "may be the attacked ones; 0 = the initial network.",
+        bounds=between(0, _MOST_TRAINING_STEPS),
         later=True,
     )
     labels: str = option(

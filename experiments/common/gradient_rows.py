@@ -67,8 +67,7 @@ def load_victims(config: GradientConfig, dataset: Dataset, size: int) -> inversi
 
 def trained_model(config: GradientConfig, dataset: Dataset, model: Model) -> Model:
     """The model whose initial parameters are those after ``training_steps``, the same for all participants."""
-    if not config.training_steps:
-        return model
+    tell(f"training the network for {config.training_steps} steps")
     key = jax.random.fold_in(jax.random.key(config.seed), 5)
     params = inversion.trained_params(key, model, dataset, channels=config.channels, steps=config.training_steps)
     return Model(lambda key: params, model.apply)

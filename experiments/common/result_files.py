@@ -76,13 +76,17 @@ def by_kind(groups: Sequence[Group]) -> list[tuple[Kind, list[Group]]]:
 
 def read_tables(groups: Sequence[Group]) -> list[Table]:
     """The tables of a page with the numbers of these directories; raises ValueError in one line for damaged files."""
-    tables = []
-    for kind, of_kind in by_kind(groups):
+    tables: list[Table] = []
+    kinds = by_kind(groups)
+    for kind, of_kind in kinds:
         try:
-            tables += kind.read(of_kind)
+            found = kind.read(of_kind)
         except (KeyError, TypeError, IndexError) as error:
             form = f"{type(error).__name__}: {error}"
             raise ValueError(f"sources: expected files of {kind.binary} in the form of this version ({form})") from None
+        if len(kinds) > 1:
+            found = [{**table, "title": f"{table['title']} of {kind.binary}"} for table in found]
+        tables += found
     return tables
 
 

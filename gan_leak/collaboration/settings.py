@@ -62,7 +62,7 @@ class FederationConfig:
     normalization: str = option(
         "none",
         "Normalization in the shared model: 'none' (Hitaj et al. 2017, section 8.3), or 'batch', BatchNorm by the "
-        "current batch after every convolution (ours).",
+        "current batch between every max-pool and tanh (ours).",
         choices=NORMALIZATIONS,
         later=True,
     )

@@ -223,7 +223,7 @@ def leakage_score(references: References, by_view: Mapping[str, float | None]) -
 
 
 def has_this_score(recorded: Mapping[str, Any]) -> bool:
-    """Whether recorded measures have the score as it is defined here: up to version 0.2.0 it was the smallest view."""
+    """Whether recorded measures have the score as it is defined here, the product of the views."""
     score, views = recorded["leakage_score"], recorded["leakage_by_representation"].values()
     return score is None or math.isclose(score, combined(view for view in views if view is not None), abs_tol=1e-6)
 

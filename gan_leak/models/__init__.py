@@ -38,7 +38,7 @@ def classifier_for(
 ) -> Model:
     """The paper's classifier for 32 (MNIST) or 64 (AT&T) pixels. Raises ValueError for another size.
 
-    batchnorm: with BatchNorm by the current batch after each convolution, which the paper does not have.
+    batchnorm: with BatchNorm by the current batch between max-pool and tanh, which the paper does not have.
 
     >>> import jax
     >>> classifier = classifier_for(32, num_outputs=11, channels=1)

@@ -59,7 +59,7 @@ def mnist_classifier(
 ) -> Model:
     """The MNIST classifier (Figure 15): 32x32 images, 105,707 parameters with 11 outputs and one channel.
 
-    batchnorm: with BatchNorm by the current batch in each block, which the paper does not have.
+    batchnorm: with BatchNorm by the current batch between max-pool and tanh, which the paper does not have.
     """
     module = PooledConvolutionClassifier(((32, 3), (64, 2)), 200, num_outputs, implementation, batchnorm)
     return stateless_model(module, (32, 32, channels))

@@ -146,10 +146,11 @@ def test_padding_changes_nothing(padding, batch_size, model):
 
 
 def test_a_model_that_reads_the_batch_reads_real_samples_only():
-    """One image of its own mean is centered to zero, whatever the size of its batch, so the weights stay."""
-    start = params_and_steps()
-    for batch_size in (1, 3, 16):
-        trained, _, _ = jitted_sgd(1, batch_size, CENTERED)(jax.random.key(0), *start, local_data(np.array([True])))
+    """Two equal real images, behind a hidden one, are centered to zero in a batch of any size, so the weights stay."""
+    start, data = params_and_steps(), local_data(np.array([False, True, True, False]))
+    images = data.inputs.at[2].set(data.inputs[1])
+    for batch_size in (1, 2, 3, 16):
+        trained, _, _ = jitted_sgd(1, batch_size, CENTERED)(jax.random.key(0), *start, data._replace(inputs=images))
         np.testing.assert_allclose(trained["kernel"], start[0]["kernel"], atol=1e-6)
         assert largest_difference(trained["bias"], start[0]["bias"]) > 1e-3
 

@@ -40,7 +40,7 @@ def run(stripes, workdir, *flags):
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--attack=dlg", "--network=dlg_lenet", "--iterations=40", "--batch_sizes=2"),
+        ("--attack=dlg", "--network=dlg_lenet_batchnorm", "--iterations=40", "--batch_sizes=2"),
         ("--attack=idlg", "--network=grnn_lenet", "--iterations=20"),
         (
             "--attack=inverting_gradients",
@@ -89,8 +89,8 @@ def test_participants_start_from_the_network_that_training_ended_with(stripes, t
     arguments = [f"--dataset=npz:{stripes}", "--channels=1", "--images=3", "--dirichlet_concentration=0.1", *flags]
     config = config_from_arguments(gradient_inversion.GradientConfig, arguments)
     prepared = gradient_inversion.prepare(config, tmp_path / "run", False)
-    views = gradient_rows._views(config, prepared.model, prepared.settings[0])
-    for leaf in jax.tree.leaves(views.params):
+    trained = gradient_rows.trained_model(config, prepared.dataset, prepared.model)
+    for leaf in jax.tree.leaves(gradient_rows._views(config, trained, prepared.settings[0]).params):
         assert (leaf[1:] == leaf[:1]).all()
     assert gradient_inversion.execute(prepared) == 0
     (row,) = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -163,6 +163,12 @@ def test_a_gradient_of_one_s_own(stripes, tmp_path):
         (lambda arrays: None, ["--local_shuffle"], "local_shuffle=True: expected several local steps and no"),
         (lambda arrays: None, ["--batch_sizes=1,2"], "batch_sizes=1,2: expected one with --gradient"),
         (lambda arrays: None, ["--defenses=pruning:0.1"], "defenses=pruning:0.1: expected none"),
+        (lambda arrays: None, ["--training_steps=5"], "training_steps=5: expected 0 with --gradient"),
+        (
+            lambda arrays: None,
+            ["--dirichlet_concentration=0.1"],
+            "dirichlet_concentration=0.1: expected 0 with --gradient",
+        ),
     ],
 )
 def test_a_gradient_of_another_model_is_refused(stripes, tmp_path, change, flags, message):

@@ -271,12 +271,15 @@ def test_a_page_of_several_binaries_has_tables_and_commands_of_each_and_a_pictur
         "python -m experiments.sweep --num_seeds=1 --rounds=5",
         "python -m experiments.gradient_inversion",
     ]
-    picture = (checkout / "experiments" / "pictures" / "mixed.png").read_bytes()
+    picture = (checkout / "experiments" / "pictures" / "mixed_page.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     # From the JSON alone, the same picture.
-    (checkout / "experiments" / "pictures" / "mixed.png").unlink()
+    (checkout / "experiments" / "pictures" / "mixed_page.png").unlink()
     run(ResultsConfig(name="mixed", picture=True), checkout)
-    assert (checkout / "experiments" / "pictures" / "mixed.png").read_bytes() == picture
+    assert (checkout / "experiments" / "pictures" / "mixed_page.png").read_bytes() == picture
+    # New numbers give a new picture without being asked for it.
+    run(ResultsConfig(name="mixed", sources=f"near={tmp_path / 'grid'}"), checkout)
+    assert (checkout / "experiments" / "pictures" / "mixed_page.png").read_bytes() != picture
 
 
 @pytest.mark.parametrize(
@@ -316,6 +319,7 @@ def test_an_interval_is_cut_to_the_range_of_its_measure_in_the_page_and_not_in_t
         ({"name": "mine", "sources": "a={runs}/seed0,{runs}/other"}, "expected runs of 'a' to differ in seeds"),
         ({"name": "mine", "sources": "a={runs}/seed0,{runs}/sweep"}, "written by sweep, expected gan_attack"),
         ({"name": "mine", "picture": True}, "name=mine: expected one of"),
+        ({"title": "Mine"}, "title=Mine: expected together with --sources"),
         ({"picture": True}, "picture=True: expected together with --name"),
         ({"name": "mine", "sources": "{runs}/list"}, "damaged (not readable as JSON"),
         ({"name": "mine", "sources": "{runs}/sweep"}, "in the form of this version (KeyError: 'metrics')"),

@@ -65,7 +65,7 @@ def _similarity(images, others):
 
 # One object for each shape, so that functions which are compiled for a network are compiled once.
 @functools.cache
-def _classifier(image_size, num_outputs, channels, *, implementation="matmul"):
+def _classifier(image_size, num_outputs, channels, *, implementation="matmul", batchnorm=False):
     pixels = image_size * image_size * channels
 
     def init(key):

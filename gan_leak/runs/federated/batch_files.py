@@ -92,9 +92,12 @@ def read_result(directory: pathlib.Path) -> BatchResult:
 
 
 def _check_scores(path: pathlib.Path, records: Sequence[Sequence[Mapping[str, Any]]]) -> None:
-    """Raise ``DamagedError`` for scores of another definition."""
-    measured = [record["leakage"] for lane in records for record in lane if record["leakage"]]
-    if not all(map(has_this_score, measured)):
+    """Raise ``DamagedError`` for scores of another definition, and for records of another form."""
+    try:
+        same = all(has_this_score(record["leakage"]) for lane in records for record in lane if record["leakage"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path}: damaged (its records cannot be read: {error!r})") from None
+    if not same:
         raise DamagedError(f"{path}: its leakage scores are those of an earlier version")
 
 
@@ -170,12 +173,13 @@ def _restored(
     arrays, _ = read_npz(folder / PICTURES_NAME)
     try:
         records = [[record for record in lane if record["round"] <= restored.round] for lane in kept["records"]]
-        _check_scores(folder / RECORDS_NAME, records)
         # Before the first evaluation there are no pictures, and their shape is unknown.
         pictures = arrays["pictures"][:, : len(records[0])] if records[0] else np.zeros(0)
-        return restored.state, records, pictures.astype(np.float32), float(kept["seconds"])
+        found = restored.state, records, pictures.astype(np.float32), float(kept["seconds"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DamagedError(f"{folder / RECORDS_NAME}: damaged (its records cannot be read: {error!r})") from None
+    _check_scores(folder / RECORDS_NAME, records)
+    return found
 
 
 def write_result(

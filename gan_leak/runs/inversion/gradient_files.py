@@ -38,7 +38,7 @@ _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 
 class Flattening(NamedTuple):
-    """The place where a network flattens its feature map: the layer before it, the dense layer after it.
+    """The place where a network flattens its feature map: the layer of the last bias before it, the dense layer after.
 
     slope: the derivative of the activation between them, as a function of its value.
     """
@@ -55,6 +55,8 @@ def _sigmoid_slope(values: np.ndarray) -> np.ndarray:
 # The ResNet averages its feature map, so its feature map has no order.
 FLATTENINGS = {
     "dlg_lenet": Flattening("layer4", "layer7/Dense_0", _sigmoid_slope),
+    # A BatchNorm's bias is added to the same values as the convolution's, whose gradient is zero.
+    "dlg_lenet_batchnorm": Flattening("layer7", "layer10/Dense_0", _sigmoid_slope),
     "grnn_lenet": Flattening("layer3", "layer7/Dense_0", _sigmoid_slope),
     "mnist_classifier": Flattening(
         "PooledConvolution_1", "hidden_layer/Dense_0", lambda values: 1.0 - np.square(values)
@@ -178,9 +180,11 @@ def from_torch(model: Model, part: str, tensors: Sequence[np.ndarray | None]) ->
     ``load_gradient`` converts them. Works for chains of layers: all networks but 'grnn_resnet18'. Raises ValueError for
     another number of tensors.
     """
-    layers = list(dict.fromkeys(name.rpartition("/")[0] for name in named_shapes(model)))
-    layers.sort(key=_place_in_chain)
-    names = [f"{part}/{layer}/{name}" for layer in layers for name in ("kernel", "bias")]
+    arrays = set(named_shapes(model))
+    layers = sorted({name.rpartition("/")[0] for name in arrays}, key=_place_in_chain)
+    # A layer has a kernel, or a scale if it is a BatchNorm; both are PyTorch's weight.
+    of_layers = [f"{layer}/{name}" for layer in layers for name in ("kernel", "scale", "bias")]
+    names = [f"{part}/{name}" for name in of_layers if name in arrays]
     if len(names) != len(tensors):
         raise ValueError(f"{part}: {len(tensors)} tensors, expected {len(names)}: {', '.join(names)}")
     return {name: np.asarray(value) for name, value in zip(names, tensors, strict=True) if value is not None}

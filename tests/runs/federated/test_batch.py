@@ -30,6 +30,9 @@ from reference.small import (
 )
 from reference.whole_run import run
 
+# The smallest view instead of the product.
+OLDER_SCORE = {"leakage_score": 0.25, "leakage_by_representation": {"edges": 0.5, "judge": 0.25}}
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _linear_networks(linear_networks):
@@ -354,6 +357,26 @@ def test_the_checkpoint_before_a_damaged_one_is_continued(uninterrupted, instrum
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize(("leakage", "why"), [(OLDER_SCORE, "an earlier version"), ({"score": 1}, "cannot be read")])
+def test_checkpoints_with_other_scores_are_computed_again(uninterrupted, instruments, tmp_path, leakage, why):
+    """In a checkpoint without a digest, since one with a digest that differs is damaged anyway."""
+    configs, expected = uninterrupted
+    newest = stopped_after_6(configs, tmp_path / "batch", instruments)
+    stored = json.loads((newest / "records.json").read_text())
+    stored["records"][0][-1]["leakage"] = leakage
+    (tmp_path / "batch" / "records.json").write_text(json.dumps(stored))
+    (newest / "pictures.npz").rename(tmp_path / "batch" / "pictures.npz")
+    (newest / "records.json").unlink()
+    manifest = newest.with_name(f"{newest.name}.sha256")
+    files = json.loads(manifest.read_text())["files"]
+    manifest.write_text(json.dumps({name: files[name] for name in files if (newest / name).exists()}))
+    said = []
+    assert fields(run_batch(configs, tmp_path / "batch", instruments, notify=said.append)) == fields(expected)
+    assert why in said[-1]
+    assert said[-1].endswith("the batch is computed again")
+
+
 def test_a_batch_without_an_undamaged_checkpoint_is_computed_again(uninterrupted, instruments, tmp_path):
     configs, expected = uninterrupted
     directory = tmp_path / "batch"
@@ -382,8 +405,7 @@ def test_a_damaged_result_is_renamed_and_computed_again(uninterrupted, instrumen
     elif damage == "older scores":
         stored = json.loads((directory / "result.json").read_text())
         del stored["sha256"]
-        views = {"edges": 0.5, "judge": 0.25}
-        stored["records"][0][-1]["leakage"] |= {"leakage_score": 0.25, "leakage_by_representation": views}
+        stored["records"][0][-1]["leakage"] |= OLDER_SCORE
         (directory / "result.json").write_text(json.dumps(stored))
     else:
         content = {"nonsense": b"\xff{", "no object": b"[]", "a field less": b'{"rounds": [1]}'}[damage]

@@ -19,10 +19,11 @@ from reference.small import largest_difference, same_bits
 
 pytestmark = pytest.mark.slow
 
-NETWORKS = ("dlg_lenet", "grnn_lenet", "mnist_classifier")
+NETWORKS = ("dlg_lenet", "dlg_lenet_batchnorm", "grnn_lenet", "mnist_classifier")
 # The layers in the order of a PyTorch module, and which of them comes behind the flattened feature map.
 CHAINS = {
     "dlg_lenet": ("layer0", "layer2", "layer4", "layer7/Dense_0"),
+    "dlg_lenet_batchnorm": ("layer0", "layer1", "layer3", "layer4", "layer6", "layer7", "layer10/Dense_0"),
     "grnn_lenet": ("layer0", "layer3", "layer7/Dense_0", "layer9/Dense_0", "layer11/Dense_0"),
     "mnist_classifier": (
         *("PooledConvolution_0", "PooledConvolution_1"),
@@ -59,8 +60,10 @@ def torch_tensors(tree, network):
     """By another way than ours: the arrays as PyTorch keeps them, weight before bias."""
     flat, found, features, behind = named(tree, "x"), [], None, False
     for layer in CHAINS[network]:
-        weight = flat[f"x/{layer}/kernel"]
-        if weight.ndim == 4:
+        weight = flat[f"x/{layer}/kernel"] if f"x/{layer}/kernel" in flat else flat[f"x/{layer}/scale"]
+        if weight.ndim == 1:
+            found.append(weight)
+        elif weight.ndim == 4:
             found.append(np.stack([weight[..., out].transpose(2, 0, 1) for out in range(weight.shape[-1])]))
             features = weight.shape[-1]
         else:
