@@ -26,7 +26,7 @@ from gan_leak.reports.sweep import sweep_files
 from gan_leak.runs.federated.batch_files import read_result
 from gan_leak.runs.federated.measurement import make_instrument_source
 from gan_leak.runs.federated.result import NOT_MEASURABLE_STATUS
-from gan_leak.runs.federated.sweep import Cell, as_csv, make_jobs, rows_of
+from gan_leak.runs.federated.sweep import Cell, SeedPictures, as_csv, make_jobs, pictures_of, rows_of
 from gan_leak.runs.federated.sweep_plan import plan_sweep, swept_values
 from gan_leak.runs.hosts.workers import check_workers, default_workers, running, tell
 from gan_leak.runs.storage.directory import RunDirectory, close_run, open_run, read_config_file, write_atomic
@@ -35,6 +35,7 @@ from gan_leak.settings import Setting, at_least, check_values, flat_class, optio
 
 _LANES_ON_AN_ACCELERATOR = 64
 _MOST_LINES_OF_DESCRIPTION = 40
+_FILES = ("results.csv", "results.jsonl", "report.html", "intervals.png", "surface.png", "reconstructions.png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ def prepare(config: Any, workdir: pathlib.Path, resume: bool) -> PreparedSweep:
 
 
 def _check_directory(path: pathlib.Path) -> None:
-    expect_kinds(path, ("batches",), ("results.csv", "results.jsonl", "report.html", "intervals.png", "surface.png"))
+    expect_kinds(path, ("batches",), _FILES)
 
 
 def execute(prepared: PreparedSweep) -> int:
@@ -98,16 +99,20 @@ def execute(prepared: PreparedSweep) -> int:
         jobs = make_jobs(cells, directory.path / "batches", most_lanes)
         workers = config.workers or default_workers()
         rows: dict[int, dict[str, Any]] = {}
+        pictures: dict[int, list[SeedPictures]] = {}
         began = time.monotonic()
         with running([job for job, _ in jobs], workers, make_instrument_source(tell), tell) as wait:
             for job, part in jobs:
                 wait(job.directory)
-                rows |= rows_of(cells, part, read_result(job.directory))
+                result = read_result(job.directory)
+                rows |= rows_of(cells, part, result)
+                pictures |= pictures_of(cells, part, result)
                 left = (time.monotonic() - began) / len(rows) * (len(cells) - len(rows))
                 tell(f"{len(rows)} of {len(cells)} cells, {left:.0f} s left")
                 _write_tables(directory.path, [rows[index] for index in sorted(rows)])
         environment = read_config_file(directory.path)
-        for name, content in sweep_files([rows[index] for index in sorted(rows)], environment).items():
+        drawn = {cells[index].name: pictures[index] for index in sorted(pictures)}
+        for name, content in sweep_files([rows[index] for index in sorted(rows)], environment, drawn).items():
             write_atomic(directory.path / name, content)
         tell(f"written: {directory.path / 'report.html'}, {directory.path / 'results.csv'}")
     finally:

@@ -72,7 +72,7 @@ def test_the_grid_is_one_table_in_its_order(finished_sweep):
 
 def test_the_report_shows_the_map_and_every_cell(finished_sweep):
     page = (finished_sweep / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
     for text in ("learning_rate=0.01, upload_fraction=0.1", "learning_rate=0.1, upload_fraction=1.0"):
         assert text in page
     assert (finished_sweep / "surface.png").read_bytes().startswith(b"\x89PNG")

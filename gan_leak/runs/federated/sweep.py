@@ -12,6 +12,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gan_leak.config import RunConfig
 from gan_leak.evaluation.criteria import STATISTICS
 from gan_leak.runs.federated.batch import batch_directory, take_lanes
@@ -41,6 +43,14 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         return ", ".join(f"{field}={value}" for field, value in self.swept.items()) or "the only cell"
+
+
+class SeedPictures(NamedTuple):
+    """The last reconstructions [M, H, W, C] of one seed and their leakage score, None if there is none."""
+
+    seed: int
+    score: float | None
+    images: np.ndarray
 
 
 def check_seeds(num_seeds: int, *, least: int) -> None:
@@ -128,6 +138,19 @@ def rows_of(cells: Sequence[Cell], part: Sequence[int], batch: BatchResult) -> d
         rows[index] = {**row, "cell": cells[index].swept, "privacy": dict(cells[index].privacy)}
         first = last
     return rows
+
+
+def pictures_of(cells: Sequence[Cell], part: Sequence[int], batch: BatchResult) -> dict[int, list[SeedPictures]]:
+    """The last pictures of each seed of a batch, by index of the cell."""
+    found: dict[int, list[SeedPictures]] = {}
+    lane = 0
+    for index in part:
+        found[index] = []
+        for config in cells[index].lanes:
+            leakage = batch.records[lane][-1]["leakage"] or {}
+            found[index].append(SeedPictures(config.seed, leakage.get("leakage_score"), batch.pictures[lane, -1]))
+            lane += 1
+    return found
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
