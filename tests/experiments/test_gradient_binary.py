@@ -242,7 +242,7 @@ def test_a_file_that_cannot_be_read_is_refused(stripes, tmp_path, damage):
         (["--local_shuffle"], "local_shuffle=True: expected several local steps"),
         (["--seed=-1"], "seed=-1: expected 0 to 9223372036854775807"),
         (["--attack=magic"], "attack='magic': expected one of dlg, idlg, inverting_gradients, grnn"),
-        (["--network=vgg"], "network=vgg: expected one of dlg_lenet, grnn_lenet"),
+        (["--network=vgg"], "network=vgg: expected one of dlg_lenet, dlg_lenet_batchnorm"),
         (["--initialisation=zero"], "initialisation=zero: expected one of wide, torch"),
         (["--batch_sizes=4,0"], "batch_sizes=4,0: expected whole numbers from 1"),
         (["--images=1000"], "batch_size=1, images=1000: expected fewer than 192 images in all"),
