@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -138,6 +139,20 @@ def _train_generator(
     return jax.lax.fori_loop(0, steps, update, begin)
 
 
+def _from_turn(
+    first_turn: int, attack: Callable[[], tuple[GanAttackState, Contribution, GanAttackInfo]], state: GanAttackState
+) -> tuple[GanAttackState, Contribution, GanAttackInfo]:
+    """The attack from this turn of the adversary on; before, a turn without a contribution."""
+    if not first_turn:
+        return attack()
+
+    def wait() -> tuple[GanAttackState, Contribution, GanAttackInfo]:
+        _, contribution, info = trees.zeros(jax.eval_shape(attack))
+        return state._replace(steps=state.steps + 1), contribution, info
+
+    return jax.lax.cond(state.steps < first_turn, wait, attack)
+
+
 def gan_attack(
     classifier: Model,
     generator: Model,
@@ -219,14 +234,7 @@ def gan_attack(
         if discriminator == "remembered":
             remembered, frozen = _listen(state.remembered, view)
             state = state._replace(remembered=remembered)
-        if not first_turn:
-            return attack(key, state, frozen, hyperparameters)
-
-        def wait() -> tuple[GanAttackState, Contribution, GanAttackInfo]:
-            _, contribution, info = trees.zeros(jax.eval_shape(attack, key, state, frozen, hyperparameters))
-            return state._replace(steps=state.steps + 1), contribution, info
-
-        return jax.lax.cond(state.steps < first_turn, wait, lambda: attack(key, state, frozen, hyperparameters))
+        return _from_turn(first_turn, functools.partial(attack, key, state, frozen, hyperparameters), state)
 
     def reconstruct(key: Array, state: GanAttackState, count: int) -> Array:
         return sample_images(generator, state.averaged_generator, key, count, generator_batch_size)

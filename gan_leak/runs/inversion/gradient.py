@@ -26,6 +26,7 @@ from gan_leak.models.gradient_networks import (
     grnn_resnet18,
     with_uniform_init,
 )
+from gan_leak.runs.federated.measurement import model_accuracy
 from gan_leak.runs.storage.resumable import Lanes, SavedProgress, lane_keys, run_in_parts
 from gan_leak.types import Array, GradientView, Model, PyTree, UploadTransform
 
@@ -40,7 +41,6 @@ INITIALISATIONS = ("wide", "torch")
 # The order in which batches of several local steps are matched: that of the images, that of the participant, or none.
 MATCHINGS = ("ordered", "known_order", "epoch_mean")
 _MOST_GALLERY_IMAGES = 2000
-_TESTED_AT_A_TIME = 2000
 
 
 class Victims(NamedTuple):
@@ -308,14 +308,8 @@ def trained_params(
 
 def accuracy_of(model: Model, params: PyTree, dataset: Dataset, *, channels: int) -> float:
     """Accuracy on test images."""
-    predict = jax.jit(lambda params, images: jnp.argmax(model.apply(params, _prepared(images, channels)), axis=1))
-    batches = -(-len(dataset.test_images) // _TESTED_AT_A_TIME)
-    # Even samples, since a model with BatchNorm would fail on batches of one class.
-    right = [
-        np.sum(np.asarray(predict(params, dataset.test_images[at::batches])) == dataset.test_labels[at::batches])
-        for at in range(batches)
-    ]
-    return float(np.sum(right) / len(dataset.test_labels))
+    prepared = Model(model.init, lambda params, images: model.apply(params, _prepared(images, channels)))
+    return model_accuracy(prepared, params, dataset.test_images, dataset.test_labels)
 
 
 def _prepared(images: Array, channels: int) -> Array:
