@@ -4,6 +4,7 @@ import contextlib
 import mmap
 import os
 import pathlib
+import sys
 
 import hypothesis
 import jax
@@ -106,6 +107,17 @@ def _session_cache(tmp_path_factory):
         jax.config.update("jax_compilation_cache_dir", f"{directory}/jax")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_module_sees_what_another_cached():
+    """A module may replace networks or data for its tests, and what was built of them must not outlive it."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if name.startswith("gan_leak.runs.federated."):
+            for member in list(vars(module).values()):
+                if hasattr(member, "cache_clear"):
+                    member.cache_clear()
 
 
 @contextlib.contextmanager

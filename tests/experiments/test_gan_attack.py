@@ -70,7 +70,7 @@ def lanes(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         use_linear_networks(patch)
-        patch.setattr(setup, "load", functools.cache(functools.partial(a_part, setup.load)))
+        patch.setattr(setup, "_load_bundled", functools.cache(functools.partial(a_part, setup._load_bundled)))
         yield lane
 
 
