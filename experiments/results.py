@@ -2,6 +2,7 @@
 
 python -m experiments.results --name=he_mnist --sources=runs/he_mnist
 python -m experiments.results --name=default_run --sources="active=runs/a0,runs/a1;passive=runs/p0,runs/p1"
+python -m experiments.results --name=he_mnist --sources=runs/more --merge
 python -m experiments.results --check
 """
 
@@ -36,6 +37,7 @@ from experiments.common.result_pages import (
     check_page,
     embedded_tables,
     index_markdown,
+    merged,
     page_bytes,
     page_markdown,
     read_page,
@@ -75,6 +77,7 @@ class ResultsConfig:
         "Run directories, separated by commas; ';' separates groups of runs of one binary, and a group may begin with "
         "'label='. Runs of the main job in one group are seeds of one setting. Each binary has tables of its own.",
     )
+    merge: bool = option(False, "Keep the rows of the present page that the sources do not have.")
     title: str = option("", "Title of the page; if left out, the present title.")
     picture: bool = option(
         False,
@@ -94,11 +97,15 @@ def run(config: ResultsConfig, root: pathlib.Path = ROOT) -> int:
         raise ValueError("picture=True: expected together with --name")
     if config.title and not config.sources:
         raise ValueError(f"title={config.title}: expected together with --sources")
+    if config.merge and not config.sources:
+        raise ValueError("merge=True: expected together with --sources")
     if config.check and config.name:
         raise ValueError(f"check=True: expected without --name={config.name}")
     pages = {path.stem: read_page(path) for path in sorted((root / PAGES).glob("*.json"))}
     if config.sources:
-        pages[check_name(config.name)] = new_page(config, pages.get(config.name))
+        present = pages.get(check_name(config.name))
+        page = new_page(config, present)
+        pages[config.name] = merged(present, page) if config.merge and present else page
     if config.name not in ("", *pages):
         raise ValueError(f"name={config.name}: expected one of {', '.join(pages)}, or --sources")
     files = files_of(root, dict(sorted(pages.items())))

@@ -124,6 +124,39 @@ def _check_fields(value: Any, fields: Mapping[str, type], where: str) -> None:
         raise ValueError(f"{where}: {unknown[0]!r} is no field, expected {', '.join(fields)}")
 
 
+def merged(present: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """A page with the rows of both pages, and of two rows of one name that of ``found``; words are those of ``found``.
+
+    Tables belong together by their titles. Raises ValueError in one line if the numbers of ``present`` were transcribed
+    or are of another version of gan_leak.
+    """
+    if origin := present["transcribed"]:
+        raise ValueError(f"merge=True: expected a page of result files, found one transcribed from {origin}")
+    versions = tuple(page["version"] for page in (present, found))
+    if len(set(versions)) > 1:
+        raise ValueError(f"merge=True: expected numbers of one version of gan_leak, found {' and '.join(versions)}")
+    tables = {table["title"]: table for table in present["tables"]}
+    for table in found["tables"]:
+        old = tables.get(table["title"], {"rows": (), "notes": ()})
+        rows = {row["name"]: row for row in (*old["rows"], *table["rows"])}
+        notes = list(dict.fromkeys([*old["notes"], *table["notes"]]))
+        tables[table["title"]] = {**table, "rows": list(rows.values()), "notes": notes}
+    return {
+        **found,
+        "commands": list(dict.fromkeys([*present["commands"], *found["commands"]])),
+        "versions": {
+            name: " and ".join(
+                dict.fromkeys(page["versions"][name] for page in (present, found) if name in page["versions"])
+            )
+            for name in {**present["versions"], **found["versions"]}
+        },
+        "machine": "; ".join(dict.fromkeys([*present["machine"].split("; "), *found["machine"].split("; ")])),
+        "date": max(present["date"], found["date"]),
+        "seeds": sorted({*present["seeds"], *found["seeds"]}),
+        "tables": list(tables.values()),
+    }
+
+
 def page_markdown(name: str, page: Mapping[str, Any]) -> str:
     """The Markdown of a page, in lines of at most 120 characters."""
     blocks = [

@@ -136,6 +136,38 @@ def test_new_numbers_keep_the_words_and_columns_of_a_page(checkout, runs):
     assert again["tables"][0]["rows"][0]["leakage_score"]["mean"] == 0.75
 
 
+def test_merging_keeps_the_rows_that_the_sources_do_not_have(checkout, runs):
+    """Rows of both, the newer of two of one name; and the origin names both."""
+    write_run(runs / "later", "gan_attack", {"seed": 2, "rounds": 7}, "metrics.jsonl", records(0.125))
+    run(ResultsConfig(name="mine", sources=f"a={runs / 'seed0'};b={runs / 'seed0'}"), checkout)
+    run(ResultsConfig(name="mine", sources=f"b={runs / 'later'};c={runs / 'seed1'}", merge=True), checkout)
+    page = read_page(checkout / PAGES / "mine.json")
+    scores = {row["name"]: row["leakage_score"]["mean"] for row in page["tables"][0]["rows"]}
+    assert list(scores.items()) == [("a", 0.25), ("b", 0.125), ("c", 0.75)]
+    assert page["seeds"] == [0, 1, 2]
+    assert len(page["commands"]) == 2
+    assert run(ResultsConfig(check=True), checkout) == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("version", "0.1.0", "expected numbers of one version of gan_leak, found 0.1.0 and 9.0"),
+        ("transcribed", "a paper", "expected a page of result files, found one transcribed from a paper"),
+    ],
+)
+def test_numbers_of_another_version_and_transcribed_ones_do_not_mix_with_new_ones(
+    checkout, runs, field, value, message
+):
+    run(ResultsConfig(name="mine", sources=f"a={runs / 'seed0'}"), checkout)
+    path = checkout / PAGES / "mine.json"
+    path.write_bytes(page_bytes(read_page(path) | {field: value}))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(ResultsConfig(name="mine", sources=f"b={runs / 'seed1'}", merge=True), checkout)
+    assert path.read_bytes() == before
+
+
 def test_a_table_laid_out_by_hand_gives_way_to_what_result_files_hold(checkout, runs):
     run(ResultsConfig(name="mine", sources=f"a={runs / 'seed0'}"), checkout)
     path = checkout / PAGES / "mine.json"
@@ -321,6 +353,7 @@ def test_an_interval_is_cut_to_the_range_of_its_measure_in_the_page_and_not_in_t
         ({"name": "mine", "picture": True}, "name=mine: expected one of"),
         ({"title": "Mine"}, "title=Mine: expected together with --sources"),
         ({"picture": True}, "picture=True: expected together with --name"),
+        ({"merge": True}, "merge=True: expected together with --sources"),
         ({"name": "mine", "sources": "{runs}/list"}, "damaged (not readable as JSON"),
         ({"name": "mine", "sources": "{runs}/sweep"}, "in the form of this version (KeyError: 'metrics')"),
     ],
