@@ -31,7 +31,7 @@ FIGURES = (
     Figure(
         "6",
         "MNIST, two participants, upload and download fractions",
-        {"6 (a)": "figure6a", "6 (b)": "figure6b", "6 (c)": "figure6c"},
+        {"6 (a)": "figure6a", "6 (b)": "figure6b", "6 (c)": "figure6c", "6 (c), random": "figure6c_random"},
     ),
     Figure(
         "7",
@@ -41,7 +41,12 @@ FIGURES = (
     Figure(
         "8",
         "AT&T faces, two participants, upload and download fractions",
-        {"8 (1, 1)": "figure8a", "8 (0.1, 1)": "figure8b", "8 (0.1, 0.1)": "figure8c"},
+        {
+            "8 (1, 1)": "figure8a",
+            "8 (0.1, 1)": "figure8b",
+            "8 (0.1, 0.1)": "figure8c",
+            "8 (0.1, 0.1), random": "figure8c_random",
+        },
     ),
     Figure("9", "Passive against active adversary, digit 0", {"9": "figure9"}, "film strip"),
     Figure("10", "Passive against active adversary, digit 3", {"10": "figure10"}, "film strip"),

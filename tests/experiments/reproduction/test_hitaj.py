@@ -22,11 +22,11 @@ from gan_leak.settings import values_of
 
 SETTINGS = {preset: figure for figure in FIGURES for preset in figure.settings.values()}
 MNIST = [
-    *("figure6a", "figure6b", "figure6c", "figure9", "figure10", "figure12", "accuracy"),
+    *("figure6a", "figure6b", "figure6c", "figure6c_random", "figure9", "figure10", "figure12", "accuracy"),
     *("figure14a", "figure14b", "figure14c", "figure14d", "dp_sgd_a", "dp_sgd_b", "dp_sgd_c"),
 ]
 FACES = [
-    *("figure8a", "figure8b", "figure8c", "figure13"),
+    *("figure8a", "figure8b", "figure8c", "figure8c_random", "figure13"),
     *("figure11a", "figure11b", "figure11c", "figure11d"),
 ]
 FACES_41 = ["figure7", "figure7_private"]
@@ -38,7 +38,7 @@ def config_for(preset, variant=PAPER_VARIANT, scale="paper"):
 
 def test_every_figure_of_the_paper_is_there():
     assert [(figure.number, len(figure.settings)) for figure in FIGURES] == [
-        *(("3", 1), ("5", 1), ("6", 3), ("7", 2), ("8", 3), ("9", 1), ("10", 1), ("11", 4), ("12", 1), ("13", 1)),
+        *(("3", 1), ("5", 1), ("6", 4), ("7", 2), ("8", 4), ("9", 1), ("10", 1), ("11", 4), ("12", 1), ("13", 1)),
         *(("14", 4), ("dp_sgd", 3), ("accuracy", 1)),
     ]
     assert set(SETTINGS) == {"figure3", "figure5", *MNIST, *FACES, *FACES_41}
@@ -101,7 +101,7 @@ def test_every_setting_states_its_claim_and_criteria_that_can_be_judged(preset):
     assert (PRESETS / "hitaj" / f"{claim.quick}.flags").exists()
     assert claim.nearest.startswith("nearest_")
     # A preset for MNIST behind one for faces would be another experiment.
-    data = claim.nearest.replace("nearest_", "quick_").removesuffix("_long")
+    data = claim.nearest.replace("nearest_", "quick_").removesuffix("_long").removesuffix("_slow")
     assert claim.quick in (data, *(f"{data}_{length}" for length in ("short", "medium", "long")))
 
 
@@ -148,6 +148,7 @@ def test_the_paper_s_own_hyper_parameters_are_the_paper_s(preset, rate, batch_si
         *(("figure6a", 1.0, 1.0), ("figure6b", 0.1, 1.0), ("figure6c", 0.1, 0.1)),
         *(("figure8a", 1.0, 1.0), ("figure8b", 0.1, 1.0), ("figure8c", 0.1, 0.1)),
         *(("figure7", 1.0, 1.0), ("figure9", 1.0, 1.0), ("figure10", 1.0, 1.0)),
+        *(("figure6c_random", 0.1, 0.1), ("figure8c_random", 0.1, 0.1)),
     ],
 )
 @pytest.mark.parametrize("variant", [PAPER_VARIANT, NEAREST_VARIANT])
@@ -156,6 +157,16 @@ def test_fractions_are_those_of_the_figures(preset, upload_fraction, download_fr
     federation = config.federation
     assert (federation.upload_fraction, federation.download_fraction) == (upload_fraction, download_fraction)
     assert config.defense.kind == "none"
+
+
+@pytest.mark.parametrize("preset", ["figure6c", "figure8c"])
+@pytest.mark.parametrize("variant", [PAPER_VARIANT, NEAREST_VARIANT])
+def test_the_other_reading_of_a_partial_download_differs_by_the_download_and_the_memory(preset, variant):
+    paper, ours = (values_of(config_for(name, variant)) for name in (preset, f"{preset}_random"))
+    assert {name: (paper[name], ours[name]) for name in paper if paper[name] != ours[name]} == {
+        "download_criterion": ("most_updated", "random"),
+        "discriminator": ("local", "remembered"),
+    }
 
 
 @pytest.mark.parametrize(
