@@ -98,7 +98,6 @@ def optimised(mnist_judge, sets, climb):
     """Pictures climbed towards a three for the judge, 200 steps of 0.02, by where they began; 50 of each."""
     starts = {
         "noise": _uniform(1, 50),
-        "almost blank": -1 + 0.1 * np.abs(_uniform(2, 50)),
         "own digits": np.concatenate([images[:10] for name, images in sets["prior"].items() if name != "untrained"]),
     }
     ends = climb(
@@ -108,7 +107,7 @@ def optimised(mnist_judge, sets, climb):
         steps=200,
         step_size=0.02,
     )
-    return dict(zip(starts, np.split(ends, 3), strict=True))
+    return dict(zip(starts, np.split(ends, len(starts)), strict=True))
 
 
 # The order
@@ -177,9 +176,12 @@ def test_an_untrained_generator_scores_nothing(leakage, untrained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", ["noise", "almost blank", "own digits"])
+@pytest.mark.parametrize("start", ["noise", "own digits"])
 def test_pictures_optimised_against_the_judge_score_little(leakage, optimised, start):
-    """The judge is fooled by nearly all of them, the score is not. More starts are in ``test_impostors``."""
+    """The judge is fooled by nearly all of them, the score is not.
+
+    From starts without details the judge's gradients may draw real threes, see ``test_impostors``.
+    """
     result = leakage(optimised[start])
     assert result.judge_accuracy >= 0.95
     assert result.leakage_score <= 0.2
