@@ -13,16 +13,19 @@ from gan_leak.data.partition import (
     split_off_judge_pool,
 )
 from gan_leak.data.sources import load, load_class_names
+from gan_leak.data.spectrograms import Spectrogram, log_mel_spectrogram, wav_bytes, waveform_of
 
 __all__ = [
     "Dataset",
     "OwnerSplit",
+    "Spectrogram",
     "check_adversary_ignorance",
     "find_class",
     "fit",
     "gather",
     "load",
     "load_class_names",
+    "log_mel_spectrogram",
     "make_lookup",
     "parse_participant_classes",
     "partition",
@@ -33,4 +36,6 @@ __all__ = [
     "split_off_judge_pool",
     "to_float",
     "to_uint8",
+    "wav_bytes",
+    "waveform_of",
 ]

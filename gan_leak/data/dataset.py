@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gan_leak.data.spectrograms import Spectrogram
 from gan_leak.machine import check_fits
 
 # Names of the classes of ``rotations``.
@@ -17,8 +18,9 @@ class Dataset(NamedTuple):
     """Labeled square images in a training and a test part.
 
     train_images, test_images: uint8 [N, S, S, C], C 1 or 3; train_labels, test_labels: int32 [N], indices into
-    class_names. fingerprint: SHA-256 (hex) of the shapes and bytes of these arrays, and of those of the last six
+    class_names. fingerprint: SHA-256 (hex) of the shapes and bytes of these arrays, and of those of the six int64
     fields that are there, unless ``load`` says otherwise. notes: remarks on the reading for reports, one line each.
+    spectrogram: how the images were made from sound, None if they were not.
 
     The other fields are int64 [N], and None if unknown. train_owners, test_owners: the owner of each image, such as its
     writer. train_series, test_series: the series in which it was collected; images of two series differ by more than
@@ -40,6 +42,7 @@ class Dataset(NamedTuple):
     test_series: np.ndarray | None = None
     train_records: np.ndarray | None = None
     test_records: np.ndarray | None = None
+    spectrogram: Spectrogram | None = None
 
 
 def with_fingerprint(dataset: Dataset) -> Dataset:
@@ -89,6 +92,7 @@ def rotations(dataset: Dataset) -> Dataset:
         test_series=_repeated(dataset.test_series),
         train_records=_repeated(_records(dataset.train_records, dataset.train_images)),
         test_records=_repeated(_records(dataset.test_records, dataset.test_images)),
+        spectrogram=None,
     )
     return with_fingerprint(rotated)
 

@@ -17,6 +17,7 @@ from gan_leak.data.dataset import Dataset, with_fingerprint
 from gan_leak.data.folders import ClassFolder, list_classes, read_picture
 from gan_leak.data.images import fit
 from gan_leak.data.qmnist import with_writers
+from gan_leak.data.spectrograms import Spectrogram, checked_spectrogram
 from gan_leak.files import user_path
 from gan_leak.machine import check_fits
 
@@ -31,7 +32,7 @@ _ORL_TRAIN_IMAGES = 8
 MOST_CLASSES = 2**16
 _MNIST_NAMES = tuple(str(digit) for digit in range(10))
 _ORL_NAMES = tuple(f"person {person}" for person in range(1, bundled.ORL_PEOPLE + 1))
-_NPZ_ARRAYS = ("images", "labels", "owners", "test_images", "test_labels", "test_owners")
+_NPZ_ARRAYS = ("images", "labels", "owners", "test_images", "test_labels", "test_owners", *Spectrogram._fields)
 
 
 class _Samples(NamedTuple):
@@ -56,8 +57,9 @@ def load(name: str, *, image_size: int = 32, data_dir: str | None = None, owners
     'tfds:<name>[/<config>]' reads the features 'image' and 'label' of the splits 'train' and 'test' as TensorFlow
     Datasets prepared them in ``data_dir`` (None = its own default), and prepares them if TensorFlow is installed.
     'npz:<path>' reads ``images`` (uint8 [N, H, W] or [N, H, W, C]) and ``labels`` (0..K-1), and optionally
-    ``test_images``, ``test_labels``, ``owners`` and ``test_owners`` (an integer for each image). 'folder:<path>' reads
-    one sub-folder of images per class, in natural order of their names: 2 before 10. If every class consists of
+    ``test_images``, ``test_labels``, ``owners`` and ``test_owners`` (an integer for each image), and the fields of
+    ``gan_leak.data.Spectrogram`` (a number each) if the images are spectrograms. 'folder:<path>' reads one sub-folder
+    of images per class, in natural order of their names: 2 before 10. If every class consists of
     sub-folders, each is an owner, and one name is one owner in all classes; owners are numbered from 0 in natural order
     of their names. Without a test part, every fifth sample of each class is the test part.
 
@@ -173,7 +175,22 @@ def _load_npz(name: str, path: Path, image_size: int) -> Dataset:
         for prefix in ("", "test_")
         if f"{prefix}images" in arrays
     )
-    return _dataset(name, train, test[0] if test else None, class_names)
+    return _dataset(name, train, test[0] if test else None, class_names)._replace(
+        spectrogram=_spectrogram(name, path, arrays, image_size)
+    )
+
+
+def _spectrogram(name: str, path: Path, arrays: Mapping[str, np.ndarray], image_size: int) -> Spectrogram | None:
+    values = {key: arrays[key].item() for key in Spectrogram._fields if key in arrays}
+    if not values:
+        return None
+    shape, wanted = arrays["images"].shape[1:], (image_size, image_size)
+    try:
+        if shape not in (wanted, (*wanted, 1)):
+            raise ValueError(f"spectrograms are {list(shape)}, expected {list(wanted)}: they cannot be resized")
+        return checked_spectrogram(values, image_size)
+    except ValueError as error:
+        raise ValueError(f"dataset={name!r}: cannot read {path} ({error})") from error
 
 
 def _fitted(images: np.ndarray, image_size: int) -> np.ndarray:
@@ -208,6 +225,9 @@ def _check_headers(headers: Mapping[str, ArrayHeader], *, image_size: int) -> No
         if f"{prefix}owners" in headers:
             _check_owners(headers[f"{prefix}owners"], f"{prefix}owners", shape[0])
         needed += images.size + _working_bytes(shape[0], image_size, shape[-1])
+    for key in set(Spectrogram._fields) & set(headers):
+        if headers[key].shape or headers[key].dtype.kind not in "iuf":
+            raise ValueError(f"{key} is {headers[key].dtype} {list(headers[key].shape)}, expected one number")
     check_fits("its images need", needed)
 
 

@@ -104,6 +104,7 @@ figure { margin: 1.4rem 0 2.2rem; }
 figure img { display: block; max-width: min(100%, 47rem); height: auto; margin: 0 auto; background: #ffffff;
   border: 1px solid var(--line); border-radius: .5rem; padding: .5rem; }
 figcaption { color: var(--soft); font-size: .92rem; margin: .6rem auto 0; max-width: 48rem; text-align: center; }
+.sound { display: inline-block; margin: .4rem 1.2rem .4rem 0; } .sound figcaption { margin: 0; text-align: left; }
 .definitions dt { font-weight: 600; margin-top: .8rem; }
 .definitions dd { margin: .1rem 0 0; max-width: 50rem; }
 @media print {
@@ -123,7 +124,7 @@ figcaption { color: var(--soft); font-size: .92rem; margin: .6rem auto 0; max-wi
 def page(title: str, sections: Sequence[str], style: str = "") -> str:
     """Write a whole page without scripts and external files; style: additional rules."""
     # The policy makes the browser block scripts and requests.
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
     written = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -174,6 +175,15 @@ def figure(caption: str, png: bytes, width: int | None = None) -> str:
     return (
         f'<figure>\n<img alt="{text}"{size} src="data:image/png;base64,{source}">\n'
         f"<figcaption>{text}</figcaption>\n</figure>\n"
+    )
+
+
+def audio(caption: str, wav: bytes) -> str:
+    """Write a player of a WAV file below its caption."""
+    source = base64.b64encode(wav).decode("ascii")
+    return (
+        f'<figure class="sound">\n<figcaption>{escape(caption)}</figcaption>\n'
+        f'<audio controls src="data:audio/wav;base64,{source}"></audio>\n</figure>\n'
     )
 
 

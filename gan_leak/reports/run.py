@@ -6,11 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
+
+from gan_leak.data import to_uint8, wav_bytes, waveform_of
 from gan_leak.evaluation.fidelity import nearest_by_l1
 from gan_leak.evaluation.leakage import DEFINITIONS
 from gan_leak.evaluation.measurability import score_text
 from gan_leak.reports.figures import curves_figure, evolution_figure, reconstructions_figure
 from gan_leak.reports.html import (
+    audio,
     cell,
     definitions_list,
     figure,
@@ -29,6 +33,7 @@ from gan_leak.runs.federated.result import RunResult
 from gan_leak.settings import to_json
 
 _MOST_DRAWN = 30
+_MOST_PLAYED = 3
 _CAPTIONS = {
     "reconstructions": "Reconstructions of the target class, each below its nearest private image in L1.",
     "evolution": "Reconstructions from the same latents at several rounds.",
@@ -48,6 +53,7 @@ def report_files(result: RunResult) -> dict[str, bytes]:
         records=result.records,
         comparison=result.comparison,
         figures={_CAPTIONS[name]: picture for name, picture in figures.items()},
+        sounds=_sounds(result),
         definitions=DEFINITIONS,
         notes=_notes(result),
     )
@@ -88,6 +94,22 @@ def _figures(result: RunResult) -> dict[str, bytes]:
     return figures
 
 
+def _sounds(result: RunResult) -> dict[str, bytes]:
+    """Some reconstructions, each with its nearest private image, as WAV files by caption, if they are spectrograms."""
+    spectrogram = result.spectrogram
+    if spectrogram is None or not result.images_by_round:
+        return {}
+    drawn = list(result.images_by_round.values())[-1][:_MOST_PLAYED]
+    nearest, _ = nearest_by_l1(drawn, result.private)
+    images: dict[str, np.ndarray] = {}
+    for number, (image, near) in enumerate(zip(drawn, result.private[nearest], strict=True), start=1):
+        images |= {f"Reconstruction {number}": image, f"Private image nearest to {number}": near}
+    return {
+        caption: wav_bytes(waveform_of(to_uint8(image), spectrogram), spectrogram.sample_rate)
+        for caption, image in images.items()
+    }
+
+
 def _notes(result: RunResult) -> list[str]:
     notes = [*([] if result.divergence is None else [result.divergence]), *result.limits]
     if not result.target_is_owned:
@@ -123,14 +145,16 @@ def render_report(
     definitions: Mapping[str, str],
     notes: Sequence[str],
     privacy: Mapping[str, Any] | None = None,
+    sounds: Mapping[str, bytes] | None = None,
 ) -> str:
     """Write a run as one self-contained HTML page, without scripts and external files.
 
     summary: the few figures of the headline. config, environment: shown unrounded; they may be nested. records: one a
     round, as in metrics.jsonl; those with "leakage" fill the table of evaluations. comparison: a row of metrics for
     each set of images, the first one stands out. figures: PNG bytes by caption. definitions: the meaning of each metric
-    by name. notes: shown under the headline. privacy: the guarantee over the whole run, shown unrounded. Measured
-    numbers have three significant digits; missing and non-finite ones are "n/a". Every text is escaped.
+    by name. notes: shown under the headline. privacy: the guarantee over the whole run, shown unrounded. sounds: WAV
+    bytes by caption. Measured numbers have three significant digits; missing and non-finite ones are "n/a". Every text
+    is escaped.
 
     Raises ValueError if a figure is not PNG.
     """
@@ -139,6 +163,7 @@ def render_report(
         notes_panel(notes),
         section("How much leaked", _metrics_table("images", comparison, "numbers comparison")),
         section("Pictures", "".join(figure(caption, png) for caption, png in figures.items())),
+        section("Sound", "".join(audio(caption, wav) for caption, wav in (sounds or {}).items())),
         section("Evaluations over the rounds", _metrics_table("round", _evaluations(records), "numbers")),
         section("What the defense promises", settings_table(privacy or {})),
         section("What the numbers mean", definitions_list(definitions)),

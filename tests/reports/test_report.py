@@ -8,6 +8,7 @@ import pytest
 from html_page import HOSTILE, Page, png
 
 from gan_leak.config import make_config
+from gan_leak.data import Spectrogram, to_uint8, wav_bytes, waveform_of
 from gan_leak.reports.run import render_report, report_files, summary_lines
 from gan_leak.runs.federated.result import DIVERGED_STATUS, NOT_MEASURABLE_STATUS, RunResult, exit_status
 
@@ -105,9 +106,11 @@ def test_hostile_text_stays_text():
         figures={HOSTILE: png(0)},
         definitions={HOSTILE: HOSTILE},
         notes=[HOSTILE],
+        sounds={HOSTILE: b"RIFF"},
     )
     page = Page(source)
-    assert page.text("h1") == page.text("title") == page.text("li") == page.text("figcaption") == [HOSTILE]
+    assert page.text("h1") == page.text("title") == page.text("li") == [HOSTILE]
+    assert page.text("figcaption") == [HOSTILE, HOSTILE]
     assert page.all("script") == []
     assert [image["alt"] for image in page.all("img")] == [HOSTILE]
     assert "<script" not in source
@@ -151,6 +154,25 @@ def test_a_result_without_records_is_a_page_without_figures():
     assert page.text("h1") == ["GAN attack on mnist, class one"]
     assert page.text("li") == ["Training diverged in round 1."]
     assert ["data set SHA-256", "f00d"] in page.rows
+
+
+def test_reconstructions_of_sound_are_played_beside_the_nearest_private_ones():
+    """Three of them; images that are no sound have no players."""
+    spectrogram = Spectrogram(8000, 32, 8, 0.0, 4000.0, 60.0)
+    images = np.random.default_rng(0).uniform(-1, 1, (5, 8, 8, 1))
+    result = found(images_by_round={1: np.zeros_like(images), 2: images}, spectrogram=spectrogram)
+    result = result._replace(private=images[::-1].copy())
+    page = Page(report_files(result)["report.html"].decode())
+    players = [base64.b64decode(player["src"].partition("base64,")[2]) for player in page.all("audio")]
+    assert len(players) == 6
+    # The same images are among the private ones.
+    assert players[::2] == players[1::2]
+    assert len(set(players)) == 3
+    expected = wav_bytes(waveform_of(to_uint8(images[0]), spectrogram), 8000)
+    assert players[0] == expected
+    assert "media-src data:" in page.all("meta")[1]["content"]
+    silent = report_files(result._replace(spectrogram=None))["report.html"].decode()
+    assert not Page(silent).all("audio")
 
 
 def test_notes_say_first_why_training_ended_and_last_that_nobody_owns_the_target():

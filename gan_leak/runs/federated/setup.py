@@ -25,6 +25,7 @@ from gan_leak.collaboration.sharding import own_positions
 from gan_leak.config import RunConfig, validate
 from gan_leak.data import (
     Dataset,
+    Spectrogram,
     find_class,
     gather,
     load,
@@ -73,7 +74,7 @@ class AttackData(NamedTuple):
     adversary's images of each of its classes. common_knowledge: the assumed knowledge of an adversary without images,
     the gallery's other classes and their average. test: test images of the classes that participants own. judge_test:
     images that the judge was not trained on. held_classes: the classes of each participant's images. notes: remarks on
-    how the data set was read, a line each.
+    how the data set was read, a line each. spectrogram: how the images were made from sound, None if they were not.
     """
 
     federation: FederationData
@@ -91,6 +92,7 @@ class AttackData(NamedTuple):
     target_is_owned: bool
     held_classes: tuple[tuple[int, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    spectrogram: Spectrogram | None = None
 
 
 class Functions(NamedTuple):
@@ -224,6 +226,7 @@ def _assemble(
         target_is_owned=target_is_owned,
         held_classes=tuple(tuple(map(int, np.unique(labels[indices]))) for indices in owned),
         notes=dataset.notes,
+        spectrogram=dataset.spectrogram,
     )
 
 

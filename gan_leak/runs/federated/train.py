@@ -166,7 +166,14 @@ def _run(prepared: PreparedRun, display: Progress) -> RunResult:
                 state = _restore(prepared, directory, state, initial, display)
     except ValueError as error:
         raise RefusedError(str(error)) from error
-    result = RunResult(config, data.class_names, data.fingerprint, data.private, data.target_is_owned)
+    result = RunResult(
+        config,
+        data.class_names,
+        data.fingerprint,
+        data.private,
+        data.target_is_owned,
+        spectrogram=data.spectrogram,
+    )
     if config.evaluation.fail_if_not_measurable and experiment.attack is not None:
         references = comparison().references
         if references is not None and references.measurability.reason is not None:
