@@ -241,13 +241,15 @@ class Aggregator(NamedTuple):
 
 
 class InsiderView(NamedTuple):
-    """Everything that an inside adversary sees at its turn: its local parameters just after download.
+    """Everything that an inside adversary sees at its turn: its local parameters just after download, and its data.
 
     downloaded: bool [D], the coordinates that the server sent; the others are its own values. None means all.
+    own: its samples without those that it adds; None if the attack is not a participant.
     """
 
     params: PyTree
     downloaded: Array | None = None
+    own: LocalData | None = None
 
 
 class ServerView(NamedTuple):

@@ -103,7 +103,7 @@ def _turn(parts: RoundParts, start: StartedRound, progress: Progress, turn: Turn
             begun.key_attack,
             participant,
             attack_state,
-            InsiderView(begun.params, begun.downloaded),
+            InsiderView(begun.params, begun.downloaded, samples),
             hyperparameters.attack,
         )
         samples = join(samples, contribution)

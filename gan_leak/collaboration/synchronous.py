@@ -154,9 +154,10 @@ def _insider_turn(
         own = trees.take(state.participants, position)
         own_server = _as_sent(server, trees.take(sent, position))
         begun = begin_turn(start.key, own_server, adversary, own, hyperparameters, parts.download_criterion, insider)
-        view = InsiderView(begun.params, begun.downloaded)
+        samples = local_data(data, position)
+        view = InsiderView(begun.params, begun.downloaded, samples)
         attack_state, contribution, info = attack.step(begun.key_attack, state.attack, view, hyperparameters.attack)
-        samples = join(local_data(data, position), contribution)
+        samples = join(samples, contribution)
         *others, downloaded = results
         result = parts.train(begun.key_train, own, begun.params, samples, hyperparameters)
         # The download does not depend on the data, so that of the turn without data is right.

@@ -22,7 +22,7 @@ from gan_leak.collaboration.participant import join, train_and_upload
 from gan_leak.collaboration.schedule import turn_order
 from gan_leak.collaboration.server import download, flatten
 from gan_leak.collaboration.turns import local_data, turn_keys
-from gan_leak.types import FlatServer, InsiderView, ServerState
+from gan_leak.types import Contribution, FlatServer, InsiderView, RoundAttack, ServerState
 from reference.small import (
     FAKE_CLASS,
     IMAGE_SHAPE,
@@ -141,6 +141,23 @@ def test_only_the_adversary_downloads_its_own_fraction(schedule, rounds):
         assert same_bits(trees.take(other.participants, participant), trees.take(same.participants, participant))
     honest = run(schedule, rounds=1, download_fraction=0.5, adversary_download_fraction=1.0)
     assert same_bits(honest, run(schedule, rounds=1, download_fraction=0.5))
+
+
+@pytest.mark.parametrize("schedule", ["round_robin", "synchronous"])
+def test_the_adversary_sees_its_own_samples_and_no_others(schedule):
+    """Without what it adds itself."""
+
+    def step(key, state, view, hyperparameters):
+        fakes = Contribution(jnp.ones((FAKES, *IMAGE_SHAPE)), jnp.zeros(FAKES, jnp.int32), jnp.ones(FAKES, bool))
+        return state, fakes, view.own
+
+    attack = RoundAttack(lambda key: (), step, lambda key, state, count: jnp.zeros((count, *IMAGE_SHAPE)))
+    round_fn = make_round(MODEL, TRANSFORM, schedule=schedule, batch_size=3, attack=attack, adversary=2)
+    state = init_federation(jax.random.key(0), MODEL, TRANSFORM, len(SIZES), attack)
+    for number in range(2):
+        state, info = jax.jit(round_fn)(jax.random.key(number), state, DATA, numbers())
+        assert same_bits(info.attack, local_data(DATA, 2))
+        assert info.attack.mask.tolist() == [True] * 4 + [False] * 3
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import optax
 
 from gan_leak import trees
 from gan_leak.models.hitaj_generators import sample_images, sample_latents
-from gan_leak.types import Array, Contribution, InsiderView, Model, PyTree, RoundAttack
+from gan_leak.types import Array, Contribution, InsiderView, LocalData, Model, PyTree, RoundAttack
 
 
 class GanAttackHyperParameters(NamedTuple):
@@ -62,7 +62,13 @@ DISCRIMINATORS = ("local", "remembered")
 
 
 def _check_choices(
-    generator_optimizer: str, discriminator: str, *, fakes_per_round: int, first_turn: int, **counts: int
+    generator_optimizer: str,
+    discriminator: str,
+    *,
+    fakes_per_round: int,
+    first_turn: int,
+    own_images_per_batch: int,
+    **counts: int,
 ) -> None:
     if discriminator not in DISCRIMINATORS:
         raise ValueError(f"discriminator={discriminator!r}: allowed are {', '.join(map(repr, DISCRIMINATORS))}")
@@ -70,7 +76,12 @@ def _check_choices(
         raise ValueError(
             f"generator_optimizer={generator_optimizer!r}: allowed are {', '.join(map(repr, _OPTIMIZERS))}"
         )
-    for name, count in {"fakes_per_round": fakes_per_round, "first_turn": first_turn}.items():
+    may_be_zero = {
+        "fakes_per_round": fakes_per_round,
+        "first_turn": first_turn,
+        "own_images_per_batch": own_images_per_batch,
+    }
+    for name, count in may_be_zero.items():
         if count < 0:
             raise ValueError(f"{name}={count}: expected at least 0")
     for name, count in counts.items():
@@ -104,21 +115,45 @@ def _listen(remembered: Remembered, view: InsiderView) -> tuple[Remembered, PyTr
 
 
 def _target_loss(
-    classifier: Model, generator: Model, discriminator: PyTree, target_class: Array | int
-) -> Callable[[PyTree, Array], Array]:
-    """The negative log-likelihood of the target class, by the generator's parameters and latents [B, Z]."""
+    classifier: Model,
+    generator: Model,
+    discriminator: PyTree,
+    target_class: Array | int,
+    beside: Callable[[Array], Array] | None,
+) -> Callable[[PyTree, Array, Array], Array]:
+    """The negative log-likelihood of the target class, by the generator's parameters, latents [B, Z] and the step.
 
-    def loss(params: PyTree, latents: Array) -> Array:
-        logits = classifier.apply(discriminator, generator.apply(params, latents))
+    beside: the real images that share the discriminator's batch, by step; None for none.
+    """
+
+    def loss(params: PyTree, latents: Array, index: Array) -> Array:
+        images = generator.apply(params, latents)
+        if beside is not None:
+            images = jnp.concatenate([images, beside(index)])
+        logits = classifier.apply(discriminator, images)[: latents.shape[0]]
         return -jnp.mean(jax.nn.log_softmax(logits)[:, target_class])
 
     return loss
 
 
+def _own_images(own: LocalData | None, key: Array, count: int) -> Callable[[Array], Array] | None:
+    """Random images [count, ...] of the adversary by step; None for no images."""
+    if not count:
+        return None
+    if own is None:
+        raise ValueError(f"own_images_per_batch={count}: expected 0 where the attack has no data of its own")
+
+    def draw(index: Array) -> Array:
+        places = jax.random.randint(jax.random.fold_in(key, index), (count,), 0, jnp.sum(own.mask))
+        return own.inputs[places]
+
+    return draw
+
+
 def _train_generator(
     key: Array,
     state: GanAttackState,
-    loss: Callable[[PyTree, Array], Array],
+    loss: Callable[[PyTree, Array, Array], Array],
     optimizer: optax.GradientTransformation,
     learning_rate: Array | float,
     *,
@@ -130,7 +165,7 @@ def _train_generator(
     def update(index: Array, carry: tuple) -> tuple:
         params, optimizer_state, total, _ = carry
         latents = sample_latents(jax.random.fold_in(key, index), batch_size)
-        value, gradients = jax.value_and_grad(loss)(params, latents)
+        value, gradients = jax.value_and_grad(loss)(params, latents, index)
         direction, optimizer_state = optimizer.update(gradients, optimizer_state, params)
         params = jax.tree.map(lambda weight, change: weight - learning_rate * change, params, direction)
         return params, optimizer_state, total + value, value
@@ -165,6 +200,7 @@ def gan_attack(
     fake_memory_rounds: int = 1,
     discriminator: str = "local",
     first_turn: int = 0,
+    own_images_per_batch: int = 0,
 ) -> RoundAttack:
     """Build the insider's attack: it trains a generator against the downloaded model, and trains on labeled fakes.
 
@@ -177,6 +213,10 @@ def gan_attack(
     ``remembered`` has the last value that the server sent of every parameter; local training is not changed.
 
     Before ``first_turn`` the adversary is an ordinary participant.
+
+    With ``own_images_per_batch`` the generator's batch shares the discriminator's batch with so many random images of
+    the adversary. They matter only if the model normalizes by the batch: then the statistics are like those in
+    training, and not of generated images alone.
 
     Reconstructions may use an exponential average of the generators of all rounds (Yazici et al. 2019, arXiv
     1806.04498), which reduces changes between rounds. Fakes always use the last generator.
@@ -191,6 +231,7 @@ def gan_attack(
         fakes_per_round=fakes_per_round,
         fake_memory_rounds=fake_memory_rounds,
         first_turn=first_turn,
+        own_images_per_batch=own_images_per_batch,
     )
     optimizer = _OPTIMIZERS[generator_optimizer]()
 
@@ -201,13 +242,18 @@ def gan_attack(
         return GanAttackState(params, params, optimizer.init(params), fakes, mask, jnp.zeros((), jnp.int32), remembered)
 
     def attack(
-        key: Array, state: GanAttackState, frozen: PyTree, hyperparameters: GanAttackHyperParameters
+        key: Array,
+        state: GanAttackState,
+        frozen: PyTree,
+        own: LocalData | None,
+        hyperparameters: GanAttackHyperParameters,
     ) -> tuple[GanAttackState, Contribution, GanAttackInfo]:
         key_latents, key_fakes = jax.random.split(key)
+        beside = _own_images(own, jax.random.fold_in(key_latents, generator_steps), own_images_per_batch)
         params, optimizer_state, total, last = _train_generator(
             key_latents,
             state,
-            _target_loss(classifier, generator, frozen, hyperparameters.target_class),
+            _target_loss(classifier, generator, frozen, hyperparameters.target_class, beside),
             optimizer,
             hyperparameters.generator_learning_rate,
             steps=generator_steps,
@@ -234,7 +280,7 @@ def gan_attack(
         if discriminator == "remembered":
             remembered, frozen = _listen(state.remembered, view)
             state = state._replace(remembered=remembered)
-        return _from_turn(first_turn, functools.partial(attack, key, state, frozen, hyperparameters), state)
+        return _from_turn(first_turn, functools.partial(attack, key, state, frozen, view.own, hyperparameters), state)
 
     def reconstruct(key: Array, state: GanAttackState, count: int) -> Array:
         return sample_images(generator, state.averaged_generator, key, count, generator_batch_size)

@@ -45,6 +45,13 @@ class AttackConfig:
         choices=DISCRIMINATORS,
         later=True,
     )
+    own_images_per_batch: int = option(
+        0,
+        "The adversary's own images in each batch of its discriminator, beside the generated ones (ours): for "
+        "--normalization=batch.",
+        bounds=at_least(0),
+        later=True,
+    )
     generator_steps: int = option(5, "Generator updates in one adversary turn (open).", bounds=at_least(1))
     generator_batch_size: int = option(64, "Latents in one generator update (open).", bounds=at_least(1), stated=False)
     generator_width: int = option(

@@ -204,6 +204,10 @@ def _assemble(
     gallery = judge_indices[:: max(1, len(judge_indices) // _GALLERY_IMAGES)]
     _check_counts(config, len(private), len(fresh), seen_by_judge, int(np.sum(labels[gallery] == target)))
     own = owned[config.attack.adversary]
+    if config.attack.own_images_per_batch and not len(own):
+        raise ValueError(
+            f"own_images_per_batch={config.attack.own_images_per_batch}: expected 0, since the adversary has no images"
+        )
     own_classes = {
         f"own class {dataset.class_names[label]}": _floats(dataset.train_images, own[labels[own] == label])
         for label in np.unique(labels[own])
@@ -376,4 +380,5 @@ def _insider(program: RunConfig, classifier: Model, image_shape: tuple[int, int,
         fake_memory_rounds=settings.fake_memory_rounds,
         discriminator=settings.discriminator,
         first_turn=settings.first_turn,
+        own_images_per_batch=settings.own_images_per_batch,
     )

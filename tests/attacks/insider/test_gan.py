@@ -11,7 +11,7 @@ import pytest
 from gan_leak import trees
 from gan_leak.attacks import GanAttackHyperParameters, gan_attack
 from gan_leak.models import sample_latents
-from gan_leak.types import InsiderView
+from gan_leak.types import InsiderView, LocalData, Model
 from reference.small import (
     CLASSES,
     FAKE_CLASS,
@@ -122,6 +122,72 @@ def test_before_its_first_turn_the_adversary_is_honest():
             own, expected, _ = attack().step(jax.random.key(number), own, view(number), numbers)
             assert same_bits(state._replace(steps=own.steps), own)
             assert same_bits(contribution, expected)
+
+
+OWN = LocalData(
+    jnp.asarray(np.random.default_rng(3).uniform(-1, 1, (7, *IMAGE_SHAPE)), jnp.float32),
+    jnp.zeros(7, jnp.int32),
+    jnp.arange(7) < 5,
+)
+
+
+def beside_own_images(classifier, count, steps=20):
+    return gan_attack(
+        classifier,
+        GENERATOR,
+        IMAGE_SHAPE,
+        generator_steps=steps,
+        generator_batch_size=4,
+        fakes_per_round=FAKES,
+        own_images_per_batch=count,
+    )
+
+
+def test_own_images_share_the_discriminator_s_batch():
+    """Behind the generated ones: real ones of the adversary, others in each step, and never the padding."""
+    seen = []
+    classifier = linear_classifier(lambda images: seen.append(np.array(images)))
+    own_view = view()._replace(own=OWN)
+    beside_own_images(classifier, 3).step(jax.random.key(1), start(), own_view, NUMBERS)
+    jax.effects_barrier()
+    batches = np.stack(seen)
+    assert batches.shape == (20, 7, *IMAGE_SHAPE)
+    shown = {image.tobytes() for image in batches[:, 4:].reshape(-1, *IMAGE_SHAPE)}
+    assert shown == {image.tobytes() for image in np.asarray(OWN.inputs[:5])}
+    assert len({batch.tobytes() for batch in batches[:, 4:]}) > 10
+
+
+def test_own_images_change_nothing_but_the_statistics_of_the_batch():
+    """Not the attack on a model that looks at one image at a time, and of other models only what they normalize."""
+    own_view = view()._replace(own=OWN)
+    plain, sent, info = jitted_step()(jax.random.key(1), start(), view(), NUMBERS)
+    beside, also_sent, also_info = jax.jit(beside_own_images(CLASSIFIER, 3).step)(
+        jax.random.key(1), start(), own_view, NUMBERS
+    )
+    assert largest_difference((plain, sent, info), (beside, also_sent, also_info)) < 1e-6
+
+
+def test_a_model_that_normalizes_by_the_batch_sees_generated_images_among_real_ones():
+    """The first loss by hand, for own images that are all the same, so that it does not matter which are drawn."""
+
+    def apply(params, images):
+        return CLASSIFIER.apply(params, images - images.mean(axis=0, keepdims=True))
+
+    one = OWN.inputs[:1]
+    own_view = view()._replace(own=OWN._replace(inputs=jnp.repeat(one, 7, axis=0)))
+    attack = beside_own_images(Model(CLASSIFIER.init, apply), 12, steps=1)
+    _, _, info = attack.step(jax.random.key(1), start(), own_view, NUMBERS)
+    latents = sample_latents(jax.random.fold_in(jax.random.split(jax.random.key(1))[0], 0), 4)
+    images = np.asarray(GENERATOR.apply(start().generator, latents))
+    mean = (images.sum(axis=0) + 12 * np.asarray(one[0])) / 16
+    logits = np.asarray(CLASSIFIER.apply(view().params, jnp.asarray(images - mean)))
+    expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[:, TARGET])
+    assert float(info.generator_loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_data_of_its_own_the_attack_has_no_own_images():
+    with pytest.raises(ValueError, match="own_images_per_batch=3: expected 0 where the attack has no data"):
+        beside_own_images(CLASSIFIER, 3).step(jax.random.key(1), start(), view(), NUMBERS)
 
 
 def test_after_full_downloads_both_discriminators_are_the_same():
@@ -257,6 +323,8 @@ def test_unknown_choices_are_refused():
         attack(first_turn=-1)
     with pytest.raises(ValueError, match="discriminator='shared': allowed are 'local', 'remembered'"):
         attack(discriminator="shared")
+    with pytest.raises(ValueError, match="own_images_per_batch=-1: expected at least 0"):
+        beside_own_images(CLASSIFIER, -1)
 
 
 @pytest.mark.parametrize("averaging", [0.0, 0.6])

@@ -84,6 +84,7 @@ def test_a_person_whom_nobody_owns_has_private_images_all_the_same():
         (TWO_PARTICIPANTS, {"target_class": 40}, "target_class=40: expected 0 to 39"),
         (ONE_PERSON_EACH, {"batch_size": 5}, "batch_size=5: expected at most 4"),
         (ONE_PERSON_EACH, {"adversary": 41}, "adversary=41"),
+        (ONE_PERSON_EACH, {"own_images_per_batch": 8}, "own_images_per_batch=8: expected 0"),
         (ONE_PERSON_EACH, {"participant_classes": ";", "adversary": 1}, "participant_classes=';': expected a particip"),
         (ONE_PERSON_EACH, {"participant_classes": "each ;", "adversary": 1}, "participant_classes='each ;'"),
     ],
