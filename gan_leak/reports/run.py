@@ -6,9 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-import numpy as np
-
-from gan_leak.data import to_uint8, wav_bytes, waveform_of
 from gan_leak.evaluation.fidelity import nearest_by_l1
 from gan_leak.evaluation.leakage import DEFINITIONS
 from gan_leak.evaluation.measurability import score_text
@@ -33,7 +30,6 @@ from gan_leak.runs.federated.result import RunResult
 from gan_leak.settings import to_json
 
 _MOST_DRAWN = 30
-_MOST_PLAYED = 3
 _CAPTIONS = {
     "reconstructions": "Reconstructions of the target class, each below its nearest private image in L1.",
     "evolution": "Reconstructions from the same latents at several rounds.",
@@ -53,7 +49,7 @@ def report_files(result: RunResult) -> dict[str, bytes]:
         records=result.records,
         comparison=result.comparison,
         figures={_CAPTIONS[name]: picture for name, picture in figures.items()},
-        sounds=_sounds(result),
+        sounds=result.sounds,
         definitions=DEFINITIONS,
         notes=_notes(result),
     )
@@ -92,22 +88,6 @@ def _figures(result: RunResult) -> dict[str, bytes]:
     if result.records:
         figures["curves"] = curves_figure(result.records)
     return figures
-
-
-def _sounds(result: RunResult) -> dict[str, bytes]:
-    """Some reconstructions, each with its nearest private image, as WAV files by caption, if they are spectrograms."""
-    spectrogram = result.spectrogram
-    if spectrogram is None or not result.images_by_round:
-        return {}
-    drawn = list(result.images_by_round.values())[-1][:_MOST_PLAYED]
-    nearest, _ = nearest_by_l1(drawn, result.private)
-    images: dict[str, np.ndarray] = {}
-    for number, (image, near) in enumerate(zip(drawn, result.private[nearest], strict=True), start=1):
-        images |= {f"Reconstruction {number}": image, f"Private image nearest to {number}": near}
-    return {
-        caption: wav_bytes(waveform_of(to_uint8(image), spectrogram), spectrogram.sample_rate)
-        for caption, image in images.items()
-    }
 
 
 def _notes(result: RunResult) -> list[str]:

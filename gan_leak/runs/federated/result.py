@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gan_leak.config import RunConfig
-from gan_leak.data import Spectrogram
 
 DIVERGED_STATUS = 1
 NOT_MEASURABLE_STATUS = 3
@@ -33,7 +32,7 @@ class RunResult(NamedTuple):
     limits: limits of the leakage score, a line each.
     privacy: the promise of the defense over the run, as in config.json; empty without a defense.
     divergence: a line that names the round in which training diverged, None if it did not.
-    spectrogram: how the images were made from sound, None if they were not.
+    sounds: reconstructions and private images as WAV bytes by caption, if they are spectrograms.
     is_trained: False if ``fail_if_not_measurable`` ended the run before its first round.
     """
 
@@ -50,7 +49,7 @@ class RunResult(NamedTuple):
     limits: Sequence[str] = ()
     privacy: Mapping[str, Any] = {}
     divergence: str | None = None
-    spectrogram: Spectrogram | None = None
+    sounds: Mapping[str, bytes] = {}
     is_trained: bool = True
 
 

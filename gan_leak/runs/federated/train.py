@@ -42,6 +42,7 @@ from gan_leak.runs.federated.privacy import (
 )
 from gan_leak.runs.federated.result import RunResult
 from gan_leak.runs.federated.setup import AttackData, Experiment, build_experiment, class_number, prepare_data
+from gan_leak.runs.federated.sounds import sounds_of
 from gan_leak.runs.hosts.interruption import on_interruption, uninterrupted
 from gan_leak.runs.hosts.processes import broadcast_from_lead, is_lead, raise_together
 from gan_leak.runs.memory import check_run
@@ -166,14 +167,7 @@ def _run(prepared: PreparedRun, display: Progress) -> RunResult:
                 state = _restore(prepared, directory, state, initial, display)
     except ValueError as error:
         raise RefusedError(str(error)) from error
-    result = RunResult(
-        config,
-        data.class_names,
-        data.fingerprint,
-        data.private,
-        data.target_is_owned,
-        spectrogram=data.spectrogram,
-    )
+    result = RunResult(config, data.class_names, data.fingerprint, data.private, data.target_is_owned)
     if config.evaluation.fail_if_not_measurable and experiment.attack is not None:
         references = comparison().references
         if references is not None and references.measurability.reason is not None:
@@ -385,12 +379,14 @@ def _collect(prepared: PreparedRun, directory: RunDirectory, result: RunResult, 
     evaluated = [record["round"] for record in records if "leakage" in record]
     paths = {round: resumption.evaluation_path(directory.path, round) for round in evaluated}
     images_by_round = {round: np.load(path)["images"] for round, path in paths.items()}
-    comparison = compared.measures
+    comparison, sounds = compared.measures, {}
     if evaluated:
         archive = _reconstructions(images_by_round, prepared.config.attack.target_class)
         write_atomic(directory.path / "reconstructions.npz", archive)
         last = next(record["leakage"] for record in reversed(records) if "leakage" in record)
         comparison = {"reconstructions": last, **comparison}
+        if (spectrogram := prepared.data.spectrogram) is not None:
+            sounds = sounds_of(images_by_round[evaluated[-1]], result.private, spectrogram)
     environment = read_config_file(directory.path)
     return result._replace(
         environment={name: value for name, value in environment.items() if name not in ("config", "privacy")},
@@ -400,6 +396,7 @@ def _collect(prepared: PreparedRun, directory: RunDirectory, result: RunResult, 
         judge_test_accuracy=compared.judge_test_accuracy,
         limits=() if compared.references is None else compared.references.measurability.notes(),
         privacy={} if prepared.privacy is None else privacy_fields(prepared.privacy),
+        sounds=sounds,
     )
 
 
