@@ -69,12 +69,13 @@ def log_mel_spectrogram(waveform: np.ndarray, spectrogram: Spectrogram, size: in
     """A waveform [T] as an image uint8 [size, size, 1]: bands of the mel scale by frames under a Hann window.
 
     The highest band is the top row, and the loudest point of a sound is 255. Shorter sound is followed by silence, and
-    longer sound is cut. An npz data set with the fields of ``spectrogram`` beside such images can be played.
+    longer sound is cut. An npz data set that has the fields of ``spectrogram`` beside its images can be played.
 
     >>> half_a_second = Spectrogram(8000, 256, 125, lowest_frequency=0, highest_frequency=4000, decibels=80)
     >>> sounds = [np.random.default_rng(digit).normal(size=3748) for digit in range(10)]
     >>> images = np.stack([log_mel_spectrogram(sound, half_a_second, 32) for sound in sounds])
-    >>> np.savez(path, images=images, labels=range(10), **half_a_second._asdict())  # doctest: +SKIP
+    >>> images.shape
+    (10, 32, 32, 1)
     """
     count = sample_count(spectrogram, size)
     padded = np.zeros(count)
