@@ -12,7 +12,6 @@ from experiments.common.flags import config_from_arguments
 from experiments.common.result_pages import WIDTH, cell, embedded_tables, page_bytes, page_markdown, read_page
 from experiments.results import CONFIG_CLASSES, PAGES, ROOT, ResultsConfig, run
 from gan_leak.evaluation.criteria import Verdict
-from gan_leak.evaluation.measurability import LEAST_HELD_OUT_SCORE
 from gan_leak.runs.storage.integrity import sealed_json
 
 NAMES = sorted(path.stem for path in (ROOT / PAGES).glob("*.json"))
@@ -89,7 +88,7 @@ def test_scores_of_measurable_classes_meet_the_bar():
     assert measurable
     for row in measurable:
         assert row["copies"] >= 0.9
-        assert row["held_out"] >= LEAST_HELD_OUT_SCORE
+        assert row["held_out"] >= 0.7
         assert row["highest_control"] <= 0.1
         assert len(row["deciding"].split(", ")) >= 2
 

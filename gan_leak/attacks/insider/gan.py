@@ -242,18 +242,14 @@ def gan_attack(
         return GanAttackState(params, params, optimizer.init(params), fakes, mask, jnp.zeros((), jnp.int32), remembered)
 
     def attack(
-        key: Array,
-        state: GanAttackState,
-        frozen: PyTree,
-        own: LocalData | None,
-        hyperparameters: GanAttackHyperParameters,
+        key: Array, state: GanAttackState, view: InsiderView, hyperparameters: GanAttackHyperParameters
     ) -> tuple[GanAttackState, Contribution, GanAttackInfo]:
         key_latents, key_fakes = jax.random.split(key)
-        beside = _own_images(own, jax.random.fold_in(key_latents, generator_steps), own_images_per_batch)
+        beside = _own_images(view.own, jax.random.fold_in(key_latents, generator_steps), own_images_per_batch)
         params, optimizer_state, total, last = _train_generator(
             key_latents,
             state,
-            _target_loss(classifier, generator, frozen, hyperparameters.target_class, beside),
+            _target_loss(classifier, generator, view.params, hyperparameters.target_class, beside),
             optimizer,
             hyperparameters.generator_learning_rate,
             steps=generator_steps,
@@ -276,11 +272,10 @@ def gan_attack(
     def step(
         key: Array, state: GanAttackState, view: InsiderView, hyperparameters: GanAttackHyperParameters
     ) -> tuple[GanAttackState, Contribution, GanAttackInfo]:
-        frozen = view.params
         if discriminator == "remembered":
-            remembered, frozen = _listen(state.remembered, view)
-            state = state._replace(remembered=remembered)
-        return _from_turn(first_turn, functools.partial(attack, key, state, frozen, view.own, hyperparameters), state)
+            remembered, params = _listen(state.remembered, view)
+            state, view = state._replace(remembered=remembered), view._replace(params=params)
+        return _from_turn(first_turn, functools.partial(attack, key, state, view, hyperparameters), state)
 
     def reconstruct(key: Array, state: GanAttackState, count: int) -> Array:
         return sample_images(generator, state.averaged_generator, key, count, generator_batch_size)
