@@ -203,7 +203,7 @@ def build_references(
         alike = likeness(features, private, gallery, gallery_labels, target_class)
         views["likeness"] = calibrated(alike, prior=prior, fresh=fresh)
     all_controls = {**plain_controls(gallery, gallery_labels, target_class), **(controls or {})}
-    views, measurability = examine(views, held_out=held_out, controls=all_controls)
+    views, measurability = examine(views, private=private, held_out=held_out, controls=all_controls)
     return References(judge, target_class, private, gallery, gallery_labels, views, pixels, fresh, measurability)
 
 

@@ -1,8 +1,9 @@
 """Measurability of leakage: tests of the views before they score a reconstruction.
 
 With few private or few fresh images, a view may not tell real images of the class from the baselines. Such a view is
-left out. The other views must give a low score to pictures that leak nothing, and a high score to real images of the
-class that no participant owns. Otherwise no score is reported, since a low score would look like safety.
+left out. The other views must give a low score to pictures that leak nothing, a high score to real images of the class
+that no participant owns, and a higher one to copies of the private images. Otherwise no score is reported, since a low
+score would look like safety.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ NOT_MEASURABLE = "not measurable"
 LEAST_WORKING_VIEWS = 2
 # Of the product of the views; 0.7 of the smallest view admits about the same classes.
 LEAST_HELD_OUT_SCORE = 0.6
+# Nothing leaks more than copies of the private images do.
+LEAST_COPIES_SCORE = 0.9
 # Half of the allowed score, because other pictures of the same kind score slightly more.
 MOST_CONTROL_SCORE = 0.05
 _IMAGES_OF_A_CONTROL = 100
@@ -73,13 +76,17 @@ class Measurability(NamedTuple):
 
 
 def examine(
-    views: Mapping[str, View], *, held_out: Mapping[str, np.ndarray], controls: Mapping[str, np.ndarray]
+    views: Mapping[str, View],
+    *,
+    private: np.ndarray,
+    held_out: Mapping[str, np.ndarray],
+    controls: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, View], Measurability]:
     """Test the views on sets of images [M, H, W, C] whose score is known, by name.
 
-    held_out: real images of the class that no participant owns and that define no scale. controls: pictures that leak
-    nothing. A control with a score raises the zero of every view, as a baseline does. Returns the views with these
-    zeros.
+    private: the victims' images of the class. held_out: real images of it that no participant owns and that define no
+    scale. controls: pictures that leak nothing. A control with a score raises the zero of every view, as a baseline
+    does. Returns the views with these zeros.
     """
     medians = {
         name: {control: float(np.median(view.values(images))) for control, images in controls.items()}
@@ -104,20 +111,21 @@ def examine(
             for name, view in views.items()
         }
     blind = tuple(name for name in views if name not in deciding)
-    reason = _reason({name: views[name] for name in deciding}, held_out)
+    reason = _reason({name: views[name] for name in deciding}, private, held_out)
     return views, Measurability(deciding, blind, raised_by, reason)
 
 
-def _reason(views: Mapping[str, View], held_out: Mapping[str, np.ndarray]) -> str | None:
+def _reason(views: Mapping[str, View], private: np.ndarray, held_out: Mapping[str, np.ndarray]) -> str | None:
     if len(views) < LEAST_WORKING_VIEWS:
         return (
             f"{len(views)} of the views can tell fresh real images of the class from the baselines, expected at least "
             f"{LEAST_WORKING_VIEWS}; more private or more fresh images help"
         )
-    for name, images in held_out.items():
+    tests = [(f"real images of the class ({name})", images, LEAST_HELD_OUT_SCORE) for name, images in held_out.items()]
+    for name, images, least in (*tests, ("copies of the private images", private, LEAST_COPIES_SCORE)):
         real = combined(score(view, images) for view in views.values())
-        if real < LEAST_HELD_OUT_SCORE:
-            return f"real images of the class ({name}) score {real:.2f}, expected at least {LEAST_HELD_OUT_SCORE}"
+        if real < least:
+            return f"{name} score {real:.2f}, expected at least {least}"
     return None
 
 

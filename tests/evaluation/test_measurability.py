@@ -9,6 +9,7 @@ from gan_leak.config import make_config
 from gan_leak.evaluation.fidelity import flatten
 from gan_leak.evaluation.leakage import gallery_representations, measure_leakage
 from gan_leak.evaluation.measurability import (
+    LEAST_COPIES_SCORE,
     LEAST_HELD_OUT_SCORE,
     MOST_CONTROL_SCORE,
     Measurability,
@@ -115,9 +116,10 @@ def test_equal_ends_are_blind_without_any_error():
 SHARP, BLUNT = View(_level, 0.0, 10.0, 0.1), View(_level, 0.0, 10.0, 4.0)
 
 
-def _examined(of, *, held_out=9.0, **controls):
+def _examined(of, *, private=10.0, held_out=9.0, **controls):
     return examine(
         of,
+        private=_images(private),
         held_out={"fresh": _images(held_out)},
         controls={name: _images(value) for name, value in controls.items()},
     )
@@ -153,6 +155,14 @@ def test_real_images_must_score():
     _, measurability = _examined({"one": SHARP, "other": SHARP}, held_out=least - 0.05)
     assert "real images of the class (fresh) score 0.59, expected at least 0.6" in measurability.reason
     assert _examined({"one": SHARP, "other": SHARP}, held_out=least + 0.05)[1].reason is None
+
+
+def test_copies_of_the_private_images_must_score_higher():
+    """In the product of the views: 0.95 of each of two."""
+    least = 10 * LEAST_COPIES_SCORE**0.5
+    _, measurability = _examined({"one": SHARP, "other": SHARP}, private=least - 0.05)
+    assert measurability.reason == "copies of the private images score 0.89, expected at least 0.9"
+    assert _examined({"one": SHARP, "other": SHARP}, private=least + 0.05)[1].reason is None
 
 
 def test_a_control_that_scores_raises_what_scores_nothing():
