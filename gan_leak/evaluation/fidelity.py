@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+import jax
 import numpy as np
+
+from gan_leak.evaluation.batches import in_batches
+from gan_leak.types import Array
+
+_BATCH = 250
 
 
 def flatten(images: np.ndarray) -> np.ndarray:
@@ -76,11 +81,15 @@ def nearest_by_l1(images: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarra
 
 def structural_similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """SSIM of each pair of images [M, H, W, C] in [-1, 1] -> [M] (Wang et al. 2004; 11x11 Gaussian window)."""
+    return in_batches(_structural_similarity, left, right, most=_BATCH)
+
+
+@jax.jit
+def _structural_similarity(left: Array, right: Array) -> Array:
     import dm_pix
 
     # The luminance term needs values that start at zero.
-    unit_left, unit_right = ((jnp.asarray(images) + 1.0) / 2.0 for images in (left, right))
-    return np.asarray(dm_pix.ssim(unit_left, unit_right, max_val=1.0))
+    return dm_pix.ssim((left + 1.0) / 2.0, (right + 1.0) / 2.0, max_val=1.0)
 
 
 def peak_signal_to_noise(images: np.ndarray, originals: np.ndarray) -> np.ndarray:

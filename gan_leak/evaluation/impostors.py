@@ -332,14 +332,15 @@ def _untrained(random: np.random.Generator, knowledge: Knowledge, count: int) ->
 
 
 _FROM_THE_JUDGE = (
-    "the judge was trained on real images of the class, and its gradients draw the class where a start has no details"
+    "the judge was trained on real images of the class, and its gradients can draw the class; from which start depends "
+    "on rounding, so on the processor"
 )
 
 IMPOSTORS: Mapping[str, Impostor] = {
-    "optimized from noise": Impostor(_from_noise),
+    "optimized from noise": Impostor(_from_noise, _FROM_THE_JUDGE),
     "optimized from almost blank pictures": Impostor(_from_blank, _FROM_THE_JUDGE),
-    "optimized from own images": Impostor(_from_own),
-    "optimized from an untrained generator": Impostor(_from_untrained),
+    "optimized from own images": Impostor(_from_own, _FROM_THE_JUDGE),
+    "optimized from an untrained generator": Impostor(_from_untrained, _FROM_THE_JUDGE),
     "optimized from averages": Impostor(_from_averages, _FROM_THE_JUDGE),
     "optimized by smooth steps": Impostor(_smooth, _FROM_THE_JUDGE),
     "optimized coarse picture, repeated": Impostor(_coarse, _FROM_THE_JUDGE),

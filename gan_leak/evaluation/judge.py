@@ -30,6 +30,7 @@ import numpy as np
 import optax
 import tqdm
 
+from gan_leak.evaluation.batches import in_batches
 from gan_leak.files import cache_root
 from gan_leak.models.layers import convolve, max_pool
 from gan_leak.types import Array, PyTree
@@ -38,6 +39,7 @@ from gan_leak.types import Array, PyTree
 RECIPE_VERSION = 1
 
 _RESOLUTION = 32
+_BATCH = 250
 _Images = TypeVar("_Images", np.ndarray, Array)
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -206,26 +208,34 @@ def network(num_classes: int, image_shape: tuple[int, ...]) -> JudgeNetwork:
     return JudgeNetwork(init, apply)
 
 
-def judge_logits(judge: Judge, images: np.ndarray | Array) -> Array:
+def judge_logits(judge: Judge, images: np.ndarray | Array) -> np.ndarray | Array:
     """Logits [M, K + 1] of images [M, H, W, C]; the last output is "none of them"."""
-    return _apply(judge.params, jnp.asarray(images), judge.num_classes)[0]
+    return _outputs(judge, images)[0]
 
 
-def judge_features(judge: Judge, images: np.ndarray | Array) -> Array:
+def judge_features(judge: Judge, images: np.ndarray | Array) -> np.ndarray | Array:
     """The judge's last hidden layer [M, 128] for images [M, H, W, C]."""
-    return _apply(judge.params, jnp.asarray(images), judge.num_classes)[1]
+    return _outputs(judge, images)[1]
+
+
+def _outputs(judge: Judge, images: np.ndarray | Array) -> tuple[np.ndarray | Array, np.ndarray | Array]:
+    if isinstance(images, np.ndarray):
+        return in_batches(lambda batch: _apply(judge.params, batch, judge.num_classes), images, most=_BATCH)
+    return _apply(judge.params, images, judge.num_classes)
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _apply(params: PyTree, images: Array, num_classes: int) -> tuple[Array, Array]:
     _, apply = network(num_classes, images.shape[1:])
     # In batches, because patches need many times the memory of the images.
-    return jax.lax.map(lambda image: jax.tree.map(lambda x: x[0], apply(params, image[None])), images, batch_size=250)
+    return jax.lax.map(
+        lambda image: jax.tree.map(lambda x: x[0], apply(params, image[None])), images, batch_size=_BATCH
+    )
 
 
 def judge_accuracy(judge: Judge, images: np.ndarray | Array, labels: np.ndarray | Array | int) -> float:
     """Share of images [M, H, W, C] that the judge gives the label [M] (or one label for all); "none" is never right."""
-    return float(jnp.mean(jnp.argmax(judge_logits(judge, images), axis=-1) == jnp.asarray(labels)))
+    return float(np.mean(np.argmax(judge_logits(judge, images), axis=-1) == np.asarray(labels)))
 
 
 def garbage(key: Array, images: Array) -> Array:

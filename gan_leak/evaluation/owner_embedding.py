@@ -25,6 +25,7 @@ import numpy as np
 import optax
 import tqdm
 
+from gan_leak.evaluation.batches import in_batches
 from gan_leak.evaluation.client_distances import Space, cosine_space
 from gan_leak.evaluation.judge import load_or_train, shrink
 from gan_leak.models.layers import convolve, max_pool
@@ -107,7 +108,7 @@ def _to_length_one(vectors: Array, *, axis: int) -> Array:
 
 def embed(embedding: OwnerEmbedding, images: np.ndarray) -> np.ndarray:
     """The embedding [N, 128], of length 1, of images float32 [N, H, W, C] in [-1, 1]."""
-    return _in_batches(embedding.params, embedding.owners, images)[0]
+    return _outputs(embedding.params, embedding.owners, images)[0]
 
 
 def embedding_space(embedding: OwnerEmbedding) -> Space:
@@ -164,7 +165,7 @@ def load_or_train_owner_embedding(
         key.update(np.ascontiguousarray(array).tobytes())
     name = f"owners-{key.hexdigest()[:32]}.msgpack"
     params = load_or_train(name, train, cache_directory=cache_directory, show=show)
-    cosines = _in_batches(params, len(known), images[tested].astype(np.float32) / 127.5 - 1.0)[1]
+    cosines = _outputs(params, len(known), images[tested].astype(np.float32) / 127.5 - 1.0)[1]
     return OwnerEmbedding(params, len(known), float(np.mean(np.argmax(cosines, axis=1) == numbers[tested])))
 
 
@@ -221,14 +222,10 @@ def _vary(key: Array, images: Array, training: EmbeddingTraining) -> Array:
     return jnp.clip(noisy, -1.0, 1.0)
 
 
-def _in_batches(params: PyTree, owners: int, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(embedding [N, 128], cosines [N, owners]); equal batches, so that any number of images needs one program."""
-    images = shrink(np.asarray(images, np.float32))
-    missing = -len(images) % _BATCH
-    batches = np.pad(images, [(0, missing), *[(0, 0)] * 3]).reshape(-1, _BATCH, *images.shape[1:])
-    parts = [jax.device_get(_apply(params, batch, owners)) for batch in batches]
-    embedding, cosines = (np.concatenate(part)[: len(images)] for part in zip(*parts, strict=True))
-    return embedding, cosines
+def _outputs(params: PyTree, owners: int, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(embedding [N, 128], cosines [N, owners])."""
+    small = shrink(np.asarray(images, np.float32))
+    return in_batches(lambda batch: _apply(params, batch, owners), small, most=_BATCH)
 
 
 @functools.partial(jax.jit, static_argnums=2)
