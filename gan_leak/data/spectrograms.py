@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import wave
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.signal import ShortTimeFFT
-from scipy.signal.windows import hann
+
+if TYPE_CHECKING:
+    from scipy.signal import ShortTimeFFT
 
 # The difference to the wanted spectrogram hardly falls after this many steps.
 _PHASE_STEPS = 60
@@ -119,6 +120,10 @@ def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
 
 
 def _transform(spectrogram: Spectrogram) -> ShortTimeFFT:
+    # Every binary imports this module, and the import of scipy.signal takes as long as that of jax.
+    from scipy.signal import ShortTimeFFT
+    from scipy.signal.windows import hann
+
     window = hann(spectrogram.window, sym=False)
     return ShortTimeFFT(window, spectrogram.hop, spectrogram.sample_rate, scale_to="magnitude")
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import eigh
-from scipy.ndimage import gaussian_filter
 
 from gan_leak.evaluation.fidelity import euclidean_distances
 
@@ -160,6 +158,8 @@ def edges(images: np.ndarray) -> np.ndarray:
 
 
 def _edges(images: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter
+
     cells, orientations, softness = 8, 8, 2.0
     scale = images.shape[1] / 32.0
     grey = gaussian_filter(images.mean(axis=-1), (0, scale, scale))
@@ -187,6 +187,8 @@ def principal_components(represent: Representation, gallery: np.ndarray) -> Repr
 
 def largest_components(centred: np.ndarray) -> np.ndarray:
     """Principal directions [F, D] of centered vectors [M, F], the largest first, by the cheaper method for M and F."""
+    from scipy.linalg import eigh
+
     if len(centred) < centred.shape[1]:
         return np.linalg.svd(centred, full_matrices=False)[2][:PRINCIPAL_COMPONENTS].T
     covariance = centred.T @ centred

@@ -99,7 +99,6 @@ def apply(flip: Flip, directory: pathlib.Path) -> None:
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flips")
     every = campaign.binaries(folder)
-    campaign.train_judge(folder)
     variables = campaign.environment(pathlib.Path(os.environ["XDG_CACHE_HOME"]))
     servers: queue.Queue[Server] = queue.Queue()
     for _ in range(SIDE_BY_SIDE):
@@ -107,6 +106,8 @@ def prepared(tmp_path_factory):
     with campaign.heeding_interrupts():
         # Few flips need the runs of few binaries.
         names = sorted({binary_of(number) for number in wanted_flips()})
+        for name in names:
+            campaign.train_judge(folder, every[name])
         with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as executor:
             made = executor.map(lambda name: make_states(folder, variables, servers, name, every[name]), names)
             states = dict(zip(names, made, strict=True))

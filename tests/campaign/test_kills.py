@@ -90,7 +90,6 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
     every = campaign.binaries(folder)
     assert set(every) == {name for settings in BINARIES for name in settings}
-    campaign.train_judge(folder)
     with campaign.heeding_interrupts():
         yield folder, campaign.environment(pathlib.Path(os.environ["XDG_CACHE_HOME"])), every
 
@@ -99,6 +98,7 @@ def make_setting(prepared, name: str) -> Setting:
     """Runs a binary twice to its end, the second time with all compiled: both have to find the same."""
     folder, variables, every = prepared
     binary = every[name]
+    campaign.train_judge(folder, binary)
     found = []
     for attempt in ("cold", "warm"):
         workdir = folder / f"{name}-{attempt}"

@@ -398,3 +398,13 @@ def test_a_run_on_names_that_are_no_utf8_ends_with_its_report(numbered, tmp_path
     page = (prepared.directory.path / "report.html").read_text(encoding="utf-8")
     assert "class caf\\xe9" in page
     assert "data\\udcff" in page
+
+
+def test_binaries_start_without_the_libraries_that_only_a_run_needs():
+    """Help and bad input would take twice as long."""
+    heavy = {"matplotlib", "orbax", "tensorflow", "scipy.linalg", "scipy.ndimage", "scipy.signal", "scipy.stats"}
+    modules = [module.__name__ for module, _ in BINARIES.values()]
+    probe = f"import sys; import {', '.join(modules)}; print(*sorted({heavy} & set(sys.modules)))"
+    command = [sys.executable, "-c", probe]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=ROOT)
+    assert done.stdout.split() == []

@@ -11,6 +11,7 @@ import pytest
 from experiments.common.flags import config_from_arguments
 from experiments.common.result_pages import WIDTH, cell, embedded_tables, page_bytes, page_markdown, read_page
 from experiments.results import CONFIG_CLASSES, PAGES, ROOT, ResultsConfig, run
+from gan_leak.evaluation import measurability
 from gan_leak.evaluation.criteria import Verdict
 from gan_leak.runs.storage.integrity import sealed_json
 
@@ -87,10 +88,10 @@ def test_scores_of_measurable_classes_meet_the_bar():
     measurable = [row for row in classes["rows"] if row["not_measurable"] is None]
     assert measurable
     for row in measurable:
-        assert row["copies"] >= 0.9
-        assert row["held_out"] >= 0.7
-        assert row["highest_control"] <= 0.1
-        assert len(row["deciding"].split(", ")) >= 2
+        assert row["copies"] >= measurability.LEAST_COPIES_SCORE
+        assert row["held_out"] >= measurability.LEAST_HELD_OUT_SCORE
+        assert row["highest_control"] <= measurability.MOST_CONTROL_SCORE
+        assert len(row["deciding"].split(", ")) >= measurability.LEAST_WORKING_VIEWS
 
 
 def test_runs_of_several_seeds_become_one_row_with_their_range(checkout, runs):

@@ -83,11 +83,12 @@ def binaries(folder: pathlib.Path) -> dict[str, Binary]:
     people |= {"baselines": "class_means,source_inference"}
     # So that computations which a tiny run ends at once are kept in parts, as long ones are.
     parts = {"gan_leak.runs.storage.resumable": {"_SECONDS_OF_A_PART": 0.02}}
-    # The others run as they are; these would spend nearly all time in tracing. The module imports all that is replaced.
+    # The others run as they are; these would spend nearly all time in tracing. The modules import all that is replaced.
     linear = {"gan_leak.runs.federated.rows": {LINEAR_NETWORKS: True}}
+    linear_attack = {"gan_leak.runs.federated.train": {LINEAR_NETWORKS: True}}
     presets = {"experiments.common.flags": {"PRESETS": str(_write_presets(folder, stripes, common))}}
     return {
-        "gan_attack": Binary("experiments.gan_attack", attack),
+        "gan_attack": Binary("experiments.gan_attack", attack, linear_attack),
         "cohorts": Binary("experiments.gan_attack", (*attack, *_flags(cohorts))),
         "dp_sgd": Binary("experiments.gan_attack", (*attack, "--defense=dp_sgd")),
         "sweep": Binary("experiments.sweep", (*attack, *_flags(swept), "--workers=1"), linear),
@@ -110,8 +111,10 @@ def binaries(folder: pathlib.Path) -> dict[str, Binary]:
     }
 
 
-def train_judge(folder: pathlib.Path) -> None:
-    """Trains the judge of all binaries here, with optimized programs, so that they find it in the user's cache."""
+def train_judge(folder: pathlib.Path, binary: Binary) -> None:
+    """Trains the judge of a binary, with optimized programs, so that it is found in the user's cache."""
+    if any(LINEAR_NETWORKS in attributes for attributes in binary.patches.values()):
+        return
     data = prepare_data(small_run(folder / "stripes.npz"))
     make_instrument_source(lambda text: None)(data)
 

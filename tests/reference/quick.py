@@ -1,15 +1,18 @@
 """Whole runs in a second or two: striped pictures, and linear networks in place of those that take long to compile."""
 
 import functools
+import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from gan_leak.config import make_config
 from gan_leak.evaluation import judge
 from gan_leak.evaluation import leakage as representatives
 from gan_leak.models import LATENT_SIZE
+from gan_leak.reports import run as report
 from gan_leak.runs.federated import measurement, setup
 from gan_leak.runs.inversion import model as inversion
 from gan_leak.types import Model
@@ -55,8 +58,16 @@ def use_linear_networks(patch):
     patch.setattr(setup, "dcgan_generator", _generator)
     patch.setattr(inversion, "classifier_for", _classifier)
     patch.setattr(judge, "network", _judge_network)
-    patch.setattr(measurement, "load_or_train_judge", _untrained_judge)
+    patch.setattr(measurement, "load_or_train_judge", untrained_judge)
     patch.setattr(representatives, "structural_similarity", _similarity)
+
+
+def draw_nothing(patch):
+    """Has reports of runs hold a blank in the place of each picture: to draw them takes as long as a short run."""
+    png = io.BytesIO()
+    Image.new("L", (1, 1)).save(png, format="png")
+    for name in ("reconstructions_figure", "evolution_figure", "curves_figure"):
+        patch.setattr(report, name, lambda *arguments, **keywords: png.getvalue())
 
 
 def _similarity(images, others):
@@ -109,8 +120,9 @@ def _judge_network(num_classes, image_shape):
     return init, apply
 
 
-def _untrained_judge(images, labels, test_images, test_labels, num_classes):
-    init, _ = _judge_network(num_classes, images.shape[1:])
+def untrained_judge(images, labels, test_images, test_labels, num_classes):
+    """Stands in for ``load_or_train_judge`` where a judge only has to exist."""
+    init, _ = judge.network(num_classes, images.shape[1:])
     return judge.Judge(init(jax.random.key(0)), num_classes, 0.5)
 
 

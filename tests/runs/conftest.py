@@ -2,7 +2,7 @@
 
 import pytest
 
-from reference.quick import use_linear_networks, write_stripes
+from reference.quick import draw_nothing, use_linear_networks, write_stripes
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +13,8 @@ def stripes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def linear_networks():
-    """Networks that compile in a moment, for tests of what happens around them."""
+    """Networks that compile in a moment and reports without pictures, for tests of what happens around them."""
     with pytest.MonkeyPatch.context() as patch:
         use_linear_networks(patch)
+        draw_nothing(patch)
         yield

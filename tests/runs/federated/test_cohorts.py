@@ -1,15 +1,14 @@
 """Runs of which a few participants are drawn for each round: all drawn is all, and every stop resumes to the same."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 
-from experiments.gan_attack import run_and_report
 from gan_leak.runs.federated import train
 from gan_leak.settings import replace
-from reference.quick import small_run, use_linear_networks
+from reference import whole_run
+from reference.quick import draw_nothing, small_run, use_linear_networks
 
 pytestmark = pytest.mark.slow
 
@@ -19,6 +18,7 @@ PARTICIPANTS = 6
 @pytest.fixture(autouse=True)
 def _linear_networks(monkeypatch):
     use_linear_networks(monkeypatch)
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture
@@ -39,9 +39,8 @@ def config(stripes):
 
 
 def run(config, workdir, resume=False):
-    assert run_and_report(train.prepare(config, workdir, resume)) == 0
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{**json.loads(line), "seconds": None} for line in lines]
+    assert whole_run.run(config, workdir, resume) == 0
+    return whole_run.measured(workdir)
 
 
 def saved(workdir):

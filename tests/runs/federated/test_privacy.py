@@ -25,8 +25,8 @@ from gan_leak.runs.federated.privacy import (
 )
 from gan_leak.runs.storage.integrity import DIGEST, sealed_json
 from gan_leak.settings import replace
-from reference.quick import small_run, use_linear_networks
-from reference.whole_run import run
+from reference.quick import draw_nothing, small_run, use_linear_networks
+from reference.whole_run import measured, run
 
 DP_SGD = make_config(defense="dp_sgd", rounds=3, batch_size=10, local_epochs=2, adversary=1)
 SPARSE = make_config(defense="sparse_vector", rounds=3, upload_bound=0.001, upload_fraction=0.1, adversary=1)
@@ -209,6 +209,7 @@ def test_epsilon_is_shown_rounded_up(epsilon, shown):
 @pytest.fixture
 def config(stripes, monkeypatch):
     use_linear_networks(monkeypatch)
+    draw_nothing(monkeypatch)
     settings = {"samples_per_participant": 40, "checkpoint_interval": 2, "generator_width": 8}
     return small_run(stripes, defense="dp_sgd", noise_multiplier=2.0, delta=1e-4, **settings)
 
@@ -217,11 +218,6 @@ def config(stripes, monkeypatch):
 def quiet(config):
     """Without an attack, whose measurement takes most of the time."""
     return replace(config, attack="none", evaluation_interval=4)
-
-
-def records_of(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{**json.loads(line), "seconds": None} for line in lines]
 
 
 def expected_epsilon(config, rounds, size=40):
@@ -246,7 +242,7 @@ def test_a_run_reports_its_promise_everywhere(config, tmp_path, capsys):
     }
     assert stored["sampling_probability"] == pytest.approx(0.4)
     assert stored["accountant"] == "PLD"
-    assert [record["privacy"]["epsilon"] for record in records_of(tmp_path / "run")] == [
+    assert [record["privacy"]["epsilon"] for record in measured(tmp_path / "run")] == [
         expected_epsilon(config, rounds) for rounds in (1, 2, 3, 4)
     ]
     page = (tmp_path / "run" / "report.html").read_text()
@@ -261,7 +257,7 @@ def test_a_run_reports_its_promise_everywhere(config, tmp_path, capsys):
 def test_an_undefended_run_promises_nothing(quiet, tmp_path):
     assert run(replace(quiet, defense="none", rounds=1), tmp_path / "run") == 0
     assert "privacy" not in json.loads((tmp_path / "run" / "config.json").read_text())
-    assert "privacy" not in records_of(tmp_path / "run")[0]
+    assert "privacy" not in measured(tmp_path / "run")[0]
     assert "What the defense promises" not in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -273,7 +269,7 @@ def test_a_run_behind_defenses_without_a_promise_reports_that(quiet, tmp_path, c
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["privacy"] == {"without_promise": "clipping, gaussian"}
     assert stored["config"]["defense"] == "clipping,gaussian"
-    assert "privacy" not in records_of(tmp_path / "run")[0]
+    assert "privacy" not in measured(tmp_path / "run")[0]
     for shown in (capsys.readouterr().err, (tmp_path / "run" / "report.html").read_text()):
         assert "clipping, gaussian, measured against attacks only" in shown
 
@@ -284,7 +280,7 @@ def test_a_run_behind_secure_aggregation_trains_as_without_it_and_says_what_is_h
     changes = {"defense": "none", "aggregation": "average", "schedule": "synchronous", "rounds": 2}
     assert run(replace(quiet, **changes), tmp_path / "plain") == 0
     assert run(replace(quiet, **changes | {"defense": "secure_aggregation"}), tmp_path / "secure") == 0
-    plain, secure = (records_of(tmp_path / name) for name in ("plain", "secure"))
+    plain, secure = (measured(tmp_path / name) for name in ("plain", "secure"))
     for left, right in zip(plain, secure, strict=True):
         assert right["losses"] == pytest.approx(left["losses"], rel=1e-4)
         assert right["update_norms"] == pytest.approx(left["update_norms"], rel=1e-4)
@@ -316,8 +312,8 @@ def test_an_interrupted_run_counts_on(quiet, tmp_path, monkeypatch, cohorts):
         with pytest.raises(KeyboardInterrupt):
             run(config, tmp_path / "parts")
     assert run(config, tmp_path / "parts", resume=True) == 0
-    whole = records_of(tmp_path / "whole")
-    assert records_of(tmp_path / "parts") == whole
+    whole = measured(tmp_path / "whole")
+    assert measured(tmp_path / "parts") == whole
     for record in whole if cohorts else ():
         entry = record["privacy"]
         taken = [entry["participant"] in other["participants"] for other in whole[: record["round"]]]
@@ -337,7 +333,7 @@ def test_a_target_is_run_with_and_continued(quiet, tmp_path, monkeypatch):
     assert noise != 1.0
     given = replace(quiet, noise_multiplier=noise, target_epsilon=0.0)
     run(given, tmp_path / "given")
-    assert records_of(tmp_path / "target") == records_of(tmp_path / "given")
+    assert measured(tmp_path / "target") == measured(tmp_path / "given")
     train.close(train.prepare(quiet, tmp_path / "target", True))
     stored["privacy"]["noise_multiplier"] = noise * 2
     (tmp_path / "target" / "config.json").write_bytes(sealed_json("config.json", stored))
@@ -370,7 +366,7 @@ def test_a_run_that_diverges_tells_what_was_spent(quiet, tmp_path, monkeypatch, 
     is_finite = train.is_finite
     monkeypatch.setattr(train, "is_finite", lambda record: is_finite(record) and record["round"] < 3)
     assert run(quiet, tmp_path / "run") == 1
-    assert [record["privacy"]["epsilon"] for record in records_of(tmp_path / "run")] == [
+    assert [record["privacy"]["epsilon"] for record in measured(tmp_path / "run")] == [
         expected_epsilon(quiet, rounds) for rounds in (1, 2)
     ]
     shown = capsys.readouterr().err
@@ -386,6 +382,6 @@ def test_the_sparse_vector_reports_too(quiet, tmp_path, capsys):
     stored = json.loads((tmp_path / "run" / "config.json").read_text())["privacy"]
     assert stored["most_releases_per_upload"] == round(0.1 * 5 * 1025)
     assert 49.9 < stored["epsilon"] <= 50.0
-    spent = [record["privacy"]["epsilon"] for record in records_of(tmp_path / "run")]
+    spent = [record["privacy"]["epsilon"] for record in measured(tmp_path / "run")]
     assert spent == pytest.approx([stored["epsilon"] * count / 4 for count in (1, 2, 3, 4)])
     assert "for target_epsilon=50" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """SIGTERM and Ctrl-C during a run, wherever it is: it ends at once, and resumes to the same bits."""
 
-import json
 import os
 import pathlib
 import signal
@@ -9,9 +8,9 @@ import sys
 
 import pytest
 
-from experiments.gan_attack import run_and_report
 from gan_leak.runs.federated import train
 from gan_leak.settings import values_of
+from reference import whole_run
 from reference.quick import small_run
 
 SCRIPT = pathlib.Path(__file__).with_name("interrupted_run.py")
@@ -25,13 +24,11 @@ def config(stripes):
 
 
 def run(config, workdir, resume=False):
-    assert run_and_report(train.prepare(config, workdir, resume)) == 0
+    assert whole_run.run(config, workdir, resume) == 0
 
 
 def results(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    records = [{**json.loads(line), "seconds": None} for line in lines]
-    return (workdir / "reconstructions.npz").read_bytes(), records
+    return (workdir / "reconstructions.npz").read_bytes(), whole_run.measured(workdir)
 
 
 def interrupted(config, workdir, place, number):
@@ -78,6 +75,15 @@ def test_a_run_ends_where_it_is_and_resumes_to_the_same_bits(config, tmp_path, l
     run(config, workdir, resume=True)
     run(config, tmp_path / "whole")
     assert results(workdir) == results(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_saves_resumes_to_the_same_bits(config, tmp_path, linear_networks):
+    status, _ = interrupted(config, tmp_path / "run", "saving", signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    run(config, tmp_path / "run", resume=True)
+    run(config, tmp_path / "whole")
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
 
 
 @pytest.mark.slow
