@@ -45,28 +45,33 @@ def run_binary(*arguments):
 
 @pytest.fixture(scope="module")
 def lanes(tmp_path_factory):
-    """Runs each preset, shortened, as one lane of as few batches as their shapes allow, with linear networks."""
+    """Runs each preset, shortened, as one lane of as few batches as their shapes allow, with linear networks.
+
+    Presets that differ in nothing but what is shortened share a lane.
+    """
     folder = tmp_path_factory.mktemp("presets")
     colour = write_stripes(folder / "colour.npz", classes=10, per_class=40, channels=3)
-    batches = {}
+    configs, batches = {}, {}
     for preset in PRESETS:
         arguments = [f"--preset={name}" for name in (*BEHIND.get(preset, ()), preset)]
         config = config_from_arguments(RunConfig, [*arguments, *SHORT])
         if config.data.dataset == "tfds:cifar10":
             config = replace(config, dataset=f"npz:{colour}")
+        configs[preset] = config
         shape = with_defaults(config, lambda setting: setting.varies_in_batch)
-        batches.setdefault(shape, {})[preset] = config
+        batches.setdefault(shape, {})[config] = None
     instruments = make_instrument_source(lambda text: None)
     done = {}
 
     def lane(preset):
         """The configuration of a preset, its last record, and the number of parameters."""
-        (batch,) = (batch for batch in batches.values() if preset in batch)
-        if preset not in done:
-            result = run_batch(list(batch.values()), folder / preset, instruments)
-            for (name, config), records in zip(batch.items(), result.records, strict=True):
-                done[name] = config, records[-1], result.coordinates
-        return done[preset]
+        config = configs[preset]
+        (batch,) = (batch for batch in batches.values() if config in batch)
+        if config not in done:
+            result = run_batch(list(batch), folder / preset, instruments)
+            for other, records in zip(batch, result.records, strict=True):
+                done[other] = other, records[-1], result.coordinates
+        return done[config]
 
     with pytest.MonkeyPatch.context() as patch:
         use_linear_networks(patch)
