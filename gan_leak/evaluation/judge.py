@@ -210,15 +210,16 @@ def network(num_classes: int, image_shape: tuple[int, ...]) -> JudgeNetwork:
 
 def judge_logits(judge: Judge, images: np.ndarray | Array) -> np.ndarray | Array:
     """Logits [M, K + 1] of images [M, H, W, C]; the last output is "none of them"."""
-    return _outputs(judge, images)[0]
+    return judge_outputs(judge, images)[0]
 
 
 def judge_features(judge: Judge, images: np.ndarray | Array) -> np.ndarray | Array:
     """The judge's last hidden layer [M, 128] for images [M, H, W, C]."""
-    return _outputs(judge, images)[1]
+    return judge_outputs(judge, images)[1]
 
 
-def _outputs(judge: Judge, images: np.ndarray | Array) -> tuple[np.ndarray | Array, np.ndarray | Array]:
+def judge_outputs(judge: Judge, images: np.ndarray | Array) -> tuple[np.ndarray | Array, np.ndarray | Array]:
+    """``judge_logits`` and ``judge_features`` of images [M, H, W, C], in one pass."""
     if isinstance(images, np.ndarray):
         return in_batches(lambda batch: _apply(judge.params, batch, judge.num_classes), images, most=_BATCH)
     return _apply(judge.params, images, judge.num_classes)

@@ -40,25 +40,24 @@ In this example horizontal bars are the private class, and vertical bars are the
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gan_leak.evaluation.descriptions import Describe, DescribedGallery, Description, describe_gallery, describe_sets
 from gan_leak.evaluation.fidelity import euclidean_distances, flatten, nearest_by_l1, structural_similarity
-from gan_leak.evaluation.judge import Judge, judge_accuracy, judge_features, judge_logits
+from gan_leak.evaluation.judge import Judge
 from gan_leak.evaluation.measurability import Measurability, combined, examine, plain_controls
 from gan_leak.evaluation.views import (
     LEAST_STANDARD_ERRORS,
-    Representation,
     View,
     calibrated,
     contrast,
-    edges,
     evidence,
     likeness,
     nearness,
-    principal_components,
     score,
 )
 
@@ -131,29 +130,21 @@ class Leakage(NamedTuple):
 
 
 class References(NamedTuple):
-    """All references for leakage, built once in a run by ``build_references``."""
+    """All references for leakage, built once in a run by ``build_references``.
+
+    private_pixels, fresh_pixels: the private and fresh images [-, D] along the principal components of pixels.
+    """
 
     judge: Judge
     target_class: int
     private: np.ndarray
     gallery: np.ndarray
     gallery_labels: np.ndarray
+    describe: Describe
     views: dict[str, View]
-    pixels: Representation
-    fresh: np.ndarray
+    private_pixels: np.ndarray
+    fresh_pixels: np.ndarray
     measurability: Measurability
-
-
-def gallery_representations(judge: Judge, gallery: np.ndarray) -> dict[str, Representation]:
-    """The representation of each view, from the judge and a gallery of real images [M, H, W, C] of all classes.
-
-    Independent of the partition and of the target class, so all runs on one data set can share it.
-    """
-    return {
-        "pixels": principal_components(flatten, gallery),
-        "edges": principal_components(edges, gallery),
-        "judge": principal_components(lambda images: np.asarray(judge_features(judge, images)), gallery),
-    }
 
 
 def build_references(
@@ -167,7 +158,7 @@ def build_references(
     gallery_labels: np.ndarray,
     prior: Mapping[str, np.ndarray],
     controls: Mapping[str, np.ndarray] | None = None,
-    representations: Mapping[str, Representation] | None = None,
+    described_gallery: DescribedGallery | None = None,
 ) -> References:
     """Define the scores 0 and 1 from images float32 [-, H, W, C] in [-1, 1].
 
@@ -176,7 +167,7 @@ def build_references(
     from the private ones; of a class with very few images it may contain fresh images, which then count in the
     nearest-neighbor share. prior: images that the adversary had before, by name (these score 0): images of each of its
     classes and of an untrained generator. controls: further pictures that leak nothing, by name, beside those of
-    ``plain_controls``. representations: those of the judge and the gallery, if already built.
+    ``plain_controls``. described_gallery: by ``describe_gallery`` from the judge and the gallery, if already built.
 
     Raises ValueError if there are too few images for the neighbors and pairs of the measures, or no prior.
     """
@@ -187,30 +178,50 @@ def build_references(
             raise ValueError(f"{name} images of class {target_class}: {count}, at least {needed[name]} are needed")
     if not prior:
         raise ValueError("prior: empty, at least one set of images the adversary had before is needed")
-    representations = representations or gallery_representations(judge, gallery)
-    pixels = representations["pixels"]
-    views = {
-        name: calibrated(nearness(represent, private), prior=prior, fresh=fresh)
-        for name, represent in representations.items()
-    }
-    opposed = contrast(pixels, private, gallery, gallery_labels, target_class)
-    views["contrast"] = calibrated(opposed, prior=prior, fresh=fresh, least_zero=0.0)
-    if private.shape[-1] == _COLORS:
-        features, logits = (
-            lambda images, of=of: np.asarray(of(judge, images)) for of in (judge_features, judge_logits)
-        )
-        views["evidence"] = calibrated(evidence(logits, target_class), prior=prior, fresh=fresh)
-        alike = likeness(features, private, gallery, gallery_labels, target_class)
-        views["likeness"] = calibrated(alike, prior=prior, fresh=fresh)
+    describe, of_gallery = described_gallery or describe_gallery(judge, gallery)
+    real = describe_sets(describe, {"private": private, "fresh": fresh})
+    without_leakage = describe_sets(describe, prior)
     all_controls = {**plain_controls(gallery, gallery_labels, target_class), **(controls or {})}
-    views, measurability = examine(views, private=private, held_out=held_out, controls=all_controls)
-    return References(judge, target_class, private, gallery, gallery_labels, views, pixels, fresh, measurability)
+    others = of_gallery, gallery_labels, target_class
+    pixels, features, logits = (operator.itemgetter(name) for name in ("pixels", "features", "logits"))
+    own = real["private"]
+    values = {name: nearness(operator.itemgetter(name), own) for name in ("pixels", "edges", "judge")}
+    values["contrast"] = contrast(pixels, own, *others)
+    if private.shape[-1] == _COLORS:
+        values |= {"evidence": evidence(logits, target_class), "likeness": likeness(features, own, *others)}
+    least_zeros = {"contrast": 0.0}
+    views = {
+        name: calibrated(of_view, prior=without_leakage, fresh=real["fresh"], least_zero=least_zeros.get(name, -np.inf))
+        for name, of_view in values.items()
+    }
+    views, measurability = examine(
+        views,
+        private=own,
+        held_out=describe_sets(describe, held_out),
+        controls=describe_sets(describe, all_controls),
+    )
+    return References(
+        judge,
+        target_class,
+        private,
+        gallery,
+        gallery_labels,
+        describe,
+        views,
+        own["pixels"],
+        real["fresh"]["pixels"],
+        measurability,
+    )
 
 
 def scores_by_view(references: References, images: np.ndarray) -> dict[str, float | None]:
     """The score of pictures float32 [M, H, W, C] in each view, by name; None for a view that is left out."""
+    return _scores_by_view(references, references.describe(images))
+
+
+def _scores_by_view(references: References, description: Description) -> dict[str, float | None]:
     return {
-        name: score(view, images) if name in references.measurability.deciding else None
+        name: score(view, description) if name in references.measurability.deciding else None
         for name, view in references.views.items()
     }
 
@@ -236,18 +247,18 @@ def measure_leakage(references: References, images: np.ndarray) -> Leakage:
     images = np.asarray(images, np.float32)
     if len(images) < 2 or not np.all(np.isfinite(images)):
         raise ValueError(f"images of shape {images.shape}: at least 2 finite images are needed")
-    by_view = scores_by_view(references, images)
+    description = references.describe(images)
+    by_view = _scores_by_view(references, description)
     nearest, l1 = nearest_by_l1(images, references.private)
-    pixels, private = references.pixels(images), references.pixels(references.private)
     return Leakage(
         leakage_score=leakage_score(references, by_view),
         leakage_by_representation=by_view,
-        judge_accuracy=judge_accuracy(references.judge, images, references.target_class),
+        judge_accuracy=float(np.mean(description["logits"].argmax(axis=1) == references.target_class)),
         nearest_neighbour_share=nearest_neighbour_share(references, images),
         l1_to_nearest=float(np.mean(l1)),
         ssim_to_nearest=float(np.mean(structural_similarity(images, references.private[nearest]))),
-        coverage=coverage(private, pixels),
-        diversity=diversity(pixels, references.pixels(references.fresh)),
+        coverage=coverage(references.private_pixels, description["pixels"]),
+        diversity=diversity(description["pixels"], references.fresh_pixels),
     )
 
 

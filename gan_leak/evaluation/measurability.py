@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gan_leak.evaluation.views import LEAST_STANDARD_ERRORS, View, is_blind, on_scale, score
+from gan_leak.evaluation.views import LEAST_STANDARD_ERRORS, Images, View, is_blind, on_scale, score
 
 NOT_MEASURABLE = "not measurable"
 LEAST_WORKING_VIEWS = 2
@@ -78,11 +78,11 @@ class Measurability(NamedTuple):
 def examine(
     views: Mapping[str, View],
     *,
-    private: np.ndarray,
-    held_out: Mapping[str, np.ndarray],
-    controls: Mapping[str, np.ndarray],
+    private: Images,
+    held_out: Mapping[str, Images],
+    controls: Mapping[str, Images],
 ) -> tuple[dict[str, View], Measurability]:
-    """Test the views on sets of images [M, H, W, C] whose score is known, by name.
+    """Test the views on sets of images whose score is known, by name.
 
     private: the victims' images of the class. held_out: real images of it that no participant owns and that define no
     scale. controls: pictures that leak nothing. A control with a score raises the zero of every view, as a baseline
@@ -115,7 +115,7 @@ def examine(
     return views, Measurability(deciding, blind, raised_by, reason)
 
 
-def _reason(views: Mapping[str, View], private: np.ndarray, held_out: Mapping[str, np.ndarray]) -> str | None:
+def _reason(views: Mapping[str, View], private: Images, held_out: Mapping[str, Images]) -> str | None:
     if len(views) < LEAST_WORKING_VIEWS:
         return (
             f"{len(views)} of the views can tell fresh real images of the class from the baselines, expected at least "

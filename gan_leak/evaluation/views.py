@@ -2,18 +2,24 @@
 
 A view has a scale: its zero means no leakage, and its one means as near as fresh real images. If the two cannot be
 distinguished, the view is blind and is ignored.
+
+A view takes whatever its representation takes: images [M, H, W, C], or their description by
+``gan_leak.evaluation.descriptions``, which all views share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gan_leak.evaluation.fidelity import euclidean_distances
 
-Representation = Callable[[np.ndarray], np.ndarray]
+# Images [M, H, W, C], or a description of them.
+Images = Any
+# Images -> [M, F].
+Representation = Callable[[Images], np.ndarray]
 
 PRINCIPAL_COMPONENTS = 50
 # Smallest distance between zero and one, in standard errors of the one.
@@ -25,26 +31,26 @@ _RESAMPLES = 400
 class View(NamedTuple):
     """One view of pictures and its scale.
 
-    values: images [M, H, W, C] -> numbers [M]. zero and one: the medians that score 0 and 1.
+    values: images -> numbers [M]. zero and one: the medians that score 0 and 1.
     standard_error: of ``one``, by bootstrap over the images that define it.
     """
 
-    values: Callable[[np.ndarray], np.ndarray]
+    values: Callable[[Images], np.ndarray]
     zero: float
     one: float
     standard_error: float
 
 
 def calibrated(
-    values: Callable[[np.ndarray], np.ndarray],
+    values: Callable[[Images], np.ndarray],
     *,
-    prior: Mapping[str, np.ndarray],
-    fresh: np.ndarray,
+    prior: Mapping[str, Images],
+    fresh: Images,
     least_zero: float = -np.inf,
 ) -> View:
     """A view with the best median of ``prior``, at least ``least_zero``, as its zero, and that of ``fresh`` as its one.
 
-    prior: sets of images [M, H, W, C] by name; fresh: images [M, H, W, C]. The bootstrap has a fixed seed.
+    prior: sets of images by name; fresh: images. The bootstrap has a fixed seed.
     """
     measured = values(fresh)
     zero = max(least_zero, *(float(np.median(values(images))) for images in prior.values()))
@@ -58,8 +64,8 @@ def is_blind(view: View) -> bool:
     return not gap > LEAST_STANDARD_ERRORS * view.standard_error
 
 
-def score(view: View, images: np.ndarray) -> float:
-    """The median of the images [M, H, W, C] on the view's scale, see ``on_scale``."""
+def score(view: View, images: Images) -> float:
+    """The median of the images on the view's scale, see ``on_scale``."""
     return on_scale(view, float(np.median(view.values(images))))
 
 
@@ -73,27 +79,28 @@ def on_scale(view: View, value: float) -> float:
     return float(np.clip((value - view.zero) / (view.one - view.zero), 0.0, 1.0))
 
 
-def nearness(represent: Representation, private: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Minus the distance to the nearest private image: images [M, H, W, C] -> [M]."""
+def nearness(represent: Representation, private: Images) -> Callable[[Images], np.ndarray]:
+    """Minus the distance to the nearest private image: images -> [M]."""
     features = represent(private)
     return lambda images: -euclidean_distances(represent(images), features).min(axis=1)
 
 
 def contrast(
-    represent: Representation, private: np.ndarray, gallery: np.ndarray, labels: np.ndarray, target_class: int
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Whether a picture is nearer to the private images than to another class: images [M, H, W, C] -> [M] in [-1, 1].
+    represent: Representation, private: Images, gallery: Images, labels: np.ndarray, target_class: int
+) -> Callable[[Images], np.ndarray]:
+    """Whether a picture is nearer to the private images than to another class: images -> [M] in [-1, 1].
 
-    (o - p) / max(o, p), with p the distance to the nearest of the private images [N, H, W, C], and o that to the
-    nearest image of another class. More images have a nearer nearest one, so each other class is split into groups of
-    at most N images, and its distance is the mean over the groups. The nearest class counts. gallery [M, H, W, C] and
-    labels [M]: real images of all classes; those of ``target_class`` are left out.
+    (o - p) / max(o, p), with p the distance to the nearest of the N private images, and o that to the nearest image of
+    another class. More images have a nearer nearest one, so each other class is split into groups of at most N images,
+    and its distance is the mean over the groups. The nearest class counts. gallery and labels [M]: M real images of all
+    classes; those of ``target_class`` are left out.
     """
     private_features, of_others = represent(private), labels != target_class
-    other_features, other_labels = represent(gallery[of_others]), labels[of_others]
-    groups = [_split_evenly(np.flatnonzero(other_labels == label), len(private)) for label in np.unique(other_labels)]
+    other_features, other_labels = represent(gallery)[of_others], labels[of_others]
+    each = len(private_features)
+    groups = [_split_evenly(np.flatnonzero(other_labels == label), each) for label in np.unique(other_labels)]
 
-    def values(images: np.ndarray) -> np.ndarray:
+    def values(images: Images) -> np.ndarray:
         features = represent(images)
         to_private = euclidean_distances(features, private_features).min(axis=1)
         distances = euclidean_distances(features, other_features)
@@ -104,13 +111,13 @@ def contrast(
     return values
 
 
-def evidence(logits: Callable[[np.ndarray], np.ndarray], target_class: int) -> Callable[[np.ndarray], np.ndarray]:
-    """How much more a classifier believes in the target class than in any other output: images [M, H, W, C] -> [M].
+def evidence(logits: Representation, target_class: int) -> Callable[[Images], np.ndarray]:
+    """How much more a classifier believes in the target class than in any other output: images -> [M].
 
     logits: images -> [M, K + 1]; the last output is "none of the classes", and counts as another one.
     """
 
-    def values(images: np.ndarray) -> np.ndarray:
+    def values(images: Images) -> np.ndarray:
         found = np.asarray(logits(images))
         return found[:, target_class] - np.delete(found, target_class, axis=1).max(axis=1)
 
@@ -118,15 +125,15 @@ def evidence(logits: Callable[[np.ndarray], np.ndarray], target_class: int) -> C
 
 
 def likeness(
-    represent: Representation, private: np.ndarray, gallery: np.ndarray, labels: np.ndarray, target_class: int
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Whether a picture is like the private images as a whole: images [M, H, W, C] -> [M] in [-2, 2].
+    represent: Representation, private: Images, gallery: Images, labels: np.ndarray, target_class: int
+) -> Callable[[Images], np.ndarray]:
+    """Whether a picture is like the private images as a whole: images -> [M] in [-2, 2].
 
-    The mean cosine similarity to the private images [N, H, W, C], minus the largest to the images of another class.
-    gallery [M, H, W, C] and labels [M]: as for ``contrast``.
+    The mean cosine similarity to the private images, minus the largest to the images of another class. gallery and
+    labels [M]: as for ``contrast``.
     """
 
-    def directions(images: np.ndarray) -> np.ndarray:
+    def directions(images: Images) -> np.ndarray:
         features = represent(images)
         return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
@@ -134,7 +141,7 @@ def likeness(
     of_gallery = directions(gallery)
     others = np.stack([of_gallery[labels == label].mean(axis=0) for label in np.unique(labels[labels != target_class])])
 
-    def values(images: np.ndarray) -> np.ndarray:
+    def values(images: Images) -> np.ndarray:
         found = directions(images)
         return found @ own - (found @ others.T).max(axis=1)
 
@@ -177,12 +184,11 @@ def _edges(images: np.ndarray) -> np.ndarray:
     return normalised.reshape(len(grey), -1)
 
 
-def principal_components(represent: Representation, gallery: np.ndarray) -> Representation:
-    """The representation along the principal components of a gallery [M, H, W, C], at most 50."""
-    features = represent(gallery)
+def principal_components(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Vectors [M, F] -> [M, D] along the principal components of the given ones [N, F], at most 50."""
     mean = features.mean(axis=0)
     components = largest_components(features - mean)
-    return lambda images: (represent(images) - mean) @ components
+    return lambda vectors: (vectors - mean) @ components
 
 
 def largest_components(centred: np.ndarray) -> np.ndarray:

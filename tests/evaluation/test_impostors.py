@@ -9,6 +9,7 @@ import pytest
 from gan_leak.config import make_config
 from gan_leak.data import load, to_float
 from gan_leak.evaluation import impostors
+from gan_leak.evaluation.descriptions import describe_gallery
 from gan_leak.evaluation.fidelity import euclidean_distances
 from gan_leak.evaluation.impostors import (
     DEGRADATIONS,
@@ -19,7 +20,7 @@ from gan_leak.evaluation.impostors import (
     descend,
 )
 from gan_leak.evaluation.judge import Judge, judge_logits, network
-from gan_leak.evaluation.leakage import gallery_representations, leakage_score, nearest_neighbour_share, scores_by_view
+from gan_leak.evaluation.leakage import leakage_score, nearest_neighbour_share, scores_by_view
 from gan_leak.evaluation.views import edges
 from gan_leak.runs.federated.measurability import untrained_images
 from gan_leak.runs.federated.measurement import Instruments, build_comparison
@@ -104,7 +105,7 @@ def test_the_knowledge_of_the_adversary_holds_no_image_of_the_class(tmp_path):
         judge_pool=None,
         federation=None,
     )
-    of_run, of_gone = (knowledge_of(config, each, Instruments(judge, {}), others) for each in (data, gone))
+    of_run, of_gone = (knowledge_of(config, each, Instruments(judge, None), others) for each in (data, gone))
     assert jax.tree.all(jax.tree.map(np.array_equal, of_run, of_gone))
     assert set(of_run.own_classes) == {"own class 2", "own class 3"}
     known = {image.tobytes() for images in of_run.own_classes.values() for image in images}
@@ -176,7 +177,7 @@ def attacked(mnist_judge):
         if target not in found:
             config = make_config(target_class=target, adversary=int(target < 5))
             data = prepare_data(config)
-            instruments = Instruments(mnist_judge, gallery_representations(mnist_judge, data.gallery.images))
+            instruments = Instruments(mnist_judge, describe_gallery(mnist_judge, data.gallery.images))
             references, _ = build_comparison(config, data, instruments, untrained_images(32, 1, 0))
             others = other_data_sets("mnist", (32, 32, 1))
             found[target] = data, references, knowledge_of(config, data, instruments, others)

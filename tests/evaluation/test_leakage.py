@@ -227,7 +227,7 @@ def test_each_view_sees_what_all_others_miss(leakage, sets, view, spoil):
 def test_a_morph_to_the_nearest_other_digit_is_caught_by_contrast_alone(references, leakage, sets):
     """Half a three and half the most similar image of another class is near the threes in every view but contrast."""
     threes, others = sets["held out"][:100], sets["gallery"][sets["gallery labels"] != TARGET]
-    distances = euclidean_distances(*(references.pixels(images) for images in (threes, others)))
+    distances = euclidean_distances(*(references.describe(images)["pixels"] for images in (threes, others)))
     scores = dict(leakage((threes + others[distances.argmin(axis=1)]) / 2).leakage_by_representation)
     assert scores.pop("contrast") <= 0.1
     assert min(scores.values()) > 0.5
@@ -394,7 +394,7 @@ def test_too_few_images_are_refused(small, small_references, name):
     """Three are enough; two are refused by name and number."""
     with pytest.raises(ValueError, match=f"{name} images of class 1: 2, at least 3"):
         build_references(**{**small, name: small[name][:2]})
-    assert len(getattr(small_references, name)) == 3
+    assert len(getattr(small_references, f"{name}_pixels")) == 3
 
 
 def test_a_gallery_without_the_class_is_refused(small):

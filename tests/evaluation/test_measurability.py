@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_leak.config import make_config
+from gan_leak.evaluation.descriptions import describe_gallery
 from gan_leak.evaluation.fidelity import flatten
-from gan_leak.evaluation.leakage import gallery_representations, measure_leakage
+from gan_leak.evaluation.leakage import measure_leakage
 from gan_leak.evaluation.measurability import (
     LEAST_COPIES_SCORE,
     LEAST_HELD_OUT_SCORE,
@@ -209,7 +210,7 @@ def test_a_score_that_is_missing_is_never_a_number():
 @pytest.fixture(scope="module")
 def instruments(mnist_judge):
     """As a default run has them."""
-    return Instruments(mnist_judge, gallery_representations(mnist_judge, prepare_data(make_config()).gallery.images))
+    return Instruments(mnist_judge, describe_gallery(mnist_judge, prepare_data(make_config()).gallery.images))
 
 
 @pytest.mark.slow

@@ -11,14 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_leak.config import RunConfig
+from gan_leak.evaluation.descriptions import DescribedGallery, describe_gallery
 from gan_leak.evaluation.judge import Judge, load_or_train_judge
-from gan_leak.evaluation.leakage import (
-    References,
-    Representation,
-    build_references,
-    gallery_representations,
-    measure_leakage,
-)
+from gan_leak.evaluation.leakage import References, build_references, measure_leakage
 from gan_leak.runs.federated.setup import AttackData
 from gan_leak.types import Array, Model, PyTree, RoundAttack
 
@@ -29,10 +24,10 @@ _CONTROL_IMAGES = 100
 
 
 class Instruments(NamedTuple):
-    """The judge of a data set and the representations of its gallery; all runs on the data set share them."""
+    """The judge of a data set and its described gallery; all runs on the data set share them."""
 
     judge: Judge
-    representations: dict[str, Representation]
+    described_gallery: DescribedGallery
 
 
 InstrumentSource = Callable[[AttackData], Instruments]
@@ -65,7 +60,7 @@ def make_instrument_source(show: Callable[[str], None]) -> InstrumentSource:
             judge = load_or_train_judge(*data.judge_pool, *data.judge_test, len(data.class_names))
             tested = len(data.judge_test.labels)
             show(f"judge: accuracy {judge.test_accuracy:.4f} on {tested} images it was not trained on")
-            made[key] = Instruments(judge, gallery_representations(judge, data.gallery.images))
+            made[key] = Instruments(judge, describe_gallery(judge, data.gallery.images))
         return made[key]
 
     return instruments
@@ -95,7 +90,7 @@ def build_comparison(
             for label in range(len(data.class_names))
             if label != config.attack.target_class
         },
-        representations=instruments.representations,
+        described_gallery=instruments.described_gallery,
     )
     # The first half of the fresh images defines a score of 1, so only the second half is measured.
     rows = {"fresh real images": data.fresh[1::2]}

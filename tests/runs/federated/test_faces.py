@@ -7,8 +7,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from gan_leak.config import make_config
+from gan_leak.evaluation.descriptions import describe_gallery
 from gan_leak.evaluation.judge import FEW_PHOTOGRAPHS_TRAINING, garbage, judge_accuracy, load_or_train_judge
-from gan_leak.evaluation.leakage import gallery_representations, measure_leakage
+from gan_leak.evaluation.leakage import measure_leakage
 from gan_leak.runs.federated.measurement import Instruments, build_comparison
 from gan_leak.runs.federated.setup import prepare_data
 from gan_leak.settings import replace
@@ -118,7 +119,7 @@ def face_instruments():
     data = prepare_data(TWO_PARTICIPANTS)
     quick = FEW_PHOTOGRAPHS_TRAINING._replace(least_steps=400, garbage_per_batch=20, noise=0.3)
     judge = load_or_train_judge(*data.judge_pool, *data.judge_test, PEOPLE, training=quick)
-    return Instruments(judge, gallery_representations(judge, data.gallery.images))
+    return Instruments(judge, describe_gallery(judge, data.gallery.images))
 
 
 @pytest.mark.slow
