@@ -1,6 +1,7 @@
 """The main job shared by two processes over loopback: the same results, through a death and a restart."""
 
 import json
+import os
 import pathlib
 import signal
 import socket
@@ -11,9 +12,14 @@ import time
 import numpy as np
 import pytest
 
+from reference.launch import LINEAR_NETWORKS
 from reference.quick import write_stripes
+from reference.whole_run import measured
 
 ROOT = pathlib.Path(__file__).parents[2]
+LAUNCHER = ROOT / "tests" / "reference" / "launch.py"
+# What processes share does not depend on the networks. The module imports all that is replaced.
+PATCHES = {"gan_leak.runs.federated.train": {LINEAR_NETWORKS: True}}
 ROUNDS = 30
 
 
@@ -25,7 +31,8 @@ def stripes(tmp_path_factory):
 def command(workdir, stripes, *flags):
     """Four participants, of whom three are drawn for a round, on one device a process."""
     return [
-        *(sys.executable, "-m", "experiments.gan_attack", f"--workdir={workdir}", f"--dataset=npz:{stripes}"),
+        *(sys.executable, str(LAUNCHER), json.dumps(PATCHES), "experiments.gan_attack", f"--workdir={workdir}"),
+        f"--dataset=npz:{stripes}",
         *("--participant_classes=0;1;2,3;1", "--adversary=2", "--target_class=0", "--judge_samples=80"),
         *("--samples_per_participant=40", "--batch_size=8", "--attack=none", "--schedule=synchronous"),
         *(f"--rounds={ROUNDS}", f"--evaluation_interval={ROUNDS}", "--checkpoint_interval=4"),
@@ -34,7 +41,9 @@ def command(workdir, stripes, *flags):
 
 
 def begin(flags, **settings):
-    return subprocess.Popen(flags, cwd=ROOT, stderr=subprocess.PIPE, text=True, **settings)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return subprocess.Popen(flags, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment, **settings)
 
 
 def begin_both(workdir, stripes, *flags):
@@ -53,10 +62,6 @@ def end(process, timeout=120):
     return process.returncode, errors
 
 
-def records(workdir):
-    return [{**json.loads(line), "seconds": None} for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
 def assert_same(ours, theirs):
     assert [record["round"] for record in ours] == list(range(1, ROUNDS + 1))
     assert [record.get("participants") for record in ours] == [record.get("participants") for record in theirs]
@@ -68,7 +73,7 @@ def alone(tmp_path, stripes, *flags):
     """What one process finds."""
     code, errors = end(begin(command(tmp_path / "alone", stripes, *flags)))
     assert code == 0, errors
-    found = records(tmp_path / "alone")
+    found = measured(tmp_path / "alone")
     assert np.ptp([record["losses"][0] for record in found]) > 1e-2
     return found
 
@@ -87,7 +92,7 @@ def test_two_processes_find_what_one_does(stripes, tmp_path):
     expected = alone(tmp_path, stripes)
     assert_both_end_well(begin_both(tmp_path, stripes))
     assert not (tmp_path / "of_1").exists()
-    assert_same(records(tmp_path / "of_0"), expected)
+    assert_same(measured(tmp_path / "of_0"), expected)
 
 
 @pytest.mark.slow
@@ -105,14 +110,14 @@ def test_a_death_a_restart_and_a_process_that_goes_on_alone_change_nothing(strip
         process.send_signal(signal.SIGKILL)
     for process in both:
         end(process)
-    assert len(records(tmp_path / "of_0")) < ROUNDS
+    assert len(measured(tmp_path / "of_0")) < ROUNDS
     assert "continuing after round" in assert_both_end_well(begin_both(tmp_path, stripes, drawn, "--resume"))
-    assert_same(records(tmp_path / "of_0"), expected)
+    assert_same(measured(tmp_path / "of_0"), expected)
     for path in (tmp_path / "of_0" / "checkpoints").glob(f"round_{ROUNDS:06d}*"):
         path.rename(path.with_name(f"gone_{path.name}"))
     code, errors = end(begin(command(tmp_path / "of_0", stripes, drawn, "--resume")))
     assert code == 0, errors
-    assert_same(records(tmp_path / "of_0"), expected)
+    assert_same(measured(tmp_path / "of_0"), expected)
 
 
 @pytest.mark.slow
