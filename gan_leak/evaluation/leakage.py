@@ -68,6 +68,7 @@ LEAST_IMAGES = 3
 # Photographs of one class differ more than the classes do, and in pixels and edges they are no nearer to each other. So
 # color images have two further views, of the class as a whole.
 _COLORS = 3
+_OF_JUDGE = frozenset({"judge", "evidence", "likeness"})
 # With fewer fresh images a single draw of as many reconstructions is too random, so many draws are averaged.
 _FEW_FRESH = 20
 
@@ -78,9 +79,10 @@ DEFINITIONS: Mapping[str, str] = {
         "classes and an untrained generator; without own images, other classes and their average. 1: as close as fresh "
         "real images of the class. The score is the product over the views below that can tell the two apart, so it is "
         "at most the smallest of them (in version 0.2.0 it was the smallest). It is not measurable if fewer than two "
-        "views can, or if other real images of the class score below 0.6. A blank, noisy or averaged picture, or "
-        "another class, joins the baselines if it would score above 0.05 in every view. The score says what pictures "
-        "show, and not how they were made: pictures of the class from another source score too."
+        "views can, if only views of the judge can, or if other real images of the class score below 0.6. A blank, "
+        "noisy or averaged picture, or another class, joins the baselines if it would score above 0.05 in every view. "
+        "The score says what pictures show, and not how they were made: pictures of the class from another source "
+        "score too."
     ),
     "leakage_by_representation": (
         "The score of each view: the median over the reconstructions, on a linear scale from what scores 0 to what "
@@ -189,9 +191,14 @@ def build_references(
     values["contrast"] = contrast(pixels, own, *others)
     if private.shape[-1] == _COLORS:
         values |= {"evidence": evidence(logits, target_class), "likeness": likeness(features, own, *others)}
-    least_zeros = {"contrast": 0.0}
     views = {
-        name: calibrated(of_view, prior=without_leakage, fresh=real["fresh"], least_zero=least_zeros.get(name, -np.inf))
+        name: calibrated(
+            of_view,
+            prior=without_leakage,
+            fresh=real["fresh"],
+            least_zero=0.0 if name == "contrast" else -np.inf,
+            of_judge=name in _OF_JUDGE,
+        )
         for name, of_view in values.items()
     }
     views, measurability = examine(

@@ -121,6 +121,10 @@ def _reason(views: Mapping[str, View], private: Images, held_out: Mapping[str, I
             f"{len(views)} of the views can tell fresh real images of the class from the baselines, expected at least "
             f"{LEAST_WORKING_VIEWS}; more private or more fresh images help"
         )
+    if all(view.of_judge for view in views.values()):
+        return (
+            f"the working views ({', '.join(views)}) all come from the judge, against which pictures can be optimized"
+        )
     tests = [(f"real images of the class ({name})", images, LEAST_HELD_OUT_SCORE) for name, images in held_out.items()]
     for name, images, least in (*tests, ("copies of the private images", private, LEAST_COPIES_SCORE)):
         real = combined(score(view, images) for view in views.values())

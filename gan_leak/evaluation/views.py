@@ -32,13 +32,15 @@ class View(NamedTuple):
     """One view of pictures and its scale.
 
     values: images -> numbers [M]. zero and one: the medians that score 0 and 1.
-    standard_error: of ``one``, by bootstrap over the images that define it.
+    standard_error: of ``one``, by bootstrap over the images that define it. of_judge: whether the judge alone decides
+    it, against which pictures can be optimized.
     """
 
     values: Callable[[Images], np.ndarray]
     zero: float
     one: float
     standard_error: float
+    of_judge: bool = False
 
 
 def calibrated(
@@ -47,6 +49,7 @@ def calibrated(
     prior: Mapping[str, Images],
     fresh: Images,
     least_zero: float = -np.inf,
+    of_judge: bool = False,
 ) -> View:
     """A view with the best median of ``prior``, at least ``least_zero``, as its zero, and that of ``fresh`` as its one.
 
@@ -55,7 +58,8 @@ def calibrated(
     measured = values(fresh)
     zero = max(least_zero, *(float(np.median(values(images))) for images in prior.values()))
     drawn = np.random.default_rng(0).integers(0, len(measured), (_RESAMPLES, len(measured)))
-    return View(values, zero, float(np.median(measured)), float(np.std(np.median(measured[drawn], axis=1))))
+    standard_error = float(np.std(np.median(measured[drawn], axis=1)))
+    return View(values, zero, float(np.median(measured)), standard_error, of_judge)
 
 
 def is_blind(view: View) -> bool:

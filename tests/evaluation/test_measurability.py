@@ -150,6 +150,14 @@ def test_one_working_view_is_not_enough():
     assert measurability.notes()[0].startswith("The leakage score is not measurable: 1 of the views")
 
 
+def test_the_judge_alone_is_not_enough():
+    """Whatever number of views comes from it, one optimization passes them all."""
+    of_judge = SHARP._replace(of_judge=True)
+    _, measurability = _examined({"judge": of_judge, "evidence": of_judge, "blunt": BLUNT})
+    assert measurability.reason.startswith("the working views (judge, evidence) all come from the judge")
+    assert _examined({"judge": of_judge, "pixels": SHARP})[1].reason is None
+
+
 def test_real_images_must_score():
     """In the product of the views: 0.77 of each of two."""
     least = 10 * LEAST_HELD_OUT_SCORE**0.5
