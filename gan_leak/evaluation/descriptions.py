@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from gan_leak.evaluation.views import edges, principal_components
 # By name, an array with a leading axis of images.
 Description = dict[str, np.ndarray]
 Describe = Callable[[np.ndarray], Description]
-Name = TypeVar("Name", bound=Hashable)
 
 
 class DescribedGallery(NamedTuple):
@@ -34,22 +33,20 @@ def describe_gallery(judge: Judge, gallery: np.ndarray) -> DescribedGallery:
     Independent of the partition and of the target class, so all runs on one data set can share it.
     """
 
-    def unreduced(images: np.ndarray) -> tuple[Description, Description]:
+    def unreduced(images: np.ndarray) -> Description:
         logits, features = (np.asarray(output) for output in judge_outputs(judge, np.asarray(images, np.float32)))
         spaces = {"pixels": flatten(images), "edges": edges(images), "judge": features}
-        return spaces, {"features": features, "logits": logits}
+        return {**spaces, "features": features, "logits": logits}
 
-    spaces, outputs = unreduced(gallery)
-    reduce = {name: principal_components(features) for name, features in spaces.items()}
+    def reduced(description: Description) -> Description:
+        return description | {name: reduce(description[name]) for name, reduce in along_components.items()}
 
-    def describe(images: np.ndarray) -> Description:
-        spaces, outputs = unreduced(images)
-        return {name: reduce[name](features) for name, features in spaces.items()} | outputs
-
-    return DescribedGallery(describe, {name: reduce[name](features) for name, features in spaces.items()} | outputs)
+    own = unreduced(gallery)
+    along_components = {name: principal_components(own[name]) for name in ("pixels", "edges", "judge")}
+    return DescribedGallery(lambda images: reduced(unreduced(images)), reduced(own))
 
 
-def describe_sets(describe: Describe, sets: Mapping[Name, np.ndarray]) -> dict[Name, Description]:
+def describe_sets(describe: Describe, sets: Mapping[str, np.ndarray]) -> dict[str, Description]:
     """Describe sets of images [-, H, W, C] by name, all at once: many small batches would take longer."""
     if not sets:
         return {}

@@ -177,11 +177,15 @@ def _edges(images: np.ndarray) -> np.ndarray:
     down, right = (np.gradient(grey, axis=axis) * 2.0 * scale for axis in (1, 2))
     magnitude = np.hypot(down, right) / scale**2
     angle = np.arctan2(down, right) % np.pi / np.pi * orientations
-    # Each gradient votes for the two orientations around its own.
-    offset = (angle[..., None] - np.arange(orientations, dtype=np.float32)) % orientations
-    votes = magnitude[..., None] * np.maximum(1.0 - np.minimum(offset, orientations - offset), 0.0)
     side = grey.shape[1] // cells
-    histograms = votes.reshape(len(grey), cells, side, cells, side, orientations).sum(axis=(2, 4))
+
+    def histogram(orientation: int) -> np.ndarray:
+        # Each gradient votes for the two orientations around its own.
+        offset = np.abs(angle - np.float32(orientation))
+        votes = magnitude * np.maximum(1.0 - np.minimum(offset, orientations - offset), 0.0)
+        return votes.reshape(len(grey), cells, side, cells, side).sum(axis=(2, 4))
+
+    histograms = np.stack([histogram(orientation) for orientation in range(orientations)], axis=-1)
     corners = [histograms[:, i : i + cells - 1, j : j + cells - 1] for i in (0, 1) for j in (0, 1)]
     blocks = np.concatenate(corners, axis=-1)
     normalised = blocks / np.sqrt(np.sum(blocks**2, axis=-1, keepdims=True) + softness**2)

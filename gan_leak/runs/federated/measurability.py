@@ -32,12 +32,13 @@ def measurability_row(config: RunConfig, data: AttackData, instruments: Instrume
         "untrained generator": untrained_images(*size, 2 * config.seed + 1),
     }
 
-    def score(images: np.ndarray) -> float | None:
-        return leakage_score(references, scores_by_view(references, images))
-
-    scores = {name: score(images) for name, images in controls.items()}
-    held_out = [score(images) for images in (data.fresh[1::2], *data.unowned.values())]
     measurable = references.measurability.reason is None
+
+    def score(images: np.ndarray) -> float | None:
+        return leakage_score(references, scores_by_view(references, images)) if measurable else None
+
+    scores = [score(images) for images in controls.values()]
+    held_out = [score(images) for images in (data.fresh[1::2], *data.unowned.values())]
     return {
         "class": data.class_names[config.attack.target_class],
         "private_images": len(data.private),
@@ -46,7 +47,7 @@ def measurability_row(config: RunConfig, data: AttackData, instruments: Instrume
         "not_measurable": references.measurability.reason,
         "copies": score(data.private),
         "held_out": min(value for value in held_out if value is not None) if measurable else None,
-        "highest_control": max(value for value in scores.values() if value is not None) if measurable else None,
+        "highest_control": max(value for value in scores if value is not None) if measurable else None,
     }
 
 
