@@ -63,6 +63,14 @@ def test_a_run_writes_all_that_it_promises(config, tmp_path, capsys):
     assert str(run_path / "report.html") in shown
 
 
+def test_chunks_of_rounds_do_not_change_the_results(config, tmp_path, compiled_as_for_users):
+    run(config, tmp_path / "one")
+    run(replace(config, performance=PerformanceOptions(rounds_per_chunk=3)), tmp_path / "three")
+    pictures = [(tmp_path / name / "reconstructions.npz").read_bytes() for name in ("one", "three")]
+    assert pictures[0] == pictures[1]
+    assert measured(tmp_path / "three") == measured(tmp_path / "one")
+
+
 def test_the_stock_convolution_gives_the_same_run_to_float_tolerance(config, tmp_path):
     config = replace(config, rounds=2)
     run(config, tmp_path / "matmul")
@@ -72,5 +80,12 @@ def test_the_stock_convolution_gives_the_same_run_to_float_tolerance(config, tmp
 
 
 def test_batch_normalization_trains(config, tmp_path):
-    assert run(replace(config, rounds=2, normalization="batch"), tmp_path / "run") == 0
+    changes = {
+        "partition": "iid",
+        "upload_fraction": 0.1,
+        "download_fraction": 0.5,
+        "normalization": "batch",
+        "rounds": 2,
+    }
+    assert run(replace(config, **changes), tmp_path / "run") == 0
     assert np.isfinite(measured(tmp_path / "run")[-1]["losses"]).all()

@@ -67,12 +67,6 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, monkeypat
     assert results(tmp_path / "parts") == results(tmp_path / "whole")
 
 
-def test_chunks_of_rounds_do_not_change_the_results(config, tmp_path, compiled_as_for_users):
-    run(config, tmp_path / "one")
-    run(replace(config, performance=PerformanceOptions(rounds_per_chunk=3)), tmp_path / "three")
-    assert results(tmp_path / "three") == results(tmp_path / "one")
-
-
 def test_divergence_stops_the_run_and_keeps_what_was_computed(config, tmp_path, capsys):
     config = replace(config, learning_rate=1e30, rounds=50)
     assert run(config, tmp_path / "run") == DIVERGED_STATUS
