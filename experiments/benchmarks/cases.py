@@ -186,8 +186,11 @@ def local_round(
     )
 
 
-def sparse_vector_upload_of(image_size: int, releases: float) -> Case:
-    """The differentially private upload of one participant; ``releases``: the released fraction."""
+def sparse_vector_uploads_of(image_size: int, releases: float) -> Case:
+    """The differentially private uploads of two participants, as a round maps them.
+
+    releases: the released fraction.
+    """
     model = _classifier(image_size, PerformanceOptions())
     params = model.init(jax.random.key(0))
     transform = sparse_vector_upload(0.002, 1.0)
@@ -195,15 +198,15 @@ def sparse_vector_upload_of(image_size: int, releases: float) -> Case:
         _LEARNING_RATE, upload_fraction=releases, upload_threshold=1e-4, upload_bound=1e-3
     )
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    values = 1e-3 * jax.random.normal(jax.random.key(6), (size,))
+    values = 1e-3 * jax.random.normal(jax.random.key(6), (2, size))
 
-    def upload(values: jax.Array) -> tuple[Upload, PyTree, TransformInfo]:
+    def upload(key: jax.Array, values: jax.Array) -> tuple[Upload, PyTree, TransformInfo]:
         everything = Upload(values, jnp.ones(size, bool))
-        return transform.apply(
-            jax.random.key(7), everything, transform.init(params), params=params, hyperparameters=hyperparameters
-        )
+        return transform.apply(key, everything, transform.init(params), params=params, hyperparameters=hyperparameters)
 
-    return Case(f"sparse vector upload, {size} coordinates, {releases:g} released", "upload", upload, (values,), 0)
+    keys = jax.random.split(jax.random.key(7), 2)
+    name = f"sparse vector uploads of 2 participants, {size} coordinates, {releases:g} released"
+    return Case(name, "upload", jax.vmap(upload), (keys, values), 0)
 
 
 GROUPS = ("steps", "rounds", "upload", "inversions", "participants", "samples", "start", "sweep")
@@ -229,8 +232,8 @@ def cases_of(group: str, performance: PerformanceOptions) -> list[Case]:
         ]
     if group == "upload":
         return [
-            sparse_vector_upload_of(32, 1.0),
-            sparse_vector_upload_of(64, 1.0),
+            sparse_vector_uploads_of(32, 1.0),
+            sparse_vector_uploads_of(64, 1.0),
             local_round(32, 1, 1000, 64, performance),
         ]
     if group == "participants":

@@ -68,8 +68,10 @@ def _order_by_sorting(key: Array, first: Array) -> Array:
     return jax.lax.sort((high, low, jnp.arange(first.size, dtype=jnp.int32)), num_keys=2, is_stable=False)[2]
 
 
+# Under vmap, each exchange of all lanes would be a gather and a scatter: five times slower than lane after lane.
+@jax.custom_batching.sequential_vmap
 def _order_by_exchanges(key: Array, first: Array) -> Array:
-    """Shuffle by sequential exchanges (Fisher and Yates, inside out); on a CPU a sort takes ten times as long."""
+    """Shuffle by sequential exchanges (Fisher and Yates, inside out); on a CPU a sort takes four times as long."""
     places = jnp.arange(first.size, dtype=jnp.int32)
     partners = jax.random.randint(key, first.shape, 0, places + 1)
 

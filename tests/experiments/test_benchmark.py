@@ -132,7 +132,7 @@ def run(*arguments):
 def test_the_binary_times_a_group(tmp_path):
     done = run("--groups=upload", "--repeats=1", f"--workdir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
-    assert "sparse vector upload, 478665 coordinates, 1 released" in done.stdout
+    assert "sparse vector uploads of 2 participants, 478665 coordinates, 1 released" in done.stdout
     assert len(json.loads((tmp_path / "run" / "benchmark.json").read_text())["rows"]) == 3
 
 
