@@ -11,22 +11,25 @@ from experiments.common.flags import preset_path
 from gan_leak.evaluation.criteria import Criterion, parse_criterion
 
 CLAIMS_NAME = "claims.toml"
-_REQUIRED = ("claim", "reproduced_if", "partly_if", "quick")
-_OPTIONAL = ("nearest",)
+_REQUIRED = ("claim", "reproduced_if", "partly_if")
+_SHORT = ("quick", "not_quick")
+_KNOWN = (*_REQUIRED, *_SHORT, "nearest")
 
 
 class Claim(NamedTuple):
     """The claim of a preset, written before any run.
 
     claim: the paper's claim in our words. reproduced_if, partly_if: the criteria of its verdict.
-    quick: the last preset of a short run.
+    quick: the last preset of a short run, or empty.
+    not_quick: why a short run leaves the setting out, or empty.
     nearest: the preset after this one for the nearest setting that works, or empty.
     """
 
     claim: str
     reproduced_if: Criterion
     partly_if: Criterion
-    quick: str
+    quick: str = ""
+    not_quick: str = ""
     nearest: str = ""
 
     @property
@@ -44,7 +47,7 @@ def read_claim(preset: str) -> Claim:
     """Read the claim of a preset from the ``claims.toml`` in its folder.
 
     Raises ValueError, in one line, for an unknown preset and for one without a claim. Also for a file with an entry of
-    no preset in its folder, a missing or unknown key, or an invalid criterion.
+    no preset in its folder, a missing or unknown key, both of ``quick`` and ``not_quick``, or an invalid criterion.
     """
     path = preset_path(preset)
     file = path.with_name(CLAIMS_NAME)
@@ -75,11 +78,13 @@ def _parse_claim(where: str, preset: str, table: Any, presets: frozenset[str]) -
     if not isinstance(table, dict):
         raise ValueError(f"{where}: expected a table")
     for key in table:
-        if key not in (*_REQUIRED, *_OPTIONAL):
-            raise ValueError(f"{where}: unknown key {key}, expected {', '.join((*_REQUIRED, *_OPTIONAL))}")
+        if key not in _KNOWN:
+            raise ValueError(f"{where}: unknown key {key}, expected {', '.join(_KNOWN)}")
     for key in _REQUIRED:
         if key not in table:
             raise ValueError(f"{where}: key {key} is missing")
+    if sum(key in table for key in _SHORT) != 1:
+        raise ValueError(f"{where}: expected one of the keys {' and '.join(_SHORT)}")
     for key, value in table.items():
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{where}: {key}={value!r}: expected a text")
@@ -87,7 +92,7 @@ def _parse_claim(where: str, preset: str, table: Any, presets: frozenset[str]) -
         criteria = parse_criterion(table["reproduced_if"]), parse_criterion(table["partly_if"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return Claim(table["claim"], *criteria, table["quick"], table.get("nearest", ""))
+    return Claim(table["claim"], *criteria, *(table.get(key, "") for key in (*_SHORT, "nearest")))
 
 
 def rows_named_by(claim: Claim) -> set[str]:

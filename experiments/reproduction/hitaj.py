@@ -108,6 +108,17 @@ def arguments_for(preset: str, variant: str, scale: str) -> list[str]:
     return arguments
 
 
+def settings_at(figure: Figure, scale: str) -> dict[str, str]:
+    """The settings that a scale runs: all of them, or those for which a short run can decide."""
+    return {label: preset for label, preset in figure.settings.items() if scale != "quick" or read_claim(preset).quick}
+
+
+def left_out(figure: Figure, scale: str) -> dict[str, str]:
+    """The settings that a scale leaves out, each with the reason as a sentence."""
+    settings = settings_at(figure, scale)
+    return {label: read_claim(preset).not_quick for label, preset in figure.settings.items() if label not in settings}
+
+
 def variants_of(scale: str, paper_hyperparameters: bool) -> tuple[str, ...]:
     """The variants of a scale. A quick run is too short for the paper's own learning rate."""
     return (PAPER_VARIANT, NEAREST_VARIANT) if scale == "paper" and paper_hyperparameters else (NEAREST_VARIANT,)

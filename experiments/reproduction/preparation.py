@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 
 import gan_leak
 from experiments.reproduction.calls import earlier_calls
-from experiments.reproduction.hitaj import FIGURES, SCALES, Figure, check_names, select_figures
+from experiments.reproduction.hitaj import (
+    FIGURES,
+    SCALES,
+    Figure,
+    check_names,
+    left_out,
+    select_figures,
+    settings_at,
+)
 from experiments.reproduction.other_papers import TABLES, Table
 from experiments.reproduction.study import Study, batches_of, check_pictures
 from experiments.reproduction.table_sections import TableRun, check_table
@@ -45,6 +53,12 @@ class ReproduceConfig:
     )
     paper_hyperparameters: bool = option(
         True, "At the scale 'paper', also run the paper's own hyperparameters, which take longest.", effect="call"
+    )
+    every_control: bool = option(
+        True,
+        "At the scale 'paper', run the controls of every setting of a figure. Otherwise all settings are judged by the "
+        "controls of the first, as at the scale 'quick', which halves the time.",
+        effect="call",
     )
     num_seeds: int = option(0, "Seeds of each setting; 0 = 3.", bounds=at_least(0))
     most_samples: int = option(
@@ -95,6 +109,7 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
     study = Study(
         config.scale,
         config.paper_hyperparameters,
+        config.every_control,
         config.num_seeds or _SEEDS,
         {"samples_per_participant": config.most_samples, "rounds": config.most_rounds},
         config.cifar10,
@@ -126,10 +141,17 @@ def _check_flags(config: ReproduceConfig) -> None:
 def _check_figures(
     config: ReproduceConfig, study: Study, figures: Sequence[Figure]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Check every batch; return by figure why CIFAR-10 cannot be read, and notes on the data."""
+    """Check every batch; return by figure why its data cannot be read or the scale has none of it, and data notes."""
     unavailable = {}
     notes: dict[str, None] = {}
     for figure in figures:
+        if not settings_at(figure, config.scale):
+            unavailable[figure.number] = " ".join(dict.fromkeys(left_out(figure, config.scale).values()))
+            if config.figures != "all":
+                raise ValueError(
+                    f"figures={figure.number}, scale={config.scale}: expected the scale paper. "
+                    + unavailable[figure.number]
+                )
         for configs in batches_of(study, figure).values():
             check_batch(configs)
             try:

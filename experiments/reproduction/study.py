@@ -16,6 +16,7 @@ from experiments.reproduction.hitaj import (
     arguments_for,
     controls_of,
     not_stated,
+    settings_at,
     variants_of,
 )
 from gan_leak.config import RunConfig
@@ -34,12 +35,15 @@ Key = tuple[str, str]
 class Study(NamedTuple):
     """The options of a reproduction.
 
-    cuts: the largest value of each field, 0 for no limit; in these fields 0 means all. cifar10: the data set used for
-    tfds:cifar10. directory: of the reproduction, with its batches. show: shows a line of progress.
+    every_control: at the scale of the paper, whether every setting of a figure has controls, or only the first.
+    cuts: the largest value of each field, 0 for no limit; in these fields 0 means all.
+    cifar10: the data set used for tfds:cifar10. directory: of the reproduction, with its batches.
+    show: shows a line of progress.
     """
 
     scale: str
     paper_hyperparameters: bool
+    every_control: bool
     num_seeds: int
     cuts: Mapping[str, int]
     cifar10: str
@@ -68,15 +72,15 @@ def departures(study: Study, preset: str, used: RunConfig) -> dict[str, list[Any
 def batches_of(study: Study, figure: Figure) -> dict[Key, list[RunConfig]]:
     """All lanes of a figure, by (setting, variant or control)."""
     found: dict[Key, list[RunConfig]] = {}
-    for label, preset in figure.settings.items():
+    settings = settings_at(figure, study.scale)
+    for label, preset in settings.items():
         for variant in variants_of(study.scale, study.paper_hyperparameters):
             arguments = arguments_for(preset, variant, study.scale)
             found[label, variant] = configurations(study, arguments)
     if figure.layout == "methods":
         return {key: _all_classes(configs[0]) for key, configs in found.items()}
-    # In short runs, those of the first setting are the controls of all.
-    with_controls = len(figure.settings) if study.scale == "paper" else 1
-    for label, preset in itertools.islice(figure.settings.items(), with_controls):
+    with_controls = len(settings) if study.scale == "paper" and study.every_control else 1
+    for label, preset in itertools.islice(settings.items(), with_controls):
         nearest = arguments_for(preset, NEAREST_VARIANT, study.scale)
         undefended = "undefended" in rows_named_by(read_claim(preset))
         for name, arguments in controls_of(nearest, undefended=undefended).items():

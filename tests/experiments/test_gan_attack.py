@@ -33,7 +33,6 @@ BEHIND = {
     **{f"nearest_{data}": [base] for data, base in {"faces": "figure8b", "faces_41": "figure7"}.items()},
     **{f"quick_{data}": ["figure6b", "nearest_mnist"] for data in ("mnist", "mnist_short")},
     **{f"quick_{data}": ["figure8b", "nearest_faces"] for data in ("faces", "faces_short")},
-    "quick_faces_41": ["figure7", "nearest_faces_41"],
     "quick_cifar10": ["figure3", "nearest_cifar10"],
 }
 

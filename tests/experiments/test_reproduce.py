@@ -143,7 +143,7 @@ def test_every_setting_control_and_reference_is_a_row(finished_reproduction):
     results, figures = read(finished_reproduction[0])
     assert list(figures) == ["6", "10", "12", "accuracy"]
     assert rows(figures["6"]) == [
-        *((f"6 {name}, nearest that works", "attack") for name in ("(a)", "(b)", "(c)", "(c), random")),
+        *((f"6 {name}, nearest that works", "attack") for name in ("(a)", "(b)", "(c)")),
         *((f"6 (a), {name}", role) for name, role in CONTROLS),
         *REFERENCES,
     ]
@@ -151,6 +151,7 @@ def test_every_setting_control_and_reference_is_a_row(finished_reproduction):
         controls = [(f"{number}, {name}", role) for name, role in CONTROLS]
         plain = [("12, without the defense", "reference")] if number == "12" else []
         assert rows(figures[number]) == [(f"{number}, nearest that works", "attack"), *controls, *plain, *REFERENCES]
+    assert figures["6"]["notes"][-1].startswith("6 (c), random: not run. With a random tenth downloaded")
     for entry in figures.values():
         assert entry["error"] is None
         for row in entry["rows"]:
@@ -368,9 +369,9 @@ def test_methods_are_compared_on_all_ten_digits(tmp_path):
 
 
 @pytest.fixture
-def two_figures(monkeypatch):
-    """There are only figures 3 and 10."""
-    figures = paper.select_figures("3,10")
+def three_figures(monkeypatch):
+    """There are only figures 3, 7 and 10."""
+    figures = paper.select_figures("3,7,10")
     monkeypatch.setattr(paper, "FIGURES", figures)
     for module in (preparation, execution):
         monkeypatch.setattr(module, "FIGURES", figures)
@@ -379,14 +380,15 @@ def two_figures(monkeypatch):
 
 @pytest.mark.slow
 def test_without_cifar_10_all_other_figures_are_made_and_with_it_the_missing_one(
-    run_of_whole, tmp_path, monkeypatch, two_figures
+    run_of_whole, tmp_path, monkeypatch, three_figures
 ):
     workdir = tmp_path / "run"
     monkeypatch.setattr(workers, "run_batch", run_of_whole)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
     _, figures = call(workdir, "all", cifar10="tfds:cifar10")
-    assert list(figures) == ["3", "10"]
+    assert list(figures) == ["3", "7", "10"]
     assert "cifar10" in figures["3"]["error"]
+    assert figures["7"]["error"].startswith("Not run: Each of 41 participants trains in turn")
     assert not figures["3"].get("rows")
     assert figures["10"]["error"] is None
     assert escape(figures["3"]["error"]) in (workdir / "report.html").read_text()
@@ -395,11 +397,12 @@ def test_without_cifar_10_all_other_figures_are_made_and_with_it_the_missing_one
     _, figures = call(workdir, "all", resume=True, cifar10=f"npz:{brought}")
     assert figures["3"]["error"] is None
     assert rows(figures["3"])[0] == ("3, nearest that works", "attack")
+    assert figures["7"]["error"]
     assert str(brought) in figures["3"]["setup"]
     assert (workdir / "figures" / "10" / "section.json").stat().st_mtime_ns == finished
 
 
-def test_a_cifar_10_that_was_named_has_to_be_there(tmp_path, two_figures):
+def test_a_cifar_10_that_was_named_has_to_be_there(tmp_path, three_figures):
     assert "nowhere.npz" in refused(tmp_path / "run", "all")
     assert not (tmp_path / "run").exists()
 
@@ -529,6 +532,7 @@ def test_what_stands_where_something_else_belongs_is_refused(finished_reproducti
     [
         ({"figures": "6,99"}, "figures=99"),
         ({"figures": ""}, "figures="),
+        ({"figures": "7"}, "figures=7, scale=quick: expected the scale paper. Each of 41 participants"),
         ({"num_seeds": -1}, "num_seeds=-1"),
         ({"num_seeds": 1}, "num_seeds=1"),
         ({"most_rounds": -1}, "most_rounds=-1"),
@@ -551,7 +555,7 @@ def test_other_seeds_or_another_scale_do_not_get_the_directory(finished_reproduc
 @pytest.mark.parametrize("preset", ["--epsilon_per_release=0", "--sensitivity=-1", "--upload_fraction=2"])
 def test_a_preset_with_a_wrong_number_is_refused_before_anything_is_run(tmp_path, monkeypatch, preset):
     shutil.copytree(flags.PRESETS, tmp_path / "presets")
-    with (tmp_path / "presets" / "hitaj" / "figure14c.flags").open("a") as file:
+    with (tmp_path / "presets" / "hitaj" / "figure14a.flags").open("a") as file:
         file.write(f"\n{preset}\n")
     monkeypatch.setattr(flags, "PRESETS", tmp_path / "presets")
     assert preset[2:].partition("=")[0] in refused(tmp_path / "run", "14")
