@@ -29,11 +29,13 @@ def _knows(flag):
         return content.find(flag.encode()) >= 0
 
 
-# The emitters of fused loops take more than half of the time in the compiler. It reads the variable at its first
+# The emitters of fused loops take more than half of the time in the compiler, and programs in parts for many threads a
+# twentieth more, of which every core already has a process of tests. The compiler reads the variable at its first
 # program, and so does every process that a test starts.
 EMITTERS = "xla_cpu_use_fusion_emitters"
-if EMITTERS not in (given := os.environ.get("XLA_FLAGS", "")) and _knows(EMITTERS):
-    os.environ["XLA_FLAGS"] = f"{given} --{EMITTERS}=false"
+for flag, value in {EMITTERS: "false", "xla_cpu_parallel_codegen_split_count": "1"}.items():
+    if flag not in (given := os.environ.get("XLA_FLAGS", "")) and _knows(flag):
+        os.environ["XLA_FLAGS"] = f"{given} --{flag}={value}"
 
 hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=40, derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")

@@ -149,6 +149,15 @@ def test_every_preset_is_headed_by_the_command_that_runs_it():
         config_from_arguments(CONFIG_CLASSES[binary], arguments)
 
 
+def test_a_preset_names_the_page_of_its_results_and_repeats_nothing_of_it():
+    """A number that is written twice is soon that of an earlier version."""
+    for path in PRESETS.rglob("*.flags"):
+        comments = "".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+        assert not re.search(r"Measured|\d\.\d+ \(\d", comments), path
+        for page in re.findall(r"experiments/results\S*", comments):
+            assert (ROOT / page).is_file(), path
+
+
 def test_guides_are_the_ones_that_the_readme_names():
     assert {pathlib.Path(name).name for name in re.findall(r"guides/(\w+\.md)", README)} == {
         path.name for path in GUIDES

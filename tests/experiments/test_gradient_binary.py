@@ -85,7 +85,7 @@ def test_an_attack_from_flags_to_report(stripes, tmp_path, flags):
 
 @pytest.mark.slow
 def test_participants_start_from_the_network_that_training_ended_with(stripes, tmp_path):
-    flags = ("--attack=inverting_gradients", "--iterations=2", "--initialisation=torch", "--training_steps=300")
+    flags = ("--attack=inverting_gradients", "--iterations=2", "--initialisation=torch", "--training_steps=100")
     arguments = [f"--dataset=npz:{stripes}", "--channels=1", "--images=3", "--dirichlet_concentration=0.1", *flags]
     config = config_from_arguments(gradient_inversion.GradientConfig, arguments)
     prepared = gradient_inversion.prepare(config, tmp_path / "run", False)

@@ -243,7 +243,7 @@ def test_grnn_draws_the_image_and_tells_the_label():
     model, image, label, view = seen_by_grnn()
     generator = grnn_generator(4, image_size=16, channels=1)
     method = grnn(model, generator, 1)
-    attack = jax.jit(lambda key, view: run_procedure(key, method, GradientEvidence(view, label), 1000))
+    attack = jax.jit(lambda key, view: run_procedure(key, method, GradientEvidence(view, label), 500))
     found = attack(jax.random.key(1), view)
     assert int(jnp.argmax(found.labels)) == 2
     error = float(jnp.mean((found.images - image) ** 2))
