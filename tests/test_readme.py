@@ -154,7 +154,7 @@ def test_a_preset_names_the_page_of_its_results_and_repeats_nothing_of_it():
     for path in PRESETS.rglob("*.flags"):
         comments = "".join(line for line in path.read_text().splitlines() if line.startswith("#"))
         assert not re.search(r"Measured|\d\.\d+ \(\d", comments), path
-        for page in re.findall(r"experiments/results\S*", comments):
+        for page in re.findall(r"experiments/results/\w+\.\w+", comments):
             assert (ROOT / page).is_file(), path
 
 

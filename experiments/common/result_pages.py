@@ -292,7 +292,9 @@ def _lines(columns: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _column_cell(column: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    shown = cell(row[column["measure"]], column["digits"], column["measure"])
+    # What a verdict judges is named by its row.
+    measure = row.get("measure", "") if column["measure"] == "measured" else column["measure"]
+    shown = cell(row[column["measure"]], column["digits"], measure)
     if "baseline" not in column:
         return shown
     baseline = row[column["baseline"]]

@@ -341,8 +341,9 @@ def read_reproduction(groups: Sequence[Group]) -> list[Table]:
             for row in figure.get("rows", ()):
                 shown = {_current_name(measure): _brief_or_seeds(value) for measure, value in row["metrics"].items()}
                 name = _joined_name(group.label, row["name"])
-                # References, and settings without a defense, have the same name in several figures.
-                if row["role"] == "reference" or any(other["name"] == name for other in rows):
+                # References have the same name in several figures, unless they begin with a setting of theirs.
+                again = row["role"] == "reference" and not row["name"].startswith(figure["figure"])
+                if again or any(other["name"] == name for other in rows):
                     name = _joined_name(group.label, f"{figure['figure']}, {row['name']}")
                 rows.append({"name": name, "rounds": row.get("rounds"), **shown})
     columns = (

@@ -9,7 +9,15 @@ import sys
 import pytest
 
 from experiments.common.flags import config_from_arguments
-from experiments.common.result_pages import WIDTH, cell, embedded_tables, page_bytes, page_markdown, read_page
+from experiments.common.result_pages import (
+    WIDTH,
+    _column_cell,
+    cell,
+    embedded_tables,
+    page_bytes,
+    page_markdown,
+    read_page,
+)
 from experiments.results import CONFIG_CLASSES, PAGES, ROOT, ResultsConfig, run
 from gan_leak.evaluation import measurability
 from gan_leak.evaluation.criteria import Verdict
@@ -203,6 +211,8 @@ def result_files():
     figure_rows = [
         {"name": "attack", "role": "attack", "rounds": 5, "metrics": metrics},
         {"name": "passive", "role": "control", "rounds": 5, "metrics": {"leakage_score": interval(0.0)}},
+        {"name": "6 (a), without the defense", "role": "reference", "metrics": metrics},
+        {"name": "fresh real images", "role": "reference", "metrics": metrics},
     ]
     figure = {"figure": "6", "title": "MNIST", "claim": "", "verdicts": [verdict], "rows": figure_rows}
     reproduction = {
@@ -251,6 +261,8 @@ def test_rows_of_each_kind_of_results(checkout, tmp_path):
     page = read_page(checkout / PAGES / "reproduce.json")
     assert page["commands"] == ["python -m x", "python -m x --n=2"]
     assert page["tables"][0]["notes"] == ["Claim of 6 (a): It works."]
+    references = ["6 (a), without the defense", "6, fresh real images"]
+    assert [row["name"] for row in page["tables"][1]["rows"]] == ["attack", "passive", *references]
     assert read_page(checkout / PAGES / "split_inference.json")["commands"] == [
         "python -m experiments.split_inference --splits=conv1"
     ]
@@ -338,7 +350,11 @@ def test_a_measure_as_text(value, digits, text):
 
 
 def test_an_interval_is_cut_to_the_range_of_its_measure_in_the_page_and_not_in_the_json():
-    assert cell({"mean": 0.5, "low": -0.5, "high": 1.5}, 2, "leakage_score") == "0.50 (0.00-1.00)"
+    wide = {"mean": 0.5, "low": -0.5, "high": 1.5}
+    assert cell(wide, 2, "leakage_score") == "0.50 (0.00-1.00)"
+    judged = {"measure": "measured", "digits": 2}
+    assert _column_cell(judged, {"measured": wide, "measure": "leakage_score"}) == "0.50 (0.00-1.00)"
+    assert _column_cell(judged, {"measured": wide, "measure": "psnr"}) == "0.50 (-0.50 to 1.50)"
 
 
 @pytest.mark.parametrize(
