@@ -31,7 +31,7 @@ SHORT = (
 BEHIND = {
     **{f"nearest_{data}": [base] for data, base in {"mnist": "figure6b", "cifar10": "figure3"}.items()},
     **{f"nearest_{data}": [base] for data, base in {"faces": "figure8b", "faces_41": "figure7"}.items()},
-    **{f"quick_{data}": ["figure6b", "nearest_mnist"] for data in ("mnist", "mnist_short")},
+    **{f"quick_{data}": ["figure6b", "nearest_mnist"] for data in ("mnist", "mnist_short", "mnist_long")},
     **{f"quick_{data}": ["figure8b", "nearest_faces"] for data in ("faces", "faces_short")},
     "quick_cifar10": ["figure3", "nearest_cifar10"],
 }
