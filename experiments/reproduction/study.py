@@ -117,5 +117,5 @@ def jobs_of(study: Study, figure: Figure) -> list[Job]:
 def basis_of(study: Study, figure: Figure) -> str:
     """All inputs of a section as text: its batches and its claims."""
     batches = {", ".join(key): directory_of(study, configs).name for key, configs in batches_of(study, figure).items()}
-    claims = {label: read_claim(preset).texts for label, preset in figure.settings.items()}
+    claims = {label: read_claim(preset).texts for label, preset in settings_at(figure, study.scale).items()}
     return json.dumps({"batches": batches, "claims": claims})

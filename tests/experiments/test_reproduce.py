@@ -167,9 +167,9 @@ def test_every_claim_gets_a_verdict_with_its_criteria_and_numbers(finished_repro
     for number, entry in figures.items():
         (figure,) = paper.select_figures(number)
         assert [(verdict["name"], verdict["variant"]) for verdict in entry["verdicts"]] == [
-            (label, NEAREST_VARIANT) for label in figure.settings
+            (label, NEAREST_VARIANT) for label in paper.settings_at(figure, "quick")
         ]
-        for verdict, preset in zip(entry["verdicts"], figure.settings.values(), strict=True):
+        for verdict, preset in zip(entry["verdicts"], paper.settings_at(figure, "quick").values(), strict=True):
             claim = read_claim(preset)
             assert verdict["reproduced_if"] == claim.reproduced_if.text
             assert verdict["partly_if"] == claim.partly_if.text
@@ -234,9 +234,9 @@ def test_each_variant_of_the_curve_is_held_against_its_own_evaluations(run_of_wh
 
 
 def test_settings_that_figures_share_are_run_once(finished_reproduction):
-    """Figure 10 and the curve are runs of figure 6, whose four settings have two controls; figure 12 has four."""
+    """Figure 10 and the curve are runs of figure 6, whose three settings have two controls; figure 12 has four."""
     _, first, made = finished_reproduction
-    assert len(set(made)) == len(made) == first == 6 + 4
+    assert len(set(made)) == len(made) == first == 5 + 4
 
 
 def test_the_report_is_one_file_with_verdicts_first_and_all_rows(finished_reproduction):
