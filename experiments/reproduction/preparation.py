@@ -47,7 +47,7 @@ class ReproduceConfig:
     figures: str = option("all", "'all', or numbers separated by commas: " + ", ".join(_NUMBERS), effect="call")
     scale: str = option(
         "quick",
-        "'quick': shortened runs of the nearest settings that work, about 45 minutes on two CPU cores; 'paper': the "
+        "'quick': shortened runs of the nearest settings that work, less than an hour on two CPU cores; 'paper': the "
         "paper's own hyperparameters beside them, at full length.",
         choices=SCALES,
     )

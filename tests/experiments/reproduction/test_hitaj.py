@@ -245,10 +245,12 @@ def test_a_quick_run_leaves_the_paper_s_own_setting_out():
 # Controls.
 
 
-@pytest.mark.parametrize("preset", SETTINGS)
-def test_controls_change_one_thing(preset):
+@pytest.mark.parametrize(
+    ("preset", "scale"), [*((preset, "paper") for preset in SETTINGS), *((preset, "quick") for preset in SHORT)]
+)
+def test_controls_change_one_thing(preset, scale):
     """Passive: only what the adversary adds. Unowned: only that nobody has the target class."""
-    arguments = arguments_for(preset, NEAREST_VARIANT, "paper")
+    arguments = arguments_for(preset, NEAREST_VARIANT, scale)
     config = config_from_arguments(RunConfig, arguments)
     controls = {name: config_from_arguments(RunConfig, flags) for name, flags in controls_of(arguments).items()}
     assert set(controls) == {"passive", "unowned"}

@@ -13,7 +13,7 @@ def study(scale, tmp_path, *, every_control=True):
 
 
 @pytest.mark.parametrize(("scale", "every_control"), [("quick", True), ("paper", True), ("paper", False)])
-@pytest.mark.parametrize("number", ["6", "8", "12", "14"])
+@pytest.mark.parametrize("number", ["6", "7", "8", "12", "14"])
 def test_at_full_length_every_setting_has_its_own_controls(number, scale, every_control, tmp_path):
     """On request only the first has; so it is in a short run, which leaves out what takes long."""
     figure = next(figure for figure in FIGURES if figure.number == number)
