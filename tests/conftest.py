@@ -101,13 +101,14 @@ def _session_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", directory)
         # Runs that differ in nothing but their directory share their programs, in this process and in those it starts.
+        # Small programs, too: there are thousands, each of a tenth of a second.
         for name, value in {
             "JAX_COMPILATION_CACHE_DIR": f"{directory}/jax",
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }.items():
             patch.setenv(name, value)
         jax.config.update("jax_compilation_cache_dir", f"{directory}/jax")
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         yield
 
 
@@ -153,13 +154,14 @@ def compiled_as_for_users():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _judges_are_trained_as_for_users():
-    """A judge takes a minute to run, and how far it resists optimised pictures hangs on its rounding."""
+def _whole_judges_are_trained_as_for_users():
+    """They run for a minute, and how far they resist optimised pictures hangs on rounding. Others mostly compile."""
     train = judge.train_judge
 
-    def train_optimised(*arguments):
-        with optimised():
-            return train(*arguments)
+    def train_optimised(images, labels, num_classes, training):
+        steps = max(training.least_steps, training.epochs * len(images) // training.batch_size)
+        with optimised() if steps >= 1000 else contextlib.nullcontext():
+            return train(images, labels, num_classes, training)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judge, "train_judge", train_optimised)

@@ -111,7 +111,7 @@ def _descend(
 def _descents(
     knowledge: Knowledge,
     starts: np.ndarray,
-    settings: tuple[tuple[float, tuple[int, ...]], ...] = _DESCENTS,
+    settings: tuple[tuple[float, tuple[int, ...]], ...],
     smoothing: np.ndarray | None = None,
 ) -> Pictures:
     found: Pictures = {}
@@ -161,24 +161,24 @@ def _uniform(random: np.random.Generator, knowledge: Knowledge, count: int) -> n
 
 
 def _from_noise(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pictures:
-    return _descents(knowledge, _uniform(random, knowledge, count))
+    return _descents(knowledge, _uniform(random, knowledge, count), _DESCENTS)
 
 
 def _from_blank(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pictures:
-    return _descents(knowledge, -1 + 0.1 * np.abs(_uniform(random, knowledge, count)))
+    return _descents(knowledge, -1 + 0.1 * np.abs(_uniform(random, knowledge, count)), _DESCENTS)
 
 
 def _from_own(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pictures:
-    return _descents(knowledge, _own(random, knowledge, count))
+    return _descents(knowledge, _own(random, knowledge, count), _DESCENTS)
 
 
 def _from_untrained(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pictures:
-    return _descents(knowledge, _drawn(random, knowledge.untrained, count))
+    return _descents(knowledge, _drawn(random, knowledge.untrained, count), _DESCENTS)
 
 
 def _from_averages(random: np.random.Generator, knowledge: Knowledge, count: int) -> Pictures:
     averages = _class_averages(knowledge)
-    found = _descents(knowledge, averages)
+    found = _descents(knowledge, averages, _DESCENTS)
     overall = {f"{name}, from the average of all": images[-1:] for name, images in found.items()}
     return {name: _repeated(images, count) for name, images in (found | overall).items()}
 

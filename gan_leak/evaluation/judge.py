@@ -32,6 +32,7 @@ import tqdm
 
 from gan_leak.evaluation.batches import in_batches
 from gan_leak.files import cache_root
+from gan_leak.models.initialization import init_params
 from gan_leak.models.layers import convolve, max_pool
 from gan_leak.types import Array, PyTree
 
@@ -200,7 +201,7 @@ def network(num_classes: int, image_shape: tuple[int, ...]) -> JudgeNetwork:
     module = (_ResidualNetwork if image_shape[-1] == 3 else _JudgeNetwork)(num_classes + 1)
 
     def init(key: Array) -> PyTree:
-        return module.init(key, jnp.zeros((1, *image_shape)))["params"]
+        return init_params(module, key, (1, *image_shape))
 
     def apply(params: PyTree, images: Array) -> tuple[Array, Array]:
         return cast(tuple[Array, Array], module.apply({"params": params}, images))

@@ -28,6 +28,7 @@ import tqdm
 from gan_leak.evaluation.batches import in_batches
 from gan_leak.evaluation.client_distances import Space, cosine_space
 from gan_leak.evaluation.judge import load_or_train, shrink
+from gan_leak.models.initialization import init_params
 from gan_leak.models.layers import convolve, max_pool
 from gan_leak.types import Array, PyTree
 
@@ -200,7 +201,7 @@ def train_owner_embedding(images: np.ndarray, owners: np.ndarray, training: Embe
         return jax.lax.fori_loop(0, steps_per_epoch, body, carry)
 
     key_init, key_epochs = jax.random.split(jax.random.key(RECIPE_VERSION))
-    params = network.init(key_init, jnp.zeros((1, *images.shape[1:])))["params"]
+    params = init_params(network, key_init, (1, *images.shape[1:]))
     carry = (params, optimizer.init(params))
     for index in range(epochs):
         carry = epoch(jax.random.fold_in(key_epochs, index), carry, (jnp.asarray(images), jnp.asarray(owners)))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax.errors import FlaxError
 
+from gan_leak.models.initialization import init_params
 from gan_leak.types import Array, Model, PyTree
 
 _EVALUATION_ARGUMENTS = {
@@ -91,7 +92,7 @@ def _wrap(
     constants: Mapping[str, PyTree],
 ) -> Model:
     def init(key: Array) -> PyTree:
-        return module.init(key, jnp.zeros((1, *example_shape)), **arguments).get("params", {})
+        return init_params(module, key, (1, *example_shape), **arguments)
 
     def apply(params: PyTree, inputs: Array) -> Array:
         return cast(Array, module.apply({"params": params, **constants}, inputs, **arguments))

@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gan_leak.models.initialization import init_params
 from gan_leak.models.layers import BatchNorm, TorchConvolution, TorchDense, torch_uniform
 from gan_leak.types import Array, PyTree
 
@@ -38,8 +39,8 @@ def grnn_generator(
         raise ValueError(f"image_size={image_size}: expected a power of two, at least 16")
     module = _Generator(num_classes, image_size, channels, implementation)
 
-    def init(key: Array) -> dict:
-        return module.init(key, jnp.zeros((2, noise_size)))["params"]
+    def init(key: Array) -> PyTree:
+        return init_params(module, key, (2, noise_size))
 
     def apply(params: dict, noise: Array) -> Generated:
         return cast(Generated, module.apply({"params": params}, noise))

@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gan_leak.models.initialization import init_params
 from gan_leak.models.layers import UpsampleConvolution
-from gan_leak.types import Array, Model
+from gan_leak.types import Array, Model, PyTree
 
 LATENT_SIZE = 100
 
@@ -68,8 +69,8 @@ def dcgan_generator(
         raise ValueError(f"image_size={image_size}: allowed are 32 and 64")
     module = DCGANGenerator(image_size, channels, width, implementation)
 
-    def init(key: Array) -> dict:
-        return module.init(key, jnp.zeros((2, latent_size)))["params"]
+    def init(key: Array) -> PyTree:
+        return init_params(module, key, (2, latent_size))
 
     def apply(params: dict, latents: Array) -> Array:
         # The running averages that BatchNorm would update are never read: the generator stays in training mode.

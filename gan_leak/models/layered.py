@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
@@ -9,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gan_leak.models.initialization import init_params
 from gan_leak.models.layers import TorchConvolution, TorchDense, TorchTransposedConvolution, halve
 from gan_leak.types import Array, Model, PyTree
 
@@ -52,11 +54,11 @@ def layered(layers: Sequence[tuple[str, Layer]], input_shape: tuple[int, ...]) -
 
     def init(key: Array) -> PyTree:
         params: dict[str, PyTree] = {}
-        values = jnp.zeros((1, *input_shape))
+        values = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
         for index, (name, layer) in enumerate(layers):
             if isinstance(layer, nn.Module):
-                params[name] = layer.init(jax.random.fold_in(key, index), values)["params"]
-            values = run(layer, params.get(name), values)
+                params[name] = init_params(layer, jax.random.fold_in(key, index), values.shape)
+            values = jax.eval_shape(functools.partial(run, layer), params.get(name), values)
         return params
 
     def apply(params: PyTree, inputs: Array, first: str, last: str) -> Array:

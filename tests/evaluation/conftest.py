@@ -13,12 +13,26 @@ from gan_leak import data, models
 from gan_leak.config import make_config
 from gan_leak.evaluation.judge import load_or_train_judge
 
+# Judges that look at thousands of pictures: programs for them run for longer than it takes to compile them well.
+REAL_JUDGES = {"mnist_judge", "face_instruments"}
+
 
 @pytest.fixture(scope="module", autouse=True)
-def _programs_as_for_users():
-    jax.config.update("jax_disable_most_optimizations", False)
+def _programs_are_optimised_for_fixtures_of_real_judges(request):
+    before = jax.config.read("jax_disable_most_optimizations")
+    here = (item for item in request.session.items if item.path == request.path)
+    real = any(REAL_JUDGES & {*getattr(item, "fixturenames", ())} for item in here)
+    jax.config.update("jax_disable_most_optimizations", not real)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True)
+def _programs_are_optimised_for_real_judges(request):
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", not REAL_JUDGES & {*request.fixturenames})
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

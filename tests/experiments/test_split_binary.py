@@ -11,6 +11,7 @@ import pytest
 
 from experiments import split_inference
 from experiments.common.flags import config_from_arguments
+from gan_leak.runs.inversion import split
 from gan_leak.runs.storage.directory import close_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,8 +37,11 @@ def run(squares, workdir, *flags):
 
 
 @pytest.mark.slow
-def test_all_attacks_from_flags_to_report(squares, tmp_path):
-    """In this process, as the binary runs it."""
+def test_all_attacks_from_flags_to_report(squares, tmp_path, monkeypatch):
+    """In this process, as the binary runs it, with a fifth of the iterations and three times the learning rate."""
+    victim = split.victim_for("mnist")
+    fewer = victim.white_box["conv1"]._replace(iterations=1000, learning_rate=0.03)
+    monkeypatch.setattr(split, "victim_for", {"mnist": victim._replace(white_box={"conv1": fewer})}.get)
     few = ("--splits=conv1", "--epochs=2", "--attack_epochs=2", "--images=2")
     config = config_from_arguments(split_inference.SplitConfig, [f"--dataset=npz:{squares}", *few])
     assert split_inference.execute(split_inference.prepare(config, tmp_path / "run", False)) == 0
