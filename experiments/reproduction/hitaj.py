@@ -81,18 +81,32 @@ CIFAR10_FIGURES = ("3",)
 
 
 def select_figures(text: str, sections: Sequence[Any] = FIGURES) -> tuple[Any, ...]:
-    """The sections in ``--figures``, 'all' or numbers separated by commas, in the order of ``sections``."""
+    """The sections in ``--figures``, in the order of ``sections``.
+
+    text: 'all', or numbers and presets separated by commas. Of a figure named by presets, only their settings are left.
+    """
     wanted = {part.strip() for part in text.split(",")}
-    return tuple(section for section in sections if wanted == {"all"} or section.number in wanted)
+    return tuple(chosen for section in sections if (chosen := _chosen(section, wanted)) is not None)
+
+
+def _chosen(section: Any, wanted: set[str]) -> Any:
+    if wanted == {"all"} or section.number in wanted:
+        return section
+    settings = section.settings.items() if isinstance(section, Figure) else ()
+    named = {label: preset for label, preset in settings if preset in wanted}
+    return section._replace(settings=named) if named else None
 
 
 def check_names(text: str, known: Sequence[str]) -> None:
-    """Raise ValueError for an unknown or repeated part of ``--figures``."""
-    numbers = [] if text.strip() == "all" else [number.strip() for number in text.split(",")]
-    for number in numbers:
-        if number not in known:
-            raise ValueError(f"figures={number}: expected all, or some of {', '.join(known)}")
-    check_distinct("figures", numbers)
+    """Raise ValueError for an unknown or repeated part of ``--figures``. known: the numbers of all sections."""
+    names = [] if text.strip() == "all" else [name.strip() for name in text.split(",")]
+    presets = {preset for figure in FIGURES for preset in figure.settings.values()}
+    for name in names:
+        if name not in known and name not in presets:
+            raise ValueError(
+                f"figures={name}: expected all, or some of {', '.join(known)}, or presets of their settings, as figure7"
+            )
+    check_distinct("figures", names)
 
 
 def arguments_for(preset: str, variant: str, scale: str) -> list[str]:
@@ -117,6 +131,12 @@ def left_out(figure: Figure, scale: str) -> dict[str, str]:
     """The settings that a scale leaves out, each with the reason as a sentence."""
     settings = settings_at(figure, scale)
     return {label: read_claim(preset).not_quick for label, preset in figure.settings.items() if label not in settings}
+
+
+def not_named(figure: Figure) -> list[str]:
+    """The settings of a figure that ``select_figures`` did not leave in it."""
+    whole = next(section for section in FIGURES if section.number == figure.number)
+    return [label for label in whole.settings if label not in figure.settings]
 
 
 def variants_of(scale: str, paper_hyperparameters: bool) -> tuple[str, ...]:

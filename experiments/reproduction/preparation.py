@@ -44,7 +44,12 @@ _NUMBERS = tuple(section.number for section in (*FIGURES, *TABLES))
 class ReproduceConfig:
     """The scope of a reproduction; its settings are presets."""
 
-    figures: str = option("all", "'all', or numbers separated by commas: " + ", ".join(_NUMBERS), effect="call")
+    figures: str = option(
+        "all",
+        f"'all', or numbers separated by commas: {', '.join(_NUMBERS)}. In the place of a number, presets of settings, "
+        "as figure7, run no other setting of the figure.",
+        effect="call",
+    )
     scale: str = option(
         "quick",
         "'quick': shortened runs of the nearest settings that work, less than an hour on two CPU cores; 'paper': the "

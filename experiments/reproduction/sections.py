@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from experiments.reproduction.claims import read_claim
-from experiments.reproduction.hitaj import Figure, left_out, settings_at
+from experiments.reproduction.hitaj import Figure, left_out, not_named, settings_at
 from experiments.reproduction.layouts import LAYOUTS, name_of
 from experiments.reproduction.section_files import Section
 from experiments.reproduction.study import Key, Study, basis_of, batches_of, directory_of
@@ -42,7 +42,11 @@ def make_section(study: Study, figure: Figure, wait: Callable[[pathlib.Path], No
             if key[1] in (PAPER_VARIANT, NEAREST_VARIANT)
             for promise in privacy_entries(name_of(*key), configs[0], batches[key])
         ],
-        "notes": [*notes, *(f"{name}: not run. {why}" for name, why in left_out(figure, study.scale).items())],
+        "notes": [
+            *notes,
+            *(f"{name}: not run. {why}" for name, why in left_out(figure, study.scale).items()),
+            *(f"{name}: not run. It was not asked for." for name in not_named(figure)),
+        ],
         "error": None,
     }
     judges = {next(iter(lanes.values()))[0].data.dataset: next(iter(batches.values())).judge}

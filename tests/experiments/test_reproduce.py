@@ -263,6 +263,21 @@ def test_a_second_call_makes_nothing_anew(finished_reproduction, tmp_path, monke
     assert {path: path.stat().st_mtime_ns for path in before} == times
 
 
+def test_one_setting_of_a_figure_is_judged_by_itself(finished_reproduction, tmp_path, monkeypatch):
+    """And the whole figure again, later, from the same runs."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_reproduction[0], workdir)
+    before = files(workdir / "figures")
+    monkeypatch.setattr(workers, "run_batch", lambda *_: pytest.fail("a finished batch was run again"))
+    _, figures = call(workdir, "figure6a", resume=True)
+    assert [verdict["name"] for verdict in figures["6"]["verdicts"]] == ["6 (a)"]
+    names = [name for name, _ in rows(figures["6"]) if name.startswith("6")]
+    assert names == ["6 (a), nearest that works", "6 (a), passive adversary", "6 (a), class without an owner"]
+    assert "6 (b): not run. It was not asked for." in figures["6"]["notes"]
+    call(workdir, "6", resume=True)
+    assert files(workdir / "figures") == before
+
+
 def test_another_criterion_gives_another_verdict_from_the_same_runs(finished_reproduction, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     shutil.copytree(finished_reproduction[0], workdir)

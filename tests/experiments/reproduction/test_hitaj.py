@@ -10,10 +10,12 @@ from experiments.reproduction.hitaj import (
     arguments_for,
     check_names,
     controls_of,
+    not_named,
     not_stated,
     select_figures,
     variants_of,
 )
+from experiments.reproduction.other_papers import TABLES
 from gan_leak.config import RunConfig
 from gan_leak.data import parse_participant_classes
 from gan_leak.evaluation.leakage import Leakage
@@ -57,6 +59,17 @@ def test_all_figures_come_in_the_order_of_the_paper():
     assert [figure.number for figure in select_figures("6,6")] == ["6"]
 
 
+def test_a_figure_named_by_presets_has_only_their_settings():
+    nine, eleven = select_figures("figure11c, 9,figure11a")
+    assert nine in FIGURES
+    assert eleven.settings == {"11 (100, 1)": "figure11a", "11 (10, 1)": "figure11c"}
+    whole = next(figure for figure in FIGURES if figure.number == "11")
+    assert eleven._replace(settings=whole.settings) == whole
+    assert (not_named(eleven), not_named(nine)) == (["11 (100, 0.1)", "11 (10, 0.1)"], [])
+    assert select_figures("11,figure11a") == (whole,)
+    assert select_figures("figure11a", TABLES) == ()
+
+
 @pytest.mark.parametrize(
     ("text", "named"), [("6,99", "figures=99"), ("", "figures="), ("6,", "figures="), ("6a", "6a")]
 )
@@ -64,9 +77,12 @@ def test_an_unknown_figure_names_those_there_are(text, named):
     known = [figure.number for figure in FIGURES]
     with pytest.raises(ValueError, match=named) as raised:
         check_names(text, known)
-    assert str(raised.value).endswith("expected all, or some of 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, dp_sgd, accuracy")
-    check_names(" all ", known)
-    check_names("6, accuracy", known)
+    assert str(raised.value).endswith(
+        "expected all, or some of 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, dp_sgd, accuracy, or presets of their "
+        "settings, as figure7"
+    )
+    for allowed in (" all ", "6, accuracy", "6, figure7"):
+        check_names(allowed, known)
 
 
 # Claims.
