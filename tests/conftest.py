@@ -154,13 +154,16 @@ def compiled_as_for_users():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _whole_judges_are_trained_as_for_users():
+def _whole_judges_are_trained_as_for_users(request):
     """They run for a minute, and how far they resist optimised pictures hangs on rounding. Others mostly compile."""
     train = judge.train_judge
+    slow = {item.nodeid for item in request.session.items if item.get_closest_marker("slow")}
 
     def train_optimised(images, labels, num_classes, training):
-        steps = max(training.least_steps, training.epochs * len(images) // training.batch_size)
-        with optimised() if steps >= 1000 else contextlib.nullcontext():
+        whole = max(training.least_steps, training.epochs * len(images) // training.batch_size) >= 1000
+        running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+        assert not whole or running in slow, "only slow tests may train a whole judge; see reference.quick"
+        with optimised() if whole else contextlib.nullcontext():
             return train(images, labels, num_classes, training)
 
     with pytest.MonkeyPatch.context() as patch:
