@@ -104,7 +104,8 @@ def check_names(text: str, known: Sequence[str]) -> None:
     for name in names:
         if name not in known and name not in presets:
             raise ValueError(
-                f"figures={name}: expected all, or some of {', '.join(known)}, or presets of their settings, as figure7"
+                f"figures={name}: expected all, or some of {', '.join(known)}, or presets of their settings, such as "
+                "figure7"
             )
     check_distinct("figures", names)
 

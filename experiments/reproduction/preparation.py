@@ -47,7 +47,7 @@ class ReproduceConfig:
     figures: str = option(
         "all",
         f"'all', or numbers separated by commas: {', '.join(_NUMBERS)}. In the place of a number, presets of settings, "
-        "as figure7, run no other setting of the figure.",
+        "such as figure7, run no other setting of the figure.",
         effect="call",
     )
     scale: str = option(

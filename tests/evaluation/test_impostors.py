@@ -1,6 +1,7 @@
 """Impostors see no image of the class and score nothing unless they show it; degraded private images score less."""
 
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -80,6 +81,14 @@ def test_every_impostor_makes_as_many_finite_pictures_as_asked(kind):
     after = (*knowledge.own_classes.values(), knowledge.untrained, *knowledge.others.values())
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_descents_of_two_steps_have_no_more():
+    """So that no other test takes those of users without a word."""
+    names = {name for kind in IMPOSTORS for name in IMPOSTORS[kind].make(_random(0), _knowledge(16), 1)}
+    steps = {found for name in names for found in re.findall(r"(\d+) steps of", name)}
+    assert steps == {"1", "2"}
 
 
 @pytest.mark.parametrize("kind", ["optimized by smooth steps", "optimized coarse picture, repeated", "pasted strokes"])

@@ -79,7 +79,7 @@ def test_an_unknown_figure_names_those_there_are(text, named):
         check_names(text, known)
     assert str(raised.value).endswith(
         "expected all, or some of 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, dp_sgd, accuracy, or presets of their "
-        "settings, as figure7"
+        "settings, such as figure7"
     )
     for allowed in (" all ", "6, accuracy", "6, figure7"):
         check_names(allowed, known)
