@@ -106,7 +106,7 @@ def test_every_preset_runs_in_a_shortened_form(preset, lanes):
 @pytest.mark.slow
 def test_a_preset_runs_as_a_command(tmp_path):
     """With the real networks, the judge of a whole run and a defence."""
-    done = run_binary("--preset=figure14b", *SHORT, "--judge_samples=10000", f"--workdir={tmp_path / 'run'}")
+    done = run_binary("--preset=figure14b", *SHORT, "--judge_samples=30000", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "run" / "report.html").exists()
