@@ -46,8 +46,8 @@ class ReproduceConfig:
 
     figures: str = option(
         "all",
-        f"'all', or numbers separated by commas: {', '.join(_NUMBERS)}. In the place of a number, presets of settings, "
-        "such as figure7, run no other setting of the figure.",
+        f"'all', or numbers separated by commas: {', '.join(_NUMBERS)}. A preset of a setting, such as figure7, in the "
+        "place of a number runs that setting alone.",
         effect="call",
     )
     scale: str = option(

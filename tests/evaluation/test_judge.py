@@ -220,6 +220,7 @@ def test_trained_once_and_then_taken_from_the_cache(tiny, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_as_for_users")
 def test_training_again_gives_the_same_judge(tiny, tmp_path):
     """Whose cache was lost measures the same as before."""
     first = load_or_train_judge(*tiny, cache_directory=tmp_path, training=TINY)
