@@ -43,16 +43,17 @@ hypothesis.settings.load_profile("repeatable")
 
 # Processes that share the tests take whole files, in this order: a long one at the end would keep the others waiting.
 LONGEST = (
+    # Trains the judge that the others take from the cache.
+    "evaluation/test_judge",
     "campaign/test_bit_flips",
     "runs/federated/test_train",
-    "experiments/test_gan_attack",
-    "evaluation/test_judge",
     "experiments/test_many_processes",
     "experiments/test_gradients_of_users",
     "experiments/test_reproduce",
     "runs/federated/test_batch",
     "experiments/reproduction/test_other_papers",
     "test_readme",
+    "experiments/test_gan_attack",
     "evaluation/test_leakage",
     "runs/federated/test_cohorts",
     "attacks/gradient/test_gradient_inversion",
