@@ -1,8 +1,11 @@
 """The paper as data: every figure is there, every constant is the paper's, every claim can be judged."""
 
+import re
+
 import pytest
 
-from experiments.common.flags import PRESETS, config_from_arguments
+from experiments.common.flags import PRESETS, config_from_arguments, preset_text
+from experiments.common.result_pages import read_page
 from experiments.reproduction import hitaj as paper
 from experiments.reproduction.claims import read_claim, rows_named_by
 from experiments.reproduction.hitaj import (
@@ -16,6 +19,7 @@ from experiments.reproduction.hitaj import (
     variants_of,
 )
 from experiments.reproduction.other_papers import TABLES
+from experiments.results import ROOT
 from gan_leak.config import RunConfig
 from gan_leak.data import parse_participant_classes
 from gan_leak.evaluation.leakage import Leakage
@@ -45,6 +49,15 @@ def test_every_figure_of_the_paper_is_there():
         *(("14", 4), ("dp_sgd", 3), ("accuracy", 1)),
     ]
     assert set(SETTINGS) == {"figure3", "figure5", *MNIST, *FACES, *FACES_41}
+
+
+@pytest.mark.parametrize("preset", SETTINGS)
+def test_a_preset_names_the_page_that_has_its_rows(preset):
+    (path,) = re.findall("^# Results: (.*)\\.md$", preset_text(preset), re.MULTILINE)
+    page = read_page(ROOT / f"{path}.json")
+    (label,) = [label for label, of_label in SETTINGS[preset].settings.items() if of_label == preset]
+    names = [row["name"] for table in page["tables"] for row in table["rows"]]
+    assert any(name == label or name.startswith(f"{label}, ") for name in names)
 
 
 def test_labels_are_unique():
