@@ -21,7 +21,7 @@ from experiments.reproduction.section_files import (
 )
 from experiments.reproduction.sections import make_section
 from experiments.reproduction.study import basis_of, jobs_of
-from experiments.reproduction.table_sections import table_basis, table_section
+from experiments.reproduction.table_sections import table_basis, table_jobs, table_section
 from gan_leak.evaluation.criteria import Verdict
 from gan_leak.evaluation.leakage import DEFINITIONS
 from gan_leak.reports.reconstruction import DEFINITIONS as RECONSTRUCTION_DEFINITIONS
@@ -29,7 +29,7 @@ from gan_leak.reports.reproduction import render_reproduction
 from gan_leak.reports.reproduction_results import FORMAT
 from gan_leak.runs.federated.result import NOT_MEASURABLE_STATUS
 from gan_leak.runs.federated.rows import DEFINITIONS as RUN_DEFINITIONS
-from gan_leak.runs.hosts.workers import default_workers, running
+from gan_leak.runs.hosts.workers import Job, default_workers, running
 from gan_leak.runs.storage.directory import close_run, read_config_file, write_atomic
 
 
@@ -42,8 +42,7 @@ def execute(prepared: Prepared) -> int:
     try:
         for section in (*FIGURES, *TABLES):
             set_damaged_aside(_section_path(prepared, section), prepared.study.show)
-        _run_figures(prepared)
-        _run_tables(prepared)
+        _run_sections(prepared)
         entries = _write_report(prepared)
         prepared.study.show(f"written: {directory.path / REPORT_NAME}, {directory.path / RESULTS_NAME}")
     finally:
@@ -53,42 +52,42 @@ def execute(prepared: Prepared) -> int:
     return NOT_MEASURABLE_STATUS if unmeasured and prepared.fail_if_not_measurable else 0
 
 
-def _run_figures(prepared: Prepared) -> None:
-    study = prepared.study
-    missing = [
-        figure
-        for figure in prepared.figures
-        if figure.number not in prepared.unavailable
-        and not _holds(_section_path(prepared, figure), basis_of(study, figure))
-    ]
-    jobs = [job for figure in missing for job in jobs_of(study, figure)]
+def _run_sections(prepared: Prepared) -> None:
+    study, run = prepared.study, prepared.table_run
+    sections: tuple[Figure | Table, ...] = (*prepared.figures, *prepared.tables)
+    missing = [section for section in sections if _is_missing(prepared, section)]
+    jobs = [job for section in missing for job in _jobs_of(prepared, section)]
     with running(jobs, prepared.workers or default_workers(), study.instrument_source, study.show) as wait:
-        for figure in prepared.figures:
-            if figure.number in prepared.unavailable:
-                _skip(prepared, figure, f"figure {figure.number}")
-            elif figure in missing:
-                study.show(f"figure {figure.number}: {figure.title}")
-                write_section(_section_path(prepared, figure), make_section(study, figure, wait))
+        for section in sections:
+            shown = f"figure {section.number}" if isinstance(section, Figure) else section.number
+            if section.number in prepared.unavailable:
+                _skip(prepared, section, shown)
+            elif section in missing:
+                study.show(f"{shown}: {section.title}")
+                if isinstance(section, Figure):
+                    made = make_section(study, section, wait)
+                else:
+                    made = table_section(run, section, wait)
+                write_section(_section_path(prepared, section), made)
             _write_report(prepared)
 
 
-def _run_tables(prepared: Prepared) -> None:
-    """Run the tables in this process."""
-    run = prepared.table_run
-    for table in prepared.tables:
-        path = _section_path(prepared, table)
-        if table.number in prepared.unavailable:
-            _skip(prepared, table, table.number)
-        elif not _holds(path, table_basis(run, table)):
-            prepared.study.show(f"{table.number}: {table.title}")
-            write_section(path, table_section(run, table))
-        _write_report(prepared)
+def _is_missing(prepared: Prepared, section: Figure | Table) -> bool:
+    """Whether the data of a section can be read and no folder holds it from the runs and criteria of this call."""
+    if section.number in prepared.unavailable:
+        return False
+    if isinstance(section, Figure):
+        basis = basis_of(prepared.study, section)
+    else:
+        basis = table_basis(prepared.table_run, section)
+    found = read_section(_section_path(prepared, section))
+    return found is None or found.basis != basis
 
 
-def _holds(path: pathlib.Path, basis: str) -> bool:
-    """Return whether a folder holds the section of this call, from the same runs and criteria."""
-    section = read_section(path)
-    return section is not None and section.basis == basis
+def _jobs_of(prepared: Prepared, section: Figure | Table) -> list[Job]:
+    if isinstance(section, Figure):
+        return jobs_of(prepared.study, section)
+    return table_jobs(prepared.table_run, section)
 
 
 def _section_path(prepared: Prepared, section: Figure | Table) -> pathlib.Path:

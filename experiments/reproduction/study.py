@@ -25,7 +25,7 @@ from gan_leak.runs.federated.batch import batch_directory
 from gan_leak.runs.federated.measurement import InstrumentSource
 from gan_leak.runs.federated.rows import differences_between
 from gan_leak.runs.federated.setup import AttackData
-from gan_leak.runs.hosts.workers import Job
+from gan_leak.runs.hosts.workers import Job, batch_job
 from gan_leak.settings import replace, values_of
 
 # A batch of a figure: its setting, and its variant or control.
@@ -111,7 +111,7 @@ def directory_of(study: Study, configs: Sequence[RunConfig]) -> pathlib.Path:
 def jobs_of(study: Study, figure: Figure) -> list[Job]:
     """The batches of a figure as jobs."""
     lanes = batches_of(study, figure)
-    return [Job(configs, directory_of(study, configs), ", ".join(key)) for key, configs in lanes.items()]
+    return [batch_job(configs, directory_of(study, configs), ", ".join(key)) for key, configs in lanes.items()]
 
 
 def basis_of(study: Study, figure: Figure) -> str:

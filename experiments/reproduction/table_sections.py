@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.common.flags import config_from_arguments
@@ -18,6 +18,7 @@ from experiments.reproduction.section_files import Section
 from experiments.reproduction.verdicts import judge
 from gan_leak.reports.galleries import interval_figure
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT
+from gan_leak.runs.hosts.workers import Job
 from gan_leak.runs.storage.directory import CONFIG_NAME, check_is_run, close_run, read_config_file
 from gan_leak.runs.storage.integrity import RefusedError
 from gan_leak.settings import replace, values_of
@@ -61,20 +62,33 @@ def table_basis(run: TableRun, table: Table) -> str:
     return json.dumps({"configs": configs, "data": data, "claims": claims})
 
 
-def table_section(run: TableRun, table: Table) -> Section:
-    """Run the missing rows of a table and judge all rows."""
+def table_jobs(run: TableRun, table: Table) -> list[Job]:
+    """The settings of a table as jobs, whose results are their rows."""
+    configurations = configurations_of(run, table)
+    workdirs = {label: _workdir(run, table, label, config) for label, config in configurations.items()}
+    return [
+        Job(workdirs[label], functools.partial(_run, table.binary, config, workdirs[label]), _is_never_finished)
+        for label, config in configurations.items()
+    ]
+
+
+def table_section(run: TableRun, table: Table, wait: Callable[[pathlib.Path], list[Drawn]]) -> Section:
+    """Judge all rows of a table. wait: returns the result of a job by its directory."""
     seconds = 0.0
     rows: list[dict[str, Any]] = []
     verdicts: list[dict[str, Any]] = []
+    notes: list[str] = []
     pictures: dict[str, bytes] = {}
     claims = {label: read_claim(preset) for label, preset in table.settings.items()}
     for label, config in configurations_of(run, table).items():
-        drawn = _run(table.binary, config, _workdir(run, table, label, config))
+        drawn = wait(_workdir(run, table, label, config))
         seconds += sum(entry.seconds for entry in drawn)
         named = [entry.row | {"name": f"{label}: {entry.row['name']}"} for entry in drawn]
         rows += named
         pictures |= {f"{label}. {caption}": image for caption, image in picture_files(drawn).items()}
-        verdicts += _verdicts(claims[label], table, named)
+        judged, unjudged = _verdicts(claims[label], table, named)
+        verdicts += judged
+        notes += unjudged
     measured = [row for row in rows if table.measure in row["metrics"]]
     pictures["Means of every row, with 95% intervals over images."] = interval_figure(measured, metric=table.measure)
     commands = "; ".join(
@@ -89,7 +103,7 @@ def table_section(run: TableRun, table: Table) -> Section:
         "verdicts": verdicts,
         "rows": rows,
         "privacy": [],
-        "notes": [],
+        "notes": notes,
         "error": None,
     }
     return Section(entry, {}, pictures, table_basis(run, table))
@@ -112,7 +126,13 @@ def _workdir(run: TableRun, table: Table, label: str, config: Any) -> pathlib.Pa
     return run.directory / f"{table.settings[label]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _run(binary: Binary, config: Any, workdir: pathlib.Path) -> list[Drawn]:
+def _is_never_finished(_: Callable[[str], None]) -> bool:
+    """Finished rows are read from the directory, with their pictures."""
+    return False
+
+
+def _run(binary: Binary, config: Any, workdir: pathlib.Path, *_: Any) -> list[Drawn]:
+    """Every row, read from the directory or run."""
     try:
         prepared = binary.prepare(config, workdir, (workdir / CONFIG_NAME).exists())
     except ValueError as error:
@@ -124,13 +144,22 @@ def _run(binary: Binary, config: Any, workdir: pathlib.Path) -> list[Drawn]:
         close_run(prepared.directory)
 
 
-def _verdicts(claim: Claim, table: Table, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A verdict on every row of an attack, except those that the claim compares with."""
+def _verdicts(
+    claim: Claim, table: Table, rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """A verdict on every row of an attack, except those that the claim compares with, and notes.
+
+    A row that the paper does not have has no published value, and no verdict if the criteria ask for one.
+    """
     beside = {"first": rows[0]}
     beside |= {name: row for name, end in table.others.items() for row in rows if row["name"].endswith(f": {end}")}
     compared = [beside[name]["name"] for name in rows_named_by(claim)]
-    return [
+    attacks = [row for row in rows if row["role"] == "attack" and row["name"] not in compared]
+    published = {name.split(".")[0] for name in claim.names if name.startswith("published_")}
+    unknown = [row["name"] for row in attacks if not published <= row["metrics"].keys()]
+    verdicts = [
         judge(row["name"], NEAREST_VARIANT, claim, row, beside, measure=table.measure)
-        for row in rows
-        if row["role"] == "attack" and row["name"] not in compared
+        for row in attacks
+        if row["name"] not in unknown
     ]
+    return verdicts, tuple(f"{name}: not judged, since the paper has no value for it." for name in unknown)

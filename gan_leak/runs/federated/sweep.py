@@ -20,7 +20,7 @@ from gan_leak.runs.federated.batch import batch_directory, take_lanes
 from gan_leak.runs.federated.batch_files import BatchResult
 from gan_leak.runs.federated.privacy import PrivacyPlan, privacy_fields
 from gan_leak.runs.federated.rows import attack_row
-from gan_leak.runs.hosts.workers import Job
+from gan_leak.runs.hosts.workers import Job, batch_job
 from gan_leak.settings import replace, settings_of, value_of
 
 _COUNTS = ("rounds", "seeds", "diverged", "not_measurable")
@@ -125,7 +125,7 @@ def make_jobs(cells: Sequence[Cell], directory: pathlib.Path, most_lanes: int) -
             part = indices[start : start + cells_per_job]
             lanes = [lane for index in part for lane in cells[index].lanes]
             name = cells[part[0]].name + (f" and {len(part) - 1} more" if len(part) > 1 else "")
-            jobs.append((Job(lanes, batch_directory(directory, lanes), name), part))
+            jobs.append((batch_job(lanes, batch_directory(directory, lanes), name), part))
     return jobs
 
 

@@ -1,6 +1,6 @@
-"""Concurrent batches in worker processes, each with its own processor cores.
+"""Concurrent jobs in worker processes, each with its own processor cores.
 
-The programs of one batch do not use several cores fully: two workers with a core each finish sooner than one with two.
+The programs of one job do not use several cores fully: two workers with a core each finish sooner than one with two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -34,11 +34,27 @@ _SECONDS_TO_SAVE = 2.0
 
 
 class Job(NamedTuple):
-    """A batch to run: its lanes, its directory, and its name in lines of progress."""
+    """Work with a directory of its own.
 
-    configs: Sequence[RunConfig]
+    run: ``run(instrument_source, show)`` does it or continues it, and returns its result: a function of a module or a
+    partial of one, since another process imports it. finished: ``finished(show)``, whether nothing is left to run.
+    judged: the run whose judge it needs, if any.
+    """
+
     directory: pathlib.Path
-    name: str
+    run: Callable[[InstrumentSource, Callable[[str], None]], Any]
+    finished: Callable[[Callable[[str], None]], bool]
+    judged: RunConfig | None = None
+
+
+def batch_job(configs: Sequence[RunConfig], directory: pathlib.Path, name: str) -> Job:
+    """A batch as a job, from its lanes; its result is in the directory. name: in lines of progress."""
+    run = functools.partial(_run_batch, configs, directory, name)
+    return Job(directory, run, functools.partial(_has_result, directory), configs[0])
+
+
+def _has_result(directory: pathlib.Path, show: Callable[[str], None]) -> bool:
+    return finished_result(directory, show) is not None
 
 
 def default_workers() -> int:
@@ -56,20 +72,27 @@ def check_workers(workers: int) -> None:
         raise ValueError(f"workers={workers}: expected at most {most}, four for each processor core")
 
 
-def run_job(job: Job, instrument_source: InstrumentSource, show: Callable[[str], None]) -> None:
+def _run_batch(
+    configs: Sequence[RunConfig],
+    directory: pathlib.Path,
+    name: str,
+    instrument_source: InstrumentSource,
+    show: Callable[[str], None],
+) -> None:
     """Run a batch or continue it, and show each evaluation and the remaining seconds."""
+    rounds = configs[0].federation.rounds
     began, first = time.monotonic(), 0
 
     def progress(done: int, line: str) -> None:
         nonlocal began, first
         if line:
-            left = (time.monotonic() - began) / (done - first) * (job.configs[0].federation.rounds - done)
-            show(f"  {job.name}: round {done}/{job.configs[0].federation.rounds}, {line}, {left:.0f} s left")
+            left = (time.monotonic() - began) / (done - first) * (rounds - done)
+            show(f"  {name}: round {done}/{rounds}, {line}, {left:.0f} s left")
         elif not first:
             # Training begins at round 0, or at a later round if the batch is continued.
             began, first = time.monotonic(), done
 
-    run_batch(job.configs, job.directory, instrument_source, progress, show)
+    run_batch(configs, directory, instrument_source, progress, show)
 
 
 def tell(text: str) -> None:
@@ -82,9 +105,9 @@ def _instruments_of_process() -> InstrumentSource:
     return make_instrument_source(lambda text: None)
 
 
-def work_in_process(job: Job) -> None:
-    """Run a job in a worker process, which keeps its judges for later jobs."""
-    interruptible(lambda: run_job(job, _instruments_of_process(), tell))
+def work_in_process(job: Job) -> Any:
+    """Run a job in a worker process, which keeps its judges for later jobs; returns its result."""
+    return interruptible(lambda: job.run(_instruments_of_process(), tell))
 
 
 @contextlib.contextmanager
@@ -93,29 +116,31 @@ def running(
     workers: int,
     instrument_source: InstrumentSource,
     show: Callable[[str], None],
-    work: Callable[[Job], None] = work_in_process,
-) -> Iterator[Callable[[pathlib.Path], None]]:
-    """Run the jobs in order, ``workers`` at a time. Yields ``wait(directory)``, which returns when that job is done.
+    work: Callable[[Job], Any] = work_in_process,
+) -> Iterator[Callable[[pathlib.Path], Any]]:
+    """Run the jobs in order, ``workers`` at a time.
 
-    ``wait`` raises the error of its job. Leaving the context stops all running jobs; each batch can be continued from
-    its last checkpoint. With one worker, ``wait`` runs the job in this process. work: runs a job in a worker; a
-    function of a module, since another process imports it.
+    Yields ``wait(directory)``, which returns the result of that job once it is done, or raises its error; None for a
+    job that had finished before. Leaving the context stops all running jobs; each can be continued. With one worker or
+    one job, ``wait`` runs the job in this process, with all cores. work: runs a job in a worker; a function of a
+    module, since another process imports it.
     """
     waiting: dict[pathlib.Path, Job] = {}
     for job in jobs:
-        if job.directory not in waiting and finished_result(job.directory, show) is None:
+        if job.directory not in waiting and not job.finished(show):
             waiting.setdefault(job.directory, job)
-    if workers == 1 or not waiting:
+    workers = min(workers, len(waiting))
+    if workers <= 1:
 
-        def run_here(directory: pathlib.Path) -> None:
-            if directory in waiting:
-                run_job(waiting.pop(directory), instrument_source, show)
+        @functools.cache
+        def run_here(directory: pathlib.Path) -> Any:
+            return waiting[directory].run(instrument_source, show) if directory in waiting else None
 
         yield run_here
         return
-    for job in {job.configs[0].data.dataset: job for job in waiting.values()}.values():
+    for judged in {job.judged.data.dataset: job.judged for job in waiting.values() if job.judged}.values():
         # Train the judge once, in this process; all workers load it from the cache.
-        instrument_source(prepare_data(job.configs[0]))
+        instrument_source(prepare_data(judged))
     context = multiprocessing.get_context("spawn")
     shares = context.Queue()
     cores = usable_cores()

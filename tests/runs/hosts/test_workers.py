@@ -1,5 +1,6 @@
 """Workers: every batch runs once, in a process with cores of its own, and nothing runs on when nobody waits."""
 
+import functools
 import hashlib
 import multiprocessing
 import os
@@ -12,18 +13,19 @@ from gan_leak.config import make_config
 from gan_leak.machine import usable_cores
 from gan_leak.runs.hosts import workers
 from gan_leak.runs.hosts.interruption import interruptible, on_interruption
-from gan_leak.runs.hosts.workers import Job, default_workers, run_job, running
+from gan_leak.runs.hosts.workers import Job, batch_job, default_workers, running
 
 
 def note_process(job):
-    """Stands in for a batch: notes who ran it, and lasts long enough for the other worker to take the next."""
+    """Stands in for work: notes who did it, and lasts long enough for the other worker to take the next."""
     job.directory.mkdir()
     with (job.directory / "process").open("a") as file:
         cores = ",".join(str(core) for core in usable_cores())
         file.write(f"{os.getpid()} {cores}\n")
     time.sleep(0.5)
-    if job.name == "fails":
+    if job.directory.name == "fails":
         raise ValueError("a batch that fails")
+    return job.directory.name.upper()
 
 
 def never_end(job):
@@ -55,7 +57,7 @@ def no_judge(monkeypatch):
 
 
 def jobs_in(folder, names):
-    return [Job([make_config(rounds=10)], folder / name, name) for name in names]
+    return [batch_job([make_config(rounds=10)], folder / name, name) for name in names]
 
 
 def wait_for(*paths, parent=None):
@@ -74,10 +76,10 @@ def processes(folder):
 @pytest.mark.slow
 def test_every_batch_is_run_once_each_worker_on_cores_of_its_own(tmp_path, no_judge):
     jobs = jobs_in(tmp_path, ["a", "b", "c", "d"])
-    with running([*jobs, jobs[0]._replace(name="again")], 2, no_judge, print, note_process) as wait:
+    with running([*jobs, jobs[0]], 2, no_judge, print, note_process) as wait:
         for job in reversed(jobs):
-            wait(job.directory)
-            assert job.name in processes(tmp_path)
+            assert wait(job.directory) == job.directory.name.upper()
+            assert job.directory.name in processes(tmp_path)
     found = processes(tmp_path)
     assert set(found) == set("abcd")
     assert all(len(lines) == 1 for lines in found.values())
@@ -136,6 +138,19 @@ def test_one_worker_is_this_process_and_does_what_is_waited_for(tmp_path, monkey
         assert made == ["b"]
 
 
+def _note_here(directory, instruments, show):
+    return directory.name, os.getpid()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_single_job_is_done_in_this_process_and_its_result_returned(tmp_path, workers):
+    """It has all cores there, and starts at once."""
+    job = Job(tmp_path, functools.partial(_note_here, tmp_path), lambda show: False)
+    with running([job], workers, None, print) as wait:
+        assert wait(tmp_path) == wait(tmp_path) == (tmp_path.name, os.getpid())
+        assert wait(tmp_path / "unknown") is None
+
+
 def start_and_hang(folder):
     """Stands in for a reproduction that is killed: starts two workers at batches that never end."""
     workers.prepare_data = lambda config: config
@@ -179,7 +194,7 @@ def test_progress_tells_the_time_left_from_what_was_done_here(tmp_path, monkeypa
         show(6, "accuracy 0.9")
 
     monkeypatch.setattr(workers, "run_batch", continued)
-    run_job(job, None, shown.append)
+    job.run(None, shown.append)
     assert shown == ["  a: round 6/10, accuracy 0.9, 20 s left"]
 
 
