@@ -95,6 +95,17 @@ def _parse_claim(where: str, preset: str, table: Any, presets: frozenset[str]) -
     return Claim(table["claim"], *criteria, *(table.get(key, "") for key in (*_SHORT, "nearest")))
 
 
+def settings_at(settings: Mapping[str, str], scale: str) -> dict[str, str]:
+    """The settings that a scale runs: all of them, or those that a short run can decide. settings: presets by label."""
+    return {label: preset for label, preset in settings.items() if scale != "quick" or read_claim(preset).quick}
+
+
+def left_out(settings: Mapping[str, str], scale: str) -> dict[str, str]:
+    """The settings that a scale leaves out, each with the reason as a sentence."""
+    run = settings_at(settings, scale)
+    return {label: read_claim(preset).not_quick for label, preset in settings.items() if label not in run}
+
+
 def rows_named_by(claim: Claim) -> set[str]:
     """The names of other rows in the criteria of a claim."""
     return {name.split(".")[0] for name in claim.names if name.count(".") > 1}

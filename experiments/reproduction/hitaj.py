@@ -123,17 +123,6 @@ def arguments_for(preset: str, variant: str, scale: str) -> list[str]:
     return arguments
 
 
-def settings_at(figure: Figure, scale: str) -> dict[str, str]:
-    """The settings that a scale runs: all of them, or those for which a short run can decide."""
-    return {label: preset for label, preset in figure.settings.items() if scale != "quick" or read_claim(preset).quick}
-
-
-def left_out(figure: Figure, scale: str) -> dict[str, str]:
-    """The settings that a scale leaves out, each with the reason as a sentence."""
-    settings = settings_at(figure, scale)
-    return {label: read_claim(preset).not_quick for label, preset in figure.settings.items() if label not in settings}
-
-
 def not_named(figure: Figure) -> list[str]:
     """The settings of a figure that ``select_figures`` did not leave in it."""
     whole = next(section for section in FIGURES if section.number == figure.number)

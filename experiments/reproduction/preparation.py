@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import gan_leak
 from experiments.reproduction.calls import earlier_calls
+from experiments.reproduction.claims import left_out, settings_at
 from experiments.reproduction.hitaj import (
     FIGURES,
     SCALES,
     Figure,
     check_names,
-    left_out,
     select_figures,
-    settings_at,
 )
 from experiments.reproduction.other_papers import TABLES, Table
 from experiments.reproduction.study import Study, batches_of, check_pictures
@@ -89,7 +88,7 @@ class ReproduceConfig:
 class Prepared(NamedTuple):
     """A reproduction with checked input: its sections, its options and its directory.
 
-    unavailable: by the number of a figure or table, the reason why its data cannot be read. workers: processes, 0 for
+    unavailable: by number, why a figure or table is not run: the scale or its data. workers: processes, 0 for
     the default. calls: command and seconds of each earlier call on the directory. began: the start of this call by
     ``time.monotonic``.
     """
@@ -123,8 +122,8 @@ def prepare(config: ReproduceConfig, workdir: pathlib.Path, resume: bool) -> Pre
         tell,
     )
     table_run = TableRun(config.scale, workdir / "tables", config.cifar10)
-    missing_figures, notes = _check_figures(config, study, figures)
-    unavailable = missing_figures | _check_tables(config, table_run, tables)
+    unreadable, notes = _check_figures(config, study, figures)
+    unavailable = _check_scale(config, (*figures, *tables)) | unreadable | _check_tables(config, table_run, tables)
     _check_version(workdir)
     directory = _open_directory(config, study.num_seeds, workdir, resume)
     for note in notes:
@@ -143,20 +142,25 @@ def _check_flags(config: ReproduceConfig) -> None:
     check_workers(config.workers)
 
 
+def _check_scale(config: ReproduceConfig, sections: Sequence[Figure | Table]) -> dict[str, str]:
+    """By number, why the scale has nothing of a section; raises ValueError for one that the user named."""
+    unavailable = {}
+    for section in sections:
+        if not settings_at(section.settings, config.scale):
+            reason = " ".join(dict.fromkeys(left_out(section.settings, config.scale).values()))
+            if config.figures != "all":
+                raise ValueError(f"figures={section.number}, scale={config.scale}: expected the scale paper. {reason}")
+            unavailable[section.number] = reason
+    return unavailable
+
+
 def _check_figures(
     config: ReproduceConfig, study: Study, figures: Sequence[Figure]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Check every batch; return by figure why its data cannot be read or the scale has none of it, and data notes."""
+    """Check every batch; return by figure why its data cannot be read, and data notes."""
     unavailable = {}
     notes: dict[str, None] = {}
     for figure in figures:
-        if not settings_at(figure, config.scale):
-            unavailable[figure.number] = " ".join(dict.fromkeys(left_out(figure, config.scale).values()))
-            if config.figures != "all":
-                raise ValueError(
-                    f"figures={figure.number}, scale={config.scale}: expected the scale paper. "
-                    + unavailable[figure.number]
-                )
         for configs in batches_of(study, figure).values():
             check_batch(configs)
             try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-from experiments.reproduction.claims import read_claim
-from experiments.reproduction.hitaj import Figure, left_out, not_named, settings_at
+from experiments.reproduction.claims import left_out, read_claim, settings_at
+from experiments.reproduction.hitaj import Figure, not_named
 from experiments.reproduction.layouts import LAYOUTS, name_of
 from experiments.reproduction.section_files import Section
 from experiments.reproduction.study import Key, Study, basis_of, batches_of, directory_of
@@ -26,7 +26,7 @@ def make_section(study: Study, figure: Figure, wait: Callable[[pathlib.Path], No
         wait(directory_of(study, configs))
         batches[key] = read_result(directory_of(study, configs))
     rows, judged, pictures, notes = LAYOUTS[figure.layout](study, figure, lanes, batches)
-    claims = {setting: read_claim(preset) for setting, preset in settings_at(figure, study.scale).items()}
+    claims = {setting: read_claim(preset) for setting, preset in settings_at(figure.settings, study.scale).items()}
     pictures["Leakage score of every row, with 95% intervals over seeds."] = interval_figure(rows)
     entry = {
         "figure": figure.number,
@@ -44,7 +44,7 @@ def make_section(study: Study, figure: Figure, wait: Callable[[pathlib.Path], No
         ],
         "notes": [
             *notes,
-            *(f"{name}: not run. {why}" for name, why in left_out(figure, study.scale).items()),
+            *(f"{name}: not run. {why}" for name, why in left_out(figure.settings, study.scale).items()),
             *(f"{name}: not run. It was not asked for." for name in not_named(figure)),
         ],
         "error": None,

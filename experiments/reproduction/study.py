@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.common.flags import config_from_arguments
-from experiments.reproduction.claims import read_claim, rows_named_by
+from experiments.reproduction.claims import read_claim, rows_named_by, settings_at
 from experiments.reproduction.hitaj import (
     CIFAR10_FIGURES,
     Figure,
     arguments_for,
     controls_of,
     not_stated,
-    settings_at,
     variants_of,
 )
 from gan_leak.config import RunConfig
@@ -72,7 +71,7 @@ def departures(study: Study, preset: str, used: RunConfig) -> dict[str, list[Any
 def batches_of(study: Study, figure: Figure) -> dict[Key, list[RunConfig]]:
     """All lanes of a figure, by (setting, variant or control)."""
     found: dict[Key, list[RunConfig]] = {}
-    settings = settings_at(figure, study.scale)
+    settings = settings_at(figure.settings, study.scale)
     for label, preset in settings.items():
         for variant in variants_of(study.scale, study.paper_hyperparameters):
             arguments = arguments_for(preset, variant, study.scale)
@@ -117,5 +116,5 @@ def jobs_of(study: Study, figure: Figure) -> list[Job]:
 def basis_of(study: Study, figure: Figure) -> str:
     """All inputs of a section as text: its batches and its claims."""
     batches = {", ".join(key): directory_of(study, configs).name for key, configs in batches_of(study, figure).items()}
-    claims = {label: read_claim(preset).texts for label, preset in settings_at(figure, study.scale).items()}
+    claims = {label: read_claim(preset).texts for label, preset in settings_at(figure.settings, study.scale).items()}
     return json.dumps({"batches": batches, "claims": claims})

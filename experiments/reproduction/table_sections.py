@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from experiments.common.flags import config_from_arguments
 from experiments.common.tables import Drawn, picture_files, recorded
-from experiments.reproduction.claims import Claim, read_claim, rows_named_by
+from experiments.reproduction.claims import Claim, left_out, read_claim, rows_named_by, settings_at
 from experiments.reproduction.other_papers import Binary, Table
 from experiments.reproduction.section_files import Section
 from experiments.reproduction.verdicts import judge
@@ -33,9 +33,9 @@ class TableRun(NamedTuple):
 
 
 def configurations_of(run: TableRun, table: Table) -> dict[str, Any]:
-    """Build the configuration of each setting, by label; the quick scale adds the preset for a short run."""
+    """Build the configuration of each setting of the scale, by label; a short run adds its preset."""
     found = {}
-    for label, preset in table.settings.items():
+    for label, preset in settings_at(table.settings, run.scale).items():
         config = config_from_arguments(table.binary.config_class, _arguments(run, preset))
         if values_of(config)["dataset"] == "tfds:cifar10":
             config = replace(config, dataset=run.cifar10)
@@ -58,7 +58,7 @@ def table_basis(run: TableRun, table: Table) -> str:
     configurations = configurations_of(run, table)
     configs = {label: dataclasses.asdict(recorded(config)) for label, config in configurations.items()}
     data = {label: _fingerprint(table.binary, config) for label, config in configurations.items()}
-    claims = [read_claim(preset).texts for preset in table.settings.values()]
+    claims = [read_claim(preset).texts for preset in settings_at(table.settings, run.scale).values()]
     return json.dumps({"configs": configs, "data": data, "claims": claims})
 
 
@@ -77,9 +77,10 @@ def table_section(run: TableRun, table: Table, wait: Callable[[pathlib.Path], li
     seconds = 0.0
     rows: list[dict[str, Any]] = []
     verdicts: list[dict[str, Any]] = []
-    notes: list[str] = []
+    settings = settings_at(table.settings, run.scale)
+    notes = [f"{label}: not run. {why}" for label, why in left_out(table.settings, run.scale).items()]
     pictures: dict[str, bytes] = {}
-    claims = {label: read_claim(preset) for label, preset in table.settings.items()}
+    claims = {label: read_claim(preset) for label, preset in settings.items()}
     for label, config in configurations_of(run, table).items():
         drawn = wait(_workdir(run, table, label, config))
         seconds += sum(entry.seconds for entry in drawn)
@@ -92,7 +93,7 @@ def table_section(run: TableRun, table: Table, wait: Callable[[pathlib.Path], li
     measured = [row for row in rows if table.measure in row["metrics"]]
     pictures["Means of every row, with 95% intervals over images."] = interval_figure(measured, metric=table.measure)
     commands = "; ".join(
-        f"python -m {table.binary.module} {' '.join(_arguments(run, preset))}" for preset in table.settings.values()
+        f"python -m {table.binary.module} {' '.join(_arguments(run, preset))}" for preset in settings.values()
     )
     entry = {
         "figure": table.number,

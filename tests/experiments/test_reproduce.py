@@ -16,7 +16,7 @@ from experiments.common import flags
 from experiments.reproduce import ReproduceConfig
 from experiments.reproduction import execution, preparation
 from experiments.reproduction import hitaj as paper
-from experiments.reproduction.claims import read_claim
+from experiments.reproduction.claims import read_claim, settings_at
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT, PAPER_VARIANT, check_results
 from gan_leak.runs.federated import rows as reproduction
 from gan_leak.runs.hosts import workers
@@ -167,9 +167,9 @@ def test_every_claim_gets_a_verdict_with_its_criteria_and_numbers(finished_repro
     for number, entry in figures.items():
         (figure,) = paper.select_figures(number)
         assert [(verdict["name"], verdict["variant"]) for verdict in entry["verdicts"]] == [
-            (label, NEAREST_VARIANT) for label in paper.settings_at(figure, "quick")
+            (label, NEAREST_VARIANT) for label in settings_at(figure.settings, "quick")
         ]
-        for verdict, preset in zip(entry["verdicts"], paper.settings_at(figure, "quick").values(), strict=True):
+        for verdict, preset in zip(entry["verdicts"], settings_at(figure.settings, "quick").values(), strict=True):
             claim = read_claim(preset)
             assert verdict["reproduced_if"] == claim.reproduced_if.text
             assert verdict["partly_if"] == claim.partly_if.text
@@ -548,6 +548,7 @@ def test_what_stands_where_something_else_belongs_is_refused(finished_reproducti
         ({"figures": "6,99"}, "figures=99"),
         ({"figures": ""}, "figures="),
         ({"figures": "7"}, "figures=7, scale=quick: expected the scale paper. Each of 41 participants"),
+        ({"figures": "he_cifar10"}, "figures=he_cifar10, scale=quick: expected the scale paper. After six"),
         ({"num_seeds": -1}, "num_seeds=-1"),
         ({"num_seeds": 1}, "num_seeds=1"),
         ({"most_rounds": -1}, "most_rounds=-1"),

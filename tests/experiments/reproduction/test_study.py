@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.reproduction.claims import read_claim
-from experiments.reproduction.hitaj import FIGURES, left_out
+from experiments.reproduction.claims import left_out, read_claim
+from experiments.reproduction.hitaj import FIGURES
 from experiments.reproduction.study import Study, batches_of
 from gan_leak.reports.reproduction_results import NEAREST_VARIANT
 
@@ -21,7 +21,7 @@ def test_at_full_length_every_setting_has_its_own_controls(number, scale, every_
     names = ["passive", "unowned", *(["undefended"] if number == "12" else [])]
     short = [setting for setting, preset in figure.settings.items() if read_claim(preset).quick]
     settings = short if scale == "quick" else list(figure.settings)
-    assert list(left_out(figure, scale)) == [setting for setting in figure.settings if setting not in settings]
+    assert list(left_out(figure.settings, scale)) == [setting for setting in figure.settings if setting not in settings]
     with_controls = settings if scale == "paper" and every_control else settings[:1]
     expected = [(setting, NEAREST_VARIANT) for setting in settings]
     expected += [(setting, name) for setting in with_controls for name in names]
