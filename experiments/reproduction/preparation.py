@@ -88,8 +88,8 @@ class ReproduceConfig:
 class Prepared(NamedTuple):
     """A reproduction with checked input: its sections, its options and its directory.
 
-    unavailable: by number, why a figure or table is not run: the scale or its data. workers: processes, 0 for
-    the default. calls: command and seconds of each earlier call on the directory. began: the start of this call by
+    unavailable: by number, why a figure or table is not run, for its data or the scale. workers: processes, 0 for the
+    default. calls: command and seconds of each earlier call on the directory. began: the start of this call by
     ``time.monotonic``.
     """
 
