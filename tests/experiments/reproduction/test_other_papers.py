@@ -127,7 +127,9 @@ def test_every_table_becomes_rows_verdicts_and_pictures(small, tmp_path, table):
     assert len(pictures) >= len(table.settings) + 1
     assert all(image.startswith(b"\x89PNG") for image in pictures.values())
     named = [preset for preset in table.settings.values() if f"--preset={preset}" in entry["setup"]]
-    assert named == list(table.settings.values())
+    assert named == list(settings_at(table.settings, run.scale).values())
+    unnamed = [label for label, preset in table.settings.items() if preset not in named]
+    assert [note.partition(": not run")[0] for note in entry["notes"] if ": not run" in note] == unnamed
     # Read back, it is the same.
     assert made(run, table).entry == entry
     assert entry["seconds"] > 0
