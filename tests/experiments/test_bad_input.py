@@ -78,7 +78,7 @@ EVERY = [
     *((name, ["--dataset=folder:{}/link"], "0.png is a link to nothing") for name in DATA),
     *((name, ["--dataset=npz:" + "a" * 5000], "File name too long") for name in DATA),
     ("reproduce", ["--figures=3", "--cifar10=npz:~nosuchuser/x.npz"], "expected a user who has a home directory"),
-    ("reproduce", ["--figures=he_cifar10", "--cifar10=npz:{}/pipe"], "a pipe, expected a file"),
+    ("reproduce", ["--figures=he_cifar10", "--scale=paper", "--cifar10=npz:{}/pipe"], "a pipe, expected a file"),
     ("reproduce", ["--figures=3", "--cifar10=npz:{}/ten.npz"], "grey images of 10 classes, expected color images"),
     ("reproduce", ["--figures=3", "--cifar10=mnist"], "cifar10=mnist: grey images of 10 classes"),
     ("reproduce", ["--figures=3,10,3"], "figures=3: there twice"),

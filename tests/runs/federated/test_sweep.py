@@ -2,12 +2,14 @@
 
 import csv
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from gan_leak.config import RunConfig, make_config
 from gan_leak.evaluation.leakage import Leakage
+from gan_leak.runs.federated import sweep
 from gan_leak.runs.federated.batch import batch_directory, check_batch
 from gan_leak.runs.federated.batch_files import BatchResult
 from gan_leak.runs.federated.privacy import PrivacyPlan, solve_for_noise
@@ -50,16 +52,19 @@ def test_every_combination_is_a_cell_with_its_seeds(cells):
 
 
 @pytest.mark.parametrize("most_lanes", [1, 4, 5, 100])
-def test_jobs_hold_every_cell_once_and_keep_shapes_together(cells, tmp_path, most_lanes):
+def test_jobs_hold_every_cell_once_and_keep_shapes_together(cells, tmp_path, most_lanes, monkeypatch):
+    monkeypatch.setattr(
+        sweep, "batch_job", lambda lanes, directory, _: SimpleNamespace(lanes=lanes, directory=directory)
+    )
     jobs = make_jobs(cells, tmp_path, most_lanes)
     assert sorted(index for _, part in jobs for index in part) == list(range(len(cells)))
     assert len({job.directory for job, _ in jobs}) == len(jobs)
     shapes = []
     for job, part in jobs:
-        check_batch(job.configs)
-        assert list(job.configs) == [lane for index in part for lane in cells[index].lanes]
-        assert len(job.configs) <= max(most_lanes, 2)
-        shapes.append(job.configs[0].attack.generator_steps)
+        check_batch(job.lanes)
+        assert list(job.lanes) == [lane for index in part for lane in cells[index].lanes]
+        assert len(job.lanes) <= max(most_lanes, 2)
+        shapes.append(job.lanes[0].attack.generator_steps)
     assert shapes == sorted(shapes)
     assert not settings_of(RunConfig)["generator_steps"].varies_in_batch
     if most_lanes == 100:
