@@ -121,16 +121,15 @@ def running(
     """Run the jobs in order, ``workers`` at a time.
 
     Yields ``wait(directory)``, which returns the result of that job once it is done, or raises its error; None for a
-    job that had finished before. Leaving the context stops all running jobs; each can be continued. With one worker or
-    one job, ``wait`` runs the job in this process, with all cores. work: runs a job in a worker; a function of a
-    module, since another process imports it.
+    job that had finished before. Leaving the context stops all running jobs; each can be continued. With one worker,
+    ``wait`` runs the job in this process. work: runs a job in a worker; a function of a module, since another process
+    imports it.
     """
     waiting: dict[pathlib.Path, Job] = {}
     for job in jobs:
         if job.directory not in waiting and not job.finished(show):
             waiting.setdefault(job.directory, job)
-    workers = min(workers, len(waiting))
-    if workers <= 1:
+    if workers == 1 or not waiting:
 
         @functools.cache
         def run_here(directory: pathlib.Path) -> Any:

@@ -138,17 +138,25 @@ def test_one_worker_is_this_process_and_does_what_is_waited_for(tmp_path, monkey
         assert made == ["b"]
 
 
-def _note_here(directory, instruments, show):
-    return directory.name, os.getpid()
+def process_of(directory, instruments, show):
+    return directory.name, os.getpid(), len(usable_cores())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_single_job_is_done_in_this_process_and_its_result_returned(tmp_path, workers):
-    """It has all cores there, and starts at once."""
-    job = Job(tmp_path, functools.partial(_note_here, tmp_path), lambda show: False)
-    with running([job], workers, None, print) as wait:
-        assert wait(tmp_path) == wait(tmp_path) == (tmp_path.name, os.getpid())
+def never(show):
+    return False
+
+
+def test_a_job_has_the_same_cores_whatever_else_is_left(tmp_path):
+    """So a run that is continued, with the last job alone, ends in the bits of one that was not interrupted."""
+    job = Job(tmp_path, functools.partial(process_of, tmp_path), never)
+    with running([job], 1, None, print) as wait:
+        assert wait(tmp_path) == wait(tmp_path) == (tmp_path.name, os.getpid(), len(usable_cores()))
         assert wait(tmp_path / "unknown") is None
+    with running([job], 2, None, print) as wait:
+        name, process, cores = wait(tmp_path)
+    assert name == tmp_path.name
+    assert process != os.getpid()
+    assert cores == -(-len(usable_cores()) // 2)
 
 
 def start_and_hang(folder):
