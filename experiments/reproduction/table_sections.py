@@ -67,7 +67,7 @@ def table_jobs(run: TableRun, table: Table) -> list[Job]:
     configurations = configurations_of(run, table)
     workdirs = {label: _workdir(run, table, label, config) for label, config in configurations.items()}
     return [
-        Job(workdirs[label], functools.partial(_run, table.binary, config, workdirs[label]), _is_never_finished)
+        Job(workdirs[label], functools.partial(_run, table.binary, config, workdirs[label]))
         for label, config in configurations.items()
     ]
 
@@ -125,11 +125,6 @@ def _workdir(run: TableRun, table: Table, label: str, config: Any) -> pathlib.Pa
     # The name depends on all inputs, so changed settings or data start a new run.
     text = json.dumps([dataclasses.asdict(recorded(config)), _fingerprint(table.binary, config)], sort_keys=True)
     return run.directory / f"{table.settings[label]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def _is_never_finished(_: Callable[[str], None]) -> bool:
-    """Finished rows are read from the directory, with their pictures."""
-    return False
 
 
 def _run(binary: Binary, config: Any, workdir: pathlib.Path, *_: Any) -> list[Drawn]:

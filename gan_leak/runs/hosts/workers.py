@@ -33,17 +33,21 @@ _MOST_WORKERS = 4
 _SECONDS_TO_SAVE = 2.0
 
 
+def _is_never_finished(_: Callable[[str], None]) -> bool:
+    return False
+
+
 class Job(NamedTuple):
     """Work with a directory of its own.
 
     run: ``run(instrument_source, show)`` does it or continues it, and returns its result: a function of a module or a
-    partial of one, since another process imports it. finished: ``finished(show)``, whether nothing is left to run.
-    judged: the run whose judge it needs, if any.
+    partial of one, since another process imports it. finished: ``finished(show)``, whether nothing is left to run; by
+    default it never is. judged: the run whose judge it needs, if any.
     """
 
     directory: pathlib.Path
     run: Callable[[InstrumentSource, Callable[[str], None]], Any]
-    finished: Callable[[Callable[[str], None]], bool]
+    finished: Callable[[Callable[[str], None]], bool] = _is_never_finished
     judged: RunConfig | None = None
 
 

@@ -142,13 +142,9 @@ def process_of(directory, instruments, show):
     return directory.name, os.getpid(), len(usable_cores())
 
 
-def never(show):
-    return False
-
-
 def test_a_job_has_the_same_cores_whatever_else_is_left(tmp_path):
     """So a run that is continued, with the last job alone, ends in the bits of one that was not interrupted."""
-    job = Job(tmp_path, functools.partial(process_of, tmp_path), never)
+    job = Job(tmp_path, functools.partial(process_of, tmp_path))
     with running([job], 1, None, print) as wait:
         assert wait(tmp_path) == wait(tmp_path) == (tmp_path.name, os.getpid(), len(usable_cores()))
         assert wait(tmp_path / "unknown") is None
