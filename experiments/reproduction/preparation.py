@@ -51,7 +51,7 @@ class ReproduceConfig:
     )
     scale: str = option(
         "quick",
-        "'quick': shortened runs of the nearest settings that work, less than an hour on two CPU cores; 'paper': the "
+        "'quick': shortened runs of the nearest settings that work, about half an hour on two CPU cores; 'paper': the "
         "paper's own hyperparameters beside them, at full length.",
         choices=SCALES,
     )
