@@ -102,9 +102,9 @@ def origin_of(groups: Sequence[Group], config_classes: Mapping[str, type]) -> Or
         if kind.binary == "reproduce":
             commands |= dict.fromkeys(_without_workdir(read_results(directory / kind.result_name)["command"]))
         else:
-            # A page lists the seeds beside its commands.
-            unseeded = {name: value for name, value in config.items() if name != "seed"}
-            commands[command_line(kind.binary, config_classes[kind.binary], unseeded)] = None
+            # A page lists the seeds beside its commands, which would otherwise be as many as the seeds of single runs.
+            named = {name: value for name, value in config.items() if name != "seed" or "num_seeds" in config}
+            commands[command_line(kind.binary, config_classes[kind.binary], named)] = None
         environments.append(environment)
         dates.append(time.strftime("%Y-%m-%d", time.gmtime((directory / kind.result_name).stat().st_mtime)))
         first = config.get("seed", 0)

@@ -304,7 +304,7 @@ def test_a_page_of_several_binaries_has_tables_and_commands_of_each_and_a_pictur
     sources = [
         ("far=", write_run(tmp_path / "alone", "sweep", {}, "results.jsonl", alone)),
         ("dlg, far=", write_run(tmp_path / "gradient", "gradient_inversion", {}, *contents["gradient_inversion"])),
-        ("near=", write_run(tmp_path / "grid", "sweep", {"rounds": 5}, *contents["sweep"])),
+        ("near=", write_run(tmp_path / "grid", "sweep", {"seed": 3, "rounds": 5}, *contents["sweep"])),
     ]
     text = ";".join(f"{label}{directory}" for label, directory in sources)
     run(ResultsConfig(name="mixed", sources=text, picture=True), checkout)
@@ -313,9 +313,10 @@ def test_a_page_of_several_binaries_has_tables_and_commands_of_each_and_a_pictur
     assert names == [["far", "near, rounds=5"], ["dlg, far"]]
     assert page["commands"] == [
         "python -m experiments.sweep --num_seeds=1",
-        "python -m experiments.sweep --num_seeds=1 --rounds=5",
+        "python -m experiments.sweep --seed=3 --num_seeds=1 --rounds=5",
         "python -m experiments.gradient_inversion",
     ]
+    assert page["seeds"] == [0, 3]
     picture = (checkout / "experiments" / "pictures" / "mixed_page.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     # From the JSON alone, the same picture.
