@@ -75,7 +75,8 @@ class ResultsConfig:
     sources: str = option(
         "",
         "Run directories, separated by commas; ';' separates groups of runs of one binary, and a group may begin with "
-        "'label='. Runs of the main job in one group are seeds of one setting. Each binary has tables of its own.",
+        "'label='. Runs of the main job in one group, or sweeps, are seeds of one setting. Each binary has tables of "
+        "its own.",
     )
     merge: bool = option(False, "Keep the rows of the present page that the sources do not have.")
     title: str = option("", "Title of the page; if left out, the present title.")

@@ -23,6 +23,7 @@ from experiments.common.result_tables import (
     read_score_attacks,
     read_sweep,
     read_users,
+    seeds_of,
 )
 from gan_leak.runs.storage.directory import METRICS_NAME, read_config_file
 
@@ -107,8 +108,7 @@ def origin_of(groups: Sequence[Group], config_classes: Mapping[str, type]) -> Or
             commands[command_line(kind.binary, config_classes[kind.binary], named)] = None
         environments.append(environment)
         dates.append(time.strftime("%Y-%m-%d", time.gmtime((directory / kind.result_name).stat().st_mtime)))
-        first = config.get("seed", 0)
-        seeds |= set(range(first, first + config.get("num_seeds", 1)))
+        seeds |= set(seeds_of(config))
     return Origin(
         commands=list(commands),
         versions={name: version for name, version in environments[-1]["versions"].items() if version},

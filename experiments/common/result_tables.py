@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.common.measurability_rows import summary_rows
@@ -106,14 +106,39 @@ def _range(values: Sequence[float]) -> dict[str, Any] | None:
 
 
 def _check_only_seeds_differ(group: Group) -> None:
-    settings = {_without_seed(directory): directory for directory in group.directories}
+    configs = {directory: read_config_file(directory)["config"] for directory in group.directories}
+    settings = {_without_seeds(config): directory for directory, config in configs.items()}
     if len(settings) > 1:
         raise ValueError(f"sources={list(settings.values())[1]}: expected runs of {group.label!r} to differ in seeds")
+    seen: dict[int, pathlib.Path] = {}
+    for directory, config in configs.items():
+        for seed in seeds_of(config):
+            if seed in seen:
+                raise ValueError(f"sources={directory}: seed {seed} is in {seen[seed]} too, expected other seeds")
+            seen[seed] = directory
 
 
-def _without_seed(directory: pathlib.Path) -> str:
-    config = read_config_file(directory)["config"]
-    return json.dumps({**config, "seed": None, "performance": None}, sort_keys=True)
+def _without_seeds(config: Mapping[str, Any]) -> str:
+    return json.dumps({**config, "seed": None, "num_seeds": None, "performance": None}, sort_keys=True)
+
+
+def seeds_of(config: Mapping[str, Any]) -> range:
+    """The seeds of a run, by its recorded configuration."""
+    first = config.get("seed", 0)
+    return range(first, first + config.get("num_seeds", 1))
+
+
+def _rows_by_name(group: Group, read: Callable[[pathlib.Path], Sequence[Row]]) -> dict[str, list[Row]]:
+    """The rows of several seeds by name, one of each directory; raises ValueError if a directory lacks one."""
+    _check_only_seeds_differ(group)
+    found: dict[str, list[Row]] = {}
+    for directory in group.directories:
+        for row in read(directory):
+            found.setdefault(row["name"], []).append(row)
+    for name, rows in found.items():
+        if len(rows) < len(group.directories):
+            raise ValueError(f"sources: {name} in {len(rows)} runs of {group.label!r}, expected in all")
+    return found
 
 
 def _run_row(directory: pathlib.Path) -> Row:
@@ -134,13 +159,26 @@ def _run_row(directory: pathlib.Path) -> Row:
 
 
 def read_sweep(groups: Sequence[Group]) -> list[Table]:
+    """One table of cells. The directories of a group are sweeps that differ in seeds, and a row is over all of them."""
     rows = []
-    for group, directory in _one_each(groups):
-        for line in read_file(directory / "results.jsonl").decode().splitlines():
-            row = json.loads(line)
-            name = group.label if group.label and not row["cell"] else _joined_name(group.label, row["name"])
-            rows.append({"name": name, "rounds": row["rounds"], **row["metrics"]})
+    for group in groups:
+        for name, (first, *others) in _rows_by_name(group, _cells).items():
+            metrics = {
+                measure: _joined_seeds([interval, *(row["metrics"][measure] for row in others)]) if others else interval
+                for measure, interval in first["metrics"].items()
+            }
+            label = group.label if group.label and not first["cell"] else _joined_name(group.label, name)
+            rows.append({"name": label, "rounds": first["rounds"], **metrics})
     return [_table("Cells", [_column("rounds", "rounds", 0), *_LEAKAGE], rows, _OVER_SEEDS)]
+
+
+def _cells(directory: pathlib.Path) -> list[Row]:
+    return [json.loads(line) for line in read_file(directory / "results.jsonl").decode().splitlines()]
+
+
+def _joined_seeds(intervals: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    values = [value for interval in intervals for value in interval["values"]]
+    return {**_over_seeds(values), "values": values}
 
 
 _RECONSTRUCTION = (
@@ -210,15 +248,9 @@ def _user_rows(group: Group) -> list[Row]:
     """The rows of one federation, or means over the seeds of several; a p-value is then the largest of them."""
     if len(group.directories) == 1:
         return _measured_rows([group])
-    _check_only_seeds_differ(group)
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for directory in group.directories:
-        for row in read_results(directory / "results.json"):
-            found.setdefault(row["name"], []).append(row["metrics"])
     rows = []
-    for name, seeds in found.items():
-        if len(seeds) < len(group.directories):
-            raise ValueError(f"sources: {name} in {len(seeds)} runs of {group.label!r}, expected in all")
+    for name, found in _rows_by_name(group, lambda directory: read_results(directory / "results.json")).items():
+        seeds = [row["metrics"] for row in found]
         numbers = {
             measure: [metrics[measure]["mean"] for metrics in seeds] for measure in seeds[0] if measure in seeds[-1]
         }

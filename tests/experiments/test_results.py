@@ -294,6 +294,30 @@ def test_federations_of_several_seeds_become_rows_with_intervals_over_seeds(chec
         run(ResultsConfig(name="people", sources=f"faces={directories[0]},{directories[1]}"), checkout)
 
 
+def test_sweeps_of_other_seeds_become_rows_over_all_seeds(checkout, tmp_path):
+    """Student's t of 0.4, 0.6 and 0.8."""
+    (checkout / "README.md").write_text("")
+
+    def sweep(name, seed, scores, **config):
+        score = {"mean": None, "low": None, "high": None, "values": scores}
+        line = json.dumps({"name": "the only cell", "rounds": 7, "cell": {}, "metrics": {"leakage_score": score}})
+        config = {"seed": seed, "num_seeds": len(scores), **config}
+        return write_run(tmp_path / name, "sweep", config, "results.jsonl", line + "\n")
+
+    first, second = sweep("first", 0, [0.4, None]), sweep("second", 2, [0.6, 0.8])
+    run(ResultsConfig(name="seeds", sources=f"faces={first},{second}"), checkout)
+    page = read_page(checkout / PAGES / "seeds.json")
+    (row,) = page["tables"][0]["rows"]
+    assert (row["name"], row["rounds"], page["seeds"]) == ("faces", 7, [0, 1, 2, 3])
+    score, half = row["leakage_score"], 4.302653 * 0.2 / 3**0.5
+    assert score["values"] == [0.4, None, 0.6, 0.8]
+    assert (score["mean"], score["low"], score["high"]) == pytest.approx((0.6, 0.6 - half, 0.6 + half))
+    twice, longer = sweep("twice", 1, [0.5]), sweep("longer", 5, [0.5], rounds=9)
+    for other, message in [(twice, f"{twice}: seed 1 is in {first} too"), (longer, f"{longer}: .* to differ in seeds")]:
+        with pytest.raises(ValueError, match=message):
+            run(ResultsConfig(name="seeds", sources=f"faces={first},{other}"), checkout)
+
+
 def test_a_page_of_several_binaries_has_tables_and_commands_of_each_and_a_picture(checkout, tmp_path):
     """A label alone names the row of a directory that has only one."""
     (checkout / "README.md").write_text("")
