@@ -124,8 +124,8 @@ def face_instruments():
 
 @pytest.mark.slow
 def test_the_judge_recognises_people_from_four_images_each(face_instruments):
-    """On the 240 images that it did not see, one in forty by chance; four initialisations reach 0.883 to 0.896."""
-    assert face_instruments.judge.test_accuracy >= 0.85
+    """On the 240 images that it did not see, one in forty by chance."""
+    assert face_instruments.judge.test_accuracy >= 0.88
 
 
 @pytest.mark.slow
@@ -179,14 +179,14 @@ def test_noise_and_greys_score_nothing(leak):
 
 
 def test_spoilt_private_images_score_in_between(leak):
-    """The less, the more they are blurred or drowned in noise."""
+    """The less, the more they are blurred or drowned in noise. Under much noise the score may already be 0."""
     data, score, _ = leak
     blurred = [score(gaussian_filter(data.private, (0, width, width, 0))) for width in (1.5, 4)]
-    noisy = [score(_under_noise(data.private, level)) for level in (0.2, 0.35, 1.0)]
+    noisy = [score(_under_noise(data.private, level)) for level in (0.2, 0.35, 0.5, 1.0)]
     assert 1 >= blurred[0] > blurred[1]
     assert blurred[0] > 0.4
-    assert 1 >= noisy[0] > noisy[1] > noisy[2]
-    assert noisy[0] > 0.4 > noisy[2]
+    assert 1 >= noisy[0] > noisy[1] > noisy[2] >= noisy[3]
+    assert noisy[0] > 0.4 > noisy[3]
 
 
 def test_measures_of_a_handful_of_images_are_finite(leak):
